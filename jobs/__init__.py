@@ -1,0 +1,1 @@
+"""The Ray side of Selector, and the only package that imports ray."""

@@ -1,0 +1,49 @@
+"""The trainer's side: what a rank sees at a step, from a manifest and the corpus it was made from.
+
+    from selector.consume import ManifestDataset
+
+    dataset = ManifestDataset("runs/2f1c", global_batch_size=512)   # rank and world size: torch.distributed's
+    for batch in DataLoader(dataset, batch_size=None, num_workers=2):
+        loss = (model(batch["text"]) * batch["loss_weight"]).sum() / batch["loss_weight"].sum()
+        save({"model": model.state_dict(), "data": dataset.state_dict(batch)})
+
+The state is the manifest's digest and one position, so training goes on exactly where it stopped on another
+number of ranks, with another number of workers, and from there with another batch size.
+
+    layout (selector.layout)   the rank function, which other loaders build on
+    text.py                    the texts of visits, read from the corpus and checked
+    dataset.py                 ManifestDataset, for torch
+    sampler.py                 ManifestBatchSampler, for a dataset of your own
+
+It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selector.consume.dataset import ManifestDataset
+    from selector.consume.sampler import ManifestBatchSampler
+    from selector.consume.text import Texts
+    from selector.layout import PADDING, Layout
+
+__all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts"]
+
+_HOMES = {
+    "Layout": "selector.layout",
+    "ManifestBatchSampler": "selector.consume.sampler",
+    "ManifestDataset": "selector.consume.dataset",
+    "PADDING": "selector.layout",
+    "Texts": "selector.consume.text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selector.consume' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            error.add_note("ManifestDataset needs torch: pip install torch. Without it, use Manifest.batch and Texts.")
+        raise

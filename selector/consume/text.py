@@ -1,0 +1,54 @@
+"""The texts of visits, read from the corpus where it lies.
+
+Each text is hashed again and compared with the doc_id in the manifest, so a corpus that changed under a
+manifest is noticed at the first document that is not the one that was chosen. (With a key column the id is
+that of the key: then a changed key is noticed, a changed text is not unless the file's size changed.)
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from selector import keyed
+from selector.corpus import render
+from selector.corpus.rows import Rows
+from selector.errors import CorpusError
+from selector.manifest import Manifest
+
+
+class Texts:
+    """The texts of one manifest's documents, as its policy renders them. Safe to fork and to pickle."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._files = manifest.files
+        self._text: str = manifest.info["policy"]["corpus"]["text"]
+        self._key: str | None = manifest.info["policy"]["corpus"]["key"]
+        self._columns = [*render.columns(self._text), *([self._key] if self._key is not None else [])]
+        self._rows = Rows(self._files)
+
+    def read(self, visits: pa.Table) -> list[str]:
+        """The text of each visit, in order. Raises CorpusError, naming file and row, if it is not the one chosen."""
+        files, numbers = visits["file"].to_numpy(), visits["row"].to_numpy()
+        rows = self._rows.read(files, numbers, self._columns)
+        ids = visits["doc_id"].to_pylist()
+        return [
+            self._text_of(row, doc_id, file, number)
+            for row, doc_id, file, number in zip(rows, ids, files.tolist(), numbers.tolist(), strict=True)
+        ]
+
+    def _text_of(self, row: dict[str, Any], doc_id: bytes, file: int, number: int) -> str:
+        try:
+            text = render.render(row, self._text)
+        except render.NoText as error:
+            raise self._changed(file, number, f"it has no text now ({error})") from error
+        key = text if self._key is None else str(row.get(self._key))
+        found = keyed.digest(key.encode())
+        if found != doc_id:
+            raise self._changed(file, number, f"its doc_id is {found.hex()}, and {doc_id.hex()} was chosen")
+        return text
+
+    def _changed(self, file: int, number: int, what: str) -> CorpusError:
+        return CorpusError(
+            f"Row {number} of {self._files['uri'][file].as_py()} is not the document that the manifest names: {what}."
+            " Put the file back as it was, or run the policy again on the corpus as it is."
+        )

@@ -1,0 +1,255 @@
+"""Any row of a corpus, by file and row number: what a trainer reads, since an order jumps about in the corpus.
+
+A row of a JSONL file is a physical line, counted from 0, blank lines too. Line starts are found once per
+file, on first use, and kept: 8 bytes a line. A `.jsonl.gz` cannot be read at random, so each process that
+asks for one unpacks it once into a scratch file of its own (in TMPDIR; nameless, so it is gone when the
+process is, however that ends). Parquet is read by row groups, the last few of which stay decoded: a
+shuffled order over a file with row groups of a million documents decodes a million to get one. Write a
+corpus that is to be trained on as plain JSONL, or with row groups of about a thousand rows.
+"""
+
+import errno
+import gzip
+import json
+import os
+import tempfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selector.errors import CorpusError, UnreachableError, did_you_mean
+
+FORMATS = ("jsonl", "jsonl.gz", "parquet")
+
+_BOM = b"\xef\xbb\xbf"
+_CHUNK = 8 << 20
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Rows:
+    """The rows of the corpus whose files are listed in a table of `tables.FILES`. For one thread at a time.
+
+    Safe to fork and to pickle: what was unpacked or decoded stays behind.
+    """
+
+    def __init__(self, files: pa.Table, cache_bytes: int = 256 << 20) -> None:
+        self._files = files
+        self._cache_bytes = cache_bytes
+        self._opened: dict[int, _Lines | _Groups] = {}
+        self._groups = _Recent(cache_bytes)
+        self._scratch: tuple[int, IO[bytes]] | None = None
+
+    def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table, int]]:
+        return Rows, (self._files, self._cache_bytes)
+
+    def read(self, files: npt.ArrayLike, rows: npt.ArrayLike, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """One dict for each pair (index of a file, row number), in the order asked for; shape (n,) each.
+
+        It holds those of the columns that the row has. Raises CorpusError, naming file and row, if a file is
+        gone, has changed its size, or does not hold what a corpus file holds.
+        """
+        numbers, places = np.asarray(files, np.int64), np.asarray(rows, np.int64)
+        found: list[dict[str, Any]] = [{}] * len(places)
+        by_file = np.lexsort((places, numbers))
+        for wanted in np.split(by_file, np.flatnonzero(np.diff(numbers[by_file])) + 1):
+            if len(wanted):
+                answers = self._open(int(numbers[wanted[0]])).read(places[wanted], columns)
+                for index, answer in zip(wanted.tolist(), answers, strict=True):
+                    found[index] = answer
+        return found
+
+    def _open(self, number: int) -> "_Lines | _Groups":
+        if number not in self._opened:
+            uri, form, size = (self._files[name][number].as_py() for name in ("uri", "format", "size"))
+            path = _path(uri)
+            if form == "jsonl":
+                with _checked(path, size) as file:
+                    self._opened[number] = _Lines(path, size, None, _bounds(iter(lambda: file.read(_CHUNK), b"")))
+            elif form == "jsonl.gz":
+                scratch = self._own_scratch()
+                start = scratch.seek(0, os.SEEK_END)
+                self._opened[number] = _Lines(path, size, scratch, start + _bounds(_unpack(path, size, scratch)))
+            elif form == "parquet":
+                self._opened[number] = _Groups(path, size, self._groups)
+            else:
+                raise CorpusError(f"{uri} has the format {form!r}. {did_you_mean(str(form), FORMATS)}")
+        return self._opened[number]
+
+    def _own_scratch(self) -> IO[bytes]:
+        """A file of this process: a forked child must not write where its parent and siblings do."""
+        if self._scratch is None or self._scratch[0] != os.getpid():
+            self._scratch = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115 (open until it is forgotten)
+        return self._scratch[1]
+
+
+class _Lines:
+    """A JSONL file, or the unpacked copy of one; line i is the bytes from bounds[i] to bounds[i + 1]."""
+
+    def __init__(self, path: Path, size: int, copy: IO[bytes] | None, bounds: Int64) -> None:
+        self.path, self.size, self.copy, self.bounds = path, size, copy, bounds
+
+    def read(self, rows: Int64, columns: Sequence[str]) -> list[dict[str, Any]]:
+        _check_range(self.path, rows, len(self.bounds) - 1)
+        if self.copy is not None:
+            return self._read(self.copy.fileno(), rows, columns)
+        with _checked(self.path, self.size) as file:
+            return self._read(file.fileno(), rows, columns)
+
+    def _read(self, descriptor: int, rows: Int64, columns: Sequence[str]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        starts, ends = self.bounds[rows].tolist(), self.bounds[rows + 1].tolist()
+        for row, start, end in zip(rows.tolist(), starts, ends, strict=True):
+            line = os.pread(descriptor, end - start, start)
+            try:
+                value = json.loads(line.decode())
+            except (ValueError, RecursionError) as error:
+                raise _changed(self.path, f"row {row} is not JSON", str(error)) from error
+            if not isinstance(value, dict):
+                raise _changed(self.path, f"row {row} is not a JSON object")
+            answers.append({column: value[column] for column in columns if column in value})
+        return answers
+
+
+class _Groups:
+    """A Parquet file; row group i holds the rows from bounds[i] to bounds[i + 1]."""
+
+    def __init__(self, path: Path, size: int, recent: "_Recent") -> None:
+        self.path, self.size, self.recent = path, size, recent
+        with _checked(path, size) as file:
+            try:
+                self.metadata = pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                raise _changed(path, "it is not Parquet", str(error)) from error
+        sizes = [self.metadata.row_group(index).num_rows for index in range(self.metadata.num_row_groups)]
+        self.bounds = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def read(self, rows: Int64, columns: Sequence[str]) -> list[dict[str, Any]]:
+        _check_range(self.path, rows, int(self.bounds[-1]))
+        answers: list[dict[str, Any]] = []
+        groups = np.searchsorted(self.bounds, rows, side="right") - 1
+        for group in np.unique(groups).tolist():
+            table = self._group(group, tuple(columns))
+            inside = rows[groups == group] - self.bounds[group]
+            try:
+                answers += table.take(pa.array(inside)).to_pylist() if table.num_columns else [{} for _ in inside]
+            except UnicodeDecodeError as error:
+                raise _changed(self.path, f"rows {rows[0]} to {rows[-1]} are not all UTF-8", str(error)) from error
+        return answers
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        key = (self.path, group, columns)
+        table = self.recent.get(key)
+        if table is None:
+            with _checked(self.path, self.size) as file:
+                try:
+                    reader = pq.ParquetFile(
+                        file, metadata=self.metadata, page_checksum_verification=True, pre_buffer=False
+                    )
+                    table = reader.read_row_group(group, columns=list(columns), use_threads=False)
+                except (pa.ArrowException, OSError) as error:
+                    raise _changed(self.path, f"row group {group} cannot be read", str(error)) from error
+            self.recent.put(key, table)
+        return table
+
+
+class _Recent:
+    """The tables used last, as many as fit a number of bytes, and always the very last."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        self.tables: OrderedDict[Any, pa.Table] = OrderedDict()
+
+    def get(self, key: Any) -> pa.Table | None:
+        if key in self.tables:
+            self.tables.move_to_end(key)
+        return self.tables.get(key)
+
+    def put(self, key: Any, table: pa.Table) -> None:
+        self.tables[key] = table
+        while len(self.tables) > 1 and sum(held.nbytes for held in self.tables.values()) > self.num_bytes:
+            self.tables.popitem(last=False)
+
+
+def _bounds(chunks: Iterator[bytes]) -> Int64:
+    """Where each line starts, and where the last one ends: shape (number of lines + 1,)."""
+    newlines: list[Int64] = []
+    size, first, head = 0, 0, b""
+    for chunk in chunks:
+        if len(head) < len(_BOM):
+            head += chunk[: len(_BOM)]
+            first = len(_BOM) if head.startswith(_BOM) else 0
+        newlines.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + size + 1)
+        size += len(chunk)
+    bounds = np.concatenate([np.array([first], np.int64), *newlines])
+    return np.append(bounds, size) if size > bounds[-1] else bounds
+
+
+def _unpack(path: Path, size: int, scratch: IO[bytes]) -> Iterator[bytes]:
+    """The unpacked bytes of a gzip file, each chunk appended to the scratch file before it is yielded."""
+    with _checked(path, size) as file, gzip.open(file) as unpacked:
+        while True:
+            try:
+                chunk = unpacked.read(_CHUNK)
+            except (OSError, EOFError, zlib.error) as error:
+                raise _changed(path, "it is not whole gzip", str(error)) from error
+            if not chunk:
+                break
+            try:
+                scratch.write(chunk)
+            except OSError as error:
+                raise _scratch_full(path, error) from error
+            yield chunk
+    try:
+        scratch.flush()
+    except OSError as error:
+        raise _scratch_full(path, error) from error
+
+
+def _path(uri: str) -> Path:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return Path(uri)
+    if scheme != "file":
+        raise CorpusError(f"{uri} cannot be read: there are only local files so far. Give a path.")
+    return Path(rest)
+
+
+def _checked(path: Path, size: int) -> IO[bytes]:
+    """The file, open, once its size is what it was when the corpus was read."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        raise _changed(path, f"it cannot be opened ({error.strerror})") from error
+    found = os.fstat(file.fileno()).st_size
+    if found != size:
+        file.close()
+        raise _changed(path, f"it has {found:,} bytes and had {size:,}")
+    return file
+
+
+def _check_range(path: Path, rows: Int64, num_rows: int) -> None:
+    if len(rows) and not (rows.min() >= 0 and rows.max() < num_rows):
+        raise _changed(path, f"there is no row {rows[(rows < 0) | (rows >= num_rows)][0]}: it has {num_rows:,}")
+
+
+def _changed(path: Path, what: str, detail: str = "") -> CorpusError:
+    return CorpusError(
+        f"The corpus file {path} is not what it was: {what}{f' ({detail})' if detail else ''}."
+        " Put the file back as it was, or run the policy again on the corpus as it is."
+    )
+
+
+def _scratch_full(path: Path, error: OSError) -> UnreachableError:
+    reason = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
+    return UnreachableError(
+        f"The scratch directory {tempfile.gettempdir()} {reason}, so {path} cannot be unpacked."
+        " Set TMPDIR to a disk with more room, or unpack the file beforehand."
+    )

@@ -1,0 +1,45 @@
+"""How long a text is: its tokens under the declared tokenizer."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selector.errors import PolicyError
+
+
+def find_tokenizer(declared: str | None, model: Path) -> Path:
+    """The tokenizer.json that a policy declares, or else the embedding model's."""
+    place = Path(declared).expanduser() if declared is not None else model
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if not file.is_file():
+        raise PolicyError(
+            f"corpus.tokenizer: there is no tokenizer.json at {str(place)!r}. Give the file, or the folder that holds it."
+        )
+    return file
+
+
+@functools.cache
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _load(file: str) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def count_tokens(file: str, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, special tokens not counted."""
+    counts: list[int] = []
+    for start in range(0, len(texts), 256):
+        counts += [
+            len(encoding) for encoding in _load(file).encode_batch(texts[start : start + 256], add_special_tokens=False)
+        ]
+    return counts

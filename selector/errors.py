@@ -1,0 +1,61 @@
+"""The errors a user can meet, and the exit code each one ends a command with.
+
+Every message names the value, the reason and the cure. Whatever is not a `SelectorError` is a fault of
+ours and arrives with a traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SelectorError(Exception):
+    """The run cannot do what the policy says. Exit code 1."""
+
+    exit_code: int = 1
+
+
+class UsageError(SelectorError):
+    """What was asked cannot be right: found before any work. Exit code 2."""
+
+    exit_code = 2
+
+
+class PolicyError(UsageError):
+    """A policy that does not say something we can do."""
+
+
+class CorpusError(UsageError):
+    """A corpus that does not hold what the policy says it holds."""
+
+
+class NotFoundError(SelectorError):
+    """A manifest, position or document that is not there. Exit code 4."""
+
+    exit_code = 4
+
+
+class UnreachableError(SelectorError):
+    """A cluster or a storage that does not answer, refuses, or is full. Exit code 5."""
+
+    exit_code = 5
+
+
+class DamagedError(SelectorError):
+    """Stored bytes that are not the bytes that were sealed. A run discards them and computes them again."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key} is damaged: {reason}.")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["DamagedError"], tuple[str, str]]:
+        return type(self), (self.key, self.reason)
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A hint to append to a message: the nearest choice if one is near, else all of them."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"There is: {', '.join(choices)}." if choices else "There is none."

@@ -1,0 +1,60 @@
+"""Named places where a test can stop the program: `SELECTOR_FAILPOINT=commit.before_manifest:kill`.
+
+The form is `name:action[:n]`, the action being `kill` (SIGKILL), `stop` (SIGSTOP) or `raise`, at the n-th
+time that this process reaches the place. With `SELECTOR_FAILPOINT_ONCE=FILE` it happens once over all
+processes, and FILE then exists: so a test can see that the place was reached. Without the variable a
+failpoint costs one look-up.
+"""
+
+import os
+import signal
+
+NAMES = (
+    "plan.written",
+    "store.before_blob",
+    "store.before_link",
+    "store.after_link",
+    "store.before_seal",
+    "store.after_seal",
+    "part.before_work",
+    "part.after_work",
+    "step.ingest.done",
+    "step.dedup.done",
+    "step.embed.done",
+    "step.cluster.done",
+    "step.rate.done",
+    "step.select.done",
+    "step.order.done",
+    "commit.before_parts",
+    "commit.after_parts",
+    "commit.before_manifest",
+    "commit.after_manifest",
+)
+
+_reached: dict[str, int] = {}
+
+
+def reach(name: str) -> None:
+    """Does nothing, unless the environment names this failpoint."""
+    wanted = os.environ.get("SELECTOR_FAILPOINT")
+    if not wanted:
+        return
+    assert name in NAMES, name
+    target, action, *count = wanted.split(":")
+    if target != name:
+        return
+    _reached[name] = _reached.get(name, 0) + 1
+    if _reached[name] < int(count[0] if count else 1):
+        return
+    once = os.environ.get("SELECTOR_FAILPOINT_ONCE")
+    if once:
+        try:
+            os.close(os.open(once, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        raise RuntimeError(f"failpoint {name}")

@@ -1,0 +1,59 @@
+"""How probable it was that a document was chosen, where documents were drawn with unequal weights.
+
+Think of every document as an alarm clock that rings at a rate proportional to its weight: drawing without
+replacement (Plackett-Luce, Gumbel top-k) takes documents as their clocks ring, until a time t. A document
+was included if its clock rang by then. `solve` finds t for every group, `probability` applies it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from selector import exact
+from selector.exact import Floats, Ints
+
+_MOST_PASSES = 100
+
+
+def solve(draws: Callable[[], Iterator[tuple[Ints, Floats, Ints]]], spent: Ints, total: Ints) -> Floats:
+    """The logarithm of the time for which each group was drawn from, for `probability`.
+
+    Documents drawn without replacement with weights w (Plackett-Luce, Gumbel top-k) arrive like clocks that
+    ring at rate w; the draw ends at a time t. Following Rosén (Asymptotic theory for successive sampling,
+    1972), a document is included with probability 1 - exp(-w t), where t makes the expected spending of the
+    group, the sum of size times probability, what was `spent` of its `total`.
+
+    Exact where the weights are equal or a group is spent whole; else an approximation that improves with the
+    number drawn. Against exact Plackett-Luce probabilities for the weights 4, 3, 2, 1 it is off by at most
+    0.025 when 2 are drawn and 0.033 when 3 are. Documents that tokens left over by quotas pay for were not
+    drawn by weight alone, so theirs are approximate beyond that.
+
+    `draws` gives batches of (group, log w, size), as often as asked. Any common factor of a group's weights
+    is absorbed by t; with log weights around 0 where t is about 1 it converges in the fewest passes.
+    """
+    log_time = np.where(spent == 0, -np.inf, np.where(spent < total, 0.0, np.inf))
+    is_open = (spent > 0) & (spent < total)
+    scale = 2.0 ** (62 - int(total.max(initial=1)).bit_length())  # sums of integers do not depend on their order
+    for _ in range(_MOST_PASSES):
+        if not is_open.any():
+            break
+        sums = np.zeros((2, len(total)), np.int64)
+        for group, log_weight, sizes in draws():
+            chosen = is_open[group]
+            group, sizes = group[chosen], sizes[chosen] * scale
+            rate = exact.expm1(log_weight[chosen] + log_time[group]) + 1
+            drawn = -exact.expm1(-rate)
+            np.add.at(sums[0], group, np.rint(sizes * drawn).astype(np.int64))
+            np.add.at(sums[1], group, np.ceil(sizes * (rate * (1 - drawn))).astype(np.int64))
+        drawn, slope = np.where(is_open, sums / scale, 1.0)
+        is_open &= np.abs(drawn - spent) > 1e-6 * spent
+        # Newton's method on log(1 - drawn / total), which is convex in t: from the left it never overshoots.
+        remaining = np.maximum(total - drawn, 1 / scale)
+        step = exact.log(remaining / np.maximum(total - spent, 1)) * remaining / np.maximum(slope, 1 / scale)
+        log_time = np.where(is_open, log_time + exact.log(np.maximum(1 + step, 0.1)), log_time)
+    return log_time
+
+
+def probability(log_time: Floats, group: Ints, log_weight: Floats) -> Floats:
+    """The inclusion probability of each document of a batch, from the result of `solve`."""
+    return -exact.expm1(-(exact.expm1(log_weight + log_time[group]) + 1))

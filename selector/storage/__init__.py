@@ -1,0 +1,60 @@
+"""Where bytes lie: five verbs, and one file in this folder for each kind of storage.
+
+The file's name is the scheme of the address (`file.py` serves plain paths and `file://`); a package
+elsewhere adds a scheme through the entry point `selector.storages`. Three things are asked of a storage:
+a written object is visible whole or not at all, creation is exclusive, and a listing shows every object
+that was created before it began.
+"""
+
+import abc
+import re
+from collections.abc import Iterator
+
+from selector.errors import UsageError
+
+
+class Storage(abc.ABC):
+    """Objects by key. A key is a relative path of plain names joined by `/`."""
+
+    @property
+    @abc.abstractmethod
+    def address(self) -> str:
+        """What `open_storage` takes to open this storage again, on this machine or another."""
+
+    @abc.abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is no such object."""
+
+    @abc.abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """True if the object did not exist and now does, whole and durable; False if it was there."""
+
+    @abc.abstractmethod
+    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
+        """True if the object held `expected` and now holds `data`; False, and nothing changed, otherwise."""
+
+    @abc.abstractmethod
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(key, size in bytes) of every object under a prefix that ends in `/` or is empty, sorted by key."""
+
+    @abc.abstractmethod
+    def delete(self, key: str) -> bool:
+        """True if the object was there; afterwards it is not."""
+
+    def free_bytes(self) -> int | None:
+        """How much may still be written, or None where nothing limits it."""
+        return None
+
+
+def open_storage(address: str) -> Storage:
+    """The storage at a path or URI, e.g. `./runs` or `file:///data/runs`."""
+    from selector import plugins
+
+    scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
+    if not rest:
+        raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
+    if re.search(r"[?#\x00-\x1f]|::|@", address) and scheme != "file":
+        raise UsageError(
+            f"The address {address!r} carries a query, credentials or a chained protocol. Give only a path."
+        )
+    return plugins.find("storages", scheme)(rest)

