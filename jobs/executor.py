@@ -1,8 +1,8 @@
 """Runs parts on Ray: one plain actor per worker, with durability and retries being ours and not Ray's.
 
 Ray places actors and carries receipts; results travel through the store. Its own restarts and task retries
-are off, because what becomes of a part whose worker died is for `Supervision` to say. An actor holds at most
-two parts, the one it is at and the next; only the one it is at is blamed when it dies or misses its deadline.
+are off, because what becomes of a part whose worker died is for `Supervision` to say. An actor holds one part at
+a time: with a second one queued behind it, an answer that is lost with the process would blame the wrong part.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import socket
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -68,26 +67,35 @@ class RayExecutor:
             raise UsageError(f"attempts={self.attempts} leaves no attempt. Give 1 or more.")
 
     @functools.cached_property
-    def _session(self) -> contextlib.ExitStack:
-        """What leaving has to undo."""
-        return contextlib.ExitStack()
+    def _entered(self) -> list[contextlib.ExitStack]:
+        """For each time that this executor was entered, what leaving it has to undo."""
+        return []
 
     def __enter__(self) -> Self:
-        if not ray.is_initialized():
-            address = self.address or os.environ.get("RAY_ADDRESS") or "local"
-            with contextlib.ExitStack() as undo:
-                _start(undo) if address == "local" else _join(undo, address)
-                self._session.push(undo.pop_all())
+        with contextlib.ExitStack() as undo:
+            if not ray.is_initialized():
+                _join(undo, self._cluster) if self._cluster else _start(undo)
+            self._entered.append(undo.pop_all())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self._session.close()
+        self._entered.pop().close()
+
+    @property
+    def _cluster(self) -> str | None:
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return None if address == "local" else address
 
     def device(self) -> Literal["cuda", "cpu"]:
-        """`cuda` if any node of the cluster has a GPU."""
-        return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+        """`cuda` if any node of the cluster has a GPU. Before entering, it looks without starting a Ray."""
+        if ray.is_initialized():
+            return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+        if not self._cluster:
+            return LocalExecutor().device()
+        with self:
+            return self.device()
 
     def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
         """See `Executor.run`. The workers live as long as the stage does."""
@@ -96,11 +104,11 @@ class RayExecutor:
         supervision = Supervision(stage, tasks, store, self.attempts)
         num_workers, resources = self._size(stage, len(tasks))
         fresh = cast(Stage, replace(cast(Any, stage)))  # its options, without a model that was loaded here
-        crew = _Crew(hire=lambda: _hire(fresh, store, resources), deadline=self.deadline, supervision=supervision)
+        crew = _Crew(hire=lambda: _hire(fresh, store, resources), deadline=self.deadline)
         try:
             while supervision.num_open:
                 crew.grow(min(num_workers, supervision.num_open))
-                crew.feed()
+                crew.feed(supervision)
                 for attempt, outcome in crew.wait():
                     receipt = supervision.report(attempt, outcome)
                     if receipt is not None:
@@ -166,13 +174,13 @@ def _hire(stage: Stage, store: Store, resources: Mapping[str, float]) -> Any:
 
 @dataclass(kw_only=True, eq=False)
 class _Worker:
-    """A worker as the driver sees it."""
+    """A worker as the driver sees it: starting until it has told its place, then idle or at an attempt."""
 
     actor: Any
-    hello: Any  # the reference to its first answer; None once it has come
-    place: tuple[str, int] | None = None  # its node and process, once it has answered
-    queue: deque[tuple[Attempt, Any]] = field(default_factory=deque[tuple[Attempt, Any]])  # the first one is running
-    since: float = 0.0  # when the first one became the first
+    awaited: Any  # the reference to its next answer; None while it is idle
+    place: tuple[str, int] | None = None  # its node and process
+    attempt: Attempt | None = None
+    since: float = 0.0  # when it was given the attempt
 
 
 @dataclass(kw_only=True, eq=False)
@@ -181,7 +189,6 @@ class _Crew:
 
     hire: Callable[[], Any]
     deadline: float
-    supervision: Supervision
     workers: list[_Worker] = field(default_factory=list[_Worker])
     num_stillborn: int = 0
 
@@ -189,96 +196,79 @@ class _Crew:
         """Asks for workers up to a number. Ray starts them when and where there is room."""
         while len(self.workers) < num_workers:
             actor = self.hire()
-            self.workers.append(_Worker(actor=actor, hello=actor.hello.remote()))
+            self.workers.append(_Worker(actor=actor, awaited=actor.hello.remote()))
 
-    def feed(self) -> None:
-        """Hands out work: one attempt to every worker that is ready, then one more to queue behind it."""
-        for length in (0, 1):
-            for worker in self.workers:
-                if worker.place and len(worker.queue) == length and not (worker.queue and worker.queue[0][0].alone):
-                    attempt = self.supervision.take(idle=not worker.queue)
-                    if attempt is not None:
-                        worker.since = worker.since if worker.queue else time.monotonic()
-                        worker.queue.append((attempt, worker.actor.perform.remote(attempt.task)))
+    def feed(self, supervision: Supervision) -> None:
+        """Gives every idle worker an attempt, as long as there are any."""
+        for worker in self.workers:
+            if worker.awaited is None and (attempt := supervision.take()):
+                worker.attempt, worker.since = attempt, time.monotonic()
+                worker.awaited = worker.actor.perform.remote(attempt.task)
 
     def wait(self) -> list[tuple[Attempt, Outcome]]:
         """What has come of attempts, once there is news of any worker or one has missed its deadline."""
-        awaited = {
-            worker.hello or worker.queue[0][1]: worker for worker in self.workers if worker.hello or worker.queue
-        }
-        references = list(awaited)
-        assert references, "open tasks, and nobody is at work"
-        heard, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        at_work = {worker.awaited: worker for worker in self.workers if worker.awaited is not None}
+        awaited = list(at_work)
+        assert awaited, "tasks are open, and nobody is at work"
+        heard, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
         if not heard:
-            begun = min((worker.since for worker in self.workers if worker.queue), default=math.inf)
+            begun = min((worker.since for worker in self.workers if worker.attempt), default=math.inf)
             timeout = min(max(0.0, begun + self.deadline - time.monotonic()), _PATIENCE)
-            heard, _ = ray.wait(references, num_returns=1, timeout=timeout)
+            heard, _ = ray.wait(awaited, num_returns=1, timeout=timeout)
             if not heard and not any(worker.place for worker in self.workers):
                 logger.warning("Still waiting for the cluster to start a first worker; see `ray status`.")
-        outcomes = [news for reference in heard if (news := self._hear(awaited[reference]))]
+        outcomes = [news for reference in heard if (news := self._hear(at_work[reference]))]
         now = time.monotonic()
-        for worker in [worker for worker in self.workers if worker.queue and now - worker.since >= self.deadline]:
-            _end(worker)
+        for worker in [worker for worker in self.workers if worker.attempt and now - worker.since >= self.deadline]:
+            assert worker.attempt
             late = Failure(kind="deadline", detail=f"It was not done within {self.deadline:g} seconds.")
-            outcomes.append((self._lose(worker), late))
+            outcomes.append((worker.attempt, late))
+            self._lose(worker)
         return outcomes
 
     def dismiss(self) -> None:
-        for worker in self.workers:
-            _end(worker)
-        self.workers.clear()
+        for worker in list(self.workers):
+            self._lose(worker)
 
     def _hear(self, worker: _Worker) -> tuple[Attempt, Outcome] | None:
-        if worker.hello:
-            self._greet(worker)
-            return None
-        attempt, reference = worker.queue[0]
+        attempt = worker.attempt
         try:
-            answer: Outcome | _Refusal = ray.get(reference)
+            answer: Any = ray.get(worker.awaited)
         except exceptions.RayTaskError as error:
             answer = Failure.from_exception(error)
         except exceptions.RayError as error:
+            worker.place = None  # there is no process any more
+            self._lose(worker)
+            if attempt is None:
+                self._bury(error)
+                return None
             ran_out = isinstance(error, exceptions.OutOfMemoryError)
             detail = "The worker ran out of memory." if ran_out else "The worker process died."
-            return self._lose(worker), Failure(kind="worker_died", detail=detail, trace=str(error))
+            return attempt, Failure(kind="worker_died", detail=detail, trace=str(error))
         if isinstance(answer, _Refusal):
             raise answer.to_error()
-        worker.queue.popleft()
-        worker.since = time.monotonic()
+        worker.awaited, worker.attempt = None, None
+        if attempt is None:
+            worker.place, self.num_stillborn = answer, 0
+            return None
         return attempt, answer
 
-    def _greet(self, worker: _Worker) -> None:
-        try:
-            worker.place = ray.get(worker.hello)
-        except exceptions.RayError as error:
-            self.workers.remove(worker)
-            self.num_stillborn += 1
-            if self.num_stillborn == _STILLBORN:
-                raise SelectorError(
-                    f"{_STILLBORN} workers in a row died before they could begin. The last one: {error} "
-                    "Check that this package, and every plug-in that the policy names, can be imported on all nodes."
-                ) from error
-        else:
-            worker.hello, self.num_stillborn = None, 0
+    def _bury(self, error: Exception) -> None:
+        self.num_stillborn += 1
+        if self.num_stillborn == _STILLBORN:
+            raise SelectorError(
+                f"{_STILLBORN} workers in a row died before they could begin. The last one: {_cause(error)} "
+                "Check that this package, and every plug-in that the policy names, can be imported on all nodes."
+            ) from error
 
-    def _lose(self, worker: _Worker) -> Attempt:
-        """The attempt that a lost worker was at; the one behind it is handed out again."""
+    def _lose(self, worker: _Worker) -> None:
+        """Ends a worker, even a stopped one if it is on this node: Ray asks the process itself to end."""
         self.workers.remove(worker)
-        blamed, *unbegun = (attempt for attempt, _ in worker.queue)
-        for attempt in unbegun:
-            self.supervision.give_back(attempt)
         with contextlib.suppress(exceptions.RayError):
-            ray.kill(worker.actor)  # it may only be out of reach
-        return blamed
-
-
-def _end(worker: _Worker) -> None:
-    """Ends a live worker, even one that is stopped if it is on this node: Ray's kill asks the process itself."""
-    with contextlib.suppress(exceptions.RayError):
-        ray.kill(worker.actor)
-    if worker.queue and worker.place and worker.place[0] == ray.get_runtime_context().get_node_id():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.place[1], signal.SIGKILL)
+            ray.kill(worker.actor)
+        if worker.attempt and worker.place and worker.place[0] == ray.get_runtime_context().get_node_id():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.place[1], signal.SIGKILL)
 
 
 def _start(undo: contextlib.ExitStack) -> None:
@@ -303,7 +293,7 @@ def _start(undo: contextlib.ExitStack) -> None:
         )
     except _REFUSALS as error:
         raise UnreachableError(
-            f"Ray does not start on this machine: {_first_line(error)} Use the executor `local` to do without it."
+            f"Ray does not start on this machine: {_cause(error)} Use the executor `local` to do without it."
         ) from error
 
 
@@ -312,11 +302,12 @@ def _join(undo: contextlib.ExitStack, address: str) -> None:
     cure = "Give the address of a running cluster (host:port), or none to start one on this machine for the run."
     host = re.fullmatch(r"(?:\w+://)?\[?([^/\]]+)\]?:(\d+)", address)
     try:
-        if host:  # Ray itself would try for a minute
+        if host:  # nobody there is told at once, somebody else than Ray after one try: Ray's default is 20
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
-        _connect(undo, address=address)
+        with _environment(RAY_gcs_server_port_wait_time_s=os.environ.get("RAY_gcs_server_port_wait_time_s", "1")):
+            _connect(undo, address=address)
     except (OSError, *_REFUSALS) as error:
-        raise UnreachableError(f"No Ray cluster answers at {address!r}: {_first_line(error)} {cure}") from error
+        raise UnreachableError(f"No Ray cluster answers at {address!r}: {_cause(error)} {cure}") from error
 
 
 _REFUSALS = (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError, exceptions.RayError)
@@ -354,5 +345,7 @@ def _reread_environment() -> None:
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _cause(error: BaseException) -> str:
+    """The telling line of what is often a page: the last one that names an error, else the first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception):", line)), lines[0])[:300]

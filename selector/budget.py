@@ -39,7 +39,11 @@ class Budget:
     overshoot: Overshoot = "stop"
 
     def sizes(self, batch: pa.RecordBatch) -> Ints:
-        """What each document of a batch would spend: 1, or its num_tokens."""
+        """What each document of a batch would spend: 1, or its num_tokens.
+
+        A document of no tokens is free. It is taken if its turn comes while there is anything left to spend,
+        and its inclusion probability, which is a share of what is spent, says nothing.
+        """
         if self.unit == "documents":
             return np.ones(batch.num_rows, np.int64)
         return batch["num_tokens"].to_numpy(zero_copy_only=False).astype(np.int64)

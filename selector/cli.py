@@ -22,12 +22,17 @@ QUARANTINED = 3
 INTERRUPTED = 130
 
 
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # by way of its child, since typer shows it by no name of its own
+
+
 class Commands(typer.core.TyperGroup):
     """Ends every command with its exit code; an error is a message, and with -v also a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, _UsageError):
+            raise
         except KeyboardInterrupt:
             print("Interrupted. Finished parts are kept: the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
@@ -37,7 +42,7 @@ class Commands(typer.core.TyperGroup):
         except BrokenPipeError:  # whoever read our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (OSError, ValueError, TypeError, AssertionError, RuntimeError, LookupError, AttributeError) as error:
+        except Exception as error:  # whatever it is, a command ends with a message and a code
             _show(f"error: {type(error).__name__}: {error}\nThis is a fault of selector's. Run with -v to see where.")
             raise typer.Exit(SelectorError.exit_code) from None
 

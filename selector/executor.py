@@ -67,10 +67,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """A task to run now. One that is `alone` goes to an idle worker, and nothing is queued behind it."""
+    """A task to run now, on a worker that has nothing else: whoever dies, it is clear what at."""
 
     task: Task
-    alone: bool
+    last: bool = False  # in no hurry: ordinary work goes first
 
 
 Outcome = Receipt | Failure
@@ -80,16 +80,15 @@ Life = Generator[Attempt, Outcome, Receipt]
 class Supervision:
     """What to run next, until every task has come through: `take` an attempt, run it, `report` how it went.
 
-    Each part has a life of its own (`_life` tells it from birth to receipt), so nothing that is decided for a
-    part depends on the other parts, on the number of workers, or on the order in which they finish. Ordinary
-    work is handed out first; whatever must run alone comes last.
+    Each part has a life of its own (`_life` tells it, from birth to receipt), so nothing that is decided for a
+    part depends on the other parts, on the number of workers, or on the order in which they finish.
     """
 
     def __init__(self, stage: Stage, tasks: Sequence[Task], store: Store, attempts: int) -> None:
         known = {key for key, _ in store.storage.list("attempts/")}
         self._lives: dict[Attempt, Life] = {}
-        self._together: deque[Attempt] = deque()
-        self._alone: deque[Attempt] = deque()
+        self._first: deque[Attempt] = deque()
+        self._last: deque[Attempt] = deque()
         for task in tasks:
             life = _life(stage, task, _Records(store, task.key, known), attempts)
             self._enqueue(next(life), life)
@@ -99,15 +98,10 @@ class Supervision:
         """How many tasks have not come through yet, running ones included."""
         return len(self._lives)
 
-    def take(self, *, idle: bool = True) -> Attempt | None:
-        """The next attempt for a worker, or None if there is none now. Only an idle worker takes one that is alone."""
-        if self._together:
-            return self._together.popleft()
-        return self._alone.popleft() if idle and self._alone else None
-
-    def give_back(self, attempt: Attempt) -> None:
-        """The attempt was not begun, through no fault of its own: it is the next to be handed out again."""
-        (self._alone if attempt.alone else self._together).appendleft(attempt)
+    def take(self) -> Attempt | None:
+        """The next attempt for an idle worker, or None if there is none now."""
+        queue = self._first or self._last
+        return queue.popleft() if queue else None
 
     def report(self, attempt: Attempt, outcome: Outcome) -> Receipt | None:
         """The receipt, once the part has come through. Raises SelectorError if the stage itself is at fault."""
@@ -120,7 +114,7 @@ class Supervision:
 
     def _enqueue(self, attempt: Attempt, life: Life) -> None:
         self._lives[attempt] = life
-        (self._alone if attempt.alone else self._together).append(attempt)
+        (self._last if attempt.last else self._first).append(attempt)
 
 
 def _life(stage: Stage, task: Task, records: "_Records", attempts: int) -> Life:
@@ -149,8 +143,7 @@ def _life(stage: Stage, task: Task, records: "_Records", attempts: int) -> Life:
 def _whole(stage: Stage, task: Task, records: "_Records", most: int) -> Generator[Attempt, Outcome, Receipt | None]:
     """The receipt, or None once `most` failures are on record."""
     while len(records.failures) < most:
-        deaths = sum(failure.kind == "worker_died" for failure in records.failures)
-        outcome = yield Attempt(task=task, alone=deaths >= 2 or bool(task.skipped))
+        outcome = yield Attempt(task=task, last=len(records.failures) > 1)
         if isinstance(outcome, Receipt):
             return outcome
         records.add(outcome)
@@ -169,14 +162,14 @@ def _fatal_within(task: Task, first: int, end: int) -> Generator[Attempt, Outcom
     if first == end:
         return ()
     trial = replace(task, only=(first, end))
-    outcome = yield Attempt(task=trial, alone=True)
+    outcome = yield Attempt(task=trial, last=True)
     if isinstance(outcome, Receipt):
         return ()
     if end - first > 1:
         middle = (first + end) // 2
         return (*(yield from _fatal_within(task, first, middle)), *(yield from _fatal_within(task, middle, end)))
     # A node lost at the wrong moment must not cost a document: a single row has to fail twice.
-    outcome = yield Attempt(task=trial, alone=True)
+    outcome = yield Attempt(task=trial, last=True)
     return () if isinstance(outcome, Receipt) else (Skipped(row=first, reason=outcome.kind, detail=outcome.detail),)
 
 
@@ -184,7 +177,7 @@ def _certain(stage: Stage, task: Task, attempts: int) -> Life:
     """The receipt of a task without rows. Raises SelectorError if even that fails."""
     detail = ""
     for _ in range(attempts):
-        outcome = yield Attempt(task=task, alone=True)
+        outcome = yield Attempt(task=task, last=True)
         if isinstance(outcome, Receipt):
             return outcome
         detail = outcome.detail

@@ -16,12 +16,17 @@ NAMES = (
     "store.after_link",
     "store.before_seal",
     "store.after_seal",
+    "store.before_swap",
+    "store.after_discard",
     "part.before_work",
     "part.after_work",
+    "step.survey.done",
     "step.ingest.done",
     "step.dedup.done",
     "step.embed.done",
+    "step.centroids.done",
     "step.cluster.done",
+    "step.fit.done",
     "step.rate.done",
     "step.select.done",
     "step.order.done",
@@ -29,6 +34,8 @@ NAMES = (
     "commit.after_parts",
     "commit.before_manifest",
     "commit.after_manifest",
+    "step.manifest.done",
+    "gc.before_delete",
 )
 
 _reached: dict[str, int] = {}

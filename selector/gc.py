@@ -1,10 +1,13 @@
 """What no manifest needs: found by following every committed run's list of artefacts, removed when told."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from selector import failpoint
 from selector.errors import DamagedError, UsageError
-from selector.store import Store
+from selector.store import Store, canonical_json, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,20 +16,28 @@ class Garbage:
 
     keys: tuple[str, ...]
     num_bytes: int
-    unfinished: tuple[str, ...]  # runs with a plan and no manifest: their artefacts are among the keys
+    unfinished: tuple[str, ...]  # runs without a manifest: what they hold and were made from is among the keys
+
+
+def keep(store: Store, run_id: str, artifacts: Iterable[str]) -> None:
+    """Says which artefacts a finished run was made from, so that they stay."""
+    listed = sorted(set(artifacts))
+    store.storage.ensure(
+        f"{run_id}/artifacts.json", canonical_json({"artifacts": listed, "check": fingerprint(listed)})
+    )
 
 
 def find(store: Store) -> Garbage:
-    """Everything below the root that no committed manifest was made from."""
+    """Everything below the root that no committed manifest was made from.
+
+    A run that is at work has no manifest yet: do not remove what it is about to need. Raises UsageError.
+    """
     sizes = dict(store.storage.list(""))
-    runs = {key.split("/")[0] for key in sizes if key.endswith("/plan.json") and key.count("/") == 1}
-    finished = {run for run in runs if f"{run}/manifest/manifest.json" in sizes}
+    runs = {key.split("/")[0] for key in sizes if re.fullmatch(r"[^/]+/(plan|manifest/manifest)\.json", key)}
+    finished = {run for run in runs if _manifest_key(run) in sizes}
     needed: set[str] = set()
     for run in sorted(finished):
-        listed = store.storage.get(f"{run}/artifacts.json")
-        if listed is None:
-            raise UsageError(f"The run {run} has a manifest and no artifacts.json. Run its policy once more, then gc.")
-        for key in json.loads(listed):
+        for key in _kept(store, run):
             needed.add(f"artifacts/seals/{key}.json")
             try:
                 seal = store.find(key)
@@ -36,16 +47,42 @@ def find(store: Store) -> Garbage:
     keys = [
         key
         for key in sizes
-        if (key.startswith(("artifacts/", "attempts/", "probe/"))
-        and key not in needed)
+        if (key.startswith(("artifacts/", "attempts/", "probe/")) and key not in needed)
         or key.split("/")[0] in runs - finished
     ]
+    left = dict(store.storage.leftovers())
     return Garbage(
-        keys=tuple(keys), num_bytes=sum(sizes[key] for key in keys), unfinished=tuple(sorted(runs - finished))
+        keys=(*keys, *left),
+        num_bytes=sum(sizes[key] for key in keys) + sum(left.values()),
+        unfinished=tuple(sorted(runs - finished)),
     )
 
 
 def remove(store: Store, garbage: Garbage) -> int:
-    """Deletes it, seals before blobs, and returns how many objects went."""
-    ordered = sorted(garbage.keys, key=lambda key: (key.startswith("artifacts/blobs/"), key))
-    return sum(store.storage.delete(key) for key in ordered)
+    """Deletes it, seals before blobs, and returns how many objects went. A run that has finished meanwhile stays."""
+    count = 0
+    for key in sorted(garbage.keys, key=lambda key: (key.startswith("artifacts/blobs/"), key)):
+        run = key.split("/")[0]
+        if run not in garbage.unfinished or store.storage.get(_manifest_key(run)) is None:
+            failpoint.reach("gc.before_delete")
+            count += store.storage.delete(key)
+    return count
+
+
+def _kept(store: Store, run: str) -> list[str]:
+    """The artefacts that a finished run was made from."""
+    try:
+        body = json.loads(store.storage.get(f"{run}/artifacts.json") or b"")
+        listed: list[str] = body["artifacts"]
+        if body["check"] == fingerprint(listed):
+            return listed
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UsageError(
+        f"The run {run} has a manifest and no sound artifacts.json, so nobody knows what it was made from."
+        " Run its policy once more, or remove its folder."
+    )
+
+
+def _manifest_key(run: str) -> str:
+    return f"{run}/manifest/manifest.json"

@@ -81,7 +81,7 @@ class Lottery:
         return np.where(np.isnan(places), last, np.nan_to_num(places).astype(np.uint64) << _STEP)
 
     def log_weights(self, batch: pa.RecordBatch, cuts: UInt64) -> Floats:
-        """The logarithm of each weight, up to a constant: 0 where a value without noise is at the document's cut, a key.
+        """The logarithm of each weight, up to a constant: 0 for a value that lies, without noise, on its cut (a key).
 
         Documents without a score all weigh the same, 0. Nothing lies beyond 1000 either way, where the
         probability of a draw is 0 or 1.

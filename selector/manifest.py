@@ -127,7 +127,8 @@ class Verification:
 class Manifest:
     """A committed manifest. Parts are read when they are needed, and checked before any of them is used.
 
-    Its methods raise DamagedError where what is stored is not what was committed. Safe to fork and to pickle.
+    Its methods raise DamagedError where what is stored is not what was committed. Safe to fork and to pickle; for one
+    thread at a time.
     """
 
     def __init__(self, storage: Storage, home: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selector import __version__, cluster, failpoint, keyed, plugins, preflight
+from selector import __version__, cluster, failpoint, gc, keyed, plugins, preflight
 from selector.assemble import Corpus, PartTables
 from selector.cluster import Assign
 from selector.corpus import dedup, files
 from selector.corpus.files import Survey
 from selector.corpus.ingest import Ingest, file_label
 from selector.corpus.tokens import find_tokenizer, sha256_of
-from selector.embed import Embed, stage_for
+from selector.embed import Embed, stage_for, vector_column
 from selector.errors import DamagedError, SelectorError
 from selector.executor import Executor
 from selector.manifest import Manifest, commit
 from selector.policy import Plugins, Policy
-from selector.pool import Pool, scores_of
+from selector.pool import Pool, Score, Table, Texts, options_of
 from selector.rate import FittedRater, Rater
 from selector.rating import Rate, inputs_of
+from selector.side import checksums, load
 from selector.stage import Part, Task, versions
 from selector.steps import Progress, Silent, Step, Steps, WouldRun, repair, to_lines
 from selector.store import Seal, Store, canonical_json, fingerprint
@@ -206,7 +207,7 @@ class Flow:
         }
         run_id = fingerprint(plan)[:16]
         if not self.steps.dry:
-            self.store.storage.put_if_absent(f"{run_id}/plan.json", canonical_json(plan))
+            self.store.storage.ensure(f"{run_id}/plan.json", canonical_json(plan))
             failpoint.reach("plan.written")
         return run_id
 
@@ -298,27 +299,47 @@ class Flow:
             {"live": row["live"], **{name: tables_by_name[name][i].key for name in inputs_of(rater)}}
             for i, row in enumerate(live)
         ]
+        if any(need.startswith("corpus.") for need in rater.needs):  # what goes on says nothing of other columns
+            inputs = [{**names, "file": part.sha256} for names, part in zip(inputs, parts, strict=True)]
         if isinstance(rater, FittedRater):
             fit = self.steps.whole(
                 f"fit/{label}",
-                [stage.identity(), self.policy.seed, inputs],
+                [stage.identity(), self.policy.seed, checksums(rater), inputs],
                 _num_rows(embeddings, "embeddings"),
-                lambda: [("fit", rater.fit(self._fit_batches(rater, stage, parts, inputs), self.policy.seed))],
+                lambda: [("fit", rater.fit(self._fit_sample(rater, stage, parts, inputs), self.policy.seed))],
                 lambda seal: seal.tables["fit"].num_rows,
             )
             inputs = [{**names, "fit": fit.key} for names in inputs]
         tasks = [Task(key=stage.key(names), part=part, inputs=names) for part, names in zip(parts, inputs, strict=True)]
         return self.steps.over_parts(f"rate/{label}", stage, tasks, sum(row["num_documents"] for row in live))
 
-    def _fit_batches(
+    def _fit_sample(
         self, rater: FittedRater, stage: Rate, parts: Sequence[Part], inputs: Sequence[Mapping[str, str]]
-    ) -> Iterator[pa.RecordBatch]:
-        """The batches that a fit sees: the whole corpus, or a keyed sample of about the size that it asks for."""
-        num_documents = sum(self.store.read(names["live"], "documents", ["row"]).num_rows for names in inputs)
-        share = 1.0 if rater.fit_documents is None else min(1.0, rater.fit_documents / max(1, num_documents))
-        for part, names in zip(parts, inputs, strict=True):
-            batch = stage.batch(Task(key="", part=part, inputs=names), self.store)
-            yield batch.filter(pa.array(keyed.uniforms(batch.column("doc_id"), self.policy.seed, "fit") <= share))
+    ) -> Pool:
+        """What a fit sees: the whole corpus, or a keyed sample of about the size that it asks for."""
+        live = [self.store.read(names["live"], "documents", ["doc_id"])["doc_id"] for names in inputs]
+        share = 1.0 if rater.fit_documents is None else min(1.0, rater.fit_documents / max(1, sum(map(len, live))))
+        drawn = [keyed.uniforms(ids, self.policy.seed, "fit") <= share for ids in live]
+
+        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            for part, names in zip(parts, inputs, strict=True):
+                batch = stage.batch(Task(key="", part=part, inputs=names), self.store)
+                here = keyed.uniforms(batch.column("doc_id"), self.policy.seed, "fit") <= share
+                yield batch.filter(pa.array(here)).select(list(columns))
+
+        schema = stage.batch(Task(key="", part=parts[0], inputs=inputs[0]), self.store).schema
+        num_documents = sum(int(here.sum()) for here in drawn)
+        return Pool(schema=schema, num_documents=num_documents, load=load, side=self._side(rater))
+
+    def _side(self, plugin: Any) -> dict[str, pa.Table]:
+        """The tables that the plug-in's options name; texts with their embeddings."""
+        side = {name: load(path) for name, path in options_of(plugin, Table).items()}
+        for name, path in options_of(plugin, Texts).items():
+            texts = load(path)
+            side[name] = texts.append_column(
+                "embedding", vector_column(self._embedder.encode(texts["text"].to_pylist()))
+            )
+        return side
 
     def _corpus(
         self, parts: Sequence[Part], documents: Sequence[Seal], deduped: Seal, live: Sequence[Live],
@@ -339,7 +360,7 @@ class Flow:
             duplicates=self.store.table(deduped, "duplicates"),
             clashes=self.store.table(deduped, "clashes"),
             scores=self._scores,
-            used=tuple(dict.fromkeys([*scores_of(self._made.selector), *scores_of(self._made.order)])),
+            used=tuple(dict.fromkeys(score for plugin in (self._made.selector, self._made.order) for score in options_of(plugin, Score).values())),
             rule=self._rule,
             missing=self.policy.select.missing,
         )  # fmt: skip
@@ -349,7 +370,7 @@ class Flow:
         selector = self._made.selector
 
         def compute() -> Iterator[tuple[str, pa.Table]]:
-            pool = corpus.pool()
+            pool = replace(corpus.pool(), side=self._side(selector))
             num_tokens = sum(int(batch["num_tokens"].to_numpy().sum()) for batch in pool.batches("num_tokens"))
             decisions = selector.select(pool, self.policy.select.budget.of(num_tokens), self.policy.seed)
             yield from corpus.fates(decisions.batches)
@@ -360,6 +381,7 @@ class Flow:
             [
                 selector.version,
                 self._resolved["select"],
+                checksums(selector),
                 corpus.used,
                 self.policy.seed,
                 [part.live for part in corpus.parts],
@@ -382,7 +404,7 @@ class Flow:
             "file",
             "row",
             *named.values(),
-            *scores_of(order),
+            *options_of(order, Score).values(),
             *order.needs,
         ]
         columns = list(dict.fromkeys(columns))
@@ -397,7 +419,7 @@ class Flow:
         schema = pa.schema([corpus.schema.field(name) for name in columns])
         chosen = pa.Table.from_batches(batches, schema=schema).unify_dictionaries().combine_chunks()
         assert chosen.num_rows == kept.num_rows and chosen["row"].equals(kept["row"])
-        for name in ("inclusion_probability", "reason"):
+        for name in ("inclusion_probability", "round", "reason"):
             chosen = chosen.append_column(name, kept[name])
         return chosen
 
@@ -406,9 +428,11 @@ class Flow:
         order = self._made.order
         return self.steps.whole(
             "order",
-            [order.version, self._resolved["order"], self.policy.seed, fates.key],
+            [order.version, self._resolved["order"], checksums(order), self.policy.seed, fates.key],
             self.steps.done[-1].rows_out,
-            lambda: [("visits", order.arrange(Pool.of(chosen()), self.policy.seed).visits)],
+            lambda: [
+                ("visits", order.arrange(replace(Pool.of(chosen()), side=self._side(order)), self.policy.seed).visits)
+            ],
             lambda seal: seal.tables["visits"].num_rows,
         )
 
@@ -440,7 +464,7 @@ class Flow:
                 decisions=self._tables(fates),
                 counts=self._counts(corpus, fates, centroids),
                 policy=self._resolved,
-                lineage={step.name: step.fingerprint for step in self.steps.done},
+                lineage={step.name: step.fingerprint for step in self.steps.done if step.name != "survey"},
                 models={"embed": self._embedder.identity()},
                 versions=self._versions,
             )
@@ -522,8 +546,8 @@ class Flow:
             canonical_json({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()}) + b"\n"
             for row in pa.concat_tables(quarantine).to_pylist()
         )
-        storage.put_if_absent(f"{run_id}/quarantine.jsonl", lines)
-        storage.put_if_absent(f"{run_id}/artifacts.json", canonical_json(sorted(set(self.steps.used))))
+        storage.ensure(f"{run_id}/quarantine.jsonl", lines)
+        gc.keep(self.store, run_id, self.steps.used)
         began = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         entry = {"time": began, "host": socket.gethostname(), "pid": os.getpid()}
         storage.put_if_absent(f"{run_id}/log/{began}-{os.getpid()}.jsonl", to_lines([entry, *self.steps.log]))
@@ -555,9 +579,10 @@ def _kept(fates: pa.Table) -> pa.Table:
 
 
 def _short(reason: str) -> str:
-    """A reason without its numbers, so that the funnel stays a page: 'cluster 17: beyond quota 12' as 'beyond quota'."""
-    words = reason.split(": ", 1)[-1] if reason.startswith("cluster ") else reason
-    return " ".join(word for word in words.split() if not word.strip("(),").replace(".", "").isdigit())
+    """A reason without its cluster, so that the funnel stays a page: 'cluster 17: beyond quota 12' as 'beyond quota'."""
+    if not reason.startswith("cluster "):
+        return reason
+    return " ".join(word for word in reason.split(": ", 1)[-1].split() if not word.isdigit())
 
 
 def _sound_manifest(uri: str) -> Manifest | None:

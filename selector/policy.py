@@ -15,11 +15,14 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from selector import plugins
 from selector.budget import Budget, Overshoot
 from selector.errors import PolicyError, did_you_mean
+
+
+_LONGEST = 1 << 20
 
 
 class _Section(BaseModel):
@@ -53,10 +56,20 @@ class Choice(_Section):
         return re.split(r"[:.]", self.name)[-1]
 
 
+def _number(value: Any) -> Any:
+    """The value, unless it is true or false, which pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("write a number")
+    return value
+
+
+_AMOUNT = r"([0-9][0-9_]*(?:\.[0-9]+)?) ?([kKMGBT]?)"
+
+
 def _amount(value: Any) -> Any:
     """10_000, "200k", "1.5M" or "30B" as an integer."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMGBT]?)\s*", value)
+        match = re.fullmatch(_AMOUNT, value.strip())
         if not match:
             raise ValueError("write a whole number, or one with k, M, B or T, e.g. 30B")
         scale = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}[match[2]]
@@ -64,16 +77,31 @@ def _amount(value: Any) -> Any:
         if amount.denominator != 1:
             raise ValueError("this is not a whole number")
         return int(amount)
-    return value
+    return _number(value)
 
 
-Amount = Annotated[int, BeforeValidator(_amount), Field(gt=0)]
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+Amount = Annotated[
+    int,
+    BeforeValidator(
+        _amount,
+        json_schema_input_type=Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=rf"^{_AMOUNT}$")],
+    ),
+    Field(gt=0),
+]
 
 
 class CorpusPolicy(_Section):
     """All documents: where they are, and what of a row is text, key and source."""
 
-    paths: tuple[str, ...] = Field(min_length=1, description="Files or globs of .jsonl, .jsonl.gz or .parquet.")
+    paths: Annotated[tuple[str, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])] = Field(
+        min_length=1, description="Files or globs of .jsonl, .jsonl.gz or .parquet."
+    )
     text: str = Field("text", description="A column, or a template of columns: '{instruction}\\n{output}'.")
     key: str | None = Field(None, description="A column that names each document; without it, the text does.")
     source: str | dict[str, str] = Field(
@@ -84,15 +112,22 @@ class CorpusPolicy(_Section):
     )
     max_document_bytes: Amount = Field(1 << 20, description="A longer row is quarantined.")
     rows_per_part: Amount | None = Field(
-        None, description="Rows of a part. Without it: about a sixteenth of the file, in steps of 128, at most 4,096."
+        None,
+        description="Rows of a part, at most. Without it: about a sixteenth of the file, in steps of 128, up to 4,096.",
     )
 
-    @model_validator(mode="before")
+    @field_validator("source", mode="before")
     @classmethod
-    def _one_path(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and isinstance(value.get("paths"), str):
-            return {**value, "paths": [value["paths"]]}
-        return value
+    def _column_or_constants(cls, value: Any) -> Any:
+        if isinstance(value, str) and value:
+            return value
+        if (
+            isinstance(value, Mapping)
+            and value
+            and all(isinstance(x, str) and x for pair in value.items() for x in pair)
+        ):
+            return value
+        raise ValueError("write the name of a column, or a constant per path: {'web/*': web}")
 
 
 class EmbedPolicy(_Section):
@@ -101,7 +136,7 @@ class EmbedPolicy(_Section):
     model: str = Field(
         "all-MiniLM-L6-v2", description="A model folder, a packaged model's name, or hf://owner/name@revision."
     )
-    max_tokens: int = Field(256, ge=8)
+    max_tokens: Whole = Field(256, ge=8)
     long_documents: Literal["mean", "truncate"] = Field(
         "mean", description="The token-weighted mean of all windows of max_tokens, or the first window only."
     )
@@ -114,8 +149,16 @@ class ClusterPolicy(_Section):
     """k-means on the embeddings."""
 
     num_clusters: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    iterations: int = Field(25, ge=1)
-    documents_per_cluster: int = Field(256, ge=1, description="Size of the keyed training sample, per cluster.")
+    iterations: Whole = Field(25, ge=1)
+    documents_per_cluster: Whole = Field(256, ge=1, description="Size of the keyed training sample, per cluster.")
+
+    @field_validator("num_clusters", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        try:
+            return value if value == "auto" else pydantic.TypeAdapter(Amount).validate_python(value)
+        except pydantic.ValidationError:
+            raise ValueError("write a whole number of 1 or more, or auto") from None
 
 
 class BudgetPolicy(_Section):
@@ -123,14 +166,16 @@ class BudgetPolicy(_Section):
 
     documents: Amount | None = None
     tokens: Amount | None = None
-    fraction: float | None = Field(None, gt=0, le=1)
+    fraction: Real | None = Field(None, gt=0, le=1)
     overshoot: Overshoot = "stop"
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
         given = [unit for unit in ("documents", "tokens", "fraction") if getattr(self, unit) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of documents, tokens and fraction, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"write one of documents, tokens and fraction, not {' and '.join(given) or 'none of them'}"
+            )
         return self
 
     def of(self, num_tokens: int) -> Budget:
@@ -145,7 +190,7 @@ class SelectPolicy(_Section):
     """What is chosen."""
 
     where: str | None = Field(
-        None, description="An SQL condition over columns and scores: num_tokens >= 32 AND source = 'web'."
+        None, min_length=1, description="An SQL condition over columns and scores: num_tokens >= 32 AND source = 'web'."
     )
     budget: BudgetPolicy
     using: Choice = Choice.model_validate("random")
@@ -170,7 +215,7 @@ class ManifestPolicy(_Section):
 class Policy(_Section):
     """Everything a user decides about one manifest."""
 
-    seed: int = Field(0, ge=0)
+    seed: Whole = Field(0, ge=0)
     corpus: CorpusPolicy
     embed: EmbedPolicy = EmbedPolicy()  # pyright: ignore[reportCallIssue]
     cluster: ClusterPolicy = ClusterPolicy()  # pyright: ignore[reportCallIssue]
@@ -185,7 +230,7 @@ class Policy(_Section):
         try:
             policy = cls.model_validate(data)
         except pydantic.ValidationError as error:
-            raise PolicyError("\n".join(_explain(cls, problem) for problem in error.errors())) from error
+            raise PolicyError("\n".join(_explain(cls, problem) for problem in _roots(error.errors()))) from error
         policy.plugins()
         return policy
 
@@ -239,8 +284,9 @@ def read(
 ) -> dict[str, Any]:
     """The mapping that a policy file, the environment and the command line say together."""
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open("rb") as file:
+            text = file.read(_LONGEST + 1).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PolicyError(
             f"The policy {str(path)!r} cannot be read: {reason}. Give the path of a YAML file."
@@ -272,7 +318,10 @@ def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, and aliases, which can make a short file endless."""
+    """Safe YAML 1.2: `no` is a word and 012 is twelve. Refuses a key given twice, and aliases, which can make a short
+    file endless."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (its base has it so)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -281,28 +330,43 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(key, str) and key in seen:
-            raise yaml.MarkedYAMLError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
-        seen.add(str(key))
-    return loader.construct_mapping(node, deep=True)
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    """Keys are text as it stands: 1 and "1" are the same."""
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(None, None, "a key is a list or a mapping", key_node.start_mark)
+        if key_node.value in mapping:
+            raise yaml.MarkedYAMLError(None, None, f"the key {key_node.value!r} is there twice", key_node.start_mark)
+        mapping[key_node.value] = loader.construct_object(value_node, deep=True)  # pyright: ignore[reportUnknownArgumentType]
+    return mapping
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
 
 
 def _parse(text: str, where: str) -> Any:
-    if len(text) > 1 << 20:
-        raise PolicyError(f"{where} is longer than 1 MiB. A policy is a page.")
+    if len(text) > _LONGEST:
+        raise PolicyError(f"{where} is longer than {_LONGEST >> 20} MiB. A policy is a page.")
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
-        raise PolicyError(f"{where}{place} is not YAML: {getattr(error, 'problem', None) or error}.") from error
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise PolicyError(f"{where}{place}: {problem}. Write YAML: key: value.") from error
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
@@ -314,8 +378,21 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         return f"{'.'.join(keys[:-1]) or 'The policy'} has no key {keys[-1]!r}. {did_you_mean(keys[-1], fields)}"
     if problem["type"] == "missing":
         return f"{place} is missing. It has no default, since only you know it."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message[:1].lower()}{message[1:]}; it is {problem['input']!r}."
+    if problem["type"] == "model_type":
+        return f"{place}: write keys below it: {', '.join(_fields(model, keys))}; it is {problem['input']!r}."
+    return f"{place}: {plugins.wanted(problem)}; it is {problem['input']!r}."
+
+
+def _roots(problems: Sequence[Any]) -> list[Any]:
+    """The problems, less those that only follow from one further in."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if not any(
+            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places
+        )
+    ]
 
 
 def _fields(model: type[BaseModel], keys: Sequence[str]) -> list[str]:

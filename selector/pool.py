@@ -7,27 +7,35 @@ memory that does not grow with it.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NewType
 
 import pyarrow as pa
 
 Score = NewType("Score", str)
-"""The name of a score, as the type of a plug-in's option: so the pipeline knows which ratings it reads."""
+"""The name of a score: the pool then has a column of that name."""
+
+Table = NewType("Table", str)
+"""The path of a JSONL or Parquet file: `Pool.side` then has its rows."""
+
+Texts = NewType("Texts", str)
+"""The path of a JSONL or Parquet file with a column `text`: `Pool.side` then has its rows with their `embedding`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """Columns: doc_id, source, num_bytes, num_tokens, cluster, distance, embedding, and every score by its name.
 
-    A score is float32; it is null only where the policy says `missing: last`, and a null sorts last. What
+    An order's pool has round and inclusion_probability too. `side` has the tables that the plug-in's options
+    name. A score is float32; it is null only where the policy says `missing: last`, and a null sorts last. What
     a large score means is its field's `higher_is`.
     """
 
     schema: pa.Schema
     num_documents: int
     load: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+    side: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: pa.Table, batch_rows: int = 65_536) -> "Pool":
@@ -54,12 +62,12 @@ class Pool:
         return (self.schema.field(score).metadata or {})[b"higher_is"].decode()
 
 
-def scores_of(plugin: Any) -> list[str]:
-    """The scores that a plug-in's options name, in the order of its fields."""
+def options_of(plugin: Any, kind: Any) -> dict[str, str]:
+    """The options of a plug-in that have this type (or may be None) and a value: name and value, in the order of the fields."""
     hints = typing.get_type_hints(type(plugin))
-    named = [
-        getattr(plugin, field.name)
+    named = {
+        field.name: getattr(plugin, field.name)
         for field in dataclasses.fields(plugin)
-        if hints[field.name] is Score or Score in typing.get_args(hints[field.name])
-    ]
-    return [name for name in named if name is not None]
+        if hints[field.name] is kind or kind in typing.get_args(hints[field.name])
+    }
+    return {name: value for name, value in named.items() if value is not None}

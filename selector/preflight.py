@@ -12,8 +12,9 @@ from selector.corpus import files, render
 from selector.corpus.read import Bad, parse
 from selector.errors import CorpusError, PolicyError, UnreachableError, UsageError, did_you_mean
 from selector.policy import Plugins, Policy
-from selector.pool import scores_of
 from selector.rating import inputs_of
+from selector.pool import Score, options_of
+from selector.side import checksums
 from selector.store import Store
 from selector.where import KNOWN, Rule
 
@@ -38,8 +39,8 @@ def check(policy: Policy) -> None:
     """The policy fits itself and its corpus. Raises PolicyError or CorpusError."""
     made = policy.plugins()
     scores = known_scores(made)
-    named = [("select.using", name) for name in scores_of(made.selector)]
-    named += [("order.using", name) for name in scores_of(made.order)]
+    named = [("select.using", name) for name in options_of(made.selector, Score).values()]
+    named += [("order.using", name) for name in options_of(made.order, Score).values()]
     named += [(f"manifest.{key}", name) for key, name in policy.manifest if name is not None]
     for where, name in named:
         if name not in scores:
@@ -50,6 +51,8 @@ def check(policy: Policy) -> None:
                 raise PolicyError(f"{where} needs the column {need!r}. {did_you_mean(need, _POOL_COLUMNS)}")
     for rater in made.raters.values():
         inputs_of(rater)
+    for plugin in (*made.raters.values(), made.selector, made.order):
+        checksums(plugin)
     rule = Rule.of(policy.select.where, scores) if policy.select.where else None
 
     wanted = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")

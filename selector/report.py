@@ -53,13 +53,14 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     """What was kept, what left where, the mixture before and after, and difficulty along the order."""
     console = console or _console()
     told = manifest.describe()
-    console.print(_funnel(told))
-    console.print(_mixture(told))
+    shown = [_funnel(told), _mixture(told)]
+    if told["counts"].get("clusters_tried"):
+        shown.append(_evidence(told["counts"]["clusters_tried"]))
     if any(value is not None for value in told["difficulty"]):
-        console.print(_difficulty(told["difficulty"]))
-    evidence = told["counts"].get("clusters_tried")
-    if evidence:
-        console.print(_evidence(evidence))
+        shown.append(_difficulty(told["difficulty"]))
+    for table in shown:
+        console.print()
+        console.print(table)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
 
@@ -87,7 +88,7 @@ def list_runs(root: str) -> list[dict[str, Any]]:
 
 
 def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("run", "documents", "tokens", "digest", box=None, header_style="bold")
+    table = _table("run", "documents", "tokens", "digest", right=[1, 2])
     for run in runs:
         unfinished = run["digest"] is None
         table.add_row(
@@ -102,7 +103,7 @@ def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_plan(planned: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("step", "action", "fingerprint", "parts", box=None, header_style="bold")
+    table = _table("step", "action", "fingerprint", "parts")
     for step in planned:
         parts = "" if step["parts"] is None else f"{step['parts_cached']} of {step['parts']} cached"
         table.add_row(step["name"], step["action"], (step["fingerprint"] or "")[:12], parts)
@@ -131,7 +132,18 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, emoji=False, width=None)
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def _table(*headers: str, right: Sequence[int] = ()) -> Table:
+    """A plain table; columns listed in `right` are numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in right else "left", no_wrap=True)
+    return table
 
 
 def _tree(steps: Sequence[Step]) -> Tree:
@@ -159,8 +171,7 @@ def _label(step: Step) -> str:
 
 def _funnel(told: Mapping[str, Any]) -> Table:
     counts = told["counts"]
-    table = Table("\nwhere the rows went", "\nrows", box=None, header_style="bold")
-    table.columns[1].justify = "right"
+    table = _table("where the rows went", "rows", right=[1])
     table.add_row("in the corpus", _number(counts["rows"]))
     if counts["duplicate"]:
         table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
@@ -173,9 +184,7 @@ def _funnel(told: Mapping[str, Any]) -> Table:
 def _mixture(told: Mapping[str, Any]) -> Table:
     before = {source: tokens for source, (_, tokens) in told["counts"]["sources"].items()}
     after = {source: entry["tokens"] for source, entry in told["sources"].items()}
-    table = Table("\nsource", "\nof the corpus", "", "\nof the manifest", "", box=None, header_style="bold")
-    for column in (1, 3):
-        table.columns[column].justify = "right"
+    table = _table("tokens by source", "of the corpus", "", "of the manifest", "", right=[1, 3])
     largest = sorted(before, key=lambda source: (-before[source], source))
     rest = largest[_WIDEST_MIXTURE:]
     rows = [(source, before[source], after.get(source, 0)) for source in largest[:_WIDEST_MIXTURE]]
@@ -200,10 +209,9 @@ def _mixture(told: Mapping[str, Any]) -> Table:
 def _difficulty(means: Sequence[float | None]) -> Table:
     known = [value for value in means if value is not None]
     low, high = min([0.0, *known]), max([0.0, *known])
-    table = Table("\nthrough the order", "\nmean difficulty", "", box=None, header_style="bold")
-    table.columns[1].justify = "right"
+    table = _table("through the order", "mean difficulty", "", right=[1])
     for tenth, value in enumerate(means):
-        span = f"{tenth * 10:>3}% to {tenth * 10 + 10:>3}%"
+        span = f"{tenth * 10:>2}% to {tenth * 10 + 10:>3}%"
         table.add_row(
             span,
             "" if value is None else f"{value:.2f}",
@@ -213,7 +221,7 @@ def _difficulty(means: Sequence[float | None]) -> Table:
 
 
 def _evidence(evidence: Sequence[Sequence[Any]]) -> Table:
-    table = Table("\nclusters tried", "\nsilhouette", "\nmean distance", box=None, header_style="bold")
+    table = _table("clusters tried", "silhouette", "mean distance", right=[0, 1, 2])
     best = max(evidence, key=lambda row: (row[1], -row[0]))
     for row in evidence:
         table.add_row(str(row[0]), f"{row[1]:.4f}", f"{row[2]:.4f}", style="bold" if row is best else "")

@@ -85,6 +85,7 @@ class Steps:
 
     def over_parts(self, name: str, stage: Stage, tasks: Sequence[Task], rows_in: int) -> list[Seal]:
         """The seals of all tasks, in their order; what is sealed already is not done again."""
+        assert name.partition("/")[0] == stage.name, "or else `repair` would not find its summary"
         began = time.monotonic()
         mark = fingerprint([name, [task.key for task in tasks]])
         whole = self.store.find(f"steps/{name}/{mark}")
@@ -175,11 +176,13 @@ class Steps:
 
 
 def repair(store: Store, damaged: DamagedError) -> None:
-    """Makes room for a sound copy: the artefact goes, and so do the summaries that may list it."""
-    store.discard(damaged.key)
-    for key in list(store.seals()):
-        if key.startswith("steps/"):
-            store.discard(key)
+    """Makes room for a sound copy: the artefact goes, unless another process has put it right, and so do the
+    summaries that may list it."""
+    if not store.is_sound(damaged.key):
+        store.discard(damaged.key)
+    family = damaged.key.partition("/")[0]
+    for key in list(store.seals("dedup/" if family == "live" else f"steps/{family}/")):
+        store.discard(key)
 
 
 def to_lines(log: Sequence[Mapping[str, Any]]) -> bytes:

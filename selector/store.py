@@ -36,11 +36,10 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """Proof that an artefact is complete: its tables, and what its step had to say about them."""
+    """Proof that an artefact is complete: its tables."""
 
     key: str
     tables: Mapping[str, Blob]
-    facts: Mapping[str, Any]
 
     @property
     def num_bytes(self) -> int:
@@ -60,22 +59,21 @@ class Store:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Store.open, (self.storage.address,)
 
-    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]], facts: Mapping[str, Any] | None = None) -> Seal:
+    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]]) -> Seal:
         """Stores the named tables, one after another, and returns the seal that holds: another's, if another was first."""
         blobs: dict[str, Blob] = {}
         for name, table in tables:
             data = to_parquet(table)
             blob = Blob(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data), num_rows=table.num_rows)
             failpoint.reach("store.before_blob")
-            self.storage.put_if_absent(blob.key, data)
+            self.storage.ensure(blob.key, data)
             blobs[name] = blob
-        seal = Seal(key=key, tables=blobs, facts=facts or {})
+        seal = Seal(key=key, tables=blobs)
         failpoint.reach("store.before_seal")
-        if not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
+        while not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
             there = self.find(key)
             if there is not None:
                 return there
-            raise DamagedError(key, "another process removed its seal while we wrote it")
         failpoint.reach("store.after_seal")
         return seal
 
@@ -107,23 +105,26 @@ class Store:
             raise DamagedError(seal.key, f"its table {name!r} does not have the bytes that were sealed")
         return data
 
-    def discard(self, key: str) -> None:
-        """Forgets an artefact, so that it is computed again; blobs that are not sound go with it."""
+    def is_sound(self, key: str) -> bool:
+        """Whether an artefact is there and every byte of it is as it was sealed."""
         try:
             seal = self.find(key)
-        except DamagedError:
-            seal = None
-        self.storage.delete(_seal_key(key))
-        for name, blob in (seal.tables if seal else {}).items():
-            assert seal is not None
-            try:
+            for name in seal.tables if seal is not None else ():
+                assert seal is not None
                 self.blob(seal, name)
-            except DamagedError:
-                self.storage.delete(blob.key)
+        except DamagedError:
+            return False
+        return seal is not None
 
-    def seals(self) -> Iterator[str]:
-        """The keys of all artefacts."""
-        for key, _ in self.storage.list("artifacts/seals/"):
+    def discard(self, key: str) -> None:
+        """Forgets an artefact, so that it is computed again. Its blobs stay: sealing it again puts right any that are not
+        sound, for every artefact that shares them."""
+        self.storage.delete(_seal_key(key))
+        failpoint.reach("store.after_discard")
+
+    def seals(self, prefix: str = "") -> Iterator[str]:
+        """The keys of all artefacts, or of those below a prefix that ends in `/`."""
+        for key, _ in self.storage.list(f"artifacts/seals/{prefix}"):
             yield key.removeprefix("artifacts/seals/").removesuffix(".json")
 
 
@@ -162,7 +163,7 @@ def _seal_key(key: str) -> str:
 
 def seal_to_bytes(seal: Seal) -> bytes:
     tables = {name: [blob.sha256, blob.num_bytes, blob.num_rows] for name, blob in seal.tables.items()}
-    body = {"key": seal.key, "tables": tables, "facts": seal.facts}
+    body = {"key": seal.key, "tables": tables}
     return canonical_json({**body, "check": fingerprint(body)})
 
 
@@ -178,4 +179,4 @@ def seal_from_bytes(key: str, data: bytes) -> Seal:
         raise DamagedError(key, "its seal cannot be read") from error
     if not sound:
         raise DamagedError(key, "its seal does not match its own checksum")
-    return Seal(key=key, tables=tables, facts=body["facts"])
+    return Seal(key=key, tables=tables)

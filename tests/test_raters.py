@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from selector import plugins, tables
 from selector.errors import PolicyError, SelectorError
+from selector.pool import Pool
 from selector.rate import FittedRater, HigherIs, Rater
 from selector.ratings import Float32, quantise, ratings_table
 
@@ -32,8 +33,8 @@ class LengthZScore(FittedRater):
 
     higher_is = "harder"
 
-    def fit(self, batches: Iterator[pa.RecordBatch], seed: int) -> pa.Table:  # noqa: ARG002
-        lengths = np.array([len(text) for batch in batches for text in batch["text"].to_pylist()] or [0])
+    def fit(self, sample: Pool, seed: int) -> pa.Table:
+        lengths = np.array([len(text) for batch in sample.batches("text") for text in batch["text"].to_pylist()] or [0])
         return pa.table({"mean": [lengths.mean()], "std": [lengths.std() or 1.0]})
 
     def rate_fitted(self, batch: pa.RecordBatch, fitted: pa.Table) -> pa.RecordBatch:
@@ -115,7 +116,7 @@ def ids(num_rows: int) -> pa.Array:
 
 
 def fit(rater: Rater, batch: pa.RecordBatch) -> pa.Table | None:
-    return rater.fit(iter([batch]), seed=7) if isinstance(rater, FittedRater) else None
+    return rater.fit(Pool.of(pa.Table.from_batches([batch])), seed=7) if isinstance(rater, FittedRater) else None
 
 
 Law = Callable[..., None]
@@ -288,7 +289,7 @@ class Says(Rater):
     def scores(self, name: str) -> dict[str, HigherIs]:
         return super().scores(name) if self.meanings is None else self.meanings
 
-    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:  # noqa: ARG002
+    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return self.answer
 
 

@@ -261,10 +261,12 @@ other = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus":
 utils.write_ray_address(other.address)
 assert utils.read_ray_address() == other.address, "whoever asks for any cluster would find it"
 environment = dict(os.environ)
+assert RayExecutor(address="local").device() == "cpu" and not ray.is_initialized()
 with RayExecutor():
     assert ray.get_runtime_context().gcs_address != other.address
 assert dict(os.environ) == environment
 os.environ["RAY_ADDRESS"] = other.address
+assert RayExecutor().device() == "cuda" and not ray.is_initialized()
 with RayExecutor() as executor:
     assert ray.get_runtime_context().gcs_address == other.address
     assert executor.device() == "cuda"
@@ -295,7 +297,7 @@ with RayExecutor(actors=2) as executor:
     with own_process(tmp_path, script) as process:
         began = time.monotonic()
         while len(list(tmp_path.glob("met-*"))) < 2:
-            assert process.poll() is None and time.monotonic() - began < 60, process.communicate()
+            assert process.poll() is None and time.monotonic() - began < 60, "the work did not begin"
             time.sleep(0.1)
         interrupted = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group

@@ -228,28 +228,13 @@ def test_two_runs_on_one_root_do_not_lose_each_others_records(store: Store) -> N
     assert [key for key, _ in store.storage.list("attempts/")] == [f"attempts/{task.key}/{n}.json" for n in (1, 2)]
 
 
-def test_a_part_whose_worker_died_twice_runs_alone_and_after_ordinary_work(store: Store) -> None:
+def test_a_part_that_failed_twice_and_the_trials_of_its_rows_come_after_ordinary_work(store: Store) -> None:
     supervision = Supervision(Numbers(), tasks_of(4, 4, 4), store, 3)
-    deadly, *others = iter(supervision.take, None)
-    for _ in range(2):
-        assert not deadly.alone
-        supervision.report(deadly, Failure(kind="worker_died", detail=""))
-        following = supervision.take()
-        assert following is not None and following.task.key == deadly.task.key
-        deadly = following
-    assert deadly.alone
-    for attempt in (deadly, *others):
-        supervision.give_back(attempt)
-    assert set(iter(lambda: supervision.take(idle=False), None)) == set(others)
-    assert supervision.take() is deadly
-
-
-def test_an_attempt_that_was_not_begun_is_the_next_to_be_handed_out(store: Store) -> None:
-    supervision = Supervision(Numbers(), tasks_of(4, 4), store, 3)
-    attempt = supervision.take()
-    assert attempt is not None
-    supervision.give_back(attempt)
-    assert supervision.take() is attempt
+    order: list[str] = []
+    while attempt := supervision.take():
+        order.append(attempt.task.key.removeprefix("numbers/") + ("" if attempt.task.only is None else " trial"))
+        supervision.report(attempt, failing_at(1)(attempt.task))
+    assert order == ["0", "1", "2", "0", "0", *["0 trial"] * 6, "0"]
 
 
 def test_a_single_row_has_to_fail_twice(store: Store) -> None:
@@ -280,7 +265,7 @@ def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_
 
 def test_a_stage_that_fails_without_any_rows_ends_the_run_and_says_where(store: Store) -> None:
     with pytest.raises(SelectorError, match=r"numbers fails at web.jsonl, rows 0 to 3 .* none of these rows: broken"):
-        supervise(store, tasks_of(4), lambda task: Failure(kind="exception", detail="broken"))
+        supervise(store, tasks_of(4), lambda _: Failure(kind="exception", detail="broken"))
 
 
 def test_an_error_is_told_in_the_same_words_everywhere_and_can_be_stored() -> None:

@@ -45,7 +45,7 @@ class Rows:
         self._cache_bytes = cache_bytes
         self._opened: dict[int, _Lines | _Groups] = {}
         self._groups = _Recent(cache_bytes)
-        self._scratch: tuple[int, IO[bytes]] | None = None
+        self._scratch: _Scratch | None = None
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table, int]]:
         return Rows, (self._files, self._cache_bytes)
@@ -74,32 +74,43 @@ class Rows:
                 with _checked(path, size) as file:
                     self._opened[number] = _Lines(path, size, None, _bounds(iter(lambda: file.read(_CHUNK), b"")))
             elif form == "jsonl.gz":
-                scratch = self._own_scratch()
-                start = scratch.seek(0, os.SEEK_END)
-                self._opened[number] = _Lines(path, size, scratch, start + _bounds(_unpack(path, size, scratch)))
+                if self._scratch is None or self._scratch.pid != os.getpid():
+                    try:
+                        self._scratch = _Scratch()
+                    except OSError as error:
+                        raise _scratch_full(path, error) from error
+                start = self._scratch.file.seek(0, os.SEEK_END)
+                bounds = start + _bounds(_unpack(path, size, self._scratch.file))
+                self._opened[number] = _Lines(path, size, self._scratch, bounds)
             elif form == "parquet":
                 self._opened[number] = _Groups(path, size, self._groups)
             else:
                 raise CorpusError(f"{uri} has the format {form!r}. {did_you_mean(str(form), FORMATS)}")
         return self._opened[number]
 
-    def _own_scratch(self) -> IO[bytes]:
-        """A file of this process: a forked child must not write where its parent and siblings do."""
-        if self._scratch is None or self._scratch[0] != os.getpid():
-            self._scratch = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115 (open until it is forgotten)
-        return self._scratch[1]
+
+class _Scratch:
+    """A nameless file, and the process that may write to it: a forked child must not write where others do."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed when nobody needs it)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
 
 
 class _Lines:
     """A JSONL file, or the unpacked copy of one; line i is the bytes from bounds[i] to bounds[i + 1]."""
 
-    def __init__(self, path: Path, size: int, copy: IO[bytes] | None, bounds: Int64) -> None:
+    def __init__(self, path: Path, size: int, copy: _Scratch | None, bounds: Int64) -> None:
         self.path, self.size, self.copy, self.bounds = path, size, copy, bounds
 
     def read(self, rows: Int64, columns: Sequence[str]) -> list[dict[str, Any]]:
         _check_range(self.path, rows, len(self.bounds) - 1)
         if self.copy is not None:
-            return self._read(self.copy.fileno(), rows, columns)
+            return self._read(self.copy.file.fileno(), rows, columns)
         with _checked(self.path, self.size) as file:
             return self._read(file.fileno(), rows, columns)
 

@@ -7,10 +7,11 @@ regression, bucket counts, a z-score) is a `FittedRater`'s `fit`, done once and 
 """
 
 import abc
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import pyarrow as pa
+
+from selector.pool import Pool
 
 HigherIs = Literal["harder", "better", "rarer", "closer"]
 
@@ -50,8 +51,8 @@ class FittedRater(Rater):
     fit_documents: ClassVar[int | None] = 65_536  # size of the keyed sample that `fit` sees; None for the whole corpus
 
     @abc.abstractmethod
-    def fit(self, batches: Iterator[pa.RecordBatch], seed: int) -> pa.Table:
-        """What `rate_fitted` needs to know of the corpus. The batches have the columns of `needs`, in corpus order."""
+    def fit(self, sample: Pool, seed: int) -> pa.Table:
+        """What `rate_fitted` needs to know of the corpus. The sample's columns are doc_id and those of `needs`."""
 
     @abc.abstractmethod
     def rate_fitted(self, batch: pa.RecordBatch, fitted: pa.Table) -> pa.RecordBatch:

@@ -29,7 +29,7 @@ class Column(Rater):
     def needs(self) -> tuple[str, ...]:
         return (f"corpus.{self.column}",)
 
-    def scores(self, name: str) -> dict[str, HigherIs]:  # noqa: ARG002
+    def scores(self, name: str) -> dict[str, HigherIs]:
         return {self.column: self.higher_is}
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -42,8 +42,8 @@ class KmeansQuality(Selector):
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise PolicyError(
-                f"kmeans_quality.temperature={self.temperature} says nothing about chance. Write 0 for the best documents of each "
-                "cluster, a number above 0 for weighted draws, or leave it out for 2.0."
+                f"kmeans_quality.temperature={self.temperature} says nothing about chance. Write 0 for the best "
+                "documents of each cluster, a number above 0 for weighted draws, or leave it out for 2.0."
             )
 
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:

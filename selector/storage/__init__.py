@@ -41,6 +41,17 @@ class Storage(abc.ABC):
     def delete(self, key: str) -> bool:
         """True if the object was there; afterwards it is not."""
 
+    def ensure(self, key: str, data: bytes) -> None:
+        """Afterwards the object holds `data`: for keys that decide what their objects hold, so that anything else is damage."""
+        while not self.put_if_absent(key, data):
+            found = self.get(key)
+            if found == data or (found is not None and self.compare_and_swap(key, found, data)):
+                return
+
+    def leftovers(self) -> Iterator[tuple[str, int]]:
+        """(key, size in bytes) of what writers left behind that were killed long ago; no listing shows it."""
+        return iter(())
+
     def free_bytes(self) -> int | None:
         """How much may still be written, or None where nothing limits it."""
         return None

@@ -1,7 +1,7 @@
 """A local directory. An object is linked into place whole, so a reader never sees half of one.
 
 Write, fsync, link, fsync of the directory: a rename would overwrite what another process has just
-published; a link cannot.
+published; a link cannot. A writer that is killed leaves at most a hidden file behind.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from selector import failpoint
 from selector.errors import UnreachableError
 from selector.storage import Storage
 
-_TEMPORARY = ".partial-"
+_TEMPORARY, _LOCK = ".partial-", ".lock"
+_LONG_AGO = 24 * 3600  # seconds: no writer that lives takes so long over one object
 
 
 class FileStorage(Storage):
@@ -48,14 +50,12 @@ class FileStorage(Storage):
         try:
             if path.exists():
                 return False
-            temporary = self._write(path, data)
-            try:
+            with _written(path, data) as temporary:
                 failpoint.reach("store.before_link")
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink()
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
             _sync_directory(path.parent)
         except OSError as error:
             raise _unreachable(self.root, error) from error
@@ -65,12 +65,15 @@ class FileStorage(Storage):
     def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
         path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path.parent / ".lock", "w") as lock:
+            if not path.exists():
+                return False
+            with open(path.parent / _LOCK, "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.get(key) != expected:
                     return False
-                os.replace(self._write(path, data), path)
+                with _written(path, data) as temporary:
+                    failpoint.reach("store.before_swap")
+                    os.replace(temporary, path)
                 _sync_directory(path.parent)
         except OSError as error:
             raise _unreachable(self.root, error) from error
@@ -78,14 +81,10 @@ class FileStorage(Storage):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         assert prefix == "" or prefix.endswith("/"), prefix
-        top = self._path(prefix.rstrip("/")) if prefix else self.root
-        for folder, folders, names in os.walk(top):
-            folders.sort()
-            for name in sorted(names):
-                if not name.startswith((_TEMPORARY, ".lock")):
-                    path = Path(folder, name)
-                    with contextlib.suppress(FileNotFoundError):
-                        yield path.relative_to(self.root).as_posix(), path.stat().st_size
+        for key, entry in self._entries(prefix):
+            if not entry.name.startswith((_TEMPORARY, _LOCK)):
+                with contextlib.suppress(FileNotFoundError):
+                    yield key, entry.stat().st_size
 
     def delete(self, key: str) -> bool:
         try:
@@ -96,24 +95,58 @@ class FileStorage(Storage):
             raise _unreachable(self.root, error) from error
         return True
 
+    def leftovers(self) -> Iterator[tuple[str, int]]:
+        before = time.time() - _LONG_AGO
+        for key, entry in self._entries(""):
+            if entry.name.startswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat().st_mtime < before:
+                        yield key, entry.stat().st_size
+
     def free_bytes(self) -> int | None:
         there = self.root
         while not there.exists():
             there = there.parent
         return shutil.disk_usage(there).free
 
-    def _write(self, path: Path, data: bytes) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    def _entries(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+        """Every file below a folder, hidden ones too, with its key, sorted by key."""
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
+            with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as found:
+                # A folder is sorted as its keys are, by what follows its name: a slash.
+                entries = sorted(found, key=lambda entry: entry.name + "/" * entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unreachable(self.root, error) from error
+        for entry in entries:
+            if entry.is_dir():
+                yield from self._entries(f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", entry
+
+
+@contextlib.contextmanager
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """A hidden file beside `path` that holds the data, durably, until the caller has put it in place."""
+    _make_directory(path.parent)
+    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_directory(path: Path) -> None:
+    """The directory is there, durably: or else, after a loss of power, what was put in it would not be."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

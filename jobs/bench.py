@@ -1,0 +1,81 @@
+"""Measures against a named alternative, in one process and in turns: `python -m jobs.bench embed --documents 512`.
+
+Machines are noisy, so the alternatives take turns, several rounds of them, and the median and the ratio of
+medians are what to quote.
+"""
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from selector.demo import documents
+from selector.embed import hardware_precision, stage_for
+from selector.policy import EmbedPolicy
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
+    parser.add_argument("what", choices=["embed"])
+    parser.add_argument("--documents", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args(arguments)
+    embed(chosen.documents, chosen.rounds)
+
+
+def embed(num_documents: int, rounds: int) -> None:
+    """Documents per second of the embed stage beside a bare `SentenceTransformer.encode` of the same texts.
+
+    All load the same weights, use the same threads and see the first 256 tokens of each text.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    texts = [document["text"] for document in documents(num_documents)][:num_documents]
+    half = hardware_precision("cpu")
+
+    def bare(precision: str) -> Callable[[], Any]:
+        stage = stage_for(EmbedPolicy.model_validate({}), "cpu", "text", 1 << 20)
+        model = SentenceTransformer(stage.folder, device="cpu", local_files_only=True).to(getattr(torch, precision))
+        model.max_seq_length = 256
+        return lambda: model.encode(texts, batch_size=32, show_progress_bar=False, convert_to_tensor=True)
+
+    def ours(precision: str) -> Callable[[], Any]:
+        policy = EmbedPolicy.model_validate({"precision": precision, "long_documents": "truncate"})
+        stage = stage_for(policy, "cpu", "text", 1 << 20)
+        return lambda: stage.encode(texts)
+
+    compare(
+        {
+            "SentenceTransformer.encode, float32": bare("float32"),
+            f"SentenceTransformer.encode, {half}": bare(half),
+            "embed stage, float32": ours("float32"),
+            f"embed stage, {half} (the default here)": ours(half),
+        },
+        len(texts),
+        rounds,
+    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def compare(contenders: dict[str, Callable[[], Any]], size: int, rounds: int) -> None:
+    """Lets the contenders take turns and prints the median rate of each, and its ratio to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):  # the first round warms up
+        for name, contend in contenders.items():
+            began = time.perf_counter()
+            contend()
+            seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    first = next(iter(medians.values()))
+    for name, median in medians.items():
+        spread = f"{size / max(seconds[name][1:]):.1f} to {size / min(seconds[name][1:]):.1f}"
+        print(f"{name:<48} {size / median:7.1f} documents/s ({spread})  x{first / median:.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

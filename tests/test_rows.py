@@ -1,0 +1,293 @@
+import gzip
+import json
+import multiprocessing
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selector import tables
+from selector.corpus import rows as rows_module
+from selector.corpus.render import NoText, columns, render
+from selector.corpus.rows import Rows
+from selector.errors import CorpusError, PolicyError, UnreachableError
+
+FORK = multiprocessing.get_context("fork")
+
+
+def corpus(*paths: Path, **changes: Any) -> Rows:
+    listed = [
+        {
+            "uri": str(path),
+            "format": path.name.partition(".")[2],
+            "num_rows": 0,
+            "size": path.stat().st_size,
+            "sha256": "",
+            **changes,
+        }
+        for path in paths
+    ]
+    return Rows(pa.Table.from_pylist(listed, schema=tables.FILES))
+
+
+def write(path: Path, documents: list[dict[str, Any]], rows_per_group: int = 3) -> Path:
+    lines = b"".join(json.dumps(document, ensure_ascii=False).encode() + b"\n" for document in documents)
+    if path.name.endswith(".parquet"):
+        table = pa.Table.from_pylist(documents)
+        pq.write_table(table, path, row_group_size=rows_per_group, write_page_checksum=True)
+    else:
+        path.write_bytes(gzip.compress(lines, 1) if path.name.endswith(".gz") else lines)
+    return path
+
+
+# Rows
+
+FORMATS = ("jsonl", "jsonl.gz", "parquet")
+DOCUMENTS = [
+    {"text": f"déjà {number}\n", "key": number, "chat": [{"role": "a", "content": "b"}]} for number in range(11)
+]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@settings(deadline=None, max_examples=30)
+@given(wanted=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), max_size=12))
+def test_any_rows_are_read_in_the_order_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, form: str, wanted: list[tuple[int, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    second = [{**document, "text": "second"} for document in DOCUMENTS]
+    reader = corpus(write(folder / f"a.{form}", DOCUMENTS), write(folder / f"b.{form}", second))
+    expected = [(DOCUMENTS, second)[file][row] for file, row in wanted]
+    found = reader.read([file for file, _ in wanted], [row for _, row in wanted], ["text", "key", "chat"])
+    assert found == expected
+    only = reader.read([file for file, _ in wanted], [row for _, row in wanted], ["key", "absent"])
+    assert only == [{"key": document["key"]} for document in expected]
+
+
+@settings(deadline=None)
+@given(
+    lines=st.lists(
+        st.sampled_from([b'{"n": 1}', b'{"n": "\\u00e9"}', '{"n": "ß"}'.encode(), b"", b"  ", b'{"n":2}\r'])
+    ),
+    bom=st.booleans(),
+    ends=st.booleans(),
+    chunk=st.integers(1, 9),
+)
+def test_a_row_is_a_physical_line_wherever_a_chunk_ends(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], bom: bool, ends: bool, chunk: int
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + b"\n".join(lines) + (b"\n" if ends and lines else b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "_CHUNK", chunk)
+        reader = corpus(path)
+        for row, line in enumerate(lines):
+            if line.strip():
+                assert reader.read([0], [row], ["n"]) == [json.loads(line)]
+            elif line or row < len(lines) - 1 or ends:
+                with pytest.raises(CorpusError, match=f"row {row} is not JSON"):
+                    reader.read([0], [row], ["n"])
+        with pytest.raises(CorpusError, match=f"there is no row {len(lines)}: it has"):
+            reader.read([0], [len(lines)], ["n"])
+
+
+def test_a_gzip_file_is_unpacked_once_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    packed = gzip.compress(b'{"text": "a"}\n') + gzip.compress(b'{"text": "b"}\n')  # two members are one file
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    reader = corpus(tmp_path / "a.jsonl.gz", write(tmp_path / "b.jsonl.gz", DOCUMENTS))
+    assert reader.read([0, 1, 0], [1, 3, 0], ["text"]) == [{"text": "b"}, {"text": "déjà 3\n"}, {"text": "a"}]
+    (tmp_path / "a.jsonl.gz").unlink()
+    assert reader.read([0], [1], ["text"]) == [{"text": "b"}]
+    assert list(scratch.iterdir()) == []
+
+
+def test_forked_workers_unpack_each_for_themselves(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{name}.jsonl.gz", [{"text": f"{name}{row}"} for row in range(2000)]) for name in "abcdefgh"
+    ]
+    reader = corpus(*paths)
+    assert reader.read([0], [0], ["text"]) == [{"text": "a0"}]
+    answers = FORK.SimpleQueue()
+
+    def work() -> None:
+        found = reader.read([*range(8)] * 2, [1] * 8 + [1999] * 8, ["text"])
+        answers.put("".join(row["text"] for row in found))
+
+    workers = [FORK.Process(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    expected = "".join(f"{name}1" for name in "abcdefgh") + "".join(f"{name}1999" for name in "abcdefgh")
+    assert [answers.get() for _ in workers] == [expected] * 4
+    for worker in workers:
+        worker.join()
+    assert reader.read([1], [0], ["text"]) == [{"text": "b0"}]
+
+
+def test_a_reader_travels_to_other_processes(tmp_path: Path) -> None:
+    reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    reader.read([0], [0], ["text"])
+    assert pickle.loads(pickle.dumps(reader)).read([0], [7], ["key"]) == [{"key": 7}]  # noqa: S301
+
+
+def test_only_the_last_row_groups_stay_decoded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", DOCUMENTS)
+    files = pa.table([[str(path)], ["parquet"], [11], [path.stat().st_size], [""]], schema=tables.FILES)
+    for cache_bytes in (0, 10**6):
+        reader = Rows(files, cache_bytes=cache_bytes)
+        assert [reader.read([0], [row], ["key"])[0]["key"] for row in (10, 0, 5, 10)] == [10, 0, 5, 10]
+    cached = reader.read([0] * 11, range(11), ["key"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", None)
+        assert reader.read([0] * 11, range(11), ["key"]) == cached
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_that_is_gone_or_has_changed_is_named_with_the_cure(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path / f"a.{form}", DOCUMENTS)
+    for change in (path.unlink, lambda: path.write_bytes(b"{}\n")):
+        write(path, DOCUMENTS)
+        reader = corpus(path)
+        change()
+        with pytest.raises(CorpusError, match=rf"{path} is not what it was: it .* run the policy again"):
+            reader.read([0], [0], ["text"])
+    write(path, DOCUMENTS)
+    with pytest.raises(CorpusError, match=r"there is no row 99: it has 11"):
+        corpus(path).read([0, 0], [3, 99], ["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b"[1]\n", "row 0 is not a JSON object"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "row 0 is not JSON"),
+        ("a.jsonl", b"[" * 100_000, "row 0 is not JSON"),
+        ("a.jsonl.gz", b"{}", "it is not whole gzip"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "it is not whole gzip"),
+        ("a.parquet", b"PAR1 no PAR1", "it is not Parquet"),
+        ("a.parquet", b"", "it is not Parquet"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CorpusError, match=rf"a\..* is not what it was: {message}"):
+        corpus(tmp_path / name).read([0], [0], ["text"])
+
+
+def test_a_flipped_bit_in_a_page_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [{"text": "word " * 500}])
+    data = bytearray(path.read_bytes())
+    data[30] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match="row group 0 cannot be read"):
+        corpus(path).read([0], [0], ["text"])
+
+
+def test_text_that_is_not_utf8_in_parquet_is_noticed(tmp_path: Path) -> None:
+    bad = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match="rows 0 to 0 are not all UTF-8"):
+        corpus(tmp_path / "a.parquet").read([0], [0], ["text"])
+
+
+def test_addresses_and_formats_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", DOCUMENTS)
+    assert corpus(path, uri=f"file://{path}").read([0], [2], ["key"]) == [{"key": 2}]
+    with pytest.raises(CorpusError, match=r"s3://bucket/a\.jsonl cannot be read: there are only local files so far"):
+        corpus(path, uri="s3://bucket/a.jsonl").read([0], [0], ["text"])
+    with pytest.raises(CorpusError, match=r"has the format 'jsonI'\. Did you mean 'jsonl'\?"):
+        corpus(path, format="jsonI").read([0], [0], ["text"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_scratch_disk_is_said_so_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    with pytest.raises(UnreachableError, match=r"The scratch directory .* is full, .* Set TMPDIR"):
+        reader.read([0], [0], ["text"])
+
+
+# Text
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}, {"role": "user", "content": "bye"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "rendered"),
+    [
+        ({"text": " as it is\r\n\u0000é "}, "text", " as it is\r\n\u0000é "),
+        ({"text": "e\u0301 stays decomposed"}, "text", "e\u0301 stays decomposed"),
+        ({"a": "1", "b": "2"}, "{a}\n{b}\n{a}", "1\n2\n1"),
+        ({"a": "1", "b": None}, "{a}\n{b}!", "1\n!"),
+        ({"a": "1"}, "{{{a}}}", "{1}"),
+        ({"a": "{b}"}, "{a}", "{b}"),
+        ({"a column": "1", "a.b": "2"}, "{a column}{a.b}", "12"),
+        ({"chat": CHAT}, "chat", "user: hi\n\nassistant: \n\nuser: bye"),
+        ({"chat": [{"from": "human", "value": "hi"}]}, "chat", "human: hi"),
+        ({"chat": [{"role": None, "content": None, "from": "gpt", "value": "hi"}]}, "chat", "gpt: hi"),
+        ({"q": "Say hi", "chat": CHAT[:1]}, "{q}\n\n{chat}", "Say hi\n\nuser: hi"),
+    ],
+)
+def test_the_text_of_a_row_is_its_column_or_template(row: dict[str, Any], text: str, rendered: str) -> None:
+    assert render(row, text) == rendered
+    assert set(columns(text)) <= set(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "reason"),
+    [
+        ({}, "text", "missing_column"),
+        ({"a": "1"}, "{a}{b}", "missing_column"),
+        ({"text": None}, "text", "null_text"),
+        ({"text": 5}, "text", "not_text"),
+        ({"text": b"bytes"}, "text", "not_text"),
+        ({"a": 5}, "{a}", "not_text"),
+        ({"text": ["a", "b"]}, "text", "not_text"),
+        ({"text": [{"role": "user"}]}, "text", "not_text"),
+        ({"text": [{"role": "user", "content": [{"type": "image"}]}]}, "text", "not_text"),
+        ({"text": ""}, "text", "empty_text"),
+        ({"text": " \n\t\u2003"}, "text", "empty_text"),
+        ({"text": []}, "text", "empty_text"),
+        ({"a": None, "b": " "}, "Question: {a} Answer: {b}", "empty_text"),
+        ({"text": "a\ud800b"}, "text", "lone_surrogate"),
+        ({"a": "\udc00"}, "é{a}", "lone_surrogate"),
+    ],
+)
+def test_a_row_without_text_says_why_in_one_word(row: dict[str, Any], text: str, reason: str) -> None:
+    with pytest.raises(NoText, match=reason) as caught:
+        render(row, text)
+    assert caught.value.reason == reason
+    assert caught.value.detail
+    assert pickle.loads(pickle.dumps(caught.value)).reason == reason  # noqa: S301
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="{}"), min_size=1), st.text(min_size=1)))
+def test_a_template_of_any_columns_puts_their_values_in_place(row: dict[str, str]) -> None:
+    text = "".join(f"{{{column}}}|{{{{" for column in row) + "end"
+    if not row:
+        with pytest.raises(PolicyError, match="names no column"):
+            columns(text + "{{")
+        return
+    assert columns(text) == tuple(row)
+    try:
+        assert render(row, text) == "".join(f"{value}|{{" for value in row.values()) + "end"
+    except NoText as error:
+        assert error.reason in ("empty_text", "lone_surrogate")  # noqa: PT017
+
+
+@pytest.mark.parametrize("text", ["{", "}", "{a", "a}", "{}", "{a{b}}", "{{}}"])
+def test_a_template_that_is_none_is_refused_with_the_cure(text: str) -> None:
+    for use in (columns, lambda text: render({"a": "1", "b": "2"}, text)):
+        with pytest.raises(PolicyError, match=r"corpus\.text: the template .* names no column\. Write"):
+            use(text)
