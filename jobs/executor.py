@@ -7,19 +7,12 @@ a time: with a second one queued behind it, an answer that is lost with the proc
 
 import contextlib
 import functools
-import importlib
 import logging
 import math
 import os
-import re
-import secrets
-import shutil
 import signal
-import socket
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -27,8 +20,9 @@ from typing import Any, Literal, Self, cast
 import ray as _ray
 from ray import exceptions
 
+from jobs import connection
 from selector import errors
-from selector.errors import DamagedError, SelectorError, UnreachableError, UsageError
+from selector.errors import DamagedError, SelectorError, UsageError
 from selector.executor import Attempt, Failure, LocalExecutor, Outcome, Supervision, attempt_here
 from selector.stage import Receipt, Stage, Task
 from selector.store import Store
@@ -38,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 _STILLBORN = 5  # workers in a row that died before they could answer
 _PATIENCE = 60.0  # seconds without any worker after which we say so
-_OBJECT_STORE_BYTES = 100 * 2**20  # only receipts travel
-_OWN = "selector_own"  # a resource of the Ray that we start ourselves, by which we know it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +66,7 @@ class RayExecutor:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             if not ray.is_initialized():
-                _join(undo, self._cluster) if self._cluster else _start(undo)
+                connection.join(undo, self._cluster) if self._cluster else connection.start(undo)
             self._entered.append(undo.pop_all())
         return self
 
@@ -126,7 +118,9 @@ class RayExecutor:
         cpus = [int(node.get("CPU", 0)) for node in nodes]
         fitting = [n for n in range(1, max(cpus, default=0) + 1) if sum(cpu // n for cpu in cpus) >= num_workers]
         num_cpus = float(max(fitting, default=1))
-        if not fitting and _OWN in nodes[0]:  # a cluster may grow; our own machine does not, so its CPUs are shared
+        if (
+            not fitting and nodes and connection.OWN in nodes[0]
+        ):  # unlike a cluster, one machine does not grow: share its CPUs
             num_cpus = math.floor(1e4 * cpus[0] / num_workers) / 1e4
         return num_workers, {"num_cpus": num_cpus, "num_gpus": 1.0 if on_gpu else 0.0}
 
@@ -235,7 +229,7 @@ class _Crew:
         try:
             answer: Any = ray.get(worker.awaited)
         except exceptions.RayTaskError as error:
-            answer = Failure.from_exception(error)
+            answer = Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayError as error:
             worker.place = None  # there is no process any more
             self._lose(worker)
@@ -257,7 +251,7 @@ class _Crew:
         self.num_stillborn += 1
         if self.num_stillborn == _STILLBORN:
             raise SelectorError(
-                f"{_STILLBORN} workers in a row died before they could begin. The last one: {_cause(error)} "
+                f"{_STILLBORN} workers in a row died before they could begin. The last one: {connection.cause(error)} "
                 "Check that this package, and every plug-in that the policy names, can be imported on all nodes."
             ) from error
 
@@ -269,83 +263,3 @@ class _Crew:
         if worker.attempt and worker.place and worker.place[0] == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.place[1], signal.SIGKILL)
-
-
-def _start(undo: contextlib.ExitStack) -> None:
-    """Starts a Ray of our own on this machine, which only we can talk to, and which leaves nothing behind."""
-    above = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="selector-ray-", dir=above if len(above) < 30 else "/tmp")  # holds sockets
-    undo.callback(shutil.rmtree, folder, ignore_errors=True)
-    undo.callback(_reread_environment)
-    undo.enter_context(
-        _environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    )
-    _reread_environment()
-    try:
-        _connect(
-            undo,
-            address="local",
-            _temp_dir=folder,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            num_gpus=None if LocalExecutor().device() == "cuda" else 0,
-            resources={_OWN: 1},
-        )
-    except _REFUSALS as error:
-        raise UnreachableError(
-            f"Ray does not start on this machine: {_cause(error)} Use the executor `local` to do without it."
-        ) from error
-
-
-def _join(undo: contextlib.ExitStack, address: str) -> None:
-    """Connects to a cluster that somebody else looks after."""
-    cure = "Give the address of a running cluster (host:port), or none to start one on this machine for the run."
-    host = re.fullmatch(r"(?:\w+://)?\[?([^/\]]+)\]?:(\d+)", address)
-    try:
-        if host:  # nobody there is told at once, somebody else than Ray after one try: Ray's default is 20
-            socket.create_connection((host[1], int(host[2])), timeout=10).close()
-        with _environment(RAY_gcs_server_port_wait_time_s=os.environ.get("RAY_gcs_server_port_wait_time_s", "1")):
-            _connect(undo, address=address)
-    except (OSError, *_REFUSALS) as error:
-        raise UnreachableError(f"No Ray cluster answers at {address!r}: {_cause(error)} {cure}") from error
-
-
-_REFUSALS = (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError, exceptions.RayError)
-
-
-def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
-    """`ray.init`, without a word on stdout, and undone by `undo`."""
-    worker_module: Any = importlib.import_module("ray._private.worker")
-    undo.callback(setattr, worker_module, "_worker_logs_enabled", True)
-    worker_module._worker_logs_enabled = False  # Ray tells of each dead worker on stdout, whatever log_to_driver says
-    if threading.current_thread() is threading.main_thread():
-        undo.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray sets its own
-    undo.callback(ray.shutdown)
-    ray.init(log_to_driver=False, configure_logging=False, **options)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Generator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _reread_environment() -> None:
-    """Makes Ray see the environment's authentication settings, which it reads once, when it is imported."""
-    raylet: Any = importlib.import_module("ray._raylet")
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _cause(error: BaseException) -> str:
-    """The telling line of what is often a page: the last one that names an error, else the first."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception):", line)), lines[0])[:300]

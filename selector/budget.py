@@ -182,15 +182,15 @@ def take(queues: Queues, quotas: Ints, overshoot: Overshoot) -> Taken:
 _ANY = int(np.iinfo(np.int64).max)
 
 
-def _hold(queues: Queues) -> Queued | None:
-    """All the documents, sorted by (group, key, id), if they are no more than LIMIT."""
+def _hold(queues: Queues, most: int) -> Queued | None:
+    """All the documents, sorted by (group, key, id), unless they are more than `most`."""
     none = np.empty(0, np.int64)
     held = [Queued(group=none, key=none.astype(np.uint64), ids=np.empty((0, 2), np.uint64), sizes=none)]
     count = 0
     for batch in queues():
         held.append(batch)
         count += len(batch.key)
-        if count > LIMIT:
+        if count > most:
             return None
     names = [field.name for field in dataclasses.fields(Queued)]
     whole = Queued(**{name: np.concatenate([getattr(batch, name) for batch in held]) for name in names})
@@ -199,7 +199,7 @@ def _hold(queues: Queues) -> Queued | None:
 
 def _front(queue: Queues) -> tuple[Queued, bool]:
     """The first documents of a single queue, sorted, as many as LIMIT allows; and whether there are more."""
-    held = _hold(queue)
+    held = _hold(queue, LIMIT)
     if held is not None:
         return held, False
 
@@ -208,7 +208,7 @@ def _front(queue: Queues) -> tuple[Queued, bool]:
             yield dataclasses.replace(batch, sizes=np.ones_like(batch.sizes))
 
     cuts, _, _ = _cut(counted, np.array([LIMIT]))
-    front = _hold(lambda: (batch.where(batch.compare(cuts[batch.group])[0]) for batch in queue()))
+    front = _hold(lambda: (batch.where(batch.compare(cuts[batch.group])[0]) for batch in queue()), LIMIT)
     assert front is not None
     return front, True
 
@@ -230,7 +230,7 @@ def _cut(queues: Queues, quotas: Ints) -> tuple[UInt64, Bools, Ints]:
                     chosen &= (digit ^ cut[batch.group]) >> np.uint64(64 - known) == 0
             yield batch.where(chosen)
 
-    while (held := _hold(doubtful)) is None:
+    while (held := _hold(doubtful, max(LIMIT, groups))) is None:
         assert depth < 192, "the ids must be distinct"
         shift = np.uint64(64 - depth % 64 - width)
         amounts = np.zeros((groups, 1 << width), np.int64)
@@ -262,7 +262,7 @@ def _spend(taken: Taken, window: Queued, left: int, overshoot: Overshoot) -> Tak
     while left > 0:
         window = window.where(window.sizes <= limit)
         after = np.cumsum(window.sizes)
-        count = int(np.searchsorted(after, left, side="right"))
+        count = int(min(np.searchsorted(after, left, side="right"), np.searchsorted(after, left, side="left") + 1))
         if overshoot == "cross" and count < len(after) and (count == 0 or after[count - 1] < left):
             count += 1
         if count == 0:

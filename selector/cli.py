@@ -22,7 +22,8 @@ QUARANTINED = 3
 INTERRUPTED = 130
 
 
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # by way of its child, since typer shows it by no name of its own
+# By way of its child, since typer gives it no public name.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Commands(typer.core.TyperGroup):

@@ -47,10 +47,12 @@ def solve(draws: Callable[[], Iterator[tuple[Ints, Floats, Ints]]], spent: Ints,
             np.add.at(sums[1], group, np.ceil(sizes * (rate * (1 - drawn))).astype(np.int64))
         drawn, slope = np.where(is_open, sums / scale, 1.0)
         is_open &= np.abs(drawn - spent) > 1e-6 * spent
-        # Newton's method on log(1 - drawn / total), which is convex in t: from the left it never overshoots.
+        # Newton's method on log(1 - drawn / total), which is convex in t: from the left it never overshoots. From far
+        # on the right it would make t negative, so there it is the logarithm of t that takes the step.
         remaining = np.maximum(total - drawn, 1 / scale)
         step = exact.log(remaining / np.maximum(total - spent, 1)) * remaining / np.maximum(slope, 1 / scale)
-        log_time = np.where(is_open, log_time + exact.log(np.maximum(1 + step, 0.1)), log_time)
+        step = np.where(step < -0.5, np.maximum(step, -30.0), exact.log(1 + np.maximum(step, -0.5)))
+        log_time = np.where(is_open, log_time + step, log_time)
     return log_time
 
 

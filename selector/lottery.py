@@ -2,7 +2,8 @@
 
 Adding Gumbel noise to a log weight and taking the largest sums is drawing without replacement with those
 weights (Plackett-Luce). With the weights exp(z / temperature), z being the standardised score, this is the
-sampling of QuRating (arXiv 2402.09739): temperature 0 is plain top, a high one is almost uniform.
+sampling of QuRating (arXiv 2402.09739): temperature 0, or below a millionth, is plain top; a high one is
+almost uniform.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class Lottery:
     @classmethod
     def of(cls, pool: Pool, *, score: str, temperature: float, seed: int, purpose: str) -> "Lottery":
         """The draw for the scores of this pool, which are standardised together (ddof 0; constant ones become 0)."""
-        noise = min(temperature, 1.0)
+        noise = min(temperature, 1.0) if temperature > 1e-6 else 0.0
         blank = cls(
             score=score,
             purpose=purpose,

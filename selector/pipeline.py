@@ -8,7 +8,6 @@ and those below it. The manifest is written last: its existence means that it is
 import fnmatch
 import functools
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selector import __version__, cluster, failpoint, gc, keyed, plugins, preflight
+from selector import __version__, account, cluster, failpoint, gc, keyed, plugins, preflight
 from selector.assemble import Corpus, PartTables
 from selector.cluster import Assign
 from selector.corpus import dedup, files
@@ -36,9 +35,8 @@ from selector.rate import FittedRater, Rater
 from selector.rating import Rate, inputs_of
 from selector.side import checksums, load
 from selector.stage import Part, Task, versions
-from selector.steps import Progress, Silent, Step, Steps, WouldRun, repair, to_lines
+from selector.steps import Progress, Silent, Step, Steps, WouldRun, repair
 from selector.store import Seal, Store, canonical_json, fingerprint
-from selector.tables import FATES
 from selector.where import Rule
 
 LIBRARIES = (
@@ -67,9 +65,12 @@ class Outcome:
 
 
 def run(
-    policy: Policy | Mapping[str, Any] | str | Path, *, root: str = "./runs", executor: str | Executor = "ray",
+    policy: Policy | Mapping[str, Any] | str | Path,
+    *,
+    root: str = "./runs",
+    executor: str | Executor = "ray",
     progress: Progress | None = None,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """The manifest of a policy (a Policy, a mapping, or the path of a YAML file): made, resumed, or found finished."""
     if not isinstance(policy, Policy):
         policy = Policy.of(policy) if isinstance(policy, Mapping) else Policy.load(policy)
@@ -142,7 +143,7 @@ class Flow:
 
     def manifest(self) -> tuple[Manifest, str]:
         """The committed manifest, and its address."""
-        inventory, parts = self._survey()
+        inventory, parts, unreadable = self._survey()
         run_id = self._plan(inventory, parts)
         documents = self._ingest(parts)
         deduped, live = self._dedup(documents)
@@ -154,7 +155,8 @@ class Flow:
         fates = self._select(corpus)
         chosen = functools.cache(lambda: self._chosen(corpus, fates))
         visits = self._order(chosen, fates)
-        return self._commit(run_id, inventory, corpus, centroids, fates, chosen, visits)
+        bad_rows = account.bad_rows(corpus, unreadable)
+        return self._commit(run_id, inventory, corpus, bad_rows, centroids, fates, chosen, visits)
 
     def step_names(self) -> list[str]:
         rates: list[str] = []
@@ -177,6 +179,12 @@ class Flow:
         return preflight.known_scores(self._made)
 
     @functools.cached_property
+    def _used(self) -> tuple[str, ...]:
+        """The scores without which a document cannot be chosen or placed."""
+        scores = [options_of(plugin, Score).values() for plugin in (self._made.selector, self._made.order)]
+        return tuple(sorted({score for named in scores for score in named}))
+
+    @functools.cached_property
     def _rule(self) -> Rule | None:
         return Rule.of(self.policy.select.where, self._scores) if self.policy.select.where else None
 
@@ -187,14 +195,19 @@ class Flow:
 
     # The steps.
 
-    def _survey(self) -> tuple[pa.Table, list[Part]]:
-        """`tables.FILES`, and the parts of every file."""
+    def _survey(self) -> tuple[pa.Table, list[Part], pa.Table]:
+        """`tables.FILES`, the parts of every file, and the files that cannot be read."""
         stage = Survey(rows_per_part=self.policy.corpus.rows_per_part)
         tasks = [stage.task(uri, self._constant_source(uri)) for uri in files.expand(self.policy.corpus.paths)]
         seals = self.steps.over_parts("survey", stage, tasks, len(tasks))
         parts = [part for i in range(len(tasks)) for part in files.parts_of(i, tasks[i], seals[i], self.store)]
         preflight.check_rows(self.policy, self.store, sum(part.num_rows for part in parts))
-        return pa.concat_tables(self.store.table(seal, "file") for seal in seals), parts
+        unreadable = [
+            account.of_file(self.store.table(seal, "quarantine"), task.part.uri)
+            for task, seal in zip(tasks, seals, strict=True)
+        ]
+        inventory = pa.concat_tables(self.store.table(seal, "file") for seal in seals)
+        return inventory, parts, pa.concat_tables(unreadable)
 
     def _plan(self, inventory: pa.Table, parts: Sequence[Part]) -> str:
         """The run's id: everything that decides the manifest, under one fingerprint. Its plan is written first."""
@@ -217,12 +230,17 @@ class Flow:
         tokenizer = find_tokenizer(corpus.tokenizer, Path(self._embedder.folder))
         column = corpus.source if isinstance(corpus.source, str) else None
         stage = Ingest(
-            text=corpus.text, key_column=corpus.key, source_column=column, max_document_bytes=corpus.max_document_bytes,
-            columns=self._rule.corpus_columns if self._rule else (), tokenizer=str(tokenizer), tokenizer_sha256=sha256_of(tokenizer),
-        )  # fmt: skip
+            text=corpus.text,
+            key_column=corpus.key,
+            source_column=column,
+            max_document_bytes=corpus.max_document_bytes,
+            columns=self._rule.corpus_columns if self._rule else (),
+            tokenizer=str(tokenizer),
+            tokenizer_sha256=sha256_of(tokenizer),
+        )
         tasks = [
             Task(
-                key=stage.key(part.sha256, part.first_row, part.num_rows, part.source or file_label(part.uri)),
+                key=stage.key(part.sha256, part.first_row, part.num_rows, part.source, file_label(part.uri)),
                 part=part,
             )
             for part in parts
@@ -271,11 +289,12 @@ class Flow:
         stage = Assign()
         tasks = [
             Task(
-                key=stage.key(vectors.key, centroids.key), part=part,
+                key=stage.key(vectors.key, centroids.key),
+                part=part,
                 inputs={"live": row["live"], "embeddings": vectors.key, "centroids": centroids.key},
             )
             for part, row, vectors in zip(parts, live, embeddings, strict=True)
-        ]  # fmt: skip
+        ]
         return self.steps.over_parts("cluster", stage, tasks, _num_rows(embeddings, "embeddings"))
 
     def _rate(
@@ -342,16 +361,25 @@ class Flow:
         return side
 
     def _corpus(
-        self, parts: Sequence[Part], documents: Sequence[Seal], deduped: Seal, live: Sequence[Live],
-        embeddings: Sequence[Seal], clusters: Sequence[Seal], ratings: Mapping[str, Sequence[Seal]],
-    ) -> Corpus:  # fmt: skip
+        self,
+        parts: Sequence[Part],
+        documents: Sequence[Seal],
+        deduped: Seal,
+        live: Sequence[Live],
+        embeddings: Sequence[Seal],
+        clusters: Sequence[Seal],
+        ratings: Mapping[str, Sequence[Seal]],
+    ) -> Corpus:
         """Everything known of every document."""
         by_name = {"embeddings": embeddings, "clusters": clusters, **ratings}
         return Corpus(
             store=self.store,
             parts=[
                 PartTables(
-                    index=i, part=part, documents=documents[i], live=live[i]["live"],
+                    index=i,
+                    part=part,
+                    documents=documents[i],
+                    live=live[i]["live"],
                     tables={name: seals[i] for name, seals in by_name.items()},
                 )
                 for i, part in enumerate(parts)
@@ -360,10 +388,10 @@ class Flow:
             duplicates=self.store.table(deduped, "duplicates"),
             clashes=self.store.table(deduped, "clashes"),
             scores=self._scores,
-            used=tuple(dict.fromkeys(score for plugin in (self._made.selector, self._made.order) for score in options_of(plugin, Score).values())),
+            used=self._used,
             rule=self._rule,
             missing=self.policy.select.missing,
-        )  # fmt: skip
+        )
 
     def _select(self, corpus: Corpus) -> Seal:
         """`tables.FATE` of every document, in tables of about a million rows."""
@@ -441,6 +469,7 @@ class Flow:
         run_id: str,
         inventory: pa.Table,
         corpus: Corpus,
+        bad_rows: pa.Table,
         centroids: Seal,
         fates: Seal,
         chosen: Callable[[], pa.Table],
@@ -462,8 +491,9 @@ class Flow:
                 visits=self.store.table(visits, "visits"),
                 files=inventory,
                 decisions=self._tables(fates),
-                counts=self._counts(corpus, fates, centroids),
+                counts=account.counts(corpus, bad_rows, fates, centroids),
                 policy=self._resolved,
+                # A survey's fingerprint is about a file's times; what it found is in files.parquet.
                 lineage={step.name: step.fingerprint for step in self.steps.done if step.name != "survey"},
                 models={"embed": self._embedder.identity()},
                 versions=self._versions,
@@ -471,12 +501,19 @@ class Flow:
         num_visits = visits.tables["visits"].num_rows
         self.steps.end(
             Step(
-                name="manifest", fingerprint=mark, cached=cached, rows_in=num_visits, rows_out=num_visits,
-                num_bytes=sum(size for _, size in self.store.storage.list(f"{run_id}/manifest/")), seconds=round(time.monotonic() - began, 3),
+                name="manifest",
+                fingerprint=mark,
+                cached=cached,
+                rows_in=num_visits,
+                rows_out=num_visits,
+                num_bytes=sum(size for _, size in self.store.storage.list(f"{run_id}/manifest/")),
+                seconds=round(time.monotonic() - began, 3),
             )
-        )  # fmt: skip
+        )
         if not self.steps.dry:
-            self._write_side_files(run_id, corpus)
+            account.write_quarantine(corpus, bad_rows, run_id)
+            account.write_log(self.store, run_id, self.steps.log)
+            gc.keep(self.store, run_id, self.steps.used)
         return manifest, uri
 
     def _renamed(self, chosen: pa.Table) -> pa.Table:
@@ -488,69 +525,6 @@ class Flow:
         return chosen.select([*fixed, "manifest.difficulty", "manifest.quality"]).rename_columns(
             [*fixed, "difficulty", "quality"]
         )
-
-    def _counts(self, corpus: Corpus, fates: Seal, centroids: Seal) -> dict[str, Any]:
-        """The funnel: how many rows and documents left where, and what the corpus is made of."""
-        by_fate: dict[str, int] = dict.fromkeys(FATES, 0)
-        reasons: dict[str, int] = {}
-        for table in self._tables(fates, ["fate", "reason"]):
-            for group in table.group_by(["fate", "reason"]).aggregate([([], "count_all")]).to_pylist():
-                by_fate[group["fate"]] += group["count_all"]
-                if group["fate"] in ("left_out", "quarantined"):
-                    word = _short(group["reason"])
-                    reasons[word] = reasons.get(word, 0) + group["count_all"]
-        documents = sum(by_fate.values())
-        bad_rows = self._bad_rows(corpus)
-        for group in bad_rows.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist():
-            reasons[f"quarantined in {group['step']}: {group['reason']}"] = group["count_all"]
-        by_fate["quarantined"] += bad_rows.num_rows
-        return {
-            "rows": documents + bad_rows.num_rows,
-            "documents": documents,
-            **by_fate,
-            "reasons": reasons,
-            "sources": self._sources(corpus),
-            "clusters_tried": [list(row.values()) for row in self.store.table(centroids, "evidence").to_pylist()],
-        }
-
-    def _sources(self, corpus: Corpus) -> dict[str, list[int]]:
-        """Documents and tokens of every source of the corpus."""
-        sources: dict[str, list[int]] = {}
-        for part in corpus.parts:
-            table = self.store.table(part.documents, "documents", ["source", "num_tokens"])
-            sums = table.group_by("source").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
-            for row in sums.to_pylist():
-                known = sources.setdefault(row["source"], [0, 0])
-                known[0] += row["num_tokens_count"]
-                known[1] += row["num_tokens_sum"]
-        return sources
-
-    def _bad_rows(self, corpus: Corpus) -> pa.Table:
-        """The rows and files that never became documents."""
-        surveyed = [self.store.read(key, "quarantine") for key in self.steps.used if key.startswith("survey/")]
-        ingested = [
-            self.store.table(part.documents, "quarantine")
-            for part in corpus.parts
-            if part.documents.tables["quarantine"].num_rows
-        ]
-        return pa.concat_tables([*surveyed, *ingested])
-
-    def _write_side_files(self, run_id: str, corpus: Corpus) -> None:
-        """What is outside every digest: the quarantine, the log, and which artefacts gc must leave alone."""
-        storage = self.store.storage
-        quarantine = [self._bad_rows(corpus)] + [
-            self.store.table(seal, "quarantine")
-            for part in corpus.parts for seal in part.tables.values() if seal.tables["quarantine"].num_rows
-        ]  # fmt: skip
-        lines = b"".join(
-            canonical_json({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()}) + b"\n"
-            for row in pa.concat_tables(quarantine).to_pylist()
-        )
-        storage.ensure(f"{run_id}/quarantine.jsonl", lines)
-        gc.keep(self.store, run_id, self.steps.used)
-        began = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        entry = {"time": began, "host": socket.gethostname(), "pid": os.getpid()}
-        storage.put_if_absent(f"{run_id}/log/{began}-{os.getpid()}.jsonl", to_lines([entry, *self.steps.log]))
 
     def _dimension(self, embeddings: Sequence[Seal]) -> int:
         return self.store.table(embeddings[0], "embeddings", ["embedding"]).schema.field("embedding").type.list_size
@@ -576,13 +550,6 @@ def _num_rows(seals: Sequence[Seal], table: str) -> int:
 
 def _kept(fates: pa.Table) -> pa.Table:
     return fates.filter(pc.field("fate") == "kept")
-
-
-def _short(reason: str) -> str:
-    """A reason without its cluster, so that the funnel stays a page: 'cluster 17: beyond quota 12' as 'beyond quota'."""
-    if not reason.startswith("cluster "):
-        return reason
-    return " ".join(word for word in reason.split(": ", 1)[-1].split() if not word.isdigit())
 
 
 def _sound_manifest(uri: str) -> Manifest | None:

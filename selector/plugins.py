@@ -89,14 +89,13 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
 def wanted(problem: Mapping[str, Any]) -> str:
     """What to write instead of a value in which pydantic found a problem."""
     words = {
-        "int_type": "write a whole number", "int_parsing": "write a whole number", "int_from_float": "write a whole number",
-        "float_type": "write a number", "float_parsing": "write a number", "bool_type": "write true or false",
-        "bool_parsing": "write true or false", "tuple_type": "write a list, e.g. [a, b]", "list_type": "write a list, e.g. [a, b]",
-        "string_type": "write text, in quotes where YAML would read a number", "too_short": "write at least one",
-        "model_type": "write keys below it", "dict_type": "write keys below it",
+        "int": "write a whole number", "float": "write a number", "bool": "write true or false",
+        "string_type": "write text, in quotes where YAML would read a number", "tuple": "write a list, e.g. [a, b]",
+        "list": "write a list, e.g. [a, b]", "dict": "write keys below it", "too_short": "write at least one",
     }  # fmt: skip
     said = problem["msg"].removeprefix("Value error, ")
-    return words.get(problem["type"], said[:1].lower() + said[1:])
+    kind = problem["type"]
+    return words.get(kind) or words.get(kind.partition("_")[0]) or said[:1].lower() + said[1:]
 
 
 def describe(family: str) -> list[dict[str, Any]]:
@@ -160,6 +159,6 @@ def _load(family: str, name: str, load: Callable[[], Any]) -> type[Any]:
         if not (inspect.isclass(value) and issubclass(value, contract)):
             raise PolicyError(f"{name!r} is no {family[:-1]}: it does not extend {folder}.{base}.")
         if inspect.isabstract(value):
-            missing = ", ".join(sorted(value.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
             raise PolicyError(f"{name!r} is not finished: it does not define {missing}.")
     return value

@@ -21,12 +21,11 @@ from selector import plugins
 from selector.budget import Budget, Overshoot
 from selector.errors import PolicyError, did_you_mean
 
-
-_LONGEST = 1 << 20
+_LONGEST = 1 << 20  # bytes of a policy file
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Choice(_Section):
@@ -318,43 +317,56 @@ def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML 1.2: `no` is a word and 012 is twelve. Refuses a key given twice, and aliases, which can make a short
-    file endless."""
+    """Plain data in YAML 1.2, where `no` is a word and 012 is twelve. Refuses tags, a key given twice, and aliases,
+    which can make a short file endless."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (its base has it so)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as in its base)
+    yaml_constructors: dict[str, Any] = {}  # noqa: RUF012
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(None, None, "aliases are not read: write the value out", mark)
+            raise _refused("aliases are not read: write the value out", self.peek_event())
         return super().compose_node(parent, index)
+
+
+def _refused(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, problem, place.start_mark)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     """Keys are text as it stands: 1 and "1" are the same."""
     mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(None, None, "a key is a list or a mapping", key_node.start_mark)
-        if key_node.value in mapping:
-            raise yaml.MarkedYAMLError(None, None, f"the key {key_node.value!r} is there twice", key_node.start_mark)
-        mapping[key_node.value] = loader.construct_object(value_node, deep=True)  # pyright: ignore[reportUnknownArgumentType]
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refused("a key is a list or a mapping: write a word", key)
+        if key.value in mapping:
+            raise _refused(f"the key {key.value!r} is there twice: remove one", key)
+        mapping[key.value] = loader.construct_object(value, deep=True)  # pyright: ignore[reportUnknownArgumentType]
     return mapping
 
 
-def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(node.value)
+def _tagged(_: _Loader, node: yaml.Node) -> Any:
+    raise _refused(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read: remove it", node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
-for _tag, _pattern, _first in (
+for _name, _construct in {
+    "map": _mapping,
+    "seq": lambda loader, node: loader.construct_sequence(node, deep=True),
+    "str": yaml.SafeLoader.construct_yaml_str,
+    "null": yaml.SafeLoader.construct_yaml_null,
+    "bool": yaml.SafeLoader.construct_yaml_bool,
+    "int": lambda _, node: int(node.value),
+    "float": yaml.SafeLoader.construct_yaml_float,
+}.items():
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _construct)  # pyright: ignore[reportArgumentType]
+_Loader.add_constructor(None, _tagged)  # pyright: ignore[reportArgumentType]
+for _name, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -366,7 +378,7 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise PolicyError(f"{where}{place}: {problem}. Write YAML: key: value.") from error
+        raise PolicyError(f"{where}{place} cannot be read as YAML: {problem}.") from error
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:

@@ -1,19 +1,24 @@
 """All that can be known to be wrong before any work is done."""
 
+import json
 import uuid
-from collections.abc import Mapping
-from itertools import islice
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.corpus import files, render
-from selector.corpus.read import Bad, parse
+from selector.corpus.ingest import column
+from selector.corpus.read import BOM, next_line, parse
+from selector.corpus.tokens import find_tokenizer
 from selector.errors import CorpusError, PolicyError, UnreachableError, UsageError, did_you_mean
-from selector.policy import Plugins, Policy
-from selector.rating import inputs_of
+from selector.models import find_model
+from selector.policy import CorpusPolicy, Plugins, Policy
 from selector.pool import Score, options_of
+from selector.rating import inputs_of
 from selector.side import checksums
 from selector.store import Store
 from selector.where import KNOWN, Rule
@@ -53,24 +58,59 @@ def check(policy: Policy) -> None:
         inputs_of(rater)
     for plugin in (*made.raters.values(), made.selector, made.order):
         checksums(plugin)
+    _check_model(policy)
     rule = Rule.of(policy.select.where, scores) if policy.select.where else None
 
     wanted = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
         wanted[policy.corpus.key] = "corpus.key"
-    if "source" in policy.corpus.model_fields_set and isinstance(policy.corpus.source, str):
+    if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
         wanted[policy.corpus.source] = "corpus.source"
     for label, rater in made.raters.items():
         wanted |= {need.removeprefix("corpus."): f"rate {label}" for need in rater.needs if need.startswith("corpus.")}
     wanted |= dict.fromkeys(rule.corpus_columns if rule else (), "select.where")
-    for uri in files.expand(policy.corpus.paths):
-        columns = _columns(uri, policy.corpus.max_document_bytes)
+    uris = files.expand(policy.corpus.paths)
+    if isinstance(policy.corpus.source, Mapping):
+        _check_constants(policy.corpus.source, uris)
+    rows_seen = False
+    for uri in uris:
+        there = _look(uri, policy.corpus.max_document_bytes, rule.corpus_columns if rule else ())
+        rows_seen |= not there.is_empty
         for name, where in wanted.items():
-            if columns and name not in columns:
-                known = [*columns, *([*KNOWN, *scores] if where == "select.where" else [])]
+            if there.columns and name not in there.columns:
+                known = {*there.columns, *([*KNOWN, *scores] if where == "select.where" else [])}
+                hint = did_you_mean(name, known)
                 raise CorpusError(
-                    f"{where}: {uri} has no column {name!r}. It has: {', '.join(sorted(columns))}. {did_you_mean(name, known)}"
+                    f"{where}: {uri} has no column {name!r}. There is: {', '.join(sorted(known))}."
+                    f"{f' {hint}' if hint.startswith('Did') else ''}"
                 )
+        if rule is not None and there.rows:
+            try:
+                rule.check({name: column([row.get(name) for row in there.rows]) for name in rule.corpus_columns})
+            except PolicyError as error:
+                raise PolicyError(f"{error} These are the types in {uri}.") from error
+    if not rows_seen:
+        raise CorpusError(f"corpus.paths: there is no row in {', '.join(policy.corpus.paths)}. Give files with rows.")
+
+
+def _check_model(policy: Policy) -> None:
+    model = find_model(policy.embed.model)
+    find_tokenizer(policy.corpus.tokenizer, model)
+    config = model / "config.json"
+    most = json.loads(config.read_text("utf-8")).get("max_position_embeddings") if config.is_file() else None
+    if most is not None and policy.embed.max_tokens > most:
+        raise PolicyError(
+            f"embed.max_tokens is {policy.embed.max_tokens}, and {policy.embed.model} reads at most {most}. Lower it."
+        )
+
+
+def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:
+    for pattern, label in constants.items():
+        if not any(files.constant_source(uri, {pattern: label}) for uri in uris):
+            raise CorpusError(
+                f"corpus.source: no file of the corpus matches {pattern!r}. "
+                f"Write a pattern of a whole path or of a name, e.g. {uris[0]!r}."
+            )
 
 
 def check_storage(store: Store) -> None:
@@ -88,23 +128,32 @@ def check_storage(store: Store) -> None:
         )
 
 
-def check_rows(policy: Policy, store: Store, num_rows: int) -> None:
-    """The budget, the clusters and the disk fit a corpus of so many rows. Raises UsageError."""
+def check_rows(policy: Policy, store: Store, num_rows: int, lost: Sequence[str] = ()) -> None:
+    """The budget, the clusters and the disk fit a corpus of so many rows; `lost` says which files cannot be read."""
     if not num_rows:
+        reason = f" ({'; '.join(lost)})" if lost else ""
         raise CorpusError(
-            f"corpus.paths: there is no readable row in {', '.join(policy.corpus.paths)}. Give files with rows."
+            f"corpus.paths: there is no readable row in {', '.join(policy.corpus.paths)}{reason}. Give files with rows."
         )
     check_documents(policy, num_rows, None)
     free, needed = store.storage.free_bytes(), num_rows * _BYTES_PER_DOCUMENT
     if free is not None and free < needed:
         raise UsageError(
-            f"--root: {store.storage.address} has {free / 1e9:.1f} GB free, and {num_rows} rows need about {needed / 1e9:.1f} GB. "
-            "Free some space, or give another root."
+            f"--root: {store.storage.address} has {free / 1e9:.1f} GB free, and {num_rows} rows need about "
+            f"{needed / 1e9:.1f} GB. Free some space, or give another root."
         )
 
 
-def check_documents(policy: Policy, num_documents: int, num_tokens: int | None) -> None:
-    """The budget and the clusters fit so many documents and tokens. Raises PolicyError."""
+def check_documents(
+    policy: Policy, num_documents: int, num_tokens: int | None, lost: Mapping[str, int] | None = None
+) -> None:
+    """The budget and the clusters fit so many documents and tokens; `lost` counts bad rows by reason."""
+    if not num_documents:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((lost or {}).items()))
+        what = f"no row of {', '.join(policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
+        raise CorpusError(
+            f"corpus.paths: {what}. Give files with rows, and in corpus.text the column that holds the text."
+        )
     budget, num_clusters = policy.select.budget, policy.cluster.num_clusters
     for unit, wanted, there in (
         ("select.budget.documents", budget.documents, num_documents),
@@ -119,19 +168,48 @@ def check_documents(policy: Policy, num_documents: int, num_tokens: int | None) 
             raise PolicyError(f"{unit} is {wanted}, and the corpus has only {there} {what}. {cure}")
 
 
-def _columns(uri: str, max_bytes: int) -> list[str]:
-    """The columns of a file, from its schema or its first rows; none if that cannot be told."""
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """The beginning of a file."""
+
+    columns: Sequence[str] = ()  # none if that cannot be told
+    rows: Sequence[Mapping[str, Any]] = ()
+    is_empty: bool = False  # it has no row, good or bad
+
+
+def _look(uri: str, max_bytes: int, columns: Sequence[str]) -> _Look:
+    """What the first rows of a file tell; of Parquet, which has a schema, only these columns are read."""
     try:
         if files.format_of(uri) == "parquet":
-            return list(pq.ParquetFile(uri).schema_arrow.names)
+            return _look_at_parquet(uri, columns)
         found: dict[str, Any] = {}
+        rows: list[Mapping[str, Any]] = []
+        num_lines = 0
         with files.open_bytes(uri, files.format_of(uri)) as file:
-            for line in islice(iter(lambda: file.readline(max_bytes), b""), _ROWS_TO_LOOK_AT):
-                row = parse(line.removeprefix(b"\xef\xbb\xbf"), max_bytes)
-                if isinstance(row, Mapping) and not isinstance(row, Bad):
+            while num_lines < _ROWS_TO_LOOK_AT:
+                line, length = next_line(file, max_bytes + 1)
+                if not length:
+                    break
+                line = line.removeprefix(BOM)
+                num_lines += bool(line.strip())
+                row = parse(line, max_bytes, length)
+                if isinstance(row, Mapping):
                     found |= dict.fromkeys(row)
-        return list(found)
+                    rows.append(row)
+        return _Look(columns=list(found), rows=rows, is_empty=not num_lines)
     except PermissionError as error:
         raise CorpusError(f"The corpus file {uri} cannot be read: {error.strerror}.") from error
-    except (OSError, EOFError, pa.ArrowException, ValueError):
-        return []  # the survey will quarantine it
+    except (OSError, EOFError, zlib.error, pa.ArrowException, ValueError):
+        return _Look()  # the survey will quarantine it
+
+
+def _look_at_parquet(uri: str, columns: Sequence[str]) -> _Look:
+    with pq.ParquetFile(uri) as file:
+        names: list[str] = file.schema_arrow.names
+        rows: list[Mapping[str, Any]] = []
+        here = [name for name in columns if name in names]
+        if here:
+            for batch in file.iter_batches(_ROWS_TO_LOOK_AT, columns=here):
+                rows = batch.to_pylist()
+                break
+        return _Look(columns=names, rows=rows, is_empty=file.metadata.num_rows == 0)

@@ -4,9 +4,8 @@ Two kinds of step: over parts, on an executor, and over the whole corpus, here. 
 is written last, so its existence means that the step is complete.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -183,11 +182,6 @@ def repair(store: Store, damaged: DamagedError) -> None:
     family = damaged.key.partition("/")[0]
     for key in list(store.seals("dedup/" if family == "live" else f"steps/{family}/")):
         store.discard(key)
-
-
-def to_lines(log: Sequence[Mapping[str, Any]]) -> bytes:
-    """A log as JSON lines."""
-    return b"".join(json.dumps(entry).encode() + b"\n" for entry in log)
 
 
 def _since(began: float) -> float:

@@ -62,8 +62,8 @@ class Rule:
         theirs = tuple(name for name in names if name not in ours)
         if len(theirs) > _MOST_COLUMNS:
             raise PolicyError(
-                f"select.where: {_short(text)!r} reads {len(theirs)} columns of the corpus, and at most {_MOST_COLUMNS} "
-                "can be read. Put what it says into one column."
+                f"select.where: {_short(text)!r} reads {len(theirs)} columns of the corpus, and {_MOST_COLUMNS} are "
+                "the most. Put what it says into one column."
             )
         known = {name: _TYPES.get(name, pl.Float32) for name in ours}
         problem: PolicyError | None = None

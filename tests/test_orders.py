@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import laws
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import laws
 from laws import SCORE, arranged, documents
+
 from selector import keyed, plugins
 from selector.errors import PolicyError
 from selector.order import Order
@@ -29,7 +29,9 @@ def test_every_order_keeps_the_law(name: str, law: Callable[[Order], None]) -> N
         law(order)
 
 
-def test_an_order_of_another_package_is_put_before_the_same_laws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_of_another_package_is_put_before_the_same_laws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "elsewhere_orders.py").write_text("""
 import dataclasses
 import numpy as np
@@ -90,11 +92,15 @@ def test_removing_documents_leaves_the_others_in_the_same_shuffled_order(table: 
 
 @settings(max_examples=60, deadline=None)
 @given(laws.TABLES, st.integers(1, 6), st.sampled_from(["source", "cluster"]))
-def test_interleaved_deals_pieces_like_array_split(table: pa.Table, rounds: int, by: Literal["source", "cluster"]) -> None:
+def test_interleaved_deals_pieces_like_array_split(
+    table: pa.Table, rounds: int, by: Literal["source", "cluster"]
+) -> None:
     ids, groups = table["doc_id"].to_pylist(), table[by].to_pylist()
     scores = [np.inf if score is None else score for score in table[SCORE].to_pylist()]
     pieces = [
-        np.array_split(sorted((i for i, g in enumerate(groups) if g == group), key=lambda i: (scores[i], ids[i])), rounds)
+        np.array_split(
+            sorted((i for i, g in enumerate(groups) if g == group), key=lambda i: (scores[i], ids[i])), rounds
+        )
         for group in sorted(set(groups))
     ]
     expected = [int(i) for r in range(rounds) for piece in pieces for i in piece[r]]

@@ -258,7 +258,6 @@ from test_ray_executor import OnGpu, tasks_of
 from selector.store import Store
 
 other = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
-utils.write_ray_address(other.address)
 assert utils.read_ray_address() == other.address, "whoever asks for any cluster would find it"
 environment = dict(os.environ)
 assert RayExecutor(address="local").device() == "cpu" and not ray.is_initialized()

@@ -119,9 +119,11 @@ def test_forked_workers_unpack_each_for_themselves(tmp_path: Path) -> None:
     ]
     reader = corpus(*paths)
     assert reader.read([0], [0], ["text"]) == [{"text": "a0"}]
-    answers = FORK.SimpleQueue()
+    answers, barrier = FORK.SimpleQueue(), FORK.Barrier(4)
 
     def work() -> None:
+        unpack = gzip.open
+        rows_module.gzip.open = lambda file: (barrier.wait(), unpack(file))[1]  # all at the same moment
         found = reader.read([*range(8)] * 2, [1] * 8 + [1999] * 8, ["text"])
         answers.put("".join(row["text"] for row in found))
 
@@ -141,16 +143,23 @@ def test_a_reader_travels_to_other_processes(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(reader)).read([0], [7], ["key"]) == [{"key": 7}]  # noqa: S301
 
 
-def test_only_the_last_row_groups_stay_decoded(tmp_path: Path) -> None:
+def test_a_row_group_is_decoded_at_most_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", DOCUMENTS)
     files = pa.table([[str(path)], ["parquet"], [11], [path.stat().st_size], [""]], schema=tables.FILES)
-    for cache_bytes in (0, 10**6):
+    decoded: list[int] = []
+
+    class Counting(pq.ParquetFile):
+        def read_row_group(self, i: int, *args: Any, **options: Any) -> pa.Table:
+            decoded.append(i)
+            return super().read_row_group(i, *args, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", Counting)
+    for cache_bytes, expected in ((10**6, [3, 0, 1]), (0, [3, 0, 1, 3, 0])):
         reader = Rows(files, cache_bytes=cache_bytes)
-        assert [reader.read([0], [row], ["key"])[0]["key"] for row in (10, 0, 5, 10)] == [10, 0, 5, 10]
-    cached = reader.read([0] * 11, range(11), ["key"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pq, "ParquetFile", None)
-        assert reader.read([0] * 11, range(11), ["key"]) == cached
+        for row in (10, 0, 5, 9, 1, 3, 10, 0, 4):
+            assert reader.read([0], [row], ["text", "key", "chat"]) == [DOCUMENTS[row]]
+        assert decoded == expected
+        decoded.clear()
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -186,10 +195,10 @@ def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: st
 
 
 def test_a_flipped_bit_in_a_page_is_noticed(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.parquet", [{"text": "word " * 500}])
-    data = bytearray(path.read_bytes())
-    data[30] ^= 4
-    path.write_bytes(data)
+    path = tmp_path / "a.parquet"
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"text": ["word"]}), path, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"word", b"ward", 1))
     with pytest.raises(CorpusError, match="row group 0 cannot be read"):
         corpus(path).read([0], [0], ["text"])
 
@@ -197,7 +206,7 @@ def test_a_flipped_bit_in_a_page_is_noticed(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_in_parquet_is_noticed(tmp_path: Path) -> None:
     bad = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
     pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match="rows 0 to 0 are not all UTF-8"):
+    with pytest.raises(CorpusError, match="it has text that is not UTF-8"):
         corpus(tmp_path / "a.parquet").read([0], [0], ["text"])
 
 
@@ -212,9 +221,18 @@ def test_addresses_and_formats_that_cannot_be_read_are_said_so(tmp_path: Path) -
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_scratch_disk_is_said_so_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
     with pytest.raises(UnreachableError, match=r"The scratch directory .* is full, .* Set TMPDIR"):
+        reader.read([0], [0], ["text"])
+
+
+def test_a_scratch_directory_that_is_not_there_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    with pytest.raises(
+        UnreachableError, match=r"nowhere cannot be written \(No such file or directory\), .* Set TMPDIR"
+    ):
         reader.read([0], [0], ["text"])
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import laws
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import laws
 from laws import SCORE, decide, documents
+
 from selector import keyed, plugins
 from selector.budget import Budget
 from selector.errors import PolicyError
@@ -67,7 +67,9 @@ class Shortest(Selector):
 
 
 def scored(scores: list[float | None], **rest: Any) -> pa.Table:
-    return documents([{SCORE: score, **{key: values[i] for key, values in rest.items()}} for i, score in enumerate(scores)])
+    return documents(
+        [{SCORE: score, **{key: values[i] for key, values in rest.items()}} for i, score in enumerate(scores)]
+    )
 
 
 def kept(selector: Selector, table: pa.Table, budget: Budget, seed: int = 7) -> list[int]:
@@ -123,7 +125,9 @@ def test_kmeans_quality_works_at_any_temperature(temperature: float) -> None:
     assert decided["kept"].to_numpy().sum() == 30
     np.testing.assert_allclose(probability.sum(), 30, rtol=1e-5)
     if temperature <= 1e-9:
-        best = decide(KmeansQuality(score=Score(SCORE), temperature=0), table, 100, Budget(amount=30, unit="documents"), 1)
+        best = decide(
+            KmeansQuality(score=Score(SCORE), temperature=0), table, 100, Budget(amount=30, unit="documents"), 1
+        )
         assert decided["kept"].equals(best["kept"])
     if temperature >= 1e3:
         np.testing.assert_allclose(probability, 0.3, atol=0.01)
@@ -151,7 +155,9 @@ def test_a_positive_affine_map_of_the_scores_leaves_kmeans_quality_unchanged(
     before = decide(selector, scored([*scores], cluster=clusters), 7, budget, 1)
     after = decide(selector, scored([*moved], cluster=clusters), 7, budget, 1)
     assert after["kept"].equals(before["kept"])
-    np.testing.assert_allclose(after["inclusion_probability"].to_numpy(), before["inclusion_probability"].to_numpy(), 1e-5)
+    np.testing.assert_allclose(
+        after["inclusion_probability"].to_numpy(), before["inclusion_probability"].to_numpy(), 1e-5
+    )
 
 
 def test_equal_scores_have_equal_chances() -> None:
@@ -174,7 +180,12 @@ def test_what_quotas_of_tokens_leave_over_is_spent_and_said() -> None:
     table = scored([3.0, 2.0, 1.0, 3.0], cluster=[0, 0, 1, 1], num_tokens=[30, 70, 5, 95])
     selector = KmeansQuality(score=Score(SCORE), temperature=0)
     decided = decide(selector, table, 2, Budget(amount=100, unit="tokens", overshoot="fill"), 1)
-    assert decided["kept"].to_pylist() == [True, False, True, False] or decided["kept"].to_pylist() == [True, True, False, False]
+    assert decided["kept"].to_pylist() == [True, False, True, False] or decided["kept"].to_pylist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert "cluster 0: within quota 50 (tokens)" in decided["reason"].to_pylist()
     assert any("paid by what other quotas left" in reason for reason in decided["reason"].to_pylist())
 

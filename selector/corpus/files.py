@@ -4,13 +4,14 @@ The cut depends on the file alone, so adding a file to a corpus leaves every oth
 that was computed from them, as they are.
 """
 
+import dataclasses
+import fnmatch
 import glob
 import gzip
 import hashlib
 import os
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ from selector.store import Seal, Store
 FORMATS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl.gz", ".parquet": "parquet"}
 
 PART_BYTES = 16 << 20
+CHUNK_BYTES = 4 << 20
 _SMALLEST_PART, _LARGEST_PART = 128, 4096
 _PARTS_PER_FILE = 16
 
@@ -37,10 +39,13 @@ def expand(paths: Sequence[str]) -> list[str]:
     """The absolute paths of all files, sorted, each once. Raises CorpusError for a path that gives none."""
     found: set[str] = set()
     for path in paths:
-        if re.match(r"[a-z][a-z0-9+.-]*://", path):
-            raise CorpusError(f"corpus.paths: {path!r} is remote, and this version reads local files. Copy it first.")
+        if "://" in path:
+            raise CorpusError(
+                f"corpus.paths: {path!r} is an address, and this version reads local files. Copy it and give its path."
+            )
         wide = os.path.expanduser(path)
         here = [wide] if os.path.exists(wide) else glob.glob(wide, recursive=True)
+        folders = [name for name in here if os.path.isdir(name)]
         for name in list(here):
             if os.path.isdir(name):
                 here.remove(name)
@@ -51,8 +56,9 @@ def expand(paths: Sequence[str]) -> list[str]:
                 ]
         here = [name for name in here if os.path.isfile(name)]
         if not here:
+            what = f"the folder {path!r} holds no such file" if folders else f"there is no file at {path!r}"
             raise CorpusError(
-                f"corpus.paths: nothing is at {path!r} (looked from {os.getcwd()}). "
+                f"corpus.paths: {what} (looked from {os.getcwd()}). "
                 f"Give files, folders or globs of {', '.join(FORMATS)}."
             )
         found.update(os.path.abspath(name) for name in here)
@@ -66,6 +72,15 @@ def format_of(uri: str) -> str:
         if uri.endswith(ending):
             return name
     raise CorpusError(f"corpus.paths: {uri!r} has an unknown format. Known endings: {', '.join(FORMATS)}.")
+
+
+def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
+    """The source that the first matching pattern gives a file: of its whole path, or of its name."""
+    for pattern, label in constants.items():
+        whole = os.path.abspath(os.path.expanduser(pattern))
+        if fnmatch.fnmatchcase(uri, whole) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
+            return label
+    return None
 
 
 def version_of(uri: str) -> str:
@@ -96,19 +111,19 @@ class Survey(Stage):
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         part = task.part
-        problem = ""
-        sha256 = _sha256(part.uri)
+        problem = sha256 = ""
         num_rows = 0
         parts: list[tuple[int, int, int, int]] = []
         try:
+            sha256 = _sha256(part.uri)
             if part.format == "parquet":
                 num_rows, parts = _parquet_parts(part.uri, self.rows_per_part)
             else:
                 num_rows, parts = _jsonl_parts(part.uri, part.format, self.rows_per_part)
-        except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (EOFError, zlib.error, pa.ArrowException) as error:
             problem = f"{part.uri}: {error}"
         except OSError as error:
-            if error.errno is not None:
+            if error.errno is not None:  # the disk's fault, or ours; without a number it is what the bytes say
                 raise CorpusError(f"The corpus file {part.uri} cannot be read: {error.strerror}.") from error
             problem = f"{part.uri}: {error}"
         if problem:
@@ -132,9 +147,9 @@ def parts_of(file: int, task: Task, seal: Seal, store: Store) -> list[Part]:
     """The parts that a survey found in one file."""
     sha256 = store.table(seal, "file", ["sha256"])["sha256"][0].as_py()
     return [
-        Part(file=file, uri=task.part.uri, format=task.part.format, sha256=sha256, version=task.part.version, source=task.part.source, **row)
+        dataclasses.replace(task.part, file=file, sha256=sha256, **row)
         for row in store.table(seal, "parts").to_pylist()
-    ]  # fmt: skip
+    ]
 
 
 def open_bytes(uri: str, kind: str) -> IO[bytes]:
@@ -152,7 +167,11 @@ def _part_rows(num_rows: int, wanted: int | None) -> int:
 
 
 def _parquet_parts(uri: str, wanted: int | None) -> tuple[int, list[tuple[int, int, int, int]]]:
-    metadata: Any = pq.ParquetFile(uri).metadata
+    with pq.ParquetFile(uri) as file:
+        metadata: Any = file.metadata
+    rows_in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    if rows_in_groups != metadata.num_rows:
+        raise pa.ArrowInvalid(f"it claims {metadata.num_rows} rows, and its row groups hold {rows_in_groups}")
     step = _part_rows(metadata.num_rows, wanted)
     return metadata.num_rows, [
         (first, min(step, metadata.num_rows - first), 0, 0) for first in range(0, metadata.num_rows, step)
@@ -179,7 +198,7 @@ def _blocks(uri: str, kind: str, rows_in_block: int) -> Iterator[tuple[int, int,
     first = rows = 0  # of the block being gathered
     start = end = offset = 0
     with open_bytes(uri, kind) as file:
-        while data := file.read(4 << 20):
+        while data := file.read(CHUNK_BYTES):
             for newline in np.flatnonzero(np.frombuffer(data, np.uint8) == 10).tolist():
                 rows, end = rows + 1, offset + newline + 1
                 if rows == rows_in_block or end - start >= PART_BYTES // 16:

@@ -1,5 +1,7 @@
 """Rows to documents: an id, a source and a size for each; a row that is no document goes to quarantine."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -78,11 +80,16 @@ class Ingest(Stage):
             text = render.render(row, self.text)
         except render.NoText as error:
             return Bad(reason=error.reason, detail=error.detail)
-        if len(text) > self.max_document_bytes:
+        num_bytes = len(text.encode())
+        if num_bytes > self.max_document_bytes:
             return Bad(
                 reason="too_long",
-                detail=f"{len(text)} characters, and corpus.max_document_bytes is {self.max_document_bytes}",
+                detail=f"{num_bytes} bytes, and corpus.max_document_bytes is {self.max_document_bytes}",
             )
+        for name in (self.key_column, self.source_column, *self.columns):
+            value = row.get(name) if name else None
+            if isinstance(value, str) and _utf8(value) != value:
+                return Bad(reason="lone_surrogate", detail=f"the column {name!r} holds {value!r}")
         if self.key_column is None:
             doc_id = keyed.digest(text.encode())
         else:
@@ -93,7 +100,8 @@ class Ingest(Stage):
         source = part.source
         if source is None:
             value = row.get(self.source_column) if self.source_column else None
-            source = value if isinstance(value, str) and value else file_label(part.uri)
+            is_label = isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
+            source = str(value) if is_label else file_label(part.uri)
         return doc_id, text, source
 
 
@@ -105,8 +113,26 @@ def file_label(uri: str) -> str:
 def column(values: Sequence[Any]) -> pa.Array:
     """Corpus values as an Arrow column: numbers stay numbers, anything else that is not text becomes its JSON."""
     present = [value for value in values if value is not None]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if not present:
+        return pa.nulls(len(values))
     if all(isinstance(value, bool) for value in present):
         return pa.array(values, pa.bool_())
-    return pa.array([value if value is None or isinstance(value, str) else str(value) for value in values], pa.string())
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+        return pa.array([None if value is None else _float(value) for value in values], pa.float64())
+    return pa.array([None if value is None else _text(value) for value in values], pa.string())
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON has no largest integer
+        return math.copysign(math.inf, value)
+
+
+def _text(value: Any) -> str:
+    return _utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _utf8(text: str) -> str:
+    """The text, with halves of surrogate pairs written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -5,6 +5,7 @@ last reader it used: parts are handed out in order, and the next one is nearly a
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -17,7 +18,7 @@ from selector.errors import CorpusError
 from selector.stage import Part
 
 _MAX_DEPTH = 64
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,24 @@ def rows(
         yield from _jsonl_rows(part, max_bytes, wanted)
 
 
-def parse(line: bytes, max_bytes: int) -> Row:
-    """One line of JSONL. Refuses what JSON readers disagree on: duplicate keys, NaN, deep nesting, bad UTF-8."""
-    if len(line) > max_bytes:
-        return Bad(reason="too_long", detail=f"{len(line)} bytes, and corpus.max_document_bytes is {max_bytes}")
+def next_line(file: IO[bytes], most: int) -> tuple[bytes, int]:
+    """The next line and its length; of one that is longer than `most`, only the beginning is ever held."""
+    line = last = file.readline(most)
+    length = len(line)
+    while len(last) == most and not last.endswith(b"\n"):
+        last = file.readline(most)
+        length += len(last)
+    return line, length
+
+
+def parse(line: bytes, max_bytes: int, length: int | None = None) -> Row:
+    """One line of JSONL. Refuses what JSON readers disagree on: duplicate keys, NaN, deep nesting, bad UTF-8.
+
+    `length` is that of the whole line, where `line` is only its beginning.
+    """
+    length = len(line) if length is None else length
+    if length > max_bytes and len(line.rstrip(b"\r\n")) > max_bytes:
+        return Bad(reason="too_long", detail=f"{length} bytes, and corpus.max_document_bytes is {max_bytes}")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -82,8 +97,8 @@ class _Refused(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise _Refused("duplicate_json_key", f"the key {twice!r} is there twice")
     return value
 
@@ -113,6 +128,9 @@ class _Stream:
     file: IO[bytes]
     offset: int
 
+    def __del__(self) -> None:
+        self.file.close()
+
 
 _last_stream: _Stream | None = None
 
@@ -125,8 +143,6 @@ def _jsonl_rows(part: Part, max_bytes: int, wanted: Collection[int] | None) -> I
         or (stream.part.uri, stream.part.version) != (part.uri, part.version)
         or stream.offset > part.start
     ):
-        if stream is not None:
-            stream.file.close()
         stream = _Stream(part, open_bytes(part.uri, part.format), 0)
     _last_stream = None  # not to be found by anyone while it is in use
     if part.format == "jsonl":
@@ -135,12 +151,12 @@ def _jsonl_rows(part: Part, max_bytes: int, wanted: Collection[int] | None) -> I
     while stream.offset < part.start:
         stream.offset += len(stream.file.read(min(1 << 20, part.start - stream.offset)))
     for number in range(part.first_row, part.first_row + part.num_rows):
-        line = stream.file.readline()
-        stream.offset += len(line)
+        line, length = next_line(stream.file, max_bytes + len(BOM) + len(b"\r\n") + 1)
+        stream.offset += length
         if number == 0:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         if (wanted is None or number in wanted) and line.strip():
-            yield number, parse(line, max_bytes)
+            yield number, parse(line, max_bytes, length)
     _last_stream = stream
 
 
@@ -162,10 +178,18 @@ def _parquet_rows(
             try:
                 if _last_group is None or _last_group[0] != key:
                     _last_group = (key, file.read_row_group(group, columns=None if names is None else list(names)))
-                yield from _table_rows(_last_group[1].slice(start - first, stop - start), start, wanted)
-            except (pa.ArrowInvalid, OSError) as error:
+                if _last_group[1].num_rows != rows_in_group:
+                    raise pa.ArrowInvalid(f"it has {_last_group[1].num_rows} rows and claims {rows_in_group}")
+                table = _last_group[1].slice(start - first, stop - start)
+            except pa.ArrowMemoryError:
+                raise
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise CorpusError(f"The corpus file {part.uri} cannot be read: {error.strerror}.") from error
                 bad = Bad(reason="corrupt_file", detail=f"row group {group}: {error}")
                 yield from ((number, bad) for number in range(start, stop) if wanted is None or number in wanted)
+            else:
+                yield from _table_rows(table, start, wanted)
         first += rows_in_group
 
 

@@ -1,11 +1,11 @@
 """Any row of a corpus, by file and row number: what a trainer reads, since an order jumps about in the corpus.
 
 A row of a JSONL file is a physical line, counted from 0, blank lines too. Line starts are found once per
-file, on first use, and kept: 8 bytes a line. A `.jsonl.gz` cannot be read at random, so each process that
-asks for one unpacks it once into a scratch file of its own (in TMPDIR; nameless, so it is gone when the
-process is, however that ends). Parquet is read by row groups, the last few of which stay decoded: a
-shuffled order over a file with row groups of a million documents decodes a million to get one. Write a
-corpus that is to be trained on as plain JSONL, or with row groups of about a thousand rows.
+file, on first use, and kept: 8 bytes a line. What cannot be read at random is unpacked once, by each process
+that asks for it, into a scratch file of its own: a `.jsonl.gz` whole, of a Parquet file the row groups that
+are asked for again after they were decoded and forgotten, as happens in a shuffled order. The scratch file
+lies in TMPDIR and is nameless, so it is gone when the process is, however that ends; it grows to at most the
+size of the unpacked texts. Where that is too much, train from plain JSONL.
 """
 
 import errno
@@ -15,7 +15,7 @@ import os
 import tempfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ FORMATS = ("jsonl", "jsonl.gz", "parquet")
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 8 << 20
+_BATCH = 4096
 
 Int64 = npt.NDArray[np.int64]
 
@@ -44,7 +45,7 @@ class Rows:
         self._files = files
         self._cache_bytes = cache_bytes
         self._opened: dict[int, _Lines | _Groups] = {}
-        self._groups = _Recent(cache_bytes)
+        self._recent = _Recent(cache_bytes)
         self._scratch: _Scratch | None = None
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table, int]]:
@@ -74,31 +75,46 @@ class Rows:
                 with _checked(path, size) as file:
                     self._opened[number] = _Lines(path, size, None, _bounds(iter(lambda: file.read(_CHUNK), b"")))
             elif form == "jsonl.gz":
-                if self._scratch is None or self._scratch.pid != os.getpid():
-                    try:
-                        self._scratch = _Scratch()
-                    except OSError as error:
-                        raise _scratch_full(path, error) from error
-                start = self._scratch.file.seek(0, os.SEEK_END)
-                bounds = start + _bounds(_unpack(path, size, self._scratch.file))
-                self._opened[number] = _Lines(path, size, self._scratch, bounds)
+                scratch = self._own_scratch(path)
+                bounds = scratch.end() + _bounds(_unpack(path, size, scratch))
+                self._opened[number] = _Lines(path, size, scratch, bounds)
             elif form == "parquet":
-                self._opened[number] = _Groups(path, size, self._groups)
+                self._opened[number] = _Groups(path, size, self._recent, self._own_scratch)
             else:
                 raise CorpusError(f"{uri} has the format {form!r}. {did_you_mean(str(form), FORMATS)}")
         return self._opened[number]
 
+    def _own_scratch(self, path: Path) -> "_Scratch":
+        """The scratch file of this process: a forked child must not write where its parent and siblings do."""
+        if self._scratch is None or self._scratch.pid != os.getpid():
+            try:
+                self._scratch = _Scratch()
+            except OSError as error:
+                raise _scratch_full(path, error) from error
+        return self._scratch
+
 
 class _Scratch:
-    """A nameless file, and the process that may write to it: a forked child must not write where others do."""
+    """A nameless file, and the process that may write to it."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed when nobody needs it)
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it is closed when nobody needs it)
 
     def __del__(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
+
+    def end(self) -> int:
+        return self.file.seek(0, os.SEEK_END)
+
+    def write(self, data: bytes, path: Path) -> None:
+        """Appends what was unpacked from a corpus file. Raises UnreachableError."""
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise _scratch_full(path, error) from error
 
 
 class _Lines:
@@ -132,8 +148,10 @@ class _Lines:
 class _Groups:
     """A Parquet file; row group i holds the rows from bounds[i] to bounds[i + 1]."""
 
-    def __init__(self, path: Path, size: int, recent: "_Recent") -> None:
-        self.path, self.size, self.recent = path, size, recent
+    def __init__(self, path: Path, size: int, recent: "_Recent", own_scratch: Callable[[Path], _Scratch]) -> None:
+        self.path, self.size, self.recent, self.own_scratch = path, size, recent, own_scratch
+        self.forgotten: set[tuple[int, tuple[str, ...]]] = set()  # groups that were decoded before
+        self.unpacked: dict[tuple[int, tuple[str, ...]], _Lines] = {}
         with _checked(path, size) as file:
             try:
                 self.metadata = pq.read_metadata(file)
@@ -147,28 +165,48 @@ class _Groups:
         answers: list[dict[str, Any]] = []
         groups = np.searchsorted(self.bounds, rows, side="right") - 1
         for group in np.unique(groups).tolist():
-            table = self._group(group, tuple(columns))
-            inside = rows[groups == group] - self.bounds[group]
-            try:
-                answers += table.take(pa.array(inside)).to_pylist() if table.num_columns else [{} for _ in inside]
-            except UnicodeDecodeError as error:
-                raise _changed(self.path, f"rows {rows[0]} to {rows[-1]} are not all UTF-8", str(error)) from error
+            answers += self._read(group, rows[groups == group] - self.bounds[group], tuple(columns))
         return answers
 
-    def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        key = (self.path, group, columns)
-        table = self.recent.get(key)
+    def _read(self, group: int, rows: Int64, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        key = (group, columns)
+        if key in self.unpacked:
+            return self.unpacked[key].read(rows, columns)
+        table = self.recent.get((self.path, key))
         if table is None:
-            with _checked(self.path, self.size) as file:
-                try:
-                    reader = pq.ParquetFile(
-                        file, metadata=self.metadata, page_checksum_verification=True, pre_buffer=False
-                    )
-                    table = reader.read_row_group(group, columns=list(columns), use_threads=False)
-                except (pa.ArrowException, OSError) as error:
-                    raise _changed(self.path, f"row group {group} cannot be read", str(error)) from error
-            self.recent.put(key, table)
-        return table
+            table = self._decode(group, columns)
+            if key in self.forgotten:
+                self.unpacked[key] = self._unpack(table)
+            else:
+                self.forgotten.add(key)
+                self.recent.put((self.path, key), table)
+        return self._to_dicts(table.take(pa.array(rows)), len(rows))
+
+    def _decode(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        with _checked(self.path, self.size) as file:
+            try:
+                reader = pq.ParquetFile(file, metadata=self.metadata, page_checksum_verification=True, pre_buffer=False)
+                return reader.read_row_group(group, columns=list(columns), use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise _changed(self.path, f"row group {group} cannot be read", str(error)) from error
+
+    def _unpack(self, table: pa.Table) -> "_Lines":
+        """The table as lines of the scratch file."""
+        scratch = self.own_scratch(self.path)
+        bounds = [scratch.end()]
+        for start in range(0, table.num_rows, _BATCH):
+            piece = table.slice(start, _BATCH)
+            rows = self._to_dicts(piece, piece.num_rows)
+            lines = [json.dumps(row, ensure_ascii=False, default=str).encode() for row in rows]
+            bounds += [len(line) for line in lines]
+            scratch.write(b"".join(lines), self.path)
+        return _Lines(self.path, self.size, scratch, np.cumsum(bounds, dtype=np.int64))
+
+    def _to_dicts(self, table: pa.Table, num_rows: int) -> list[dict[str, Any]]:
+        try:
+            return table.to_pylist() if table.num_columns else [{} for _ in range(num_rows)]
+        except UnicodeDecodeError as error:
+            raise _changed(self.path, "it has text that is not UTF-8", str(error)) from error
 
 
 class _Recent:
@@ -203,7 +241,7 @@ def _bounds(chunks: Iterator[bytes]) -> Int64:
     return np.append(bounds, size) if size > bounds[-1] else bounds
 
 
-def _unpack(path: Path, size: int, scratch: IO[bytes]) -> Iterator[bytes]:
+def _unpack(path: Path, size: int, scratch: _Scratch) -> Iterator[bytes]:
     """The unpacked bytes of a gzip file, each chunk appended to the scratch file before it is yielded."""
     with _checked(path, size) as file, gzip.open(file) as unpacked:
         while True:
@@ -212,16 +250,9 @@ def _unpack(path: Path, size: int, scratch: IO[bytes]) -> Iterator[bytes]:
             except (OSError, EOFError, zlib.error) as error:
                 raise _changed(path, "it is not whole gzip", str(error)) from error
             if not chunk:
-                break
-            try:
-                scratch.write(chunk)
-            except OSError as error:
-                raise _scratch_full(path, error) from error
+                return
+            scratch.write(chunk, path)
             yield chunk
-    try:
-        scratch.flush()
-    except OSError as error:
-        raise _scratch_full(path, error) from error
 
 
 def _path(uri: str) -> Path:

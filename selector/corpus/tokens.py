@@ -10,13 +10,14 @@ from selector.errors import PolicyError
 
 
 def find_tokenizer(declared: str | None, model: Path) -> Path:
-    """The tokenizer.json that a policy declares, or else the embedding model's."""
+    """The tokenizer.json that a policy declares, or else the embedding model's. Raises PolicyError if it is none."""
     place = Path(declared).expanduser() if declared is not None else model
     file = place / "tokenizer.json" if place.is_dir() else place
     if not file.is_file():
         raise PolicyError(
-            f"corpus.tokenizer: there is no tokenizer.json at {str(place)!r}. Give the file, or the folder that holds it."
+            f"corpus.tokenizer: there is no tokenizer.json at {str(place)!r}. Give the file, or the folder it is in."
         )
+    _load(str(file))
     return file
 
 
@@ -29,7 +30,12 @@ def sha256_of(file: Path) -> str:
 def _load(file: str) -> Any:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(file)
+    try:
+        tokenizer = Tokenizer.from_file(file)
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise PolicyError(
+            f"corpus.tokenizer: {file!r} is not a tokenizer: {error}. Give a tokenizer.json as tokenizers saves it."
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

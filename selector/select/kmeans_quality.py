@@ -68,7 +68,7 @@ class KmeansQuality(Selector):
                 yield strata, lottery.log_weights(batch, taken.cuts[strata >> 1, 0]), budget.sizes(batch)
 
         log_times = np.full(len(totals), -np.inf)
-        if self.temperature:
+        if lottery.noise:
             spent = np.zeros_like(totals)
             for batch in pool.batches(*columns):
                 kept = taken.mask(queued(batch))
@@ -80,7 +80,7 @@ class KmeansQuality(Selector):
                 documents, strata = queued(batch), self._strata(batch)
                 kept = taken.mask(documents)
                 chance = kept.astype(np.float64)
-                if self.temperature:
+                if lottery.noise:
                     chance = probability(log_times, strata, lottery.log_weights(batch, taken.cuts[strata >> 1, 0]))
                 codes = 3 * documents.group + kept * (2 - taken.within(documents))
                 used, index = np.unique(codes, return_inverse=True)

@@ -1,0 +1,108 @@
+"""How a process comes to be connected to Ray, and how that is undone without a trace.
+
+Ray keeps its settings in the process: environment variables that it reads once, a handler for SIGTERM, a thread
+that prints. Each function here takes the `ExitStack` on which it puts whatever will restore them.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import ray as _ray
+from ray import exceptions
+
+from selector.errors import UnreachableError
+from selector.executor import LocalExecutor
+
+ray: Any = _ray  # whose own types are partly unknown
+
+OWN = "selector_own"
+"""A resource of the Ray that we start ourselves, by which we know it."""
+
+_REFUSALS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
+
+
+def start(undo: contextlib.ExitStack) -> None:
+    """Starts a Ray of our own on this machine, which only we can talk to, and which leaves nothing behind."""
+    above = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="selector-ray-", dir=above if len(above) < 30 else "/tmp")  # holds sockets
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    undo.callback(_reread_environment)
+    undo.enter_context(
+        _environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    )
+    _reread_environment()
+    try:
+        _connect(
+            undo,
+            address="local",
+            _temp_dir=folder,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,  # only receipts travel
+            num_gpus=None if LocalExecutor().device() == "cuda" else 0,
+            resources={OWN: 1},
+        )
+    except _REFUSALS as error:
+        raise UnreachableError(
+            f"Ray does not start on this machine: {cause(error)} Use the executor `local` to do without it."
+        ) from error
+
+
+def join(undo: contextlib.ExitStack, address: str) -> None:
+    """Connects to a cluster that somebody else looks after."""
+    cure = "Give the address of a running cluster (host:port), or none to start one on this machine for the run."
+    host = re.fullmatch(r"(?:\w+://)?\[?([^/\]]+)\]?:(\d+)", address)
+    try:
+        if host:  # nobody there is told at once, somebody else than Ray after one try: Ray's default is 20
+            socket.create_connection((host[1], int(host[2])), timeout=10).close()
+        with _environment(RAY_gcs_server_port_wait_time_s="1"):
+            _connect(undo, address=address)
+    except _REFUSALS as error:
+        raise UnreachableError(f"No Ray cluster answers at {address!r}: {cause(error)} {cure}") from error
+
+
+def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
+    """`ray.init`, without a word on stdout, and undone by `undo`."""
+    worker_module: Any = importlib.import_module("ray._private.worker")
+    undo.callback(setattr, worker_module, "_worker_logs_enabled", True)
+    worker_module._worker_logs_enabled = False  # Ray tells of each dead worker on stdout, whatever log_to_driver says
+    if threading.current_thread() is threading.main_thread():
+        undo.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray sets its own
+    undo.callback(ray.shutdown)
+    ray.init(log_to_driver=False, configure_logging=False, **options)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _reread_environment() -> None:
+    """Makes Ray see the environment's authentication settings, which it reads once, when it is imported."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def cause(error: BaseException) -> str:
+    """The telling line of what is often a page: the last one that names an error, else the first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception):", line)), lines[0])[:300]
