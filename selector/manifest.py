@@ -298,7 +298,12 @@ class Manifest:
             info = stored.info
         except SelectorError as error:
             return Verification(ok=False, digest="", problems=[str(error)])
-        problems: list[str] = []
+        ends = np.cumsum([part["rows"] for part in info["parts"]]).tolist()
+        problems = [
+            f"The entry of {part['name']} in {key} is out of place: it has first_position {part['first_position']}."
+            for index, part in enumerate(info["parts"])
+            if (part["name"], part["first_position"]) != (sealed.part_name(index), ends[index] - part["rows"])
+        ]
         try:
             ledger = Ledger(stored.files)
         except DamagedError as error:

@@ -47,10 +47,10 @@ def corpus_rows(first: int, stop: int) -> list[dict[str, Any]]:
 
 
 def write_corpus(folder: Path) -> Path:
-    """A folder of three files with 40 rows each; the last rows of the last one are copies."""
-    for index in range(3):
-        rows = corpus_rows(40 * index, 40 * index + 40)
-        write_jsonl(folder / f"{index}.jsonl", rows if index < 2 else [*rows[:32], *corpus_rows(0, 8)])
+    """A folder of three files with 40 rows each: two of the second one have no text, eight of the third are copies."""
+    write_jsonl(folder / "0.jsonl", corpus_rows(0, 40))
+    write_jsonl(folder / "1.jsonl", [*corpus_rows(40, 78), {"text": None}, {"text": ""}])
+    write_jsonl(folder / "2.jsonl", [*corpus_rows(80, 112), *corpus_rows(0, 8)])
     return folder
 
 

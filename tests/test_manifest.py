@@ -520,6 +520,15 @@ def test_verify_works_out_what_manifest_json_says(tmp_path: Path, name: str, val
     assert any(message in problem for problem in sealed_again(tmp_path, manifest, part, **{name: told}))
 
 
+def test_verify_checks_where_manifest_json_places_its_parts(tmp_path: Path) -> None:
+    manifest = committed(tmp_path, part_rows=20)
+    parts = [{**part, "first_position": part["first_position"] // 2} for part in manifest.info["parts"]]
+    content = {name: value for name, value in manifest.info.items() if name != "digest"}
+    (tmp_path / "run/manifest/manifest.json").write_bytes(sealed.seal({**content, "parts": parts}))
+    problems = Manifest.open(str(tmp_path)).verify().problems
+    assert "part-00001.parquet in run/manifest/manifest.json is out of place: it has first_position 10." in problems[0]
+
+
 def test_a_part_with_other_columns_or_row_groups_is_not_of_this_format(tmp_path: Path) -> None:
     manifest = committed(tmp_path)
     rows = manifest.rows(0, len(manifest))

@@ -126,7 +126,7 @@ def _float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:  # JSON has no largest integer
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _text(value: Any) -> str:
