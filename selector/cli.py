@@ -31,7 +31,10 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except (typer.Exit, typer.Abort, _UsageError):
             raise
         except KeyboardInterrupt:

@@ -49,7 +49,10 @@ def fit(store: Store, embeddings: Sequence[Seal], policy: ClusterPolicy, seed: i
 
 
 def most_clusters(num_documents: int) -> int:
-    """The largest number that `auto` tries: forty documents to a cluster, at most 4,096 and at least 1."""
+    """The largest number that `auto` tries: forty documents to a cluster, at most 4,096 and at least 1.
+
+    The smallest is a quarter of it, or 64 if that is less: few clusters separate well and balance nothing.
+    """
     return max(1, min(4096, num_documents // 40))
 
 
@@ -130,7 +133,7 @@ def _choose(sample: Vectors, most: int, seed: int) -> tuple[int, list[dict[str, 
     The published tables show it to be a weak proxy of quality: look at all of the evidence.
     """
     sample = sample[:_SAMPLE_TO_COMPARE]
-    tried = [2**power for power in range(1, 13) if 2**power <= most] or [most]
+    tried = [2**power for power in range(13) if min(64, most / 4) <= 2**power <= most]
     evidence: list[dict[str, float]] = []
     for num_clusters in tried:
         centroids = _kmeans(sample, num_clusters, _ITERATIONS_TO_COMPARE, seed)

@@ -1,6 +1,7 @@
 """All that can be known to be wrong before any work is done."""
 
 import json
+import os
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,23 @@ def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:
             )
 
 
+def check_root(policy: Policy, store: Store) -> None:
+    """No run of the policy would read what it wrote. Raises UsageError."""
+    root = f"{store.storage.address}/"
+    folders = [path for path in policy.corpus.paths if os.path.isdir(os.path.expanduser(path))]
+    for path in folders:
+        if root.startswith(f"{os.path.realpath(os.path.expanduser(path))}/"):
+            raise _inside(store, f"the corpus folder {path!r}")
+    if any(os.path.realpath(uri).startswith(root) for uri in files.expand(policy.corpus.paths)):
+        raise _inside(store, f"the corpus {', '.join(policy.corpus.paths)}")
+
+
+def _inside(store: Store, what: str) -> UsageError:
+    return UsageError(
+        f"--root: {store.storage.address} lies inside {what}, so a run would read what it wrote. Give another root."
+    )
+
+
 def check_storage(store: Store) -> None:
     """The storage takes an object, gives it back, and refuses a second of that name. Raises UsageError."""
     key = f"probe/{uuid.uuid4().hex}"
@@ -121,7 +139,7 @@ def check_storage(store: Store) -> None:
         sound = sound and not store.storage.put_if_absent(key, b"again")
         store.storage.delete(key)
     except UnreachableError as error:
-        raise UsageError(f"--root: {error}") from error
+        raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
     if not sound:
         raise UsageError(
             f"--root: {store.storage.address} does not keep what is written to it, or overwrites. Give another."
@@ -139,8 +157,8 @@ def check_rows(policy: Policy, store: Store, num_rows: int, lost: Sequence[str] 
     free, needed = store.storage.free_bytes(), num_rows * _BYTES_PER_DOCUMENT
     if free is not None and free < needed:
         raise UsageError(
-            f"--root: {store.storage.address} has {free / 1e9:.1f} GB free, and {num_rows} rows need about "
-            f"{needed / 1e9:.1f} GB. Free some space, or give another root."
+            f"--root: {store.storage.address} has {free / 1e6:,.1f} MB free, and {num_rows} rows need about "
+            f"{needed / 1e6:,.1f} MB. Free some space, or give another root."
         )
 
 

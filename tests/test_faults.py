@@ -1,6 +1,5 @@
 """Runs that are killed, race each other, or find that what they stored is no longer what it was."""
 
-import itertools
 import os
 import random
 import shutil
@@ -313,35 +312,35 @@ def read_keys(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_200_damaged_objects_of_every_kind_are_put_right_before_they_are_used(
     world: World, tmp_path: Path, read_keys: set[str]
 ) -> None:
-    """Half of the runs find their manifest, half have to make it again from what is stored, or from the corpus."""
+    """Some of the runs find their manifest; the others make it again, from more or less of what is stored."""
     draw = random.Random(20_241_117)
     kinds = kinds_of(world.root)
-    count, put_right = 0, set[str]()
-    turns = itertools.cycle(draw.sample(list(kinds), len(kinds)))
-    for number in range(50):
+    put_right = dict.fromkeys(kinds, 0)
+    for _ in range(50):
         root = world.copy(tmp_path / "root")
-        hidden = ((), ("manifest",), ("steps", "dedup", "centroids", "fit"), ("steps", "select", "order"))[number % 4]
-        for name in hidden:  # so that what is below them is read again
+        hidden = draw.choice(
+            [(), ("manifest",), ("steps", "dedup", "centroids", "fit"), ("steps", "cluster", "select", "order")]
+        )
+        for name in hidden:  # so that what is above them is read again
             shutil.rmtree(root / "artifacts/seals" / name, ignore_errors=True)
         if hidden:
             shutil.rmtree(run_folder(root) / "manifest")
         damaged: dict[Path, str] = {}
         while len(damaged) < 4:
-            kind = next(turns)
-            path = root / draw.choice(kinds[kind])
-            if path.exists() and path not in damaged:
-                draw.choice((flip, truncate))(path, draw.randrange(1 << 30))
-                damaged[path] = kind
-        count += len(damaged)
+            whole = [(kind, root / key) for kind, keys in kinds.items() for key in keys if root / key not in damaged]
+            there = [(kind, path) for kind, path in whole if path.exists()]
+            kind, path = draw.choice([pair for pair in there if put_right[pair[0]] == 0] or there)
+            draw.choice((flip, truncate))(path, draw.randrange(1 << 30))
+            damaged[path] = kind
         read_keys.clear()
         outcome = run(world.policy, root)
         assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok, damaged
         for path, kind in damaged.items():
             if path.as_posix() in read_keys:
                 assert path.read_bytes() == (world.root / path.relative_to(root)).read_bytes(), kind
-                put_right.add(kind)
+                put_right[kind] += 1
         shutil.rmtree(root)
-    assert count == 200 and set(kinds) - put_right == set()
+    assert min(put_right.values()) > 0 and sum(put_right.values()) > 100, put_right
 
 
 def test_every_artefact_damaged_at_once_is_as_good_as_none(world: World, tmp_path: Path) -> None:
