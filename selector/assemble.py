@@ -139,7 +139,8 @@ class Corpus:
         leaders = pa.concat_arrays([table["duplicate_of"].combine_chunks() for table in lost])
         columns: list[Any] = [
             documents["doc_id"], np.full(n, part.part.file, np.uint32), documents["row"],
-            pa.DictionaryArray.from_arrays(fate, pa.array(tables.FATES)), pa.DictionaryArray.from_arrays(code, pa.array(reasons)),
+            pa.DictionaryArray.from_arrays(fate, pa.array(tables.FATES)),
+            pa.DictionaryArray.from_arrays(code, pa.array(reasons)),
             leaders.take(pa.array(leader, mask=leader < 0)), probability, rounds,
         ]  # fmt: skip
         return pa.table(columns, schema=tables.FATE)

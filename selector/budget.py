@@ -172,9 +172,9 @@ def take(queues: Queues, quotas: Ints, overshoot: Overshoot) -> Taken:
                 yield batch.as_one().where(~taken.mask(batch) & (batch.sizes <= limit))
 
         window, is_more = _front(waiting)
-        taken = _spend(taken, window, left, overshoot)
+        taken, is_through = _spend(taken, window, left, overshoot)
         left = int(quotas.sum()) - taken.spent
-        if overshoot != "fill" and not taken.mask(window).all():
+        if overshoot != "fill" and not is_through:
             break
     return taken
 
@@ -255,8 +255,8 @@ def _cut(queues: Queues, quotas: Ints) -> tuple[UInt64, Bools, Ints]:
     return cuts, np.bincount(closed, minlength=groups) == 0, tally(spent, paid.group, paid.sizes)
 
 
-def _spend(taken: Taken, window: Queued, left: int, overshoot: Overshoot) -> Taken:
-    """What is left, spent on the sorted documents at the front of the single queue."""
+def _spend(taken: Taken, window: Queued, left: int, overshoot: Overshoot) -> tuple[Taken, bool]:
+    """What is left, spent on the sorted documents at the front of the single queue; and whether it took them all."""
     limits, lasts = list(taken.limits), list(taken.lasts)
     limit, spent = left if overshoot == "fill" else _ANY, taken.spent
     while left > 0:
@@ -275,4 +275,4 @@ def _spend(taken: Taken, window: Queued, left: int, overshoot: Overshoot) -> Tak
             break
     return dataclasses.replace(
         taken, limits=np.array(limits, np.int64), lasts=np.array(lasts, np.uint64).reshape(-1, 3), spent=spent
-    )
+    ), not len(window.key)

@@ -228,7 +228,8 @@ def when(manifest: ManifestUri, doc_id: str, json: Json = False, verbose: Verbos
     if json:
         _print_json({"doc_id": doc_id, "positions": positions})
     else:
-        print("\n".join(map(str, positions)))
+        for place in positions:
+            print(place)
 
 
 @app.command()

@@ -94,6 +94,8 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
             text = ast.get_docstring(node)
             if text and len(text) >= SHORTEST and "\0" not in text:
                 yield place or "(module)", text.encode("utf-8", "replace").decode("utf-8")
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                nodes.append((f"{place}.{child.name}".lstrip("."), child))
+        nodes += [
+            (f"{place}.{child.name}".lstrip("."), child)
+            for child in ast.iter_child_nodes(node)
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        ]

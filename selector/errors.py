@@ -5,6 +5,7 @@ ours and arrives with a traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -59,3 +60,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"There is: {', '.join(choices)}." if choices else "There is none."
+
+
+def without_secrets(address: str) -> str:
+    """An address as a message may show it: no user, no password, no query."""
+    return re.sub(r"//[^/]*@", "//...@", re.split(r"[?#]", address, maxsplit=1)[0])

@@ -40,7 +40,8 @@ def find_model(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.is_dir():
         raise PolicyError(
-            f"embed.model: there is no folder {name!r}, and no packaged model of that name. {did_you_mean(name, _PACKAGED)}"
+            f"embed.model: there is no folder {name!r}, and no packaged model of that name. "
+            f"{did_you_mean(name, _PACKAGED)}"
         )
     checksum(path)
     return path.resolve()

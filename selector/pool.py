@@ -63,7 +63,7 @@ class Pool:
 
 
 def options_of(plugin: Any, kind: Any) -> dict[str, str]:
-    """The options of a plug-in that have this type (or may be None) and a value: name and value, in the order of the fields."""
+    """The options of a plug-in of this type (or of it or None) that have a value, in the order of the fields."""
     hints = typing.get_type_hints(type(plugin))
     named = {
         field.name: getattr(plugin, field.name)

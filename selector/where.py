@@ -53,9 +53,12 @@ class Rule:
         if many:
             raise PolicyError(_of_many(text, many[0].strip("( ")))
         try:
-            names = sorted(set(pl.sql_expr(text).meta.root_names()))
+            names = sorted(set(_expression(text).meta.root_names()))
         except (pl.exceptions.PolarsError, ValueError) as error:
-            raise PolicyError(f"select.where: {_short(text)!r} is not an SQL condition: {_short(error)}.") from error
+            raise PolicyError(
+                f"select.where: {_short(text)!r} is not an SQL condition: {_short(error)}. "
+                "A column whose name is an SQL word goes into double quotes."
+            ) from error
         if not names:
             raise PolicyError(f"select.where: {_short(text)!r} names no column. Write e.g. num_tokens >= 32.")
         ours = tuple(name for name in names if name in KNOWN or name in scores)
@@ -94,6 +97,7 @@ class Rule:
         """Which rows of a table with the rule's columns pass."""
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
+        frame = frame.cast({name: pl.String for name in frame.columns if name == "source"})  # a dictionary on disk
         try:
             passed = _evaluate(self.text, frame)
         except PolicyError:  # one part's values are of another type than the corpus's first rows
@@ -109,7 +113,7 @@ def _evaluate(text: str, frame: pl.DataFrame, kinds: Mapping[str, Any] | None = 
     """The condition's value for each row. Raises PolicyError if the types do not fit."""
     try:
         frame = frame.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in (kinds or {}).items())
-        passed = frame.select(pl.sql_expr(text).alias("passed"))["passed"]
+        passed = frame.select(_expression(text).alias("passed"))["passed"]
     except pl.exceptions.PolarsError as error:
         columns = ", ".join(f"{name} ({kind})" for name, kind in zip(frame.columns, frame.dtypes, strict=True))
         raise PolicyError(
@@ -118,6 +122,13 @@ def _evaluate(text: str, frame: pl.DataFrame, kinds: Mapping[str, Any] | None = 
     if not isinstance(passed.dtype, (pl.Boolean, pl.Null)):
         raise PolicyError(f"select.where: {_short(text)!r} is {passed.dtype}, not true or false. Write a comparison.")
     return passed.cast(pl.Boolean)
+
+
+def _expression(text: str) -> pl.Expr:
+    """The condition, with our column `cluster`, which is an SQL word, in quotes."""
+    quoted = re.split(f"({_QUOTED.pattern})", text)
+    quoted[::2] = [re.sub(r"\bcluster\b", '"cluster"', piece) for piece in quoted[::2]]
+    return pl.sql_expr("".join(quoted))
 
 
 def _of_many(text: str, what: str) -> str:

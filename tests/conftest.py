@@ -10,11 +10,38 @@ from typing import Any
 import pytest
 
 # A vocabulary with words of one to five syllables, so that readability has something to tell apart.
-WORDS = (
-    "cat sun tree run blue stone river winter garden paper music number simple travel animal beautiful "
-    "history important family computer understanding mathematics university communication electricity "
-    "philosophical extraordinary organization responsibility characteristically"
-).split()
+WORDS = [
+    "cat",
+    "sun",
+    "tree",
+    "run",
+    "blue",
+    "stone",
+    "river",
+    "winter",
+    "garden",
+    "paper",
+    "music",
+    "number",
+    "simple",
+    "travel",
+    "animal",
+    "beautiful",
+    "history",
+    "important",
+    "family",
+    "computer",
+    "understanding",
+    "mathematics",
+    "university",
+    "communication",
+    "electricity",
+    "philosophical",
+    "extraordinary",
+    "organization",
+    "responsibility",
+    "characteristically",
+]
 
 
 def text_of(number: int, length: int = 40) -> str:

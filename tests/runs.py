@@ -28,7 +28,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "faiss",
+        "hypothesis.strategies",
         "pyarrow.dataset",
+        "pytest",
         "selector.pipeline",
         "selector.rate.prototypicality",
         "selector.rate.readability",
@@ -54,7 +56,7 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def policy_of(corpus: Path, model: Path, **sections: Any) -> dict[str, Any]:
+def policy_of(corpus: Path, model: Path, /, **sections: Any) -> dict[str, Any]:
     """A policy over such a folder, in six parts; keyword arguments replace whole sections."""
     return {
         "seed": 7,

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -46,8 +47,8 @@ class Desk:
 
 def assert_refused(ended: Ended, message: str) -> None:
     assert (ended.code, ended.out) == (2, ""), ended
-    assert re.search(f"^error: .*{message}", ended.err, re.MULTILINE), ended.err
-    assert "Traceback" not in ended.err and "fault of selector" not in ended.err
+    assert re.search(message, ended.err.partition("error: ")[2]), ended.err
+    assert "Traceback" not in ended.err and "fault of selector" not in ended.err and "secret" not in ended.err
 
 
 @pytest.fixture
@@ -233,14 +234,14 @@ def test_an_executor_that_is_not_there_is_refused(arguments: list[str], message:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere.jsonl", r"corpus\.paths: there is no file at 'nowhere\.jsonl' \(looked from .*\)\. Give files, folders"),
+        ("nowhere.jsonl", r"there is no file at 'nowhere\.jsonl' \(looked from .*\)\. Give files, folders or"),
         ("corpus/*.parquet", r"there is no file at 'corpus/\*\.parquet'"),
         ("folder", r"corpus\.paths: the folder 'folder' holds no such file .*Give files, folders or globs of \.jsonl"),
         ("folder/notes.md", r"'.*notes\.md' has an unknown format\. Known endings: \.jsonl, \.jsonl\.gz, \.parquet\."),
         ("", "there is no file at ''"),
         ("a\0.jsonl", r"there is no file at 'a\\x00\.jsonl'"),
         ("s3://bucket/web.jsonl", r"is an address, and this version reads local files\. Copy it and give its path\."),
-        ("HTTP://user:word@127.0.0.1:9/x.jsonl", "is an address"),
+        ("HTTP://user:secret@127.0.0.1:9/x.jsonl", "is an address"),
         ("simplecache::s3://bucket/x.jsonl", "is an address"),
         ("file:///etc/passwd", "is an address"),
         ("folder/empty.jsonl", r"corpus\.paths: there is no row in folder/empty\.jsonl\. Give files with rows\."),
@@ -270,7 +271,7 @@ BAD_LINES = b'{\n[]\n{"text": null}\n{"text": ""}\n{"text": " "}\n'
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:-9], r"no readable row in .* \(.*end-of-stream.*\)\. Give"),
+        ("cut.jsonl.gz", gzip.compress(b"a\n" * 999)[:-9], r"no readable row in .* \(.*end-of-stream.*\)\."),
         ("page.parquet", b"<html>", r"there is no readable row in .*page\.parquet \(.*\)\. Give files with rows"),
         ("bad.jsonl", BAD_LINES, r"is a document \(2 empty_text, 1 not_an_object, 1 not_json, 1 null_text\)\. Give"),
     ],
@@ -287,8 +288,8 @@ def test_a_corpus_without_one_good_row_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("key", "value", "message", "done"),
     [
-        ("select.budget", {"documents": 41}, r"budget\.documents is 41, and the corpus has only 40 documents\. Lower", []),
-        ("select.budget", {"tokens": "1M"}, r"is 1000000, and the corpus has only [0-9]+ tokens\. Lower it", ["ingest"]),
+        ("select.budget", {"documents": 41}, r"documents is 41, and the corpus has only 40 documents\. Lower", []),
+        ("select.budget", {"tokens": "1M"}, r"is 1000000, and the corpus has only [0-9]+ tokens\.", ["ingest"]),
         ("cluster.num_clusters", 41, r"is 41, and the corpus has only 40 documents\. Lower it, or write auto", []),
     ],
 )  # fmt: skip
@@ -297,7 +298,7 @@ def test_what_is_larger_than_the_corpus_is_refused_as_soon_as_its_size_is_known(
 ) -> None:
     assert_refused(desk.run(with_value(desk.policy, key, value)), message)
     seals = {path.parent.name for path in desk.root.glob("artifacts/seals/*/*.json")}
-    assert seals <= {"survey", "steps", "dedup", *done}
+    assert seals <= {"survey", "steps", "dedup", "live", *done}
 
 
 def test_a_file_that_may_not_be_read_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +325,7 @@ def test_a_file_that_may_not_be_read_is_refused(desk: Desk, monkeypatch: pytest.
         ("file://host/runs", r"The address 'file://host/runs' names a host\. Write file:// and an absolute path"),
         ("s4://bucket/runs", r"There is no storage called 's4'\. There is: file"),
         ("s3://key:secret@bucket/runs", "carries a query, credentials or a chained protocol"),
-        ("s3://bucket/runs?endpoint_override=127.0.0.1:9", "carries a query, credentials or a chained protocol"),
+        ("s3://bucket/runs?secret=x", "carries a query, credentials or a chained protocol"),
         ("http://127.0.0.1:9/runs#x", "carries a query, credentials or a chained protocol"),
         ("simplecache::s3://bucket/runs", "carries a query, credentials or a chained protocol"),
         ("antigravity.x://runs", "There is no storage called 'antigravity.x'"),
@@ -398,13 +399,9 @@ def test_a_read_only_or_full_disk_ends_a_run_cleanly_and_freed_space_finishes_it
     ended = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     told = {name: Ended(code=code, out=out, err=err) for name, (code, out, err) in json.loads(ended.stdout).items()}
-    assert_refused(
-        told["read-only"], r"--root: .* cannot be used: Read-only file system.*Give a directory that can be written"
-    )
+    assert_refused(told["read-only"], r"--root: .* cannot be used: Read-only file system .*Give a directory that can")
     assert_refused(told["full before"], r"--root: The disk of .* is full\. Free some space")
-    assert_refused(
-        told["too small"], r"--root: .*(has 0\.0 GB free, and 40 rows need about 0\.0 GB|is full)\. Free some space"
-    )
+    assert_refused(told["too small"], r"--root: .* has 0\.0 MB free, and 40 rows need about 0\.1 MB\. Free some space")
     midway = told["full midway"]
     assert (midway.code, midway.out) == (5, "") and "Traceback" not in midway.err
     assert "is full. Free some space and run the same command again: finished parts are kept." in midway.err

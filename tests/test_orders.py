@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import laws
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import SCORE, arranged, documents
 
+import laws
+from laws import SCORE, arranged, documents
 from selector import keyed, plugins
 from selector.errors import PolicyError
 from selector.order import Order

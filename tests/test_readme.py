@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from conftest import text_of, write_jsonl
 
+from conftest import text_of, write_jsonl
 from selector import plugins
 from selector.cli import app
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import laws
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import SCORE, decide, documents
 
+import laws
+from laws import SCORE, decide, documents
 from selector import keyed, plugins
 from selector.budget import Budget
 from selector.errors import PolicyError

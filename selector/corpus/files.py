@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
-from selector.errors import CorpusError
+from selector.errors import CorpusError, without_secrets
 from selector.stage import Part, Stage, Task
 from selector.store import Seal, Store
 
@@ -41,7 +41,8 @@ def expand(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if "://" in path:
             raise CorpusError(
-                f"corpus.paths: {path!r} is an address, and this version reads local files. Copy it and give its path."
+                f"corpus.paths: {without_secrets(path)!r} is an address, and this version reads local files. "
+                "Copy it and give its path."
             )
         wide = os.path.expanduser(path)
         here = [wide] if os.path.exists(wide) else glob.glob(wide, recursive=True)

@@ -27,7 +27,7 @@ def texts_of(part: Part, documents: pa.Table, text: str, max_bytes: int) -> list
 
 
 def align(ids: pa.ChunkedArray | pa.Array, table: pa.Table) -> npt.NDArray[np.int64]:
-    """For each id, the row of `table` with that doc_id, or -1: a later step may have lost some of a part's documents."""
+    """For each id, the row of `table` with that doc_id, or -1 where a later step lost the document."""
     wanted, there = keyed.words(ids), keyed.words(table["doc_id"])
     if wanted.shape == there.shape and (wanted == there).all():
         return np.arange(len(wanted), dtype=np.int64)

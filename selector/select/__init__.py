@@ -18,7 +18,7 @@ from selector.pool import Pool
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """What a selector decided: for each batch of the pool, in order, a batch of `tables.DECISIONS` with the same rows."""
+    """What a selector decided: for each batch of the pool, in order, as many rows of `tables.DECISIONS`."""
 
     batches: Iterator[pa.RecordBatch]
 
