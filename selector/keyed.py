@@ -48,7 +48,7 @@ def hashes(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> UInt64:
 
 def uniforms(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> npt.NDArray[np.float64]:
     """One number per id, uniform on the open interval (0, 1)."""
-    return ((hashes(ids, seed, purpose) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((hashes(ids, seed, purpose) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def siphash(messages: UInt64, key: bytes) -> UInt64:

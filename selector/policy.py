@@ -84,23 +84,25 @@ def _one_or_more(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Amount = Annotated[
     int,
-    BeforeValidator(
-        _amount,
-        json_schema_input_type=Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=rf"^{_AMOUNT}$")],
-    ),
     Field(gt=0),
+    BeforeValidator(
+        _amount, json_schema_input_type=Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=rf"^{_AMOUNT}$")]
+    ),
+]
+Paths = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_more, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
 ]
 
 
 class CorpusPolicy(_Section):
     """All documents: where they are, and what of a row is text, key and source."""
 
-    paths: Annotated[tuple[str, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])] = Field(
-        min_length=1, description="Files or globs of .jsonl, .jsonl.gz or .parquet."
-    )
+    paths: Paths = Field(description="Files, folders or globs of .jsonl, .jsonl.gz or .parquet.")
     text: str = Field("text", description="A column, or a template of columns: '{instruction}\\n{output}'.")
     key: str | None = Field(None, description="A column that names each document; without it, the text does.")
     source: str | dict[str, str] = Field(
@@ -147,7 +149,7 @@ class EmbedPolicy(_Section):
 class ClusterPolicy(_Section):
     """k-means on the embeddings."""
 
-    num_clusters: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    num_clusters: Amount | Literal["auto"] = "auto"
     iterations: Whole = Field(25, ge=1)
     documents_per_cluster: Whole = Field(256, ge=1, description="Size of the keyed training sample, per cluster.")
 
@@ -165,7 +167,7 @@ class BudgetPolicy(_Section):
 
     documents: Amount | None = None
     tokens: Amount | None = None
-    fraction: Real | None = Field(None, gt=0, le=1)
+    fraction: Share | None = None
     overshoot: Overshoot = "stop"
 
     @model_validator(mode="after")

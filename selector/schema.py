@@ -4,7 +4,6 @@ An editor that knows `policy.schema.json` completes keys and plug-in names; a to
 `manifest.schema.json` to know what a manifest holds.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -27,7 +26,8 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def policy_schema() -> dict[str, Any]:
-    """What a policy file may say. Our plug-ins are listed with their options; any other name is taken as it is."""
+    """What a policy file may say. Our plug-ins are listed with their options; one from elsewhere goes by its dotted
+    name, and its options are not checked."""
     schema = Policy.model_json_schema(mode="validation")
     for place, family in (
         ("Policy.rate", "raters"),
@@ -46,6 +46,21 @@ def manifest_schema() -> dict[str, Any]:
     """What manifest.json holds, and under `columns` what the Parquet parts beside it hold."""
     part = _object(name={"type": "string"}, rows=_COUNT, sha256=_HEX)
     phase = _object(name={"type": "string"}, first_position=_COUNT, rows=_COUNT, tokens=_COUNT)
+    counts = {
+        "type": "object",
+        "properties": {
+            **dict.fromkeys(("documents", *tables.FATES, "visits", "tokens", "rows"), _COUNT),
+            "reasons": {"type": "object", "additionalProperties": _COUNT},
+            "sources": {
+                "type": "object",
+                "additionalProperties": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+                "description": "documents and tokens of the corpus, by source",
+            },
+            "clusters_tried": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        },
+        "required": ["documents", *tables.FATES, "visits", "tokens"],
+        "description": "documents and rows of the corpus, what became of them, and visits and tokens of the manifest",
+    }
     schema = _object(
         format_version={"const": 1},
         digest={
@@ -53,13 +68,13 @@ def manifest_schema() -> dict[str, Any]:
             "description": "blake2b-256 of this object without `digest`, as JSON with sorted keys and no spaces",
         },
         order_digest={**_HEX, "description": "root of the Merkle tree over the rows"},
-        leaf_digests={"type": "array", "items": _HEX, "description": "one for every 65,536 positions"},
-        counts=_object(documents=_COUNT, visits=_COUNT, tokens=_COUNT, corpus={"type": "object"}),
+        leaf_digests={"type": "array", "items": _HEX, "minItems": 1, "description": "one for every 65,536 positions"},
+        counts=counts,
         parts={"type": "array", "items": _object(**part["properties"], first_position=_COUNT)},
         files=_object(rows=_COUNT, sha256=_HEX),
         decisions={"type": "array", "items": part},
         phases={"type": "array", "items": phase},
-        policy={"type": "object"},
+        policy={"type": "object", "description": "with every default spelt out: see policy.schema.json"},
         lineage={"type": "object", "additionalProperties": {"type": "string"}},
         models={"type": "object"},
         versions={"type": "object", "additionalProperties": {"type": "string"}},
@@ -86,21 +101,29 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 def _choice(family: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """A plug-in's name, or one name with its options."""
-    names = plugins.names(family)
+    bare: list[str] = []  # names that can stand alone
     options: dict[str, Any] = {}
-    for name in names:
+    for name in plugins.ours(family):
         cls = plugins.find(family, name)
         schema = pydantic.TypeAdapter(cls).json_schema()
         definitions.update(schema.pop("$defs", {}))
         summary = (cls.__doc__ or "").split("\n", 1)[0]
-        required = any(field.default is dataclasses.MISSING for field in dataclasses.fields(cls))
-        body = {**schema, "title": name, "description": summary, "additionalProperties": False}
-        options[name] = body if required else {"anyOf": [body, {"type": "null"}]}
+        options[name] = {**schema, "title": name, "description": summary, "additionalProperties": False}
+        if not schema.get("required"):
+            options[name] = {"anyOf": [options[name], {"type": "null"}]}
+            bare.append(name)
     return {
         "anyOf": [
-            {"enum": names},
+            {"enum": bare},
             {"type": "string", "pattern": "[.:]", "description": "package.module:Class"},
-            {"type": "object", "properties": options, "minProperties": 1, "maxProperties": 1},
+            {
+                "type": "object",
+                "properties": options,
+                "patternProperties": {"[.:]": {"type": ["object", "null"]}},
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
         ]
     }
 

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("selector", deadline=None, derandomize=True)  # a clock tells of the machine
+hypothesis.settings.load_profile("selector")
 
 # A vocabulary with words of one to five syllables, so that readability has something to tell apart.
 WORDS = [

@@ -148,6 +148,7 @@ def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
 
 @settings(max_examples=400, deadline=None)
 @given(cases())
+@example(Case(rows=[(0, 5, 1, 20), (1, 1, 2, 30)], quotas=[10, 10], overshoot="stop", batch=2, limit=1, bins=64))
 def test_take_agrees_with_sorting_everything(case: Case) -> None:
     taken, mask = case.take()
     expected, within = sorted_through(case)

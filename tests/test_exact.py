@@ -52,4 +52,4 @@ def test_log_and_expm1_have_the_same_bits_everywhere() -> None:
     x = np.arange(1, 2000) * 0.37
     x = x * x * x
     bits = np.concatenate([exact.log(x), exact.expm1(x % 40 - 20)]).view(np.uint64)
-    assert int(np.bitwise_xor.reduce(bits)) == 0, "changing this changes every user's data"
+    assert int(np.bitwise_xor.reduce(bits)) == 9122872267540483488, "changing this changes every user's data"

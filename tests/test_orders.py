@@ -119,11 +119,11 @@ def test_interleaved_needs_a_round() -> None:
 
 
 GOLDEN: list[tuple[str, dict[str, Any], str]] = [
-    ("shuffled", {}, ""),
-    ("by_score", {"score": SCORE}, ""),
-    ("by_score", {"score": SCORE, "direction": "anti_curriculum"}, ""),
-    ("interleaved", {}, ""),
-    ("interleaved", {"by": "cluster", "score": SCORE, "rounds": 4}, ""),
+    ("shuffled", {}, "ef66afabb56e6aa4"),
+    ("by_score", {"score": SCORE}, "db6946d4e6e98e90"),
+    ("by_score", {"score": SCORE, "direction": "anti_curriculum"}, "a85c2bdbee986b0c"),
+    ("interleaved", {}, "bf1f8b4c19955728"),
+    ("interleaved", {"by": "cluster", "score": SCORE, "rounds": 4}, "19ee6bb36859ced1"),
 ]
 
 

@@ -205,12 +205,12 @@ def golden_pool() -> Pool:
 
 
 GOLDEN = {
-    ("random", "documents"): "",
-    ("random", "tokens"): "",
-    ("top", "documents"): "",
-    ("top", "tokens"): "",
-    ("kmeans_quality", "documents"): "",
-    ("kmeans_quality", "tokens"): "",
+    ("random", "documents"): "3db16d7c89a807eb",
+    ("random", "tokens"): "33145b18fcf9b3fa",
+    ("top", "documents"): "8523b0d024437758",
+    ("top", "tokens"): "3bb598f2e928ff69",
+    ("kmeans_quality", "documents"): "58264647ba981143",
+    ("kmeans_quality", "tokens"): "344e88d96949c5fa",
 }
 
 
