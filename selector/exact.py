@@ -1,9 +1,10 @@
 """Arithmetic with the same bits on every machine and in every order of its terms.
 
 A manifest must not depend on the CPU that computed it or on the order in which its documents arrived.
-NumPy picks its `log` and `exp` by the CPU, and a sum of floats depends on the order of its terms; so here
-are a `log` and an `expm1` made of operations that IEEE 754 rounds in one way only, a sum that never
-rounds, and a map from scores to integers that sort like them.
+NumPy picks its `log` and `exp` by the CPU (without AVX2 and AVX-512, 9,347 of 199,999 values of `exp` came
+out different), and a sum of floats depends on the order of its terms; so here are a `log` and an `expm1` made
+of operations that IEEE 754 rounds in one way only, a sum that never rounds, and a map from scores to integers
+that sort like them.
 """
 
 import math

@@ -60,7 +60,7 @@ class Store:
         return Store.open, (self.storage.address,)
 
     def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]]) -> Seal:
-        """Stores the named tables, one after another, and returns the seal that holds: another's, if another was first."""
+        """The seal that holds, once the named tables are stored, one after another: another's, if another was first."""
         blobs: dict[str, Blob] = {}
         for name, table in tables:
             data = to_parquet(table)
@@ -117,8 +117,10 @@ class Store:
         return seal is not None
 
     def discard(self, key: str) -> None:
-        """Forgets an artefact, so that it is computed again. Its blobs stay: sealing it again puts right any that are not
-        sound, for every artefact that shares them."""
+        """Forgets an artefact, so that it is computed again.
+
+        Its blobs stay: sealing it again puts right any that are not sound, for every artefact that shares them.
+        """
         self.storage.delete(_seal_key(key))
         failpoint.reach("store.after_discard")
 

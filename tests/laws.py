@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
@@ -96,7 +96,8 @@ def _choices(kind: Any, field: "dataclasses.Field[Any]") -> list[Any]:
         return [*default, SCORE]
     if kind is bool:
         return [False, True]
-    return default or [{int: 3, float: 0.5, str: SCORE}[kind]]
+    examples: dict[Any, Any] = {int: 3, float: 0.5, str: SCORE}
+    return default or [examples[kind]]
 
 
 def decide(selector: Selector, table: pa.Table, rows: int, budget: Budget, seed: int) -> pa.Table:
@@ -113,7 +114,7 @@ def decide(selector: Selector, table: pa.Table, rows: int, budget: Budget, seed:
 
 
 @contextmanager
-def little_memory() -> Iterator[None]:
+def little_memory() -> Generator[None]:
     """As if only a few documents fitted in memory."""
     with patch.object(budgets, "LIMIT", 9), patch.object(budgets, "BINS", 1 << 12):
         yield

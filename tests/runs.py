@@ -143,9 +143,7 @@ def assert_killed(child: Child, marker: Path) -> None:
     assert marker.exists(), "and that by the failpoint"
 
 
-def _work(
-    policy: Mapping[str, Any] | None, root: str, told: str, environment: Mapping[str, str], start: Any
-) -> None:
+def _work(policy: Mapping[str, Any] | None, root: str, told: str, environment: Mapping[str, str], start: Any) -> None:
     os.environ |= environment
     use_one_thread()
     reached: Counter[str] = Counter()

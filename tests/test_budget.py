@@ -244,7 +244,8 @@ def test_probabilities_add_up_to_what_is_spent_in_any_order(
     order = list(range(len(rows)))
     if random is not None:
         random.shuffle(order)
-    again = chances(*([column[i] for i in order] for column in (group, log_weight, size)), spent, batch=3)
+    moved = [[column[i] for i in order] for column in (group, log_weight, size)]
+    again = chances(moved[0], moved[1], moved[2], spent, batch=3)
     assert again.tolist() == found[order].tolist(), "not a bit depends on the order of the documents"
 
 

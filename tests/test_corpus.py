@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import text_of, write_jsonl
+from runs import Noting, policy_of, run
 from selector import tables
 from selector.corpus import dedup, files, read
 from selector.corpus.files import Survey
@@ -205,12 +207,34 @@ def test_rows_appended_to_a_file_leave_what_was_computed_from_the_others_as_it_i
     assert old["texts"][:4] == new["texts"][:4] and old["live"][:4] == new["live"][:4]
 
 
-def test_the_cut_of_a_file_depends_on_that_file_alone(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(300)])
-    before, _ = survey(path)
-    write(tmp_path / "A.jsonl", [{"text": "another file, first in order"}])
-    assert files.expand([str(tmp_path)]) == [str(tmp_path / "A.jsonl"), str(path)]
-    assert survey(path)[0] == before
+def test_a_corpus_that_grows_embeds_nothing_twice(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    write_jsonl(folder / "b.jsonl", [{"text": text_of(n, 8)} for n in range(50)])
+    policy = policy_of(folder, tiny_model, rate=["length"], select={"budget": {"fraction": 1}})
+    policy |= {"order": {"using": "shuffled"}, "manifest": {}}
+
+    def embedded() -> int:
+        """How many parts a run embeds; they have 20 rows at most."""
+        (notes := tmp_path / "notes").write_text("")
+        run(policy, tmp_path / "runs", Noting(notes=notes))
+        return sum(key.startswith("embed/") for key in notes.read_text().split())
+
+    assert (embedded(), embedded()) == (3, 0)
+    write_jsonl(folder / "a.jsonl", [{"text": text_of(n, 8)} for n in range(100, 130)])
+    assert embedded() == 2, "a file that comes first moves no other file's parts"
+    with (folder / "b.jsonl").open("a") as file:
+        file.writelines(json.dumps({"text": text_of(n, 8)}) + "\n" for n in range(50, 75))
+    assert embedded() == 2, "the part that was not full, and a new one"
+
+
+def test_a_source_per_path_reaches_the_manifest(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("web/a", "web/b", "books/c"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n} {text_of(n, 8)}"} for n in range(10)])
+    policy = policy_of(tmp_path, tiny_model, rate=[], select={"budget": {"fraction": 1}}, manifest={})
+    policy |= {"order": {"using": "shuffled"}}
+    policy["corpus"] = {"paths": [f"{tmp_path}/*/*.jsonl"], "source": {f"{tmp_path}/web/*": "web", "c.jsonl": "books"}}
+    told = run(policy, tmp_path / "runs").manifest.describe()
+    assert {source: entry["visits"] for source, entry in told["sources"].items()} == {"web": 20, "books": 10}
 
 
 def test_a_file_that_changes_between_two_steps_is_noticed(tmp_path: Path) -> None:
@@ -570,7 +594,7 @@ def test_duplicates_are_the_same_however_many_passes_it_takes() -> None:
     random = np.random.default_rng(7)
     parts = [[(int(n), int(n)) for n in random.integers(0, 200, 150)] for _ in range(5)]
     answers: list[dict[str, pa.Table]] = []
-    for bucket in (1, 3, 100, 4_000_000):
+    for bucket in (10, 100, 4_000_000):
         into = store()
         with patch.object(dedup, "BUCKET_DOCUMENTS", bucket):
             answers.append(dedup.dedup(into, sealed(into, parts), has_keys=True))

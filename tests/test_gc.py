@@ -61,7 +61,7 @@ def folder_of(root: Path) -> Path:
     return plan.parent
 
 
-def test_a_finished_run_leaves_no_garbage(root: Path, make: Make) -> None:
+def test_a_finished_run_leaves_no_garbage(root: Path) -> None:
     garbage = gc.find(Store.open(str(root)))
     assert garbage == gc.Garbage(keys=(), num_bytes=0, unfinished=())
     assert gc.find(Store.open(str(root.parent / "nothing"))) == garbage
@@ -120,10 +120,10 @@ def folder_of_name(keys: dict[str, int]) -> str:
     return name
 
 
-def test_what_dead_processes_left_behind_is_garbage(root: Path, make: Make) -> None:
+def test_what_dead_processes_left_behind_is_garbage(root: Path) -> None:
     old = root / "artifacts/blobs/.partial-0123"
     old.write_bytes(b"half")
-    os.utime(old, (time.time() - 90_000,) * 2)
+    os.utime(old, (0, time.time() - 90_000))
     young = root / "artifacts/blobs/.partial-4567"
     young.write_bytes(b"half of one that is being written")
     (root / "probe").mkdir(exist_ok=True)
@@ -153,7 +153,9 @@ def test_a_list_of_artefacts_that_is_not_sound_stops_gc_and_is_made_again_by_the
         listed.unlink()
     else:
         listed.write_bytes(damage if isinstance(damage, bytes) else sound.replace(b"a", b"b", 1))
-    with pytest.raises(UsageError, match=r"^The run \w+ has a manifest and no sound artifacts.json.* Run its policy once"):
+    with pytest.raises(
+        UsageError, match=r"^The run \w+ has a manifest and no sound artifacts.json.* Run its policy once"
+    ):
         gc.find(Store.open(str(root)))
     run(make(), root)
     assert listed.read_bytes() == sound and gc.find(Store.open(str(root))).keys == ()
@@ -204,7 +206,9 @@ class Collecting(LocalExecutor):
 
 
 @pytest.mark.parametrize("stage", ["ingest", "embed", "cluster", "rate"])
-def test_a_run_gets_over_a_gc_that_takes_what_it_has_made_so_far(stage: str, finished: Path, make: Make, tmp_path: Path) -> None:
+def test_a_run_gets_over_a_gc_that_takes_what_it_has_made_so_far(
+    stage: str, finished: Path, make: Make, tmp_path: Path
+) -> None:
     outcome = run(make(), tmp_path / "root", Collecting(stage=stage, root=tmp_path / "root"))
     assert outcome.manifest.digest == Manifest.open(str(finished)).digest and outcome.manifest.verify().ok
     assert_sound(tmp_path / "root")

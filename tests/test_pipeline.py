@@ -47,7 +47,15 @@ class Document:
     num_tokens: int
 
 
-BAD = (b"not json", b'{"text": null}', b'{"source": "web"}', b'{"text": " \\n"}', b'{"text": "\xff"}', b"[1]", b'{"text": 5}')
+BAD = (
+    b"not json",
+    b'{"text": null}',
+    b'{"source": "web"}',
+    b'{"text": " \\n"}',
+    b'{"text": "\xff"}',
+    b"[1]",
+    b'{"text": 5}',
+)
 
 
 def rows_of(first: int, stop: int) -> list[dict[str, Any]]:
@@ -75,9 +83,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines.insert(20, b"")  # a blank line is no row
     (folder / "0.jsonl").write_bytes(b"\n".join([*lines, *(line(row) for row in rows_of(10, 14))]))
     with gzip.open(folder / "1.jsonl.gz", "wb") as file:
-        file.write(b"\n".join(line({**row, "id": f"other {row['id']}"}) for row in [*rows_of(50, 100), *rows_of(0, 5)]) + b"\n")
-    texts = [{**row, "id": f"key {number}", "edu": None if row["edu"] == "n/a" else row["edu"]} for number, row in enumerate(rows_of(100, 140))]
-    table = pa.Table.from_pylist(texts, pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("edu", pa.int64()), ("lang", pa.string())]))
+        file.write(
+            b"\n".join(line({**row, "id": f"other {row['id']}"}) for row in [*rows_of(50, 100), *rows_of(0, 5)]) + b"\n"
+        )
+    texts = [
+        {**row, "id": f"key {number}", "edu": None if row["edu"] == "n/a" else row["edu"]}
+        for number, row in enumerate(rows_of(100, 140))
+    ]
+    table = pa.Table.from_pylist(
+        texts,
+        pa.schema(
+            [
+                ("id", pa.string()),
+                ("text", pa.string()),
+                ("source", pa.string()),
+                ("edu", pa.int64()),
+                ("lang", pa.string()),
+            ]
+        ),
+    )
     pq.write_table(table, folder / "2.parquet", row_group_size=16)
     return folder
 
@@ -96,9 +120,9 @@ def read_as_a_stranger(corpus: Path, model: Path, key: str | None) -> tuple[list
             rows: list[Any] = pq.read_table(path).to_pylist()
         else:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            rows = [None if not line else line for line in data.removesuffix(b"\n").split(b"\n")]
+            rows = data.removesuffix(b"\n").split(b"\n")
         for number, row in enumerate(rows):
-            if row is None:
+            if row == b"":  # a blank line is no row
                 continue
             if row in BAD:
                 num_bad += 1
@@ -118,13 +142,17 @@ def read_as_a_stranger(corpus: Path, model: Path, key: str | None) -> tuple[list
 
 def fates_of(outcome: Outcome) -> dict[tuple[int, int], dict[str, Any]]:
     """`decisions` as it lies on disk, by file and row; each is there once."""
-    found = [row for path in sorted(Path(outcome.uri, "decisions").iterdir()) for row in pq.read_table(path).to_pylist()]
+    found = [
+        row for path in sorted(Path(outcome.uri, "decisions").iterdir()) for row in pq.read_table(path).to_pylist()
+    ]
     fates = {(row["file"], row["row"]): row for row in found}
     assert len(fates) == len(found)
     return fates
 
 
-def choose_as_a_stranger(documents: Sequence[Document], missing: str, num_documents: int) -> dict[tuple[int, int], tuple[str, str | None]]:
+def choose_as_a_stranger(
+    documents: Sequence[Document], missing: str, num_documents: int
+) -> dict[tuple[int, int], tuple[str, str | None]]:
     """The fate of every document by the policy of the test below, and the beginning of its reason."""
     fates: dict[tuple[int, int], tuple[str, str | None]] = {}
     texts, ids = set[bytes](), set[bytes]()
@@ -212,7 +240,9 @@ def test_every_document_has_one_fate_and_the_counts_add_up(
 
     counts = manifest.info["counts"]
     told = Counter(fate for fate, _ in expected.values())
-    assert {name: counts[name] for name in ("kept", "left_out", "duplicate")} == {name: told[name] for name in ("kept", "left_out", "duplicate")}
+    assert {name: counts[name] for name in ("kept", "left_out", "duplicate")} == {
+        name: told[name] for name in ("kept", "left_out", "duplicate")
+    }
     assert counts["quarantined"] == told["quarantined"] + num_bad == outcome.num_quarantined and num_bad == len(BAD)
     assert counts["documents"] == len(documents) and counts["rows"] == len(documents) + num_bad
     assert counts["rows"] == sum(counts[fate] for fate in ("kept", "left_out", "duplicate", "quarantined"))
@@ -230,17 +260,23 @@ def test_every_document_has_one_fate_and_the_counts_add_up(
 
 
 @pytest.fixture(scope="module")
-def rated(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Make, Path, list[tuple[float, bytes, int]]]:
-    """A policy, a root where its corpus is rated, and (-length, doc_id, tokens) of each document in the order of `top`."""
+def rated(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Make, Path, list[tuple[float, bytes, int]]]:
+    """A policy, a root where its corpus is rated, and (-length, doc_id, tokens) of each document, ranked."""
     runs.use_one_thread()
     folder = tmp_path_factory.mktemp("rated")
     corpus = runs.write_corpus(folder / "corpus")
 
     def make(using: Any, **budget: Any) -> dict[str, Any]:
         return policy_of(
-            corpus, tiny_model, rate=[{"length": {"unit": "tokens"}}], order={"using": "shuffled"}, manifest={"quality": "length"},
+            corpus,
+            tiny_model,
+            rate=[{"length": {"unit": "tokens"}}],
             select={"budget": budget, "using": using},
-        )  # fmt: skip
+            order={"using": "shuffled"},
+            manifest={"quality": "length"},
+        )
 
     everything = run(make("random", fraction=1.0), folder / "root").manifest
     visits = everything.rows(0, len(everything)).to_pylist()
@@ -304,5 +340,7 @@ def test_a_budget_beyond_the_corpus_is_refused_and_one_of_all_of_it_is_not(rated
     total = sum(num_tokens for _, _, num_tokens in ranked)
     for unit, there in (("documents", len(ranked)), ("tokens", total)):
         assert spent(run(make(TOP, **{unit: there}), root).manifest) == (len(ranked), total)
-        with pytest.raises(PolicyError, match=rf"select.budget.{unit} is {there + 1}, and the corpus has only {there} {unit}\."):
+        with pytest.raises(
+            PolicyError, match=rf"select.budget.{unit} is {there + 1}, and the corpus has only {there} {unit}\."
+        ):
             run(make(TOP, **{unit: there + 1}), root)

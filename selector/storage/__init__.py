@@ -42,7 +42,7 @@ class Storage(abc.ABC):
         """True if the object was there; afterwards it is not."""
 
     def ensure(self, key: str, data: bytes) -> None:
-        """Afterwards the object holds `data`: for keys that decide what their objects hold, so that anything else is damage."""
+        """Afterwards the object holds `data`. For keys that decide what their objects hold: anything else is damage."""
         while not self.put_if_absent(key, data):
             found = self.get(key)
             if found == data or (found is not None and self.compare_and_swap(key, found, data)):

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from selector import failpoint
@@ -127,7 +127,7 @@ class FileStorage(Storage):
 
 
 @contextlib.contextmanager
-def _written(path: Path, data: bytes) -> Iterator[Path]:
+def _written(path: Path, data: bytes) -> Generator[Path, None, None]:
     """A hidden file beside `path` that holds the data, durably, until the caller has put it in place."""
     _make_directory(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
