@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,12 @@ def bad_rows(corpus: Corpus, unreadable: pa.Table) -> pa.Table:
         if part.documents.tables["quarantine"].num_rows
     ]
     return pa.concat_tables([unreadable, *lost])
+
+
+def reasons(store: Store, documents: Sequence[Seal]) -> dict[str, int]:
+    """How many rows never became documents, by reason."""
+    words = [store.table(seal, "quarantine", ["reason"])["reason"].to_pylist() for seal in documents]
+    return dict(Counter(word for part in words for word in part))
 
 
 def of_file(quarantine: pa.Table, uri: str) -> pa.Table:

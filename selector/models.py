@@ -9,7 +9,7 @@ import importlib.resources
 import importlib.util
 from pathlib import Path
 
-from selector.errors import PolicyError, did_you_mean
+from selector.errors import PolicyError, UnreachableError, did_you_mean
 
 # Models that arrive inside a Python package: package, folder in it, sha256 of the weights.
 _PACKAGED = {
@@ -71,8 +71,11 @@ def _download(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(
-            owner_and_name, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]
-        )
-    )
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of the hub's, of its HTTP library's, or of the disk's
+        raise UnreachableError(
+            f"embed.model: {name} cannot be downloaded: {' '.join(str(error).split())}. "
+            "Download it where there is a network, and give its folder."
+        ) from error

@@ -5,9 +5,7 @@ So the same policy over the same corpus finds every step done, and a changed opt
 and those below it. The manifest is written last: its existence means that it is complete.
 """
 
-import fnmatch
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +81,7 @@ def build(policy: Policy, *, root: str, executor: Executor, progress: Progress |
     began = time.monotonic()
     preflight.check(policy)
     store = Store.open(root)
+    preflight.check_root(policy, store)
     preflight.check_storage(store)
     met: dict[str, int] = {}
     while True:
@@ -110,6 +109,7 @@ def plan(policy: Policy, *, root: str, executor: Executor) -> list[dict[str, Any
     """
     preflight.check(policy)
     store = Store.open(root)
+    preflight.check_root(policy, store)
     stopped: WouldRun | None = None
     with Steps(store, executor, Silent(), dry=True) as steps:
         flow = Flow(policy=policy, store=store, steps=steps, executor=executor)
@@ -201,13 +201,14 @@ class Flow:
         tasks = [stage.task(uri, self._constant_source(uri)) for uri in files.expand(self.policy.corpus.paths)]
         seals = self.steps.over_parts("survey", stage, tasks, len(tasks))
         parts = [part for i in range(len(tasks)) for part in files.parts_of(i, tasks[i], seals[i], self.store)]
-        preflight.check_rows(self.policy, self.store, sum(part.num_rows for part in parts))
-        unreadable = [
+        unreadable = pa.concat_tables(
             account.of_file(self.store.table(seal, "quarantine"), task.part.uri)
             for task, seal in zip(tasks, seals, strict=True)
-        ]
+        )
+        num_rows = sum(part.num_rows for part in parts)
+        preflight.check_rows(self.policy, self.store, num_rows, unreadable["detail"].to_pylist())
         inventory = pa.concat_tables(self.store.table(seal, "file") for seal in seals)
-        return inventory, parts, pa.concat_tables(unreadable)
+        return inventory, parts, unreadable
 
     def _plan(self, inventory: pa.Table, parts: Sequence[Part]) -> str:
         """The run's id: everything that decides the manifest, under one fingerprint. Its plan is written first."""
@@ -260,7 +261,9 @@ class Flow:
         live: list[Live] = self.store.table(seal, "parts").to_pylist()
         self.steps.used += [row["live"] for row in live]
         num_tokens = sum(row["num_tokens"] for row in live)
-        preflight.check_documents(self.policy, sum(row["num_documents"] for row in live), num_tokens)
+        num_documents = sum(row["num_documents"] for row in live)
+        lost = {} if num_documents else account.reasons(self.store, documents)
+        preflight.check_documents(self.policy, num_documents, num_tokens, lost)
         return seal, live
 
     def _embed(self, parts: Sequence[Part], live: Sequence[Live]) -> list[Seal]:
@@ -534,11 +537,8 @@ class Flow:
         return {"selector": __version__, **versions(LIBRARIES)}
 
     def _constant_source(self, uri: str) -> str | None:
-        if isinstance(self.policy.corpus.source, Mapping):
-            for pattern, label in self.policy.corpus.source.items():
-                if fnmatch.fnmatch(uri, os.path.abspath(pattern)) or fnmatch.fnmatch(os.path.basename(uri), pattern):
-                    return label
-        return None
+        source = self.policy.corpus.source
+        return files.constant_source(uri, source) if isinstance(source, Mapping) else None
 
     def _tables(self, seal: Seal, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         return (self.store.table(seal, name, columns) for name in sorted(seal.tables))

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from selector.doctor import Finding
@@ -118,21 +119,24 @@ def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             console.print(f"  {member['name']:<16} {member['summary']}", soft_wrap=True)
             for name, option in member["options"].items():
                 default = "required" if option["required"] else f"default {option['default']!r}"
-                console.print(
-                    f"  {'':<16}   {name}: {option['type']} ({default})", style="dim", soft_wrap=True, markup=False
-                )
+                console.print(f"  {'':<16}   {name}: {option['type']} ({default})", style="dim", soft_wrap=True)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
     console = _console()
     for finding in findings:
-        console.print(
-            f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<22} {finding.detail}", soft_wrap=True, markup=False
-        )
+        console.print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<22} {finding.detail}", soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that shows text as it is, and leaves a closed pipe to whoever runs the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _console() -> Console:
-    console = Console(highlight=False, emoji=False)
+    console = _Console(highlight=False, emoji=False, markup=False)
     if not console.is_terminal:
         console.width = 120
     return console
@@ -164,9 +168,15 @@ def _tree(steps: Sequence[Step]) -> Tree:
     return grow(Tree(_label(by_name["manifest"]), guide_style="dim"), "manifest")
 
 
-def _label(step: Step) -> str:
+def _label(step: Step) -> Text:
     state = "cached" if step.cached else f"{step.seconds:.1f} s"
-    return f"[bold]{step.name}[/bold] {step.fingerprint[:12]}  {step.rows_out:,} rows, {_size(step.num_bytes)}, {state}"
+    rest = f" {step.fingerprint[:12]}  {step.rows_out:,} rows, {_size(step.num_bytes)}, {state}"
+    return Text.assemble((step.name, "bold"), rest)
+
+
+def _shown(text: str) -> str:
+    """A text of the corpus or of the policy on one line, with nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _funnel(told: Mapping[str, Any]) -> Table:
@@ -176,7 +186,7 @@ def _funnel(told: Mapping[str, Any]) -> Table:
     if counts["duplicate"]:
         table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
     for reason, count in sorted(counts["reasons"].items(), key=lambda item: -item[1]):
-        table.add_row(f"  {reason}", f"-{_number(count)}")
+        table.add_row(f"  {_shown(reason)}", f"-{_number(count)}")
     table.add_row(f"in the manifest ({_number(told['tokens'])} tokens)", _number(told["documents"]), style="bold")
     return table
 
@@ -202,7 +212,7 @@ def _mixture(told: Mapping[str, Any]) -> Table:
     for source, old, new in rows:
         shares = old / max(1, sum(before.values())), new / max(1, sum(after.values()))
         cells = [cell for share in shares for cell in (f"{share:.1%}", _bar(share / most))]
-        table.add_row(source, *cells)
+        table.add_row(_shown(source), *cells)
     return table
 
 

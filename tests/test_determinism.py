@@ -205,8 +205,8 @@ def test_another_seed_gives_another_digest(make: Make, tmp_path: Path) -> None:
 def test_a_golden_order(tiny_model: Path, tmp_path: Path) -> None:
     """Ids, the draw and the order of a fixed corpus. Changing this changes every user's data."""
     for name, texts in (("a", range(150)), ("b", range(100, 300))):
-        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"The text of document {n}."} for n in texts])
-    policy = policy_of(tmp_path, tiny_model, rate=[], manifest={}, order={"using": "shuffled"})
+        write_jsonl(tmp_path / f"corpus/{name}.jsonl", [{"text": f"The text of document {n}."} for n in texts])
+    policy = policy_of(tmp_path / "corpus", tiny_model, rate=[], manifest={}, order={"using": "shuffled"})
     policy["select"] = {"budget": {"documents": 100}, "using": "random"}
     manifest = run(policy, tmp_path / "root").manifest
     assert manifest.at(0)["doc_id"] == "68c6280865763df9da9991e8fcf107ea"

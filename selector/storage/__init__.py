@@ -10,7 +10,7 @@ import abc
 import re
 from collections.abc import Iterator
 
-from selector.errors import UsageError
+from selector.errors import UsageError, without_secrets
 
 
 class Storage(abc.ABC):
@@ -66,6 +66,11 @@ def open_storage(address: str) -> Storage:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
     if re.search(r"[?#\x00-\x1f]|::|@", address) and scheme != "file":
         raise UsageError(
-            f"The address {address!r} carries a query, credentials or a chained protocol. Give only a path."
+            f"The address {without_secrets(address)!r} carries a query, credentials or a chained protocol. "
+            "Give only a path."
+        )
+    if scheme == "file" and "://" in address and not rest.startswith("/"):
+        raise UsageError(
+            f"The address {address!r} names a host. Write file:// and an absolute path, or the path alone."
         )
     return plugins.find("storages", scheme)(rest)
