@@ -130,9 +130,15 @@ def stage_for(policy: EmbedPolicy, device: Literal["cpu", "cuda"], text: str, ma
     folder = find_model(policy.model)
     precision: Precision = hardware_precision(device) if policy.precision == "auto" else policy.precision
     return Embed(
-        folder=str(folder), model_sha256=checksum(folder), max_tokens=policy.max_tokens,
-        long_documents=policy.long_documents, precision=precision, device=device, text=text, max_document_bytes=max_document_bytes,
-    )  # fmt: skip
+        folder=str(folder),
+        model_sha256=checksum(folder),
+        max_tokens=policy.max_tokens,
+        long_documents=policy.long_documents,
+        precision=precision,
+        device=device,
+        text=text,
+        max_document_bytes=max_document_bytes,
+    )
 
 
 def vector_column(vectors: npt.NDArray[Any]) -> pa.Array:

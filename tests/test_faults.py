@@ -201,6 +201,22 @@ def test_a_run_killed_again_and_again_still_ends_at_the_same_digest(
     assert kills == (hits["store.after_seal"] - 1) // 4, "each of them went on where the last one stopped"
 
 
+def test_a_run_killed_at_any_write_of_its_commit_shows_no_manifest_or_a_sound_one(world: World, tmp_path: Path) -> None:
+    """Everything that a manifest is made from is there; it is written, object by object, and the list of artefacts."""
+    prepared = world.copy(tmp_path / "prepared")
+    shutil.rmtree(run_folder(prepared))
+    calm = Child(world.policy, Path(shutil.copytree(prepared, tmp_path / "calm")), tmp_path / "told")
+    assert calm.wait() == 0
+    num_writes = calm.told()["reached"]["store.before_link"]
+    assert num_writes >= 7, "plan, decisions, parts, files, manifest, quarantine, list of artefacts"
+    for hit in range(1, num_writes + 1):
+        root, marker = tmp_path / f"root{hit}", tmp_path / f"marker{hit}"
+        shutil.copytree(prepared, root)
+        assert_killed(Child(world.policy, root, tmp_path / "told", killed_at("store.before_link", hit, marker)), marker)
+        assert_no_manifest_or_a_sound_one(root)
+        assert run(world.policy, root).manifest.digest == world.digest
+
+
 # ---------------------------------------------------------------- at once
 
 
