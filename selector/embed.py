@@ -24,7 +24,8 @@ from selector.store import Store
 Vectors = npt.NDArray[np.float32]
 Precision = Literal["float32", "bfloat16", "float16"]
 
-BATCH_TOKENS = 8192
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
+"""Tokens of a model batch, padding included. On a CPU a small batch stays in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Embed(Stage):
     long_documents: Literal["mean", "truncate"]
     precision: Precision
     device: Literal["cpu", "cuda"]
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int
     text: str = field(metadata=APART)
     max_document_bytes: int = field(metadata=APART)
 
@@ -136,6 +137,7 @@ def stage_for(policy: EmbedPolicy, device: Literal["cpu", "cuda"], text: str, ma
         long_documents=policy.long_documents,
         precision=precision,
         device=device,
+        batch_tokens=BATCH_TOKENS[device],
         text=text,
         max_document_bytes=max_document_bytes,
     )
