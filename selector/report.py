@@ -18,7 +18,7 @@ from selector.steps import Step
 from selector.store import Store
 
 _WIDEST_MIXTURE = 12
-_BAR = 24
+_BAR = 20
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _funnel(told: Mapping[str, Any]) -> Table:
 def _mixture(told: Mapping[str, Any]) -> Table:
     before = {source: tokens for source, (_, tokens) in told["counts"]["sources"].items()}
     after = {source: entry["tokens"] for source, entry in told["sources"].items()}
-    table = _table("tokens by source", "of the corpus", "", "of the manifest", "", right=[1, 3])
+    table = _table("tokens by source", "corpus", "", "manifest", "", right=[1, 3])
     largest = sorted(before, key=lambda source: (-before[source], source))
     rest = largest[_WIDEST_MIXTURE:]
     rows = [(source, before[source], after.get(source, 0)) for source in largest[:_WIDEST_MIXTURE]]

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,21 +93,13 @@ KEYS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 @settings(max_examples=60, deadline=None)
 @given(keys=st.sets(KEYS, max_size=12), prefix=st.lists(NAMES, max_size=2))
 def test_a_listing_has_every_object_below_its_prefix_once_and_sorted(keys: set[str], prefix: list[str]) -> None:
-    folder = Path(f"/tmp/selector-list-{os.getpid()}")
-    shutil.rmtree(folder, ignore_errors=True)
-    storage = FileStorage(str(folder))
-    there = [
-        key
-        for key in sorted(keys)
-        if not any(other.startswith(f"{key}/") or key.startswith(f"{other}/") for other in keys)
-    ]
-    try:
+    there = [key for key in sorted(keys) if not any(other.startswith(f"{key}/") for other in keys)]
+    below = "".join(f"{name}/" for name in prefix)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = FileStorage(folder)
         for key in there:
             storage.put_if_absent(key, key.encode() * 2)
-        below = "".join(f"{name}/" for name in prefix)
         assert list(storage.list(below)) == [(key, 2 * len(key)) for key in there if key.startswith(below)]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_listing_shows_neither_what_is_being_written_nor_a_lock(storage: FileStorage) -> None:
