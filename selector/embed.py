@@ -7,6 +7,7 @@ windows of a part are sorted by length and cut by token count, the same on every
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 from selector import tables
 from selector.corpus.texts import live_documents, texts_of
 from selector.errors import PolicyError
-from selector.models import checksum, find_model
+from selector.models import checksum, find_model, settings_checksum
 from selector.policy import EmbedPolicy
 from selector.stage import APART, Stage, Task
 from selector.store import Store
@@ -38,6 +39,7 @@ class Embed(Stage):
 
     folder: str = field(metadata=APART)
     model_sha256: str
+    settings_sha256: str  # of its tokenizer, its pooling and so on
     max_tokens: int
     long_documents: Literal["mean", "truncate"]
     precision: Precision
@@ -77,6 +79,14 @@ class Embed(Stage):
 
         logging.disable_progress_bar()
         model = SentenceTransformer(self.folder, device=self.device, trust_remote_code=False, local_files_only=True)
+        if (checksum(Path(self.folder)), settings_checksum(Path(self.folder))) != (
+            self.model_sha256,
+            self.settings_sha256,
+        ):
+            raise PolicyError(
+                f"embed.model: {self.folder} is not, or no longer, the model that the run was planned with. "
+                "Every worker needs the same files; then run the same command again."
+            )
         longest = model.get_max_seq_length()
         if longest is not None and longest < self.max_tokens and self._positions < self.max_tokens:
             raise PolicyError(
@@ -87,7 +97,6 @@ class Embed(Stage):
     @property
     def _positions(self) -> int:
         import json
-        from pathlib import Path
 
         config = json.loads(Path(self.folder, "config.json").read_text("utf-8"))
         return int(config.get("max_position_embeddings", 1 << 30))
@@ -133,6 +142,7 @@ def stage_for(policy: EmbedPolicy, device: Literal["cpu", "cuda"], text: str, ma
     return Embed(
         folder=str(folder),
         model_sha256=checksum(folder),
+        settings_sha256=settings_checksum(folder),
         max_tokens=policy.max_tokens,
         long_documents=policy.long_documents,
         precision=precision,

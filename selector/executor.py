@@ -209,7 +209,10 @@ class _Records:
         self.fatal: tuple[Skipped, ...] | None = None
         self.located = 0  # how many failures there were when the fatal rows were located
         while f"{self._folder}/{len(self.failures) + 1}.json" in known:
-            body = self._read(str(len(self.failures) + 1)) or {"kind": "exception", "detail": "(record unreadable)"}
+            body = self._read(str(len(self.failures) + 1))
+            if body is None:  # not what was written: let the part fail again
+                self._storage.delete(f"{self._folder}/{len(self.failures) + 1}.json")
+                break
             self.failures.append(Failure(kind=body["kind"], detail=body["detail"]))
         if f"{self._folder}/fatal.json" in known:
             self._recall()

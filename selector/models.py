@@ -20,6 +20,8 @@ _PACKAGED = {
     ),
 }
 
+_SETTINGS = (".json", ".txt", ".model", ".safetensors")
+
 
 def find_model(name: str) -> Path:
     """The folder of a model: a path, a packaged model's name, or `hf://owner/name@revision` (needs the network)."""
@@ -47,20 +49,35 @@ def find_model(name: str) -> Path:
     return path.resolve()
 
 
-@functools.cache
 def checksum(folder: Path) -> str:
     """sha256 over the weights of a model. Several files are hashed one after another, in the order of their names."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise PolicyError(f"embed.model: {folder} holds no .safetensors file. Only safetensors are loaded.")
     if len(weights) == 1:
-        with weights[0].open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(weights[0]).hex()
+    return hashlib.sha256(b"".join(map(_digest, weights))).hexdigest()
+
+
+def settings_checksum(folder: Path) -> str:
+    """sha256 over all else that decides a model's answer: tokenizer, pooling, limits, the weights of further layers."""
     whole = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in _SETTINGS and path.is_file()):
+        if path.parent != folder or path.suffix != ".safetensors":
+            whole.update(f"{path.relative_to(folder).as_posix()}\0".encode() + _digest(path))
     return whole.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    stat = path.stat()
+    return _sha256(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+
+
+@functools.cache
+def _sha256(path: Path, _version: tuple[int, ...]) -> bytes:
+    """The sha256 of a file, computed once for as long as nobody writes to it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _download(name: str) -> Path:

@@ -206,7 +206,7 @@ class Flow:
             for task, seal in zip(tasks, seals, strict=True)
         )
         num_rows = sum(part.num_rows for part in parts)
-        preflight.check_rows(self.policy, self.store, num_rows, unreadable["detail"].to_pylist())
+        preflight.check_rows(self.policy, num_rows, unreadable["detail"].to_pylist())
         inventory = pa.concat_tables(self.store.table(seal, "file") for seal in seals)
         return inventory, parts, unreadable
 
@@ -220,6 +220,8 @@ class Flow:
             "versions": self._versions,
         }
         run_id = fingerprint(plan)[:16]
+        if self.store.storage.get(f"{run_id}/plan.json") is None:  # or else the run was begun, and needs less
+            preflight.check_space(self.store, sum(part.num_rows for part in parts))
         if not self.steps.dry:
             self.store.storage.ensure(f"{run_id}/plan.json", canonical_json(plan))
             failpoint.reach("plan.written")

@@ -146,14 +146,18 @@ def check_storage(store: Store) -> None:
         )
 
 
-def check_rows(policy: Policy, store: Store, num_rows: int, lost: Sequence[str] = ()) -> None:
-    """The budget, the clusters and the disk fit a corpus of so many rows; `lost` says which files cannot be read."""
+def check_rows(policy: Policy, num_rows: int, lost: Sequence[str] = ()) -> None:
+    """The budget and the clusters fit a corpus of so many rows; `lost` says which files cannot be read."""
     if not num_rows:
         reason = f" ({'; '.join(lost)})" if lost else ""
         raise CorpusError(
             f"corpus.paths: there is no readable row in {', '.join(policy.corpus.paths)}{reason}. Give files with rows."
         )
     check_documents(policy, num_rows, None)
+
+
+def check_space(store: Store, num_rows: int) -> None:
+    """The disk has room for the artefacts of so many rows. Raises UsageError."""
     free, needed = store.storage.free_bytes(), num_rows * _BYTES_PER_DOCUMENT
     if free is not None and free < needed:
         raise UsageError(

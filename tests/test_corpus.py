@@ -27,6 +27,7 @@ from selector.corpus.files import Survey
 from selector.corpus.ingest import Ingest, column
 from selector.corpus.read import Bad
 from selector.corpus.rows import Rows
+from selector.corpus.tokens import sha256_of
 from selector.errors import CorpusError, PolicyError
 from selector.stage import Part, Task
 from selector.storage import Storage
@@ -83,7 +84,7 @@ def ingest(path: Path, **options: Any) -> tuple[pa.Table, list[dict[str, Any]]]:
     """The documents of a file, and its quarantine."""
     source = options.pop("source", None)
     said: dict[str, Any] = {"text": "text", "key_column": None, "source_column": "source", "columns": ()}
-    said |= {"max_document_bytes": 1 << 20, "tokenizer": TOKENIZER, "tokenizer_sha256": ""}
+    said |= {"max_document_bytes": 1 << 20, "tokenizer": TOKENIZER, "tokenizer_sha256": sha256_of(Path(TOKENIZER))}
     stage = Ingest(**{**said, **options})
     parts, _ = survey(path, None, source)
     found = [stage.process(Task(key="", part=part), store()) for part in parts]
@@ -189,7 +190,7 @@ def test_a_file_without_rows_has_no_parts(ending: str, tmp_path: Path) -> None:
 def documents_of(parts: Sequence[Part], into: Store) -> list[Seal]:
     stage = Ingest(
         text="text", key_column=None, source_column=None, max_document_bytes=1 << 20, columns=(),
-        tokenizer=TOKENIZER, tokenizer_sha256="",
+        tokenizer=TOKENIZER, tokenizer_sha256=sha256_of(Path(TOKENIZER)),
     )  # fmt: skip
     return [into.seal(f"d/{i}", stage.process(Task(key="", part=p), into).items()) for i, p in enumerate(parts)]
 

@@ -304,6 +304,41 @@ def test_a_changed_option_runs_its_step_and_those_below_it_again_and_no_others(
     assert uncached(run(make(), root)) == [], "and what was there before is still there"
 
 
+def test_a_model_with_other_settings_or_weights_in_the_same_place_is_another_model(
+    make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its pooling, its tokenizer, its weights: none of them may be taken from what an earlier run remembers."""
+    from safetensors.numpy import load_file, save_file
+
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    policy = make(embed={"model": str(model), "precision": "float32", "max_tokens": 32})
+
+    def other_pooling() -> None:
+        pooling = json.loads((model / "1_Pooling/config.json").read_text("utf-8"))
+        pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+        (model / "1_Pooling/config.json").write_text(json.dumps(pooling), "utf-8")
+
+    def other_tokenizer() -> None:
+        text = (model / "tokenizer.json").read_text("utf-8")
+        (model / "tokenizer.json").write_text(text.replace('"lowercase":true', '"lowercase":false'), "utf-8")
+        assert text != (model / "tokenizer.json").read_text("utf-8")
+
+    def other_weights() -> None:
+        weights = load_file(model / "model.safetensors")
+        save_file(
+            {name: 1.01 * weight for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"}
+        )
+
+    digests = {run(policy, tmp_path / "root").manifest.digest}
+    for number, change in enumerate((other_pooling, other_tokenizer, other_weights)):
+        change()
+        outcome = run(policy, tmp_path / "root")
+        assert "embed" in uncached(outcome) and ("ingest" in uncached(outcome)) == (change is other_tokenizer)
+        assert outcome.manifest.digest == run(policy, tmp_path / str(number)).manifest.digest
+        digests.add(outcome.manifest.digest)
+    assert len(digests) == 4
+
+
 def test_adding_a_file_computes_nothing_again_for_the_others(make: Make, corpus: Path, tmp_path: Path) -> None:
     """Even if it is the first by name, so that every other file has another number."""
     larger = shutil.copytree(corpus, tmp_path / "corpus")

@@ -1,5 +1,7 @@
 """Runs that are killed, race each other, or find that what they stored is no longer what it was."""
 
+import gzip
+import json
 import os
 import random
 import shutil
@@ -8,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import runs
@@ -27,12 +31,14 @@ from runs import (
     write_corpus,
 )
 from selector import failpoint
+from selector.corpus import read
+from selector.corpus.files import Survey, parts_of
 from selector.errors import CorpusError, DamagedError, SelectorError
 from selector.executor import LocalExecutor
 from selector.manifest import Manifest
 from selector.pipeline import plan
 from selector.policy import Policy
-from selector.stage import Receipt, Stage, Task
+from selector.stage import Receipt, Stage, Task, perform
 from selector.storage.file import FileStorage
 from selector.store import Store
 
@@ -451,6 +457,30 @@ def test_a_corpus_file_rewritten_between_two_runs_is_read_again(world: World, tm
     again = run(policy, tmp_path / "root")
     assert uncached(again) == ["survey", "ingest", "dedup", "rate/edu", "select", "order", "manifest"]
     assert again.manifest.digest == run(policy, tmp_path / "elsewhere").manifest.digest
+
+
+@pytest.mark.parametrize("name", ["0.jsonl", "0.jsonl.gz", "0.parquet"])
+def test_a_corpus_file_that_changes_while_a_part_is_read_is_noticed_before_anything_is_sealed(
+    name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    table = pa.Table.from_pylist(corpus_rows(0, 20))
+    if name.endswith(".parquet"):
+        pq.write_table(table, file)
+    else:
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in table.to_pylist())
+        file.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    task = Survey(rows_per_part=None).task(str(file), None)
+    store = Store.open(str(tmp_path / "root"))
+    perform(Survey(rows_per_part=None), task, store)
+    seal = store.find(task.key)
+    assert seal is not None
+    (part,) = parts_of(0, task, seal, store)
+    rows = read.rows(part, ["text"], 1 << 20)
+    next(rows)
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(CorpusError, match="changed while the run was reading it"):
+        list(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

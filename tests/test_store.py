@@ -506,6 +506,9 @@ def _on_a_small_disk(folder: str, policy: dict[str, Any], told: str) -> None:
             notes.write_text("")
             answer["digests"].append(run(policy, root, Noting(notes=notes)).manifest.digest)
             answer["wrong"] += sealed & set(notes.read_text().split())
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - 40_000)
+        answer["digests"].append(run(policy, root).manifest.digest)  # what is finished needs no room to speak of
         _mount(folder, "", _REMOUNT | _READ_ONLY)
         answer["read"] = runs.Manifest.open(str(root)).verify().ok
         try:

@@ -66,7 +66,7 @@ class Ingest(Stage):
                 pa.array(numbers, pa.uint32()),
                 pa.array(sources, pa.string()).dictionary_encode(),
                 pa.array([len(text.encode()) for text in texts], pa.uint32()),
-                pa.array(tokens.count_tokens(self.tokenizer, texts), pa.uint32()),
+                pa.array(tokens.count_tokens(self.tokenizer, self.tokenizer_sha256, texts), pa.uint32()),
             ],
             schema=tables.DOCUMENTS,
         )

@@ -40,14 +40,19 @@ def rows(
     `columns` limits what Parquet reads; a JSONL row has all that its line has. Raises CorpusError if the
     file is no longer the one that was surveyed.
     """
-    if version_of(part.uri) != part.version:
-        raise CorpusError(
-            f"The corpus file {part.uri} changed while the run was reading it. Run the same command again."
-        )
+    _check_version(part)
     if part.format == "parquet":
         yield from _parquet_rows(part, columns, wanted)
     else:
         yield from _jsonl_rows(part, max_bytes, wanted)
+    _check_version(part)  # what was read is about to be sealed under the checksum of the file that was surveyed
+
+
+def _check_version(part: Part) -> None:
+    if version_of(part.uri) != part.version:
+        raise CorpusError(
+            f"The corpus file {part.uri} changed while the run was reading it. Run the same command again."
+        )
 
 
 def next_line(file: IO[bytes], most: int) -> tuple[bytes, int]:

@@ -17,21 +17,25 @@ def find_tokenizer(declared: str | None, model: Path) -> Path:
         raise PolicyError(
             f"corpus.tokenizer: there is no tokenizer.json at {str(place)!r}. Give the file, or the folder it is in."
         )
-    _load(str(file))
+    _load(str(file), sha256_of(file))
     return file
 
 
-@functools.cache
 def sha256_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @functools.cache
-def _load(file: str) -> Any:
+def _load(file: str, sha256: str) -> Any:
     from tokenizers import Tokenizer
 
+    data = Path(file).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise PolicyError(
+            f"corpus.tokenizer: {file} is not, or no longer, what the run was planned with. Run the same command again."
+        )
     try:
-        tokenizer = Tokenizer.from_file(file)
+        tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # tokenizers raises nothing more precise
         raise PolicyError(
             f"corpus.tokenizer: {file!r} is not a tokenizer: {error}. Give a tokenizer.json as tokenizers saves it."
@@ -41,11 +45,12 @@ def _load(file: str) -> Any:
     return tokenizer
 
 
-def count_tokens(file: str, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text, special tokens not counted."""
+def count_tokens(file: str, sha256: str, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, special ones not counted. Raises PolicyError if the file has another sha256."""
+    tokenizer = _load(file, sha256)
     counts: list[int] = []
     for start in range(0, len(texts), 256):
         counts += [
-            len(encoding) for encoding in _load(file).encode_batch(texts[start : start + 256], add_special_tokens=False)
+            len(encoding) for encoding in tokenizer.encode_batch(texts[start : start + 256], add_special_tokens=False)
         ]
     return counts
