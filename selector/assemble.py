@@ -73,12 +73,24 @@ class Corpus:
         embedding = tables.embeddings(self.dimension).field("embedding")
         return pa.schema([*documents, *list(tables.CLUSTERS)[1:], embedding, *scores, pa.field("file", pa.uint32())])
 
+    @functools.cached_property
+    def lacking(self) -> tuple[str, ...]:
+        """The used scores that some document lacks, and that so decide who may be chosen: no other one does."""
+        if self.missing == "last":
+            return ()
+
+        def lacks(score: str, part: PartTables) -> bool:
+            return self.store.table(part.tables[self.scores[score][0]], "ratings", [score])[score].null_count > 0
+
+        return tuple(score for score in self.used if any(lacks(score, part) for part in self.parts))
+
     def pool(self) -> Pool:
         """The documents that may be chosen."""
         num_documents = sum(int(self._verdict(part).eligible.sum()) for part in self.parts)
-        return Pool(schema=self.schema, num_documents=num_documents, load=self._batches)
+        return Pool(schema=self.schema, num_documents=num_documents, load=self.batches)
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The pool's batches with these columns, in corpus order."""
         schema = pa.schema([self.schema.field(name) for name in columns])
         for part in self.parts:
             verdict = self._verdict(part, columns)

@@ -415,7 +415,7 @@ class Flow:
                 selector.version,
                 self._resolved["select"],
                 checksums(selector),
-                corpus.used,
+                corpus.lacking,
                 self.policy.seed,
                 [part.live for part in corpus.parts],
                 seals,
@@ -447,7 +447,7 @@ class Flow:
             batch.filter(
                 pa.array(np.isin((batch["file"].to_numpy().astype(np.int64) << 32) + batch["row"].to_numpy(), place))
             )
-            for batch in corpus.pool().batches(*columns)
+            for batch in corpus.batches(columns)
         ]
         schema = pa.schema([corpus.schema.field(name) for name in columns])
         chosen = pa.Table.from_batches(batches, schema=schema).unify_dictionaries().combine_chunks()

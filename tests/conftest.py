@@ -3,12 +3,14 @@
 import importlib.resources
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from selector.storage import Storage
 
 hypothesis.settings.register_profile("selector", deadline=None, derandomize=True)  # a clock tells of the machine
 hypothesis.settings.load_profile("selector")
@@ -46,6 +48,35 @@ WORDS = [
     "responsibility",
     "characteristically",
 ]
+
+
+class MemoryStorage(Storage):
+    """Objects in a dictionary: a storage with nothing to wait for."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    @property
+    def address(self) -> str:
+        return "memory"
+
+    def get(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self.objects.setdefault(key, data) is data
+
+    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
+        if self.objects.get(key) != expected:
+            return False
+        self.objects[key] = data
+        return True
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        yield from ((key, len(self.objects[key])) for key in sorted(self.objects) if key.startswith(prefix))
+
+    def delete(self, key: str) -> bool:
+        return self.objects.pop(key, None) is not None
 
 
 def text_of(number: int, length: int = 40) -> str:

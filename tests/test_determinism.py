@@ -243,6 +243,8 @@ COST: dict[str, tuple[Any, list[str]]] = {
     "select.using.kmeans_quality.temperature": (1.0, ["select", "order", "manifest"]),
     "select.missing": ("last", ["select", "order", "manifest"]),
     "order.using": ({"by_score": {"score": "readability", "direction": "anti_curriculum"}}, ["order", "manifest"]),
+    "order.using ": ("shuffled", ["order", "manifest"]),
+    "order.using.by_score.score": ("prototypicality", ["order", "manifest"]),
     "manifest.difficulty": ("prototypicality", ["manifest"]),
     "manifest.quality": (None, ["manifest"]),
 }  # fmt: skip

@@ -12,37 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import MemoryStorage
 from selector.errors import CorpusError, DamagedError, SelectorError, UnreachableError, UsageError
 from selector.executor import Attempt, Failure, LocalExecutor, Outcome, Supervision
 from selector.stage import Part, Receipt, Stage, Task
-from selector.storage import Storage
 from selector.store import Store
-
-
-class MemoryStorage(Storage):
-    """Objects in a dict: what the state machine needs of a storage, and nothing to wait for."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-
-    @property
-    def address(self) -> str:
-        return "memory"
-
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self.objects.setdefault(key, data) is data
-
-    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
-        raise NotImplementedError
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        yield from ((key, len(self.objects[key])) for key in sorted(self.objects) if key.startswith(prefix))
-
-    def delete(self, key: str) -> bool:
-        return self.objects.pop(key, None) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
