@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selector.demo import documents
-from selector.embed import hardware_precision, stage_for
-from selector.policy import EmbedPolicy
+from selector.cli.demo import documents
+from selector.models.encoder import hardware_precision, stage_for
+from selector.policy.sections import EmbedPolicy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import ray as _ray
 from ray import exceptions
 
+from selector.engine.local import LocalExecutor
 from selector.errors import UnreachableError
-from selector.executor import LocalExecutor
 
 ray: Any = _ray  # whose own types are partly unknown
 

@@ -22,10 +22,12 @@ from ray import exceptions
 
 from jobs import connection
 from selector import errors
+from selector.engine.local import LocalExecutor, attempt_here
+from selector.engine.part import Receipt, Task
+from selector.engine.step import Stage
+from selector.engine.store import Store
+from selector.engine.supervise import Attempt, Failure, Outcome, Supervision
 from selector.errors import DamagedError, SelectorError, UsageError
-from selector.executor import Attempt, Failure, LocalExecutor, Outcome, Supervision, attempt_here
-from selector.stage import Receipt, Stage, Task
-from selector.store import Store
 
 ray: Any = _ray  # whose own types are partly unknown
 logger = logging.getLogger(__name__)

@@ -16,26 +16,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selector import __version__, account, cluster, failpoint, gc, keyed, plugins, preflight
-from selector.assemble import Corpus, PartTables
-from selector.cluster import Assign
-from selector.corpus import dedup, files
+from selector import __version__, failpoint, plugins
+from selector.corpus import files
 from selector.corpus.files import Survey
-from selector.corpus.ingest import Ingest, file_label
 from selector.corpus.tokens import find_tokenizer, sha256_of
-from selector.embed import Embed, stage_for, vector_column
+from selector.engine import gc
+from selector.engine.executor import Executor
+from selector.engine.part import Part, Task
+from selector.engine.runner import Progress, Silent, Step, Steps, WouldRun, repair
+from selector.engine.step import versions
+from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.errors import DamagedError, SelectorError
-from selector.executor import Executor
+from selector.exact import keyed
 from selector.manifest import Manifest, commit
-from selector.policy import Plugins, Policy
-from selector.pool import Pool, Score, Table, Texts, options_of
+from selector.models import neighbours as cluster
+from selector.models.encoder import Embed, stage_for, vector_column
+from selector.models.neighbours import Assign
+from selector.plugins.attached import checksums, load
+from selector.plugins.options import Score, Table, Texts, options_of
+from selector.plugins.pool import Pool
+from selector.policy import preflight
+from selector.policy.sections import Plugins, Policy
+from selector.policy.where import Rule
 from selector.rate import FittedRater, Rater
-from selector.rating import Rate, inputs_of
-from selector.side import checksums, load
-from selector.stage import Part, Task, versions
-from selector.steps import Progress, Silent, Step, Steps, WouldRun, repair
-from selector.store import Seal, Store, canonical_json, fingerprint
-from selector.where import Rule
+from selector.steps import account, dedup
+from selector.steps.gather import Corpus, PartTables
+from selector.steps.ingest import Ingest, file_label
+from selector.steps.rate import Rate, inputs_of
 
 LIBRARIES = (
     "faiss-cpu",

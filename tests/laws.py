@@ -18,11 +18,12 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector import budget as budgets
 from selector import plugins, tables
-from selector.budget import Budget
+from selector.exact import spend as budgets
+from selector.exact.spend import Budget
 from selector.order import Order
-from selector.pool import Pool, Score
+from selector.plugins.options import Score
+from selector.plugins.pool import Pool
 from selector.select import Selector
 
 SCORE = "quality"

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from conftest import text_of, write_jsonl
-from selector import failpoint, gc
+from selector import failpoint
+from selector.engine import gc
+from selector.engine.local import LocalExecutor
+from selector.engine.part import Receipt, Task
+from selector.engine.step import Stage
+from selector.engine.store import Store
 from selector.errors import NotFoundError
-from selector.executor import LocalExecutor
 from selector.manifest import Manifest
 from selector.pipeline import Outcome, build
 from selector.policy import Policy
-from selector.stage import Receipt, Stage, Task
-from selector.store import Store
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(

@@ -10,7 +10,7 @@
 The state is the manifest's digest and one position, so training goes on exactly where it stopped on another
 number of ranks, with another number of workers, and from there with another batch size.
 
-    layout (selector.layout)   the rank function, which other loaders build on
+    layout (selector.manifest.ranks) the rank function, which other loaders build on
     text.py                    the texts of visits, read from the corpus and checked
     dataset.py                 ManifestDataset, for torch
     sampler.py                 ManifestBatchSampler, for a dataset of your own
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from selector.consume.dataset import ManifestDataset
     from selector.consume.sampler import ManifestBatchSampler
     from selector.consume.text import Texts
-    from selector.layout import PADDING, Layout
+    from selector.manifest.ranks import PADDING, Layout
 
 __all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts"]
 
 _HOMES = {
-    "Layout": "selector.layout",
+    "Layout": "selector.manifest.ranks",
     "ManifestBatchSampler": "selector.consume.sampler",
     "ManifestDataset": "selector.consume.dataset",
-    "PADDING": "selector.layout",
+    "PADDING": "selector.manifest.ranks",
     "Texts": "selector.consume.text",
 }
 

@@ -17,8 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from selector import tables
 from selector.consume.text import Texts
 from selector.errors import UsageError, did_you_mean
-from selector.layout import PADDING, Last, Layout
 from selector.manifest import Manifest
+from selector.manifest.ranks import PADDING, Last, Layout
 
 _ALWAYS = ("position", "doc_id", "phase", "num_tokens", "loss_weight")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from selector.errors import UsageError
-from selector.layout import Layout
 from selector.manifest import Manifest
+from selector.manifest.ranks import Layout
 
 
 class ManifestBatchSampler:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from selector import keyed
 from selector.corpus import render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError
+from selector.exact import keyed
 from selector.manifest import Manifest
 
 

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
+from selector.engine.part import Part, Task
+from selector.engine.step import Stage
+from selector.engine.store import Seal, Store
 from selector.errors import CorpusError, without_secrets
-from selector.stage import Part, Stage, Task
-from selector.store import Seal, Store
 
 FORMATS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl.gz", ".parquet": "parquet"}
 

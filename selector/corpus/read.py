@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.corpus.files import open_bytes, version_of
+from selector.engine.part import Part
 from selector.errors import CorpusError
-from selector.stage import Part
 
 _MAX_DEPTH = 64
 BOM = b"\xef\xbb\xbf"

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from selector import keyed
 from selector.corpus import read, render
-from selector.stage import Part, Task
-from selector.store import Store
+from selector.engine.part import Part, Task
+from selector.engine.store import Store
+from selector.exact import keyed
 
 
 def live_documents(task: Task, store: Store) -> pa.Table:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.pool import Pool
+from selector.plugins.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

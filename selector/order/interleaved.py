@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from selector import difficulty, keyed
-from selector.difficulty import Direction
 from selector.errors import PolicyError
-from selector.exact import Ints
+from selector.exact import Ints, keyed
 from selector.order import Order, Positions
-from selector.pool import Pool, Score
+from selector.order import _difficulty as difficulty
+from selector.order._difficulty import Direction
+from selector.plugins.options import Score
+from selector.plugins.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

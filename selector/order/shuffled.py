@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from selector import exact, keyed
+from selector import exact
+from selector.exact import keyed
 from selector.order import Order, Positions
-from selector.pool import Pool
+from selector.plugins.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 
-from selector.pool import Pool
+from selector.plugins.pool import Pool
 
 HigherIs = Literal["harder", "better", "rarer", "closer"]
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from selector.budget import Budget
-from selector.pool import Pool
+from selector.exact.spend import Budget
+from selector.plugins.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,15 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from selector import exact, keyed, tables
-from selector.budget import Budget, Queued, apportion, take, tally
+from selector import exact, tables
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints
-from selector.inclusion import probability, solve
-from selector.lottery import Lottery
-from selector.pool import Pool, Score
+from selector.exact import Floats, Ints, keyed
+from selector.exact.apportion import apportion, tally
+from selector.exact.draws import Lottery
+from selector.exact.inclusion import probability, solve
+from selector.exact.spend import Budget, Queued, take
+from selector.plugins.options import Score
+from selector.plugins.pool import Pool
 from selector.select import Decisions, Selector
 
 _REASONS = (
@@ -30,7 +32,7 @@ class KmeansQuality(Selector):
 
     A cluster's quota is its share of the budget, by largest remainder. Inside a cluster, documents are drawn
     without replacement with weights exp(z / temperature), z being the score standardised over the whole pool
-    (`selector.lottery`). Temperature 0 takes the best of each cluster, a high one draws almost uniformly.
+    (`selector.exact.draws`). Temperature 0 takes the best of each cluster, a high one draws almost uniformly.
     Documents without a score come after all others of their cluster.
     """
 

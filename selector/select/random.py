@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from selector import keyed, tables
-from selector.budget import Budget, Queued, take
-from selector.pool import Pool
+from selector import tables
+from selector.exact import keyed
+from selector.exact.spend import Budget, Queued, take
+from selector.plugins.pool import Pool
 from selector.select import Decisions, Selector
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from selector import exact, keyed, tables
-from selector.budget import Budget, Queued, take
-from selector.pool import Pool, Score
+from selector import exact, tables
+from selector.exact import keyed
+from selector.exact.spend import Budget, Queued, take
+from selector.plugins.options import Score
+from selector.plugins.pool import Pool
 from selector.select import Decisions, Selector
 
 

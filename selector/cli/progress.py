@@ -1,0 +1,53 @@
+"""What a person sees while a run is going on: on stderr, one live line for the step and one line when it is done."""
+
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from selector.engine.part import Receipt
+from selector.engine.runner import Step
+
+
+class Watch:
+    """Watches a run. On a terminal with a live bar; elsewhere with the finished lines alone."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description:<24}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("parts"),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), console=self._console, transient=True,
+            disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task: Any = None
+        self._rows = 0
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.stop()
+
+    def began(self, name: str, num_parts: int) -> None:
+        """A live line for a step that has work to do."""
+        self._rows, self._began = 0, time.monotonic()
+        self._task = self._bar.add_task(name, total=num_parts, rate="")
+
+    def advanced(self, name: str, receipt: Receipt) -> None:
+        """One part more."""
+        del name
+        self._rows += receipt.num_rows
+        rate = self._rows / max(1e-9, time.monotonic() - self._began)
+        self._bar.update(self._task, advance=1, rate=f"{self._rows:,} documents, {rate:,.0f}/s")
+
+    def ended(self, step: Step) -> None:
+        """The step's line: name, fingerprint, rows in, rows out, seconds."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        state = "cached" if step.cached else f"{step.seconds:.1f} s"
+        line = f"{step.name:<24} {step.fingerprint[:12]}  {step.rows_in:>9,} in  {step.rows_out:>9,} out  {state}"
+        self._console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,255 @@
+"""What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from selector.cli.doctor import Finding
+from selector.engine.runner import Step
+from selector.engine.store import Store
+from selector.manifest import Manifest
+from selector.pipeline import Outcome
+
+_WIDEST_MIXTURE = 12
+_BAR = 20
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """A run as `selector run --json` prints it."""
+    counts = outcome.manifest.info["counts"]
+    keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
+    return {
+        "manifest": outcome.uri,
+        "digest": outcome.manifest.digest,
+        "documents": counts["kept"],
+        "tokens": counts["tokens"],
+        "seconds": outcome.seconds,
+        "steps": [{key: asdict(step)[key] for key in keys} for step in outcome.steps],
+    }
+
+
+def print_outcome(outcome: Outcome, policy: Path, root: str) -> None:
+    """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next."""
+    console = _console()
+    console.print(_tree(outcome.steps))
+    print_manifest(outcome.manifest, console)
+    first = outcome.manifest.at(0)["doc_id"] if len(outcome.manifest) else "DOC_ID"
+    console.print(f"\n{outcome.seconds:.1f} s. Try next:", style="bold")
+    for command in (
+        f"selector verify {outcome.uri}",
+        f"selector explain {outcome.uri} {first}",
+        f"selector run {policy} --root {root} --set select.budget.fraction=0.1",
+    ):
+        console.print(f"  {command}", soft_wrap=True)
+
+
+def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
+    """What was kept, what left where, the mixture before and after, and difficulty along the order."""
+    console = console or _console()
+    told = manifest.describe()
+    shown = [_funnel(told), _mixture(told)]
+    if told["counts"].get("clusters_tried"):
+        shown.append(_evidence(told["counts"]["clusters_tried"]))
+    if any(value is not None for value in told["difficulty"]):
+        shown.append(_difficulty(told["difficulty"]))
+    for table in shown:
+        console.print()
+        console.print(table)
+    console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
+    console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
+
+
+def list_runs(root: str) -> list[dict[str, Any]]:
+    """Every run below a root: its name, and what its manifest holds if it has one."""
+    storage = Store.open(root).storage
+    names = sorted(
+        {key.split("/")[0] for key, _ in storage.list("") if key.endswith("/plan.json") and key.count("/") == 1}
+    )
+    runs: list[dict[str, Any]] = []
+    for name in names:
+        data = storage.get(f"{name}/manifest/manifest.json")
+        info = json.loads(data) if data else None
+        counts = info["counts"] if info else {"kept": None, "tokens": None}
+        runs.append(
+            {
+                "run": name,
+                "digest": info and info["digest"],
+                "documents": counts["kept"],
+                "tokens": counts["tokens"],
+            }
+        )
+    return runs
+
+
+def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("run", "documents", "tokens", "digest", right=[1, 2])
+    for run in runs:
+        unfinished = run["digest"] is None
+        table.add_row(
+            run["run"],
+            *(
+                ["", "", "unfinished"]
+                if unfinished
+                else [_number(run["documents"]), _number(run["tokens"]), run["digest"]]
+            ),
+        )
+    _console().print(table if runs else f"There is no run in {root}.")
+
+
+def print_plan(planned: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("step", "action", "fingerprint", "parts")
+    for step in planned:
+        parts = "" if step["parts"] is None else f"{step['parts_cached']} of {step['parts']} cached"
+        table.add_row(step["name"], step["action"], (step["fingerprint"] or "")[:12], parts)
+    _console().print(table)
+
+
+def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    console = _console()
+    for family, members in families.items():
+        console.print(family, style="bold")
+        for member in members:
+            console.print(f"  {member['name']:<16} {member['summary']}", soft_wrap=True)
+            for name, option in member["options"].items():
+                default = "required" if option["required"] else f"default {option['default']!r}"
+                console.print(f"  {'':<16}   {name}: {option['type']} ({default})", style="dim", soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    console = _console()
+    for finding in findings:
+        console.print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<22} {finding.detail}", soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that shows text as it is, and leaves a closed pipe to whoever runs the command."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _console() -> Console:
+    console = _Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def _table(*headers: str, right: Sequence[int] = ()) -> Table:
+    """A plain table; columns listed in `right` are numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in right else "left", no_wrap=True)
+    return table
+
+
+def _tree(steps: Sequence[Step]) -> Tree:
+    """The build: every step below the steps that read it."""
+    by_name = {step.name: step for step in steps}
+    rates = [name for name in by_name if name.startswith("rate/")]
+    parents: dict[str, list[str]] = {
+        "manifest": ["order"], "order": ["select"], "select": ["cluster", *rates], "cluster": ["centroids"],
+        "centroids": ["embed"], "embed": ["dedup"], "dedup": ["ingest"], "ingest": ["survey"],
+    }  # fmt: skip
+    parents |= {name: [f"fit/{name[5:]}"] for name in rates if f"fit/{name[5:]}" in by_name}
+
+    def grow(tree: Tree, name: str) -> Tree:
+        for parent in parents.get(name, []):
+            grow(tree.add(_label(by_name[parent])), parent)
+        return tree
+
+    return grow(Tree(_label(by_name["manifest"]), guide_style="dim"), "manifest")
+
+
+def _label(step: Step) -> Text:
+    state = "cached" if step.cached else f"{step.seconds:.1f} s"
+    rest = f" {step.fingerprint[:12]}  {step.rows_out:,} rows, {_size(step.num_bytes)}, {state}"
+    return Text.assemble((step.name, "bold"), rest)
+
+
+def _shown(text: str) -> str:
+    """A text of the corpus or of the policy on one line, with nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _funnel(told: Mapping[str, Any]) -> Table:
+    counts = told["counts"]
+    table = _table("where the rows went", "rows", right=[1])
+    table.add_row("in the corpus", _number(counts["rows"]))
+    if counts["duplicate"]:
+        table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
+    for reason, count in sorted(counts["reasons"].items(), key=lambda item: -item[1]):
+        table.add_row(f"  {_shown(reason)}", f"-{_number(count)}")
+    table.add_row(f"in the manifest ({_number(told['tokens'])} tokens)", _number(told["documents"]), style="bold")
+    return table
+
+
+def _mixture(told: Mapping[str, Any]) -> Table:
+    before = {source: tokens for source, (_, tokens) in told["counts"]["sources"].items()}
+    after = {source: entry["tokens"] for source, entry in told["sources"].items()}
+    table = _table("tokens by source", "corpus", "", "manifest", "", right=[1, 3])
+    largest = sorted(before, key=lambda source: (-before[source], source))
+    rest = largest[_WIDEST_MIXTURE:]
+    rows = [(source, before[source], after.get(source, 0)) for source in largest[:_WIDEST_MIXTURE]]
+    if rest:
+        rows.append(
+            (f"{len(rest)} more", sum(before[source] for source in rest), sum(after.get(source, 0) for source in rest))
+        )
+    most = max(
+        [
+            *(tokens / max(1, sum(before.values())) for _, tokens, _ in rows),
+            *(tokens / max(1, sum(after.values())) for _, _, tokens in rows),
+            1e-9,
+        ]
+    )
+    for source, old, new in rows:
+        shares = old / max(1, sum(before.values())), new / max(1, sum(after.values()))
+        cells = [cell for share in shares for cell in (f"{share:.1%}", _bar(share / most))]
+        table.add_row(_shown(source), *cells)
+    return table
+
+
+def _difficulty(means: Sequence[float | None]) -> Table:
+    known = [value for value in means if value is not None]
+    low, high = min([0.0, *known]), max([0.0, *known])
+    table = _table("through the order", "mean difficulty", "", right=[1])
+    for tenth, value in enumerate(means):
+        span = f"{tenth * 10:>2}% to {tenth * 10 + 10:>3}%"
+        table.add_row(
+            span,
+            "" if value is None else f"{value:.2f}",
+            "" if value is None else _bar((value - low) / ((high - low) or 1)),
+        )
+    return table
+
+
+def _evidence(evidence: Sequence[Sequence[Any]]) -> Table:
+    table = _table("clusters tried", "silhouette", "mean distance", right=[0, 1, 2])
+    best = max(evidence, key=lambda row: (row[1], -row[0]))
+    for row in evidence:
+        table.add_row(str(row[0]), f"{row[1]:.4f}", f"{row[2]:.4f}", style="bold" if row is best else "")
+    return table
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * _BAR * 8)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _size(num_bytes: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes = num_bytes / 1000  # pyright: ignore[reportAssignmentType]
+    return f"{num_bytes:.1f} TB"

@@ -1,0 +1,37 @@
+"""The same bits on every machine: arrays in, arrays out.
+
+A manifest must not depend on the CPU that computed it, or on the order in which its documents arrived. So whatever
+decides something is here: numbers drawn by a keyed hash (`keyed`), functions and sums that do not round differently
+elsewhere, keys that sort like scores, budgets dealt out and spent to the last token, draws and their probabilities.
+"""
+
+from selector.exact import keyed
+from selector.exact.apportion import apportion, tally
+from selector.exact.functions import expm1, log
+from selector.exact.sortkeys import LAST, Floats, Ints, UInt64, argsort, ascending, descending, floats
+from selector.exact.spend import Budget, Overshoot, Queued, Queues, Taken, take
+from selector.exact.sums import parts, total
+
+__all__ = [
+    "LAST",
+    "Budget",
+    "Floats",
+    "Ints",
+    "Overshoot",
+    "Queued",
+    "Queues",
+    "Taken",
+    "UInt64",
+    "apportion",
+    "argsort",
+    "ascending",
+    "descending",
+    "expm1",
+    "floats",
+    "keyed",
+    "log",
+    "parts",
+    "take",
+    "tally",
+    "total",
+]  # fmt: skip

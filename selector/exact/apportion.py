@@ -1,0 +1,52 @@
+"""Whole shares of a total, in proportion to weights: how a budget is dealt out to groups."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selector.exact.sortkeys import Ints
+
+
+def apportion(
+    total: int, weights: Sequence[float] | npt.NDArray[Any], capacities: Sequence[int] | npt.NDArray[Any] | None = None
+) -> Ints:
+    """Whole shares of `total` in proportion to the weights: largest remainder, ties to the lower index.
+
+    What a group has no capacity for is spread over the others by weight, so the shares add up to the
+    smaller of `total` and all capacities. A weight of 0 gets nothing until every other group is full;
+    then those of weight 0 share alike. A float counts as the decimal that it prints as.
+    """
+    decimals = [Fraction(str(weight)) for weight in np.asarray(weights).tolist()]
+    scale = math.lcm(*(weight.denominator for weight in decimals))
+    whole = [int(weight * scale) for weight in decimals]
+    most = [total] * len(whole) if capacities is None else [int(capacity) for capacity in capacities]
+    assert total >= 0 and min(whole, default=0) >= 0 and min(most, default=0) >= 0 and len(most) == len(whole)
+    shares = [0] * len(whole)
+    open_, left = range(len(whole)), min(total, sum(most))
+    while left:
+        if not any(whole[i] for i in open_):
+            whole = [1] * len(whole)
+        all_weight = sum(whole[i] for i in open_)
+        full = {i for i in open_ if whole[i] and left * whole[i] >= most[i] * all_weight}
+        for i in full or open_:
+            shares[i] = most[i] if full else left * whole[i] // all_weight
+        if not full:
+            lost = left - sum(shares[i] for i in open_)
+            for i in sorted(open_, key=lambda i: (-(left * whole[i] % all_weight), i))[:lost]:
+                shares[i] += 1
+            break
+        left -= sum(most[i] for i in full)
+        open_ = [i for i in open_ if i not in full]
+    return np.array(shares, np.int64)
+
+
+def tally(amounts: Ints, group: Ints, sizes: Ints) -> Ints:
+    """`amounts` per group with these sizes added to theirs; longer if a group is new."""
+    groups = max(len(amounts), int(group.max(initial=-1)) + 1)
+    amounts = np.concatenate([amounts, np.zeros(groups - len(amounts), np.int64)])
+    np.add.at(amounts, group, sizes)
+    return amounts

@@ -1,0 +1,1 @@
+"""The laws that the plug-ins of every family keep, for the tests of other packages too."""

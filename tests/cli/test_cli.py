@@ -1,0 +1,416 @@
+"""The command line: what is on stdout, what a command ends with, and that all of it is documented."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from command import COMMAND, Ended, process, selector, with_value, write_policy
+from conftest import text_of, write_jsonl
+from selector import __version__, cli, errors
+from selector.cli import app
+
+STEP_KEYS = ["name", "fingerprint", "cached", "rows_in", "rows_out", "seconds"]
+STEPS = ["survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate/readability", "rate/prototypicality"]
+COMMANDS = sorted(
+    str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished run of a small policy."""
+
+    folder: Path
+    policy: Path
+    ended: Ended
+
+    @property
+    def root(self) -> str:
+        return str(self.folder / "runs")
+
+    @property
+    def uri(self) -> str:
+        return self.ended.json["manifest"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    rows = [{"text": text_of(n % 70, 8), "source": ("web", "books")[n % 2]} for n in range(80)]
+    policy = {
+        "seed": 7,
+        "corpus": {"paths": [str(write_jsonl(folder / "corpus.jsonl", rows))]},
+        "embed": {"model": str(tiny_model), "precision": "float32", "max_tokens": 32},
+        "cluster": {"num_clusters": 3},
+        "rate": ["readability", "prototypicality"],
+        "select": {"budget": {"documents": 20}, "where": "num_tokens > 12"},
+        "order": {"using": {"by_score": {"score": "readability"}}},
+        "manifest": {"difficulty": "readability"},
+    }
+    path = write_policy(folder, policy)
+    ended = selector("run", path, "--root", folder / "runs", "--executor", "local", "--json")
+    assert ended.code == 0, ended.err
+    return Made(folder, path, ended)
+
+
+def test_run_prints_one_json_document_with_the_keys_of_the_contract(made: Made) -> None:
+    told = made.ended.json
+    assert list(told) == ["manifest", "digest", "documents", "tokens", "seconds", "steps"]
+    assert made.ended.out.count("\n") == 1
+    assert re.fullmatch(r"[0-9a-f]{64}", told["digest"]) and Path(told["manifest"], "manifest/manifest.json").exists()
+    assert (told["documents"], type(told["tokens"]), type(told["seconds"])) == (20, int, float)
+    assert [step["name"] for step in told["steps"]] == [*STEPS, "select", "order", "manifest"]
+    for step in told["steps"]:
+        assert list(step) == STEP_KEYS and re.fullmatch(r"[0-9a-f]{32}", step["fingerprint"])
+        assert [type(step[key]) for key in STEP_KEYS] == [str, str, bool, int, int, float]
+    assert [step["cached"] for step in told["steps"]] == [False] * 11
+    rows = {step["name"]: (step["rows_in"], step["rows_out"]) for step in told["steps"]}
+    assert rows["ingest"] == (80, 80) and rows["dedup"] == (80, 70) and rows["order"] == (20, 20)
+
+
+def test_run_tells_its_progress_on_stderr(made: Made) -> None:
+    lines = made.ended.err.splitlines()
+    assert [line.split()[0] for line in lines] == [step["name"] for step in made.ended.json["steps"]]
+    assert re.fullmatch(r"ingest +[0-9a-f]{12} +80 in +80 out  [0-9.]+ s", lines[1])
+
+
+def test_run_finds_a_finished_run_and_ends_with_three_commands_that_work(made: Made) -> None:
+    again = selector("run", made.policy, "--root", made.root, "--executor", "local")
+    assert again.code == 0 and made.ended.json["digest"] in again.out
+    assert again.err.count("cached") == 11
+    for told in ("where the rows went", "tokens by source", "through the order", "order digest", "└── survey"):
+        assert told in again.out
+    commands = [line.split() for line in again.out.splitlines() if line.startswith("  selector ")]
+    assert [command[1] for command in commands] == ["verify", "explain", "run"]
+    for command in commands:
+        more = ["--executor", "local"] if command[1] == "run" else []
+        assert selector(*command[1:], *more).code == 0
+
+
+def test_verify_prints_one_json_document_with_the_keys_of_the_contract(made: Made) -> None:
+    digest = made.ended.json["digest"]
+    assert selector("verify", made.uri, "--json").json == {"ok": True, "digest": digest, "problems": []}
+    told = selector("verify", made.uri)
+    assert (told.code, told.out, told.err) == (0, f"ok {digest}\n", "")
+
+
+def test_verify_of_a_manifest_that_is_not_sound_ends_with_1_and_says_what_is_wrong(made: Made, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-r", made.uri, tmp_path / "run"], check=True)
+    part = tmp_path / "run/manifest/parts/part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    told = selector("verify", tmp_path / "run", "--json")
+    assert told.code == 1 and list(told.json) == ["ok", "digest", "problems"] and told.json["ok"] is False
+    assert told.json["problems"] and "part-00000" in told.json["problems"][0]
+    assert "part-00000" in selector("verify", tmp_path / "run").out
+
+
+def test_plugins_prints_one_json_document_with_the_keys_of_the_contract() -> None:
+    told = selector("plugins", "--json").json
+    assert list(told) == ["raters", "selectors", "orders", "executors"]
+    found = {family: [member["name"] for member in members] for family, members in told.items()}
+    assert found["raters"][:2] == ["column", "length"] and {"local", "ray"} <= set(found["executors"])
+    assert {"random", "top", "kmeans_quality"} <= set(found["selectors"])
+    assert {"shuffled", "by_score", "interleaved"} <= set(found["orders"])
+    for member in (member for members in told.values() for member in members):
+        assert list(member) == ["name", "summary", "options"] and member["summary"].endswith(".")
+        for option in member["options"].values():
+            assert list(option) == ["type", "default", "required"]
+    text = selector("plugins")
+    assert text.err == "" and all(
+        re.search(rf"^  {name} ", text.out, re.MULTILINE) for names in found.values() for name in names
+    )
+
+
+def test_show_lists_runs_and_describes_one(made: Made) -> None:
+    run = Path(made.uri).name
+    told = {entry["run"]: entry for entry in selector("show", "--root", made.root, "--json").json["runs"]}
+    digest, tokens = made.ended.json["digest"], made.ended.json["tokens"]
+    assert told[run] == {"run": run, "digest": digest, "documents": 20, "tokens": tokens}
+    assert run in selector("show", "--root", made.root).out
+    described = selector("show", made.uri, "--json").json
+    assert (described["documents"], described["visits"]) == (20, 20) and len(described["difficulty"]) == 10
+    assert "where the rows went" in selector("show", made.uri).out
+    assert "There is no run" in selector("show", "--root", made.folder / "elsewhere").out
+
+
+def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:
+    first = selector("at", made.uri, 0, "--json").json
+    assert (first["position"], first["visit"], first["phase"]) == (0, 0, "main")
+    doc_id = first["doc_id"]
+    assert selector("when", made.uri, doc_id, "--json").json == {"doc_id": doc_id, "positions": [0]}
+    assert selector("when", made.uri, doc_id).out == "0\n"
+    told = selector("explain", made.uri, doc_id, "--json").json
+    assert (told["fate"], told["positions"], told["row"]) == ("kept", [0], first["row"])
+    assert told["reason"] == first["reason"] and told["uri"] == str(made.folder / "corpus.jsonl")
+    assert re.search(rf"^doc_id +{doc_id}$", selector("at", made.uri, 0).out, re.MULTILINE)
+    assert re.search(r"^fate +kept$", selector("explain", made.uri, doc_id).out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "There is no manifest at nowhere"),
+        (["verify", "nowhere"], "There is no manifest at nowhere"),
+        (["at", "{uri}", "20"], r"There is no position 20 in this manifest: positions are 0 to 19\."),
+        (["at", "{uri}", "--", "-1"], "There is no position -1 in this manifest"),
+        (["explain", "{uri}", "0" * 32], f"There is no document {'0' * 32} in the corpus of this manifest"),
+    ],
+)
+def test_what_is_not_there_ends_with_4(arguments: list[str], message: str, made: Made) -> None:
+    ended = selector(*(argument.format(uri=made.uri) for argument in arguments))
+    assert (ended.code, ended.out) == (4, "") and re.search(message, ended.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run"], "Missing argument 'POLICY'"),
+        (["run", "policy.yaml", "--rooot", "x"], "No such option: --rooot"),
+        (["at", "{uri}", "first"], "Invalid value for 'position'"),
+        (["when", "{uri}", "42"], "'42' is not a doc_id. Give its 32 hex digits"),
+        (["demo", "--documents", "3"], "Invalid value for '--documents'"),
+        (["run", "policy.yaml", "--actors", "0"], "Invalid value for '--actors'"),
+    ],
+)
+def test_what_cannot_be_meant_ends_with_2(arguments: list[str], message: str, made: Made) -> None:
+    ended = selector(*(argument.format(uri=made.uri) for argument in arguments))
+    assert (ended.code, ended.out) == (2, "") and message in ended.err and "Traceback" not in ended.err
+
+
+def test_check_prints_a_policy_that_says_the_same(made: Made, tmp_path: Path) -> None:
+    told = selector("check", made.policy)
+    assert (told.code, told.err) == (0, "")
+    (tmp_path / "resolved.yaml").write_text(told.out)
+    again = selector("check", tmp_path / "resolved.yaml", "--json")
+    assert again.json == selector("check", made.policy, "--json").json
+    run = selector("run", tmp_path / "resolved.yaml", "--root", made.root, "--executor", "local", "--json")
+    assert run.json["digest"] == made.ended.json["digest"] and all(step["cached"] for step in run.json["steps"])
+
+
+def test_plan_says_what_is_cached_and_what_would_run_and_writes_nothing(made: Made, tmp_path: Path) -> None:
+    plan = ["plan", made.policy, "--executor", "local", "--json", "--root"]
+    fresh = selector(*plan, tmp_path / "runs").json["steps"]
+    assert [step["name"] for step in fresh] == [*STEPS, "select", "order", "manifest"]
+    assert {step["action"] for step in fresh} == {"run"} and not (tmp_path / "runs").exists()
+    done = selector(*plan, made.root).json["steps"]
+    assert {step["action"] for step in done} == {"cached"}
+    for override, first in (
+        ("manifest.quality=readability", "manifest"),
+        ("order.using={by_score: {score: readability, direction: anti_curriculum}}", "order"),
+        ("select.budget.documents=5", "select"),
+        ("rate=[readability, prototypicality, length]", "rate/length"),
+        ("cluster.num_clusters=2", "centroids"),
+        ("corpus.max_document_bytes=1000", "ingest"),
+    ):
+        actions = [
+            (step["name"], step["action"]) for step in selector(*plan, made.root, "--set", override).json["steps"]
+        ]
+        assert actions[[action for _, action in actions].index("run")] == (first, "run")
+    text = selector("plan", made.policy, "--executor", "local", "--root", made.root)
+    assert text.err == "" and text.out.count("cached") == 11
+
+
+def test_doctor_says_what_it_found_and_ends_with_1_if_something_is_missing(made: Made) -> None:
+    told = selector("doctor", "--root", made.root, "--json")
+    assert told.code == 0 and told.json["ok"] is True
+    assert {finding["name"] for finding in told.json["findings"]} >= {"python", "ray", "torch", "model", "storage"}
+    bad = selector("doctor", "--root", made.policy)
+    assert bad.code == 1 and re.search(r"^BAD +storage .*cannot be used", bad.out, re.MULTILINE)
+
+
+def test_gc_lists_and_removes_what_no_manifest_needs_and_nothing_else(made: Made, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    subprocess.run(["cp", "-r", made.root, root], check=True)
+    assert list(selector("gc", "--root", root, "--json").json) == ["deleted", "bytes", "keys", "unfinished"]
+    before = selector("gc", "--root", root)
+    assert before.out == "" and "0 objects" in before.err
+    (root / "0123456789abcdef").mkdir()
+    (root / "0123456789abcdef/plan.json").write_text("{}")
+    (root / "artifacts/seals/survey/unused.json").write_text("{}")
+    listed = selector("gc", "--root", root)
+    assert listed.out.split() == ["0123456789abcdef/plan.json", "artifacts/seals/survey/unused.json"]
+    refused = selector("gc", "--root", root, "--delete")
+    assert (refused.code, refused.out) == (2, "") and "1 runs have no manifest yet (0123456789abcdef)" in refused.err
+    told = selector("gc", "--root", root, "--delete", "--unfinished", "--json").json
+    assert (told["deleted"], len(told["keys"]), told["unfinished"]) == (True, 2, ["0123456789abcdef"])
+    assert selector("gc", "--root", root, "--json").json["keys"] == []
+    assert selector("verify", root / Path(made.uri).name).code == 0
+
+
+def test_the_root_can_come_from_the_environment(made: Made) -> None:
+    told = selector("show", "--json", env={"SELECTOR_ROOT": made.root})
+    assert Path(made.uri).name in [run["run"] for run in told.json["runs"]]
+
+
+# ---------------------------------------------------------------- when it does not go well
+
+ELSEWHERE = """
+import dataclasses, os, pathlib, time
+import pyarrow as pa
+from selector.rate import Rater
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Short(Rater):
+    "Says too little."
+    higher_is = "harder"
+    def rate(self, batch):
+        return pa.record_batch({"score": [1.0]})
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stuck(Rater):
+    "Is told to stop when it has rated so many parts, and counts them."
+    higher_is = "harder"
+    def rate(self, batch):
+        calls = pathlib.Path(os.environ["CALLS"])
+        calls.joinpath(str(time.monotonic_ns())).touch()
+        if len(list(calls.iterdir())) > int(os.environ["MOST"]):
+            time.sleep(100)
+        return pa.record_batch({"score": [float(len(text)) for text in batch["text"].to_pylist()]})
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path with a module of raters, `raters_of_a_test`."""
+    (tmp_path / "raters_of_a_test.py").write_text(ELSEWHERE)
+    (tmp_path / "calls").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def policy_with(made: Made, folder: Path, rater: str) -> Path:
+    policy = yaml.safe_load(made.policy.read_text())
+    for key, value in {
+        "rate": [rater],
+        "order": {"using": "shuffled"},
+        "manifest": {},
+        "corpus.rows_per_part": 16,
+    }.items():
+        policy = with_value(policy, key, value)
+    return write_policy(folder, policy)
+
+
+def test_a_run_that_fails_ends_with_1_and_a_message(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "raters_of_a_test:Short")
+    ended = selector("run", policy, "--root", made.root, "--executor", "local", "--json")
+    assert (ended.code, ended.out) == (1, "") and "Traceback" not in ended.err
+    assert re.search(r"^error: .*The rater 'Short' returned 1 rows for a batch of [0-9]+\.", ended.err, re.MULTILINE)
+
+
+def test_a_fault_of_ours_is_called_one_and_shows_where_if_asked(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(uri: str) -> Any:
+        raise ZeroDivisionError(uri)
+
+    monkeypatch.setattr("selector.manifest.manifest.Manifest.open", broken)
+    ended = selector("verify", made.uri, "--json")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == (
+        f"error: ZeroDivisionError: {made.uri}\nThis is a fault of selector's. Run with -v to see where.\n"
+    )
+    assert "Traceback" in selector("verify", made.uri, "-v").err
+
+
+def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
+    made: Made, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_with(made, elsewhere, "raters_of_a_test:Stuck")
+    command = ["run", str(policy), "--root", str(elsewhere / "runs"), "--executor", "local", "--json"]
+    calls = elsewhere / "calls"
+    environment = {**os.environ, "PYTHONPATH": str(elsewhere), "CALLS": str(calls), "MOST": "2"}
+    child = subprocess.Popen(
+        [*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    until = time.monotonic() + 90
+    while len(list(calls.iterdir())) < 3 and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out) == (130, ""), err
+    assert err.endswith("Interrupted. Finished parts are kept: the same command goes on from here.\n")
+    assert "Traceback" not in err
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setenv("MOST", "1000")
+    told = selector(*command).json
+    assert len(list(calls.iterdir())) == 3 + 3, "five parts: two were finished, one was interrupted"
+    fresh = selector(*command[:3], elsewhere / "fresh", *command[4:]).json
+    assert told["digest"] == fresh["digest"]
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "JSON"])
+def test_a_reader_that_has_seen_enough_is_no_error(more: list[str], made: Made) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        ended = subprocess.run(
+            [*COMMAND, "show", made.uri, *more], stdout=closed, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_process_of_its_own_says_the_same(made: Made) -> None:
+    told = process("run", made.policy, "--root", made.root, "--executor", "local", "--json")
+    assert told.code == 0 and told.json["digest"] == made.ended.json["digest"]
+    refused = process("run", made.policy, "--root", made.root, "--set", "seed=x")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "error: seed: write a whole number; it is 'x'.\n"
+
+
+# ---------------------------------------------------------------- documentation
+
+
+def test_the_command_alone_shows_what_there_is() -> None:
+    ended = selector()
+    assert ended.code == 2
+    for command in COMMANDS:
+        assert re.search(rf"^│ {command} ", ended.out + ended.err, re.MULTILINE), command
+    assert selector("--version").out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_every_option_a_sentence(command: str) -> None:
+    ended = selector(command, "--help", env={"COLUMNS": "200"})
+    assert (ended.code, ended.err) == (0, "")
+    group: Any = typer.main.get_command(app)
+    described = group.commands[command]
+    assert described.help and described.help.endswith(".")
+    assert all(option.help for option in described.params if option.opts[0].startswith("-"))
+    assert {"--json", "--verbose"} <= {name for option in described.params for name in option.opts}
+
+
+def test_every_documented_command_exists_and_every_command_is_documented() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    blocks = "\n".join(re.findall(r"```console\n(.*?)```", readme, re.DOTALL))
+    documented = re.findall(r"(?:^|&& )selector ([a-z]+)(.*)$", blocks, re.MULTILINE)
+    assert {name for name, _ in documented} == set(COMMANDS)
+    group: Any = typer.main.get_command(app)
+    for name, rest in documented:
+        known = {word for option in group.commands[name].params for word in option.opts}
+        options = re.findall(r"(?<= )--?[a-z-]+", rest.partition("#")[0])
+        assert set(options) <= known, f"selector {name}{rest}"
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 the run failed, 2 bad usage or policy, 3 done with quarantined input, 4 not found, "
+    "5 cluster or storage unreachable, 130 interrupted."
+)
+
+
+def test_the_exit_codes_are_documented() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    codes = {cls.exit_code for cls in classes if issubclass(cls, errors.SelectorError)}
+    for place in ((Path(__file__).parents[2] / "README.md").read_text("utf-8"), cli.__doc__ or ""):
+        assert EXIT_CODES in " ".join(place.split())
+    documented = {int(code) for code in re.findall(r"\b[0-9]+\b", EXIT_CODES)}
+    assert documented == codes | {0, cli.QUARANTINED, cli.INTERRUPTED}

@@ -1,0 +1,227 @@
+"""What gc may take: nothing that a finished manifest was made from, and everything else."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from runs import Child, assert_killed, assert_sound, killed_at, policy_of, run, uncached, write_corpus
+from selector.engine import gc
+from selector.engine.local import LocalExecutor
+from selector.engine.part import Receipt, Task
+from selector.engine.step import Stage
+from selector.engine.store import Store
+from selector.errors import UsageError
+from selector.manifest import Manifest
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def make(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    runs.use_one_thread()
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
+    return lambda **sections: policy_of(corpus, tiny_model, **sections)
+
+
+@pytest.fixture(scope="module")
+def finished(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one finished run."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    run(make(), root)
+    return root
+
+
+@pytest.fixture
+def root(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "root"))
+
+
+def contents(root: Path) -> dict[str, int]:
+    return dict(Store.open(str(root)).storage.list(""))
+
+
+def collect(root: Path) -> gc.Garbage:
+    """Removes the garbage, and says what it was."""
+    store = Store.open(str(root))
+    garbage = gc.find(store)
+    assert gc.remove(store, garbage) == len(garbage.keys)
+    assert gc.find(store).keys == ()
+    return garbage
+
+
+def folder_of(root: Path) -> Path:
+    (plan,) = root.glob("*/plan.json")
+    return plan.parent
+
+
+def test_a_finished_run_leaves_no_garbage(root: Path) -> None:
+    garbage = gc.find(Store.open(str(root)))
+    assert garbage == gc.Garbage(keys=(), num_bytes=0, unfinished=())
+    assert gc.find(Store.open(str(root.parent / "nothing"))) == garbage
+
+
+def test_what_two_runs_share_stays_until_both_are_gone(root: Path, make: Make) -> None:
+    alone = contents(root)
+    first = folder_of(root)
+    second = run(make(order={"using": "shuffled"}), root)
+    both = contents(root)
+    assert collect(root).keys == ()
+    shutil.rmtree(second.uri)
+    garbage = collect(root)
+    assert set(garbage.keys) == {key for key in both if key not in alone and key.startswith("artifacts/")}
+    assert garbage.num_bytes == sum(both[key] for key in garbage.keys) > 0
+    assert contents(root) == alone and uncached(run(make(), root)) == []
+    shutil.rmtree(first)
+    collect(root)
+    assert contents(root) == {}
+
+
+def test_nothing_that_a_finished_manifest_needs_is_taken(root: Path, make: Make) -> None:
+    """Among unfinished, changed and abandoned runs."""
+    for section in ({"cluster": {"num_clusters": 3}}, {"embed": {**make()["embed"], "max_tokens": 16}}):
+        shutil.rmtree(Path(run(make(**section), root).uri) / "manifest")
+    before = contents(root)
+    garbage = collect(root)
+    assert len(garbage.unfinished) == 2
+    assert {key.split("/")[0] for key in garbage.keys} == {"artifacts", *garbage.unfinished}
+    again = run(make(), root)
+    assert uncached(again) == [] and again.manifest.verify().ok
+    assert_sound(root)
+    assert sum(before.values()) - garbage.num_bytes == sum(contents(root).values()) - _log(root, before)
+    once_more = run(make(cluster={"num_clusters": 3}), root)
+    assert "cluster" in uncached(once_more) and "embed" not in uncached(once_more) and once_more.manifest.verify().ok
+
+
+def _log(root: Path, before: dict[str, int]) -> int:
+    """The size of what was logged since."""
+    return sum(size for key, size in contents(root).items() if key not in before)
+
+
+def test_an_unfinished_run_is_garbage_with_all_that_it_made_and_starts_over(root: Path, make: Make) -> None:
+    digest = Manifest.open(str(root)).digest
+    shutil.rmtree(folder_of(root) / "manifest")
+    everything = contents(root)
+    garbage = collect(root)
+    assert garbage.unfinished == (folder_of_name(everything),) and set(garbage.keys) == set(everything)
+    assert contents(root) == {}
+    again = run(make(), root)
+    assert uncached(again) == [step.name for step in again.steps] and again.manifest.digest == digest
+
+
+def folder_of_name(keys: dict[str, int]) -> str:
+    (name,) = {key.split("/")[0] for key in keys if key.endswith("/plan.json")}
+    return name
+
+
+def test_what_dead_processes_left_behind_is_garbage(root: Path) -> None:
+    old = root / "artifacts/blobs/.partial-0123"
+    old.write_bytes(b"half")
+    os.utime(old, (0, time.time() - 90_000))
+    young = root / "artifacts/blobs/.partial-4567"
+    young.write_bytes(b"half of one that is being written")
+    (root / "probe").mkdir(exist_ok=True)
+    (root / "probe/0123").write_bytes(b"probe")
+    (root / "attempts/embed/0123").mkdir(parents=True)
+    (root / "attempts/embed/0123/1.json").write_bytes(b"{}")
+    garbage = collect(root)
+    assert set(garbage.keys) == {"artifacts/blobs/.partial-0123", "probe/0123", "attempts/embed/0123/1.json"}
+    assert garbage.num_bytes == 4 + 5 + 2
+    assert young.exists() and not old.exists()
+
+
+def test_what_others_keep_in_the_root_is_not_touched(root: Path) -> None:
+    (root / "notes").mkdir()
+    (root / "notes/plan.txt").write_text("mine")
+    (root / "README").write_text("mine")
+    assert gc.find(Store.open(str(root))).keys == ()
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"[]", b"{}", b'{"artifacts":["embed/0"],"check":"0"}', "flip"])
+def test_a_list_of_artefacts_that_is_not_sound_stops_gc_and_is_made_again_by_the_next_run(
+    damage: bytes | str | None, root: Path, make: Make
+) -> None:
+    listed = folder_of(root) / "artifacts.json"
+    sound = listed.read_bytes()
+    if damage is None:
+        listed.unlink()
+    else:
+        listed.write_bytes(damage if isinstance(damage, bytes) else sound.replace(b"a", b"b", 1))
+    with pytest.raises(
+        UsageError, match=r"^The run \w+ has a manifest and no sound artifacts.json.* Run its policy once"
+    ):
+        gc.find(Store.open(str(root)))
+    run(make(), root)
+    assert listed.read_bytes() == sound and gc.find(Store.open(str(root))).keys == ()
+
+
+def test_a_manifest_whose_plan_is_lost_still_keeps_what_it_needs(root: Path) -> None:
+    (folder_of(root) / "plan.json").unlink()
+    assert gc.find(Store.open(str(root))).keys == ()
+
+
+def test_a_run_killed_between_its_manifest_and_its_list_of_artefacts_is_finished_before_gc_takes_anything(
+    make: Make, tmp_path: Path
+) -> None:
+    root, marker = tmp_path / "root", tmp_path / "marker"
+    child = Child(make(), root, tmp_path / "told", killed_at("commit.after_manifest", 1, marker))
+    assert_killed(child, marker)
+    with pytest.raises(UsageError, match="no sound artifacts"):
+        gc.find(Store.open(str(root)))
+    assert uncached(run(make(), root)) == [] and collect(root).keys == ()
+
+
+def test_a_gc_that_is_killed_leaves_garbage_and_nothing_worse(root: Path, make: Make, tmp_path: Path) -> None:
+    other = make(cluster={"num_clusters": 3})
+    shutil.rmtree(Path(run(other, root).uri) / "manifest")
+    garbage = gc.find(Store.open(str(root)))
+    for number, hit in enumerate((1, len(garbage.keys) // 2, 3)):
+        marker = tmp_path / f"marker{number}"
+        child = Child(None, root, tmp_path / "told", killed_at("gc.before_delete", hit, marker))
+        assert_killed(child, marker)
+        assert_sound(root)
+    assert uncached(run(make(), root)) == [] and run(other, root).manifest.verify().ok
+    assert_sound(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collecting(LocalExecutor):
+    """Someone removes garbage from the root, once, while a run is at work on it."""
+
+    stage: str
+    root: Path
+
+    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
+        marker = self.root.parent / "collected"
+        if stage.name == self.stage and not marker.exists():
+            marker.touch()
+            assert collect(self.root).keys
+        yield from super().run(stage, tasks, store)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "embed", "cluster", "rate"])
+def test_a_run_gets_over_a_gc_that_takes_what_it_has_made_so_far(
+    stage: str, finished: Path, make: Make, tmp_path: Path
+) -> None:
+    outcome = run(make(), tmp_path / "root", Collecting(stage=stage, root=tmp_path / "root"))
+    assert outcome.manifest.digest == Manifest.open(str(finished)).digest and outcome.manifest.verify().ok
+    assert_sound(tmp_path / "root")
+
+
+def test_a_run_that_finishes_after_the_garbage_was_counted_stays(root: Path, make: Make) -> None:
+    store, home = Store.open(str(root)), folder_of(root)
+    shutil.move(home / "manifest", root.parent / "manifest")
+    garbage = gc.find(store)
+    shutil.move(root.parent / "manifest", home / "manifest")
+    gc.remove(store, garbage)
+    assert Manifest.open(str(home)).verify().ok
+    assert json.loads((home / "plan.json").read_bytes())["policy"]["seed"] == 7
+    again = run(make(), root)
+    assert again.manifest.verify().ok and "embed" in uncached(again)

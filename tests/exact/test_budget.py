@@ -1,0 +1,266 @@
+"""Quotas that lose nothing, and selections as exact as sorting the whole pool would be."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from selector.exact import inclusion
+from selector.exact import spend as budgets
+from selector.exact.apportion import apportion, tally
+from selector.exact.spend import Overshoot, Queued, Taken, take
+
+WEIGHTS = st.lists(st.one_of(st.integers(0, 10**15), st.decimals(0, 1000, places=3).map(float)), max_size=12)
+
+
+# ---------------------------------------------------------------- apportion
+
+
+@given(st.integers(0, 10**15), WEIGHTS)
+def test_shares_add_up_and_differ_from_the_exact_ones_by_less_than_one(total: int, weights: list[float]) -> None:
+    shares = apportion(total, weights)
+    assert shares.dtype == np.int64 and shares.sum() == (total if weights else 0)
+    exactly = [Fraction(str(weight)) for weight in weights]
+    if any(exactly):
+        assert all(abs(share - total * w / sum(exactly)) < 1 for share, w in zip(shares.tolist(), exactly, strict=True))
+
+
+@given(st.integers(0, 500), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99)), max_size=9))
+def test_what_a_group_cannot_take_is_spread_over_the_others(total: int, groups: list[tuple[int, int]]) -> None:
+    weights, capacities = [weight for weight, _ in groups], [capacity for _, capacity in groups]
+    shares = apportion(total, weights, capacities)
+    assert shares.sum() == min(total, sum(capacities)) and (shares <= capacities).all()
+    rates = [
+        share / weight
+        for share, weight, most in zip(shares.tolist(), weights, capacities, strict=True)
+        if weight and share < most
+    ]
+    for share, weight, most in zip(shares.tolist(), weights, capacities, strict=True):
+        if weight == 0 and share:
+            assert not rates, "a weight of 0 gets nothing until every other group is full"
+        if weight and share == most and rates:
+            assert (share - 1) / weight <= max(rates) + 1, "a full group would have had no less without its limit"
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 1000), min_size=1, max_size=9))
+def test_a_group_of_its_own_size_is_never_given_more_than_it_has(total: int, sizes: list[int]) -> None:
+    assert (apportion(total, sizes, sizes) <= sizes).all()
+
+
+def test_weights_of_zero_share_alike_once_the_others_are_full() -> None:
+    assert apportion(10, [0, 5, 0], [9, 4, 9]).tolist() == [3, 4, 3]
+    assert apportion(5, [0, 0]).tolist() == [3, 2]
+
+
+def test_a_float_counts_as_the_decimal_that_it_prints_as() -> None:
+    assert apportion(10, [0.15, 0.25, 0.6]).tolist() == [2, 2, 6]
+
+
+def test_shares_of_many_tokens_are_exact() -> None:
+    assert apportion(30 * 10**12 + 1, np.array([10**13, 10**13, 10**13])).tolist() == [10**13 + 1, 10**13, 10**13]
+
+
+# ---------------------------------------------------------------- take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Documents as (group, key, id, size), and how to spend on them."""
+
+    rows: list[tuple[int, int, int, int]]
+    quotas: list[int]
+    overshoot: Overshoot
+    batch: int
+    limit: int
+    bins: int
+
+    def queues(self) -> Iterator[Queued]:
+        for start in range(0, len(self.rows), self.batch):
+            rows = self.rows[start : start + self.batch]
+            yield Queued(
+                group=np.array([row[0] for row in rows], np.int64),
+                key=np.array([row[1] for row in rows], np.uint64),
+                ids=np.array([divmod(row[2], 2**64) for row in rows], np.uint64),
+                sizes=np.array([row[3] for row in rows], np.int64),
+            )
+
+    def take(self) -> tuple[Taken, list[bool]]:
+        with patch.object(budgets, "LIMIT", self.limit), patch.object(budgets, "BINS", self.bins):
+            taken = take(self.queues, np.array(self.quotas, np.int64), self.overshoot)
+        return taken, [bool(x) for batch in self.queues() for x in taken.mask(batch)]
+
+
+_KEYS = st.one_of(st.integers(0, 2), st.integers(0, 2**64 - 1), st.sampled_from([2**63, 2**64 - 1]))
+_IDS = st.one_of(st.integers(0, 20), st.integers(0, 2**128 - 1), st.integers(0, 9).map(lambda i: i << 64))
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    groups = draw(st.integers(1, 4))
+    largest = draw(st.sampled_from([1, 1, 3, 40]))
+    sizes = st.just(1) if largest == 1 else st.integers(0, largest)
+    rows = draw(
+        st.lists(st.tuples(st.integers(0, groups - 1), _KEYS, _IDS, sizes), max_size=40, unique_by=lambda row: row[2])
+    )
+    return Case(
+        rows=rows,
+        quotas=draw(st.lists(st.integers(0, 60), min_size=groups, max_size=groups)),
+        overshoot=draw(st.sampled_from(["stop", "fill", "cross"])),
+        batch=draw(st.integers(1, 40)),
+        limit=draw(st.sampled_from([1, 2, 7, 1000])),
+        bins=draw(st.sampled_from([1, 64, 2**16])),
+    )
+
+
+def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
+    """What is taken, and what of it within the quotas, by sorting everything and serving one after another."""
+    order = sorted(range(len(case.rows)), key=lambda i: case.rows[i][1:3])
+    left, is_open = list(case.quotas), [True] * len(case.quotas)
+    within, rest = [False] * len(order), [False] * len(order)
+    for i in order:
+        group, _, _, size = case.rows[i]
+        is_open[group] &= size <= left[group]
+        if is_open[group]:
+            within[i] = True
+            left[group] -= size
+    unspent = sum(left)
+    for i in order:
+        if within[i]:
+            continue
+        size = case.rows[i][3]
+        if unspent <= 0:
+            break
+        if size <= unspent:
+            rest[i] = True
+            unspent -= size
+        elif case.overshoot == "fill":
+            continue
+        else:
+            rest[i] = case.overshoot == "cross" and unspent > 0
+            break
+    return [a or b for a, b in zip(within, rest, strict=True)], within
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+@example(Case(rows=[(0, 5, 1, 20), (1, 1, 2, 30)], quotas=[10, 10], overshoot="stop", batch=2, limit=1, bins=64))
+def test_take_agrees_with_sorting_everything(case: Case) -> None:
+    taken, mask = case.take()
+    expected, within = sorted_through(case)
+    assert mask == expected
+    assert [bool(x) for batch in case.queues() for x in taken.within(batch)] == within
+    assert taken.spent == sum(row[3] for row, is_taken in zip(case.rows, mask, strict=True) if is_taken)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.randoms())
+def test_take_does_not_depend_on_batches_order_or_memory(case: Case, random: Any) -> None:
+    rows = list(case.rows)
+    random.shuffle(rows)
+    other = Case(rows=rows, quotas=case.quotas, overshoot=case.overshoot, batch=7, limit=1000, bins=2**16)
+    ids = {row[2] for row, is_taken in zip(case.rows, case.take()[1], strict=True) if is_taken}
+    assert ids == {row[2] for row, is_taken in zip(rows, other.take()[1], strict=True) if is_taken}
+
+
+def test_take_reads_a_small_pool_once() -> None:
+    case = Case(rows=[(0, i, i, 1) for i in range(9)], quotas=[4], overshoot="stop", batch=2, limit=9, bins=64)
+    passes: list[int] = []
+
+    def queues() -> Iterator[Queued]:
+        passes.append(1)
+        return case.queues()
+
+    with patch.object(budgets, "LIMIT", 9):
+        taken = take(queues, np.array([4]), "stop")
+    assert len(passes) == 1 and taken.spent == 4
+
+
+def test_a_large_pool_takes_a_few_passes_and_a_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    batches = [
+        Queued(
+            group=rng.integers(0, 50, 10_000),
+            key=rng.integers(0, 2**64, 10_000, dtype=np.uint64),
+            ids=rng.integers(0, 2**64, (10_000, 2), dtype=np.uint64),
+            sizes=np.ones(10_000, np.int64),
+        )
+        for _ in range(10)
+    ]
+    passes: list[int] = []
+
+    def queues() -> Iterator[Queued]:
+        passes.append(1)
+        return iter(batches)
+
+    with patch.object(budgets, "LIMIT", 10_000):
+        taken = take(queues, np.full(50, 500), "stop")
+    assert taken.spent == 25_000 and len(passes) == 3
+    group, key = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("group", "key"))
+    mask = np.concatenate([taken.mask(batch) for batch in batches])
+    for i in range(50):
+        assert mask[group == i].sum() == 500
+        assert key[(group == i) & mask].max() < key[(group == i) & ~mask].min()
+
+
+def test_tally_grows_with_its_groups() -> None:
+    amounts = tally(np.array([1]), np.array([0, 3, 3]), np.array([5, 2, 2]))
+    assert amounts.tolist() == [6, 0, 0, 4]
+    assert tally(amounts, np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == [6, 0, 0, 4]
+
+
+# ---------------------------------------------------------------- inclusion
+
+
+def chances(groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: int = 10**9) -> Any:
+    """The inclusion probability of every document."""
+    group, log_weight, size = np.array(groups, np.int64), np.array(log_weights, float), np.array(sizes, np.int64)
+    total = np.bincount(group, size, len(spent)).astype(np.int64)
+    cuts = range(0, len(group), batch)
+    draws = [(group[i : i + batch], log_weight[i : i + batch], size[i : i + batch]) for i in cuts]
+    log_time = inclusion.solve(lambda: iter(draws), np.array(spent, np.int64), total)
+    return inclusion.probability(log_time, group, log_weight)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.floats(-15, 15), st.integers(1, 1000)), min_size=1, max_size=40),
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    st.randoms(),
+)
+@example([(0, -15.0, 1), (0, 15.0, 1000)], [0.9995, 0, 0], None)
+def test_probabilities_add_up_to_what_is_spent_in_any_order(
+    rows: list[tuple[int, float, int]], share: list[float], random: Any
+) -> None:
+    group, log_weight, size = (list(column) for column in zip(*rows, strict=True))
+    total = np.bincount(group, size, 3)
+    spent = [int(part * whole) for part, whole in zip(share, total, strict=True)]
+    found = chances(group, log_weight, size, spent)
+    np.testing.assert_allclose(np.bincount(group, size * found, 3), spent, rtol=2e-6)
+    order = list(range(len(rows)))
+    if random is not None:
+        random.shuffle(order)
+    moved = [[column[i] for i in order] for column in (group, log_weight, size)]
+    again = chances(moved[0], moved[1], moved[2], spent, batch=3)
+    assert again.tolist() == found[order].tolist(), "not a bit depends on the order of the documents"
+
+
+@pytest.mark.parametrize("shift", [-700.0, -30.0, 0.0, 30.0, 700.0])
+def test_a_common_factor_of_the_weights_does_not_matter(shift: float) -> None:
+    weights = np.log([4.0, 3.0, 2.0, 1.0])
+    np.testing.assert_allclose(
+        chances([0] * 4, weights + shift, [1] * 4, [2]), chances([0] * 4, weights, [1] * 4, [2]), 1e-5
+    )
+
+
+def test_a_group_spent_whole_or_not_at_all_leaves_nothing_to_chance() -> None:
+    assert chances([0, 0, 1], [0, 5, 0], [1, 2, 9], [3, 0]).tolist() == [1, 1, 0]
+
+
+def test_equal_weights_have_the_share_that_was_spent() -> None:
+    np.testing.assert_allclose(chances([0] * 8, [3.0] * 8, [1, 2, 3, 4] * 2, [5]), 0.25, rtol=1e-6)

@@ -1,0 +1,512 @@
+"""Runs that are killed, race each other, or find that what they stored is no longer what it was."""
+
+import gzip
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import runs
+from conftest import write_jsonl
+from runs import (
+    CONTEXT,
+    Child,
+    Noting,
+    assert_killed,
+    assert_no_manifest_or_a_sound_one,
+    assert_sound,
+    corpus_rows,
+    killed_at,
+    policy_of,
+    run,
+    uncached,
+    write_corpus,
+)
+from selector import failpoint
+from selector.corpus import read
+from selector.corpus.files import Survey, parts_of
+from selector.engine.local import LocalExecutor
+from selector.engine.part import Receipt, Task
+from selector.engine.step import Stage, perform
+from selector.engine.store import Store
+from selector.errors import CorpusError, DamagedError, SelectorError
+from selector.manifest import Manifest
+from selector.pipeline import plan
+from selector.policy import Policy
+from selector.storage.file import FileStorage
+
+RATER = '''
+"""A rater that looks at the corpus first, and notes every part that it rates."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from selector.rate import FittedRater
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words(FittedRater):
+    higher_is = "harder"
+
+    def fit(self, sample, seed):
+        counts = [text.count(" ") for batch in sample.batches("text") for text in batch["text"].to_pylist()]
+        return pa.table({"mean": [float(np.mean(counts))]})
+
+    def rate_fitted(self, batch, fitted):
+        if "WORDS_NOTES" in os.environ:
+            with open(os.environ["WORDS_NOTES"], "a") as file:
+                file.write("part\\n")
+        mean = fitted["mean"][0].as_py()
+        return pa.record_batch({"score": pa.array([text.count(" ") - mean for text in batch["text"].to_pylist()])})
+'''
+NUM_PARTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A policy, what it gives when nothing disturbs it, and a root in which it did."""
+
+    policy: dict[str, Any]
+    other: dict[str, Any]  # another policy over the same corpus
+    digest: str
+    root: Path
+
+    def copy(self, root: Path) -> Path:
+        return Path(shutil.copytree(self.root, root))
+
+
+@pytest.fixture(scope="module")
+def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    runs.use_one_thread()
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "package/countable").mkdir(parents=True)
+    (folder / "package/countable/raters.py").write_text(RATER, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder / "package")  # children inherit it
+        policy = policy_of(
+            write_corpus(folder / "corpus"),
+            tiny_model,
+            rate=["readability", "countable.raters:Words", "prototypicality"],
+        )
+        digest = run(policy, folder / "root").manifest.digest
+        other = {**policy, "order": {"using": "shuffled"}, "select": {"budget": {"documents": 20}}}
+        yield World(policy=policy, other=other, digest=digest, root=folder / "root")
+
+
+# ---------------------------------------------------------------- killed
+
+
+def an_empty_root(_: World, root: Path) -> None:
+    root.mkdir()
+
+
+def a_root_with_damage(world: World, root: Path) -> None:
+    flip(stored(world.copy(root), "select", "fates-00000"), 1000)
+
+
+def a_root_with_garbage(world: World, root: Path) -> None:
+    world.copy(root)
+    shutil.rmtree(run_folder(root) / "manifest")
+
+
+PLACES: dict[str, Callable[[World, Path], None]] = {
+    "store.before_swap": a_root_with_damage,
+    "store.after_discard": a_root_with_damage,
+    "gc.before_delete": a_root_with_garbage,
+}
+"""Where to go to come by a failpoint that an ordinary run does not come by."""
+
+
+@pytest.fixture(scope="module")
+def hits(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """How often a child that nothing disturbs comes by each failpoint, in the place for it."""
+    folder = tmp_path_factory.mktemp("hits")
+    reached: dict[str, dict[str, int]] = {}
+    for prepare in (an_empty_root, *dict.fromkeys(PLACES.values())):
+        root = folder / prepare.__name__
+        prepare(world, root)
+        child = start_at(prepare, world, root, folder / f"{prepare.__name__}.json")
+        assert child.wait() == 0
+        reached[prepare.__name__] = child.told()["reached"]
+    return {name: reached[PLACES.get(name, an_empty_root).__name__].get(name, 0) for name in failpoint.NAMES}
+
+
+def start_at(
+    prepare: Callable[[World, Path], None],
+    world: World,
+    root: Path,
+    told: Path,
+    environment: dict[str, str] | None = None,
+) -> Child:
+    return Child(None if prepare is a_root_with_garbage else world.policy, root, told, environment)
+
+
+@pytest.mark.parametrize("name", failpoint.NAMES)
+def test_a_run_killed_anywhere_is_finished_by_the_same_command(
+    name: str, world: World, hits: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hits[name], f"nothing comes by {name}"
+    prepare = PLACES.get(name, an_empty_root)
+    children: list[tuple[Child, Path]] = []
+    for hit in sorted({1, hits[name] // 2 + 1, hits[name]}):
+        folder = tmp_path / str(hit)
+        folder.mkdir()
+        prepare(world, folder / "root")
+        environment = {**killed_at(name, hit, folder / "marker"), "WORDS_NOTES": str(folder / "rated")}
+        children.append((start_at(prepare, world, folder / "root", folder / "told", environment), folder))
+    for child, folder in children:
+        root, notes = folder / "root", folder / "notes"
+        assert_killed(child, folder / "marker")
+        assert_no_manifest_or_a_sound_one(root)
+
+        store = Store.open(str(root))
+        sealed = {key for key in store.seals() if store.is_sound(key)}
+        notes.touch()
+        monkeypatch.setenv("WORDS_NOTES", str(folder / "rated"))
+        outcome = run(world.policy, root, Noting(notes=notes))
+        assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok
+        assert sealed.isdisjoint(notes.read_text("utf-8").split()), "what was sealed is not computed again"
+        assert [
+            f"{step.name}/{step.fingerprint}" for step in outcome.steps if not step.cached if in_(sealed, step)
+        ] == []
+        if prepare is an_empty_root:
+            rated = (folder / "rated").read_text("utf-8").count("part")
+            assert NUM_PARTS <= rated <= NUM_PARTS + 1, "the part in flight is all that may be lost"
+        assert_sound(root)
+        assert uncached(run(world.policy, root)) == []
+
+
+def in_(sealed: set[str], step: Any) -> bool:
+    return not sealed.isdisjoint({f"{step.name}/{step.fingerprint}", f"steps/{step.name}/{step.fingerprint}"})
+
+
+def test_a_run_killed_again_and_again_still_ends_at_the_same_digest(
+    world: World, hits: dict[str, int], tmp_path: Path
+) -> None:
+    """Every process is killed as soon as it has sealed three artefacts more."""
+    root, kills = tmp_path / "root", 0
+    while True:
+        marker = tmp_path / f"marker{kills}"
+        child = Child(world.policy, root, tmp_path / "told", killed_at("store.after_seal", 4, marker))
+        if child.wait() == 0:
+            break
+        assert_killed(child, marker)
+        assert_no_manifest_or_a_sound_one(root)
+        kills += 1
+    assert child.told()["digest"] == world.digest
+    assert kills == (hits["store.after_seal"] - 1) // 4, "each of them went on where the last one stopped"
+
+
+def test_a_run_killed_at_any_write_of_its_commit_shows_no_manifest_or_a_sound_one(world: World, tmp_path: Path) -> None:
+    """Everything that a manifest is made from is there; it is written, object by object, and the list of artefacts."""
+    prepared = world.copy(tmp_path / "prepared")
+    shutil.rmtree(run_folder(prepared))
+    calm = Child(world.policy, Path(shutil.copytree(prepared, tmp_path / "calm")), tmp_path / "told")
+    assert calm.wait() == 0
+    num_writes = calm.told()["reached"]["store.before_link"]
+    assert num_writes >= 7, "plan, decisions, parts, files, manifest, quarantine, list of artefacts"
+    for hit in range(1, num_writes + 1):
+        root, marker = tmp_path / f"root{hit}", tmp_path / f"marker{hit}"
+        shutil.copytree(prepared, root)
+        assert_killed(Child(world.policy, root, tmp_path / "told", killed_at("store.before_link", hit, marker)), marker)
+        assert_no_manifest_or_a_sound_one(root)
+        assert run(world.policy, root).manifest.digest == world.digest
+
+
+# ---------------------------------------------------------------- at once
+
+
+def together(
+    policies: list[dict[str, Any]], root: Path, folder: Path, killed: dict[int, str] | None = None
+) -> list[Child]:
+    """Children that begin at the same moment; while they work, a reader looks at the root all the time."""
+    barrier = CONTEXT.Barrier(len(policies))
+    children: list[Child] = []
+    for i, policy in enumerate(policies):
+        environment = killed_at(killed[i], 2, folder / f"marker{i}") if killed and i in killed else None
+        children.append(Child(policy, root, folder / f"told{i}", environment, barrier))
+    while any(child.is_alive() for child in children):
+        for path in root.glob("*/manifest"):
+            assert_no_manifest_or_a_sound_one(path.parent)
+    return children
+
+
+def test_eight_processes_with_one_policy_and_one_root_make_one_manifest(world: World, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    children = together([world.policy] * 8, root, tmp_path)
+    assert [child.wait() for child in children] == [0] * 8
+    assert [child.told().get("digest", child.told()) for child in children] == [world.digest] * 8
+    assert len(list(root.glob("*/manifest/manifest.json"))) == 1
+    assert Manifest.open(str(root)).verify().ok
+    assert_sound(root)
+
+
+def test_it_does_not_matter_to_the_others_if_some_of_them_are_killed(world: World, tmp_path: Path) -> None:
+    killed = {0: "store.before_link", 2: "part.after_work", 4: "store.before_seal", 6: "store.after_link"}
+    children = together([world.policy] * 8, tmp_path / "root", tmp_path, killed)
+    for i, child in enumerate(children):
+        if i in killed:
+            assert_killed(child, tmp_path / f"marker{i}")
+        else:
+            assert child.wait() == 0 and child.told().get("digest", child.told()) == world.digest
+    assert_sound(tmp_path / "root")
+
+
+def test_eight_processes_that_find_the_same_damage_all_get_over_it(world: World, tmp_path: Path) -> None:
+    root = world.copy(tmp_path / "root")
+    shutil.rmtree(run_folder(root))
+    for step, table in (("select", "fates-00000"), ("live", "documents"), ("rate", "ratings")):
+        flip(stored(root, step, table), 700)
+    flip(next((root / "artifacts/seals/dedup").iterdir()), 99)
+    children = together([world.policy] * 8, root, tmp_path)
+    assert [child.wait() for child in children] == [0] * 8
+    assert [child.told().get("digest", child.told()) for child in children] == [world.digest] * 8
+    assert_sound(root)
+
+
+def test_two_policies_at_once_in_one_root_each_get_what_they_get_alone(world: World, tmp_path: Path) -> None:
+    alone = run(world.other, tmp_path / "alone").manifest.digest
+    children = together([world.policy, world.other] * 4, tmp_path / "root", tmp_path)
+    assert [child.wait() for child in children] == [0] * 8
+    assert [child.told().get("digest", child.told()) for child in children] == [world.digest, alone] * 4
+    assert len(list((tmp_path / "root").glob("*/manifest/manifest.json"))) == 2
+    assert_sound(tmp_path / "root")
+
+
+# ---------------------------------------------------------------- damaged
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    bit %= len(data) * 8
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def truncate(path: Path, size: int) -> None:
+    os.truncate(path, size % path.stat().st_size)
+
+
+def run_folder(root: Path) -> Path:
+    (plan_file,) = root.glob("*/plan.json")
+    return plan_file.parent
+
+
+def stored(root: Path, step: str, table: str) -> Path:
+    """The file of one of a step's tables that has rows."""
+    store = Store.open(str(root))
+    seals = [store.find(key) for key in store.seals(f"{step}/")]
+    return root / next(seal.tables[table].key for seal in seals if seal is not None and seal.tables[table].num_rows)
+
+
+def kinds_of(root: Path) -> dict[str, list[str]]:
+    """The keys of all objects below a root by their kind, e.g. "seal of embed", "clusters of cluster"."""
+    store = Store.open(str(root))
+    kinds: dict[str, set[str]] = {}
+    for key in store.seals():
+        family = "/".join(key.split("/")[:-1])
+        kinds.setdefault(f"seal of {family}", set()).add(f"artifacts/seals/{key}.json")
+        seal = store.find(key)
+        for table, blob in seal.tables.items() if seal is not None else ():
+            kinds.setdefault(f"{table} of {family}", set()).add(blob.key)
+    home = run_folder(root)
+    for path in home.rglob("*"):
+        if path.is_file() and path.parent.name != "log":
+            kinds.setdefault(path.relative_to(home).as_posix(), set()).add(path.relative_to(root).as_posix())
+    return {kind: sorted(keys) for kind, keys in sorted(kinds.items())}
+
+
+@pytest.fixture
+def read_keys(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The keys of all objects that were read."""
+    keys: set[str] = set()
+    get = FileStorage.get
+
+    def noted(storage: FileStorage, key: str) -> bytes | None:
+        keys.add((storage.root / key).as_posix())
+        return get(storage, key)
+
+    monkeypatch.setattr(FileStorage, "get", noted)
+    return keys
+
+
+def test_200_damaged_objects_of_every_kind_are_put_right_before_they_are_used(
+    world: World, tmp_path: Path, read_keys: set[str]
+) -> None:
+    """Some of the runs find their manifest; the others make it again, from more or less of what is stored."""
+    draw = random.Random(20_241_117)
+    kinds = kinds_of(world.root)
+    put_right = dict.fromkeys(kinds, 0)
+    for _ in range(50):
+        root = world.copy(tmp_path / "root")
+        hidden = draw.choice(
+            [(), ("manifest",), ("steps", "dedup", "centroids", "fit"), ("steps", "cluster", "select", "order")]
+        )
+        for name in hidden:  # so that what is above them is read again
+            shutil.rmtree(root / "artifacts/seals" / name, ignore_errors=True)
+        if hidden:
+            shutil.rmtree(run_folder(root) / "manifest")
+        damaged: dict[Path, str] = {}
+        while len(damaged) < 4:
+            whole = [(kind, root / key) for kind, keys in kinds.items() for key in keys if root / key not in damaged]
+            there = [(kind, path) for kind, path in whole if path.exists()]
+            kind, path = draw.choice([pair for pair in there if put_right[pair[0]] == 0] or there)
+            draw.choice((flip, truncate))(path, draw.randrange(1 << 30))
+            damaged[path] = kind
+        read_keys.clear()
+        outcome = run(world.policy, root)
+        assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok, damaged
+        for path, kind in damaged.items():
+            if path.as_posix() in read_keys:
+                assert path.read_bytes() == (world.root / path.relative_to(root)).read_bytes(), kind
+                put_right[kind] += 1
+        shutil.rmtree(root)
+    assert min(put_right.values()) > 0 and sum(put_right.values()) > 100, put_right
+
+
+def test_every_artefact_damaged_at_once_is_as_good_as_none(world: World, tmp_path: Path) -> None:
+    root = world.copy(tmp_path / "root")
+    for path in root.rglob("*"):
+        if path.is_file():
+            flip(path, path.stat().st_size * 5)
+    outcome = run(world.policy, root)
+    assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok
+    assert_sound(root)
+
+
+def test_a_plan_over_a_damaged_root_reports_it_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    root = world.copy(tmp_path / "root")
+    flip(stored(root, "dedup", "parts"), 333)
+    before = contents(root)
+    with pytest.raises(DamagedError, match=r"dedup/\w+ is damaged: its table 'parts' does not have the bytes"):
+        plan(Policy.of(world.policy), root=str(root), executor=LocalExecutor())
+    assert contents(root) == before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoiling(LocalExecutor):
+    """On storage that forgets: whatever a stage has embedded is no longer there when it is needed."""
+
+    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
+        for receipt in super().run(stage, tasks, store):
+            yield receipt
+            if stage.name == "embed":
+                seal = store.find(receipt.key)
+                assert seal is not None
+                store.storage.delete(seal.tables["embeddings"].key)
+
+
+def test_storage_that_does_not_keep_what_is_written_to_it_is_reported(world: World, tmp_path: Path) -> None:
+    with pytest.raises(
+        SelectorError, match=r"It was computed again three times: .* does not keep what is written to it"
+    ):
+        run(world.policy, tmp_path / "root", Spoiling())
+    assert run(world.policy, tmp_path / "root").manifest.digest == world.digest
+
+
+# ---------------------------------------------------------------- moved and changed
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_root_can_be_moved(world: World, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere/root"
+    world.copy(tmp_path / "root")
+    moved.parent.mkdir()
+    shutil.move(tmp_path / "root", moved)
+    outcome = run(world.policy, moved)
+    assert uncached(outcome) == [] and outcome.manifest.digest == world.digest
+
+
+def test_a_corpus_file_that_is_only_touched_changes_nothing(world: World, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(world.policy["corpus"]["paths"][0], tmp_path / "corpus"))
+    policy = {**world.policy, "corpus": {**world.policy["corpus"], "paths": [str(corpus)]}}
+    before = run(policy, tmp_path / "root")
+    os.utime(corpus / "1.jsonl", (0, 0))
+    after, elsewhere = run(policy, tmp_path / "root"), run(policy, tmp_path / "elsewhere")
+    assert uncached(after) == ["survey"]
+    assert before.manifest.digest == after.manifest.digest == elsewhere.manifest.digest
+
+
+def test_a_corpus_file_rewritten_between_two_runs_is_read_again(world: World, tmp_path: Path) -> None:
+    """Also where only a column changed that nothing but a rater reads, and where the file keeps its size."""
+    corpus = write_corpus(tmp_path / "corpus")
+    policy = policy_of(
+        corpus,
+        Path(world.policy["embed"]["model"]),
+        rate=[{"column": {"column": "edu", "higher_is": "better"}}],
+        select={"budget": {"documents": 30}, "using": {"top": {"score": "edu"}}},
+        order={"using": "shuffled"},
+        manifest={"quality": "edu"},
+    )
+    run(policy, tmp_path / "root")
+    rows = corpus_rows(0, 40)
+    write_jsonl(corpus / "0.jsonl", [{**row, "edu": 9 - row["edu"]} for row in rows])
+    again = run(policy, tmp_path / "root")
+    assert uncached(again) == ["survey", "ingest", "dedup", "rate/edu", "select", "order", "manifest"]
+    assert again.manifest.digest == run(policy, tmp_path / "elsewhere").manifest.digest
+
+
+@pytest.mark.parametrize("name", ["0.jsonl", "0.jsonl.gz", "0.parquet"])
+def test_a_corpus_file_that_changes_while_a_part_is_read_is_noticed_before_anything_is_sealed(
+    name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    table = pa.Table.from_pylist(corpus_rows(0, 20))
+    if name.endswith(".parquet"):
+        pq.write_table(table, file)
+    else:
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in table.to_pylist())
+        file.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    task = Survey(rows_per_part=None).task(str(file), None)
+    store = Store.open(str(tmp_path / "root"))
+    perform(Survey(rows_per_part=None), task, store)
+    seal = store.find(task.key)
+    assert seal is not None
+    (part,) = parts_of(0, task, seal, store)
+    rows = read.rows(part, ["text"], 1 << 20)
+    next(rows)
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(CorpusError, match="changed while the run was reading it"):
+        list(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meddling(LocalExecutor):
+    """Rewrites a corpus file just before a stage begins."""
+
+    stage: str
+    file: Path
+
+    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
+        if stage.name == self.stage:
+            write_jsonl(self.file, corpus_rows(200, 240))
+        yield from super().run(stage, tasks, store)
+
+
+@pytest.mark.parametrize("stage", ["ingest", "embed", "rate"])
+def test_a_corpus_file_that_changes_during_a_run_ends_it_and_the_same_command_starts_over(
+    stage: str, world: World, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    policy = policy_of(corpus, Path(world.policy["embed"]["model"]))
+    with pytest.raises(
+        CorpusError, match=r"2\.jsonl changed while the run was reading it\. Run the same command again\."
+    ):
+        run(policy, tmp_path / "root", Meddling(stage=stage, file=corpus / "2.jsonl"))
+    again = run(policy, tmp_path / "root")
+    assert again.manifest.digest == run(policy, tmp_path / "elsewhere").manifest.digest
+    assert_sound(tmp_path / "root")

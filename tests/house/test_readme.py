@@ -1,0 +1,45 @@
+"""What the README says is true: its code runs, its commands exist, and every command is in it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from conftest import text_of, write_jsonl
+from selector import plugins
+from selector.cli import app
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    first = "\n".join(README.splitlines()[:25])
+    assert "pip install -c deploy/constraints.txt -e '.[demo]' && selector demo" in first
+    assert "pip install -c deploy/constraints.txt -e '.[test]' && pytest" in first
+
+
+def test_every_documented_command_exists_and_every_command_is_documented() -> None:
+    group = typer.main.get_command(app)
+    there = set(getattr(group, "commands"))  # noqa: B009
+    documented = set(re.findall(r"(?m)(?:^|&& )selector ([a-z]+)", "\n".join(blocks("console"))))
+    assert documented == there
+
+
+def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's policy over a small corpus, its Python in one piece, with the real model on a Ray of its own."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": text_of(n), "source": ("web", "books")[n % 2]} for n in range(256)]
+    write_jsonl(tmp_path / "corpus/a.jsonl", rows[:128])
+    write_jsonl(tmp_path / "corpus/b.jsonl", rows[128:])
+    (policy,) = blocks("yaml")
+    (tmp_path / "policy.yaml").write_text(policy, "utf-8")
+    names: dict[str, object] = {"__name__": "readme"}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    rater = plugins.describe("raters")
+    assert names["Exclamations"] and rater

@@ -1,0 +1,147 @@
+"""The laws that every order keeps, ours and anyone's; then what each of ours arranges."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import laws
+from laws import SCORE, arranged, documents
+from selector import plugins
+from selector.errors import PolicyError
+from selector.exact import keyed
+from selector.order import Order
+from selector.order.by_score import ByScore
+from selector.order.interleaved import Interleaved
+from selector.order.shuffled import Shuffled
+from selector.plugins.options import Score
+from selector.plugins.pool import Pool
+
+
+@pytest.mark.parametrize("law", laws.ORDER_LAWS)
+@pytest.mark.parametrize("name", plugins.names("orders"))
+def test_every_order_keeps_the_law(name: str, law: Callable[[Order], None]) -> None:
+    for order in laws.variants("orders", name):
+        law(order)
+
+
+def test_an_order_of_another_package_is_put_before_the_same_laws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere_orders.py").write_text("""
+import dataclasses
+import numpy as np
+from selector.exact import keyed
+from selector.order import Order, Positions
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alphabetical(Order):
+    "Sorts by id."
+    def arrange(self, chosen, seed):
+        ids = keyed.words(chosen.table("doc_id")["doc_id"])
+        return Positions.of(np.lexsort((ids[:, 1], ids[:, 0])))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    laws.check_order("elsewhere_orders:Alphabetical")
+
+
+def places(order: Order, table: pa.Table, seed: int = 7) -> list[int]:
+    """The documents first to last, by their row."""
+    return order.arrange(Pool.of(table, 5), seed).visits["document"].to_pylist()
+
+
+def meaning(table: pa.Table, higher_is: str) -> pa.Table:
+    at = table.schema.get_field_index(SCORE)
+    return table.cast(table.schema.set(at, table.schema.field(at).with_metadata({"higher_is": higher_is})))
+
+
+@pytest.mark.parametrize(
+    ("higher_is", "curriculum", "anti_curriculum"),
+    [
+        ("harder", [4, 1, 3, 0, 2], [0, 1, 3, 4, 2]),
+        ("rarer", [4, 1, 3, 0, 2], [0, 1, 3, 4, 2]),
+        ("better", [4, 1, 3, 0, 2], [0, 1, 3, 4, 2]),
+        ("closer", [0, 1, 3, 4, 2], [4, 1, 3, 0, 2]),
+    ],
+)
+def test_what_a_score_means_decides_what_is_easy(
+    higher_is: str, curriculum: list[int], anti_curriculum: list[int]
+) -> None:
+    table = meaning(documents([{SCORE: score} for score in (9.0, 2.0, None, 2.0, -1.0)]), higher_is)
+    assert places(ByScore(score=Score(SCORE)), table) == curriculum
+    assert places(ByScore(score=Score(SCORE), direction="anti_curriculum"), table) == anti_curriculum
+
+
+def test_shuffled_depends_on_the_seed_and_on_nothing_else() -> None:
+    table = documents([{"doc_id": keyed.digest(b"%d" % i)} for i in range(50)])
+    assert arranged(Shuffled(), table, 7, 1) == arranged(Shuffled(), table, 50, 1)
+    assert arranged(Shuffled(), table, 7, 1) != arranged(Shuffled(), table, 7, 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(laws.TABLES, st.integers(0, 40))
+def test_removing_documents_leaves_the_others_in_the_same_shuffled_order(table: pa.Table, some: int) -> None:
+    gone = set(table["doc_id"].to_pylist()[:some])
+    whole = [doc_id for doc_id, *_ in arranged(Shuffled(), table, 7, 1) if doc_id not in gone]
+    assert [doc_id for doc_id, *_ in arranged(Shuffled(), table.slice(some), 7, 1)] == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(laws.TABLES, st.integers(1, 6), st.sampled_from(["source", "cluster"]))
+def test_interleaved_deals_pieces_like_array_split(
+    table: pa.Table, rounds: int, by: Literal["source", "cluster"]
+) -> None:
+    ids, groups = table["doc_id"].to_pylist(), table[by].to_pylist()
+    scores = [np.inf if score is None else score for score in table[SCORE].to_pylist()]
+    pieces = [
+        np.array_split(
+            sorted((i for i, g in enumerate(groups) if g == group), key=lambda i: (scores[i], ids[i])), rounds
+        )
+        for group in sorted(set(groups))
+    ]
+    expected = [int(i) for r in range(rounds) for piece in pieces for i in piece[r]]
+    assert places(Interleaved(by=by, rounds=rounds, score=Score(SCORE)), table) == expected
+
+
+def test_interleaved_without_a_score_shuffles_inside_the_groups() -> None:
+    table = documents([{"source": ["b", "a"][i % 2]} for i in range(40)])
+    assert places(Interleaved(), table, 1) != places(Interleaved(), table, 2)
+    assert [i % 2 for i in places(Interleaved(rounds=2), table)] == [1] * 10 + [0] * 10 + [1] * 10 + [0] * 10
+
+
+def test_interleaved_needs_a_round() -> None:
+    with pytest.raises(PolicyError, match=r"interleaved\.rounds=0 leaves no place .*: write 1 or more"):
+        Interleaved(rounds=0)
+
+
+GOLDEN: list[tuple[str, dict[str, Any], str]] = [
+    ("shuffled", {}, "ef66afabb56e6aa4"),
+    ("by_score", {"score": SCORE}, "db6946d4e6e98e90"),
+    ("by_score", {"score": SCORE, "direction": "anti_curriculum"}, "a85c2bdbee986b0c"),
+    ("interleaved", {}, "bf1f8b4c19955728"),
+    ("interleaved", {"by": "cluster", "score": SCORE, "rounds": 4}, "19ee6bb36859ced1"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "golden"), GOLDEN)
+def test_golden_orders(name: str, options: dict[str, Any], golden: str) -> None:
+    table = documents(
+        [
+            {
+                "doc_id": keyed.digest(b"golden %d" % i),
+                "source": ["web", "code", "math"][i * i % 3],
+                "cluster": i * 31 % 7,
+                SCORE: None if i % 29 == 0 else i * 6151 % 101 / 64,
+            }
+            for i in range(300)
+        ]
+    )
+    visits = arranged(plugins.make("orders", name, options, "order.using"), table, 64, 7)
+    digest = hashlib.sha256(b"".join(doc_id for doc_id, *_ in visits)).hexdigest()[:16]
+    assert digest == golden, "changing this changes every user's data"
