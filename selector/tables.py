@@ -4,6 +4,8 @@ Think of a table as a contract between two steps: whoever writes it and whoever 
 page and on nothing else. Tables of one part have one row per document, in the order of the corpus file.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 DOC_ID = pa.binary(16)
@@ -12,16 +14,17 @@ LABEL = pa.dictionary(pa.int32(), pa.string())
 # What `higher_is` can say of a score; it travels as metadata of the score's field.
 HIGHER_IS = ("harder", "better", "rarer", "closer")
 
-# Why a rating has no number. `ok` means that it has one.
+# Why a score has no value. `ok` means that it has one.
 STATES = ("ok", "missing", "failed", "not_applicable")
 
 FILES = pa.schema(
     [
         ("uri", pa.string()),
-        ("format", pa.string()),  # jsonl, jsonl.gz or parquet
+        ("format", pa.string()),  # the name of one of `selector.corpus.formats`; null where the file was left unread
         ("num_rows", pa.int64()),
         ("size", pa.int64()),
         ("sha256", pa.string()),
+        ("unread", pa.string()),  # why the file was not read; null where it was
     ]
 )
 
@@ -47,8 +50,6 @@ QUARANTINE = pa.schema(
     ]
 )
 
-DUPLICATES = pa.schema([("row", pa.uint32()), ("duplicate_of", DOC_ID)])
-
 
 def embeddings(dimension: int) -> pa.Schema:
     """Unit vectors, one per document: float16 of the given dimension."""
@@ -68,45 +69,64 @@ CLUSTERS = pa.schema(
 )
 
 
-def ratings(scores: dict[str, str]) -> pa.Schema:
-    """One float32 column per score, null wherever `state` is not `ok`; `scores` maps a name to its `higher_is`."""
-    fields = [pa.field(name, pa.float32(), metadata={"higher_is": meaning}) for name, meaning in scores.items()]
-    return pa.schema([pa.field("doc_id", DOC_ID), *fields, pa.field("state", LABEL)])
+def state_of(score: str) -> str:
+    """The column that says why a score has no value."""
+    return f"{score}.state"
 
 
-# What a selector says of each document of its pool.
-DECISIONS = pa.schema(
+def ratings(scores: Mapping[str, pa.Field]) -> pa.Schema:
+    """Per score its column and, after it, its state; a value is null wherever the state is not `ok`."""
+    columns = [column for field in scores.values() for column in (field, pa.field(state_of(field.name), LABEL))]
+    return pa.schema([pa.field("doc_id", DOC_ID), *columns])
+
+
+# What a selector says of each document of its pool. A reason is a template; its arguments are a JSON object of what
+# stands in the braces: "cluster {cluster}: beyond quota {quota}" and {"cluster":17,"quota":12}. Both are shared by many
+# documents, and become a sentence only where somebody reads it (`selector.manifest.sentence`).
+VERDICTS = pa.schema(
     [
-        ("kept", pa.bool_()),
-        ("reason", LABEL),
-        ("inclusion_probability", pa.float32()),
-        ("round", pa.uint16()),  # 0 for selectors that choose in one go
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("reason", LABEL, nullable=False),
+        ("arguments", LABEL),  # null: the reason is a sentence as it stands
+        pa.field("visits", pa.uint16(), nullable=False),  # how often a kept document is to be seen
+        pa.field("round", pa.uint16(), nullable=False),  # 0 for selectors that choose in one go
+        ("inclusion_probability", pa.float32()),  # null where the method defines none
+        ("value", pa.float64()),  # what the method compared: the larger comes first
+        ("cut", pa.float64()),  # the value of the first document of its group that was left out
+        ("rank", pa.int64()),  # its place in its group, counted from 0
+        ("other", DOC_ID),  # the document that decided this one's lot, e.g. the one that it is too close to
     ]
 )
 
-FATES = ("kept", "left_out", "duplicate", "quarantined")
+OUTCOMES = ("kept", "left_out", "duplicate", "marked", "quarantined")
 
 # What became of every document of the corpus: one row each, as committed beside the manifest.
-FATE = pa.schema(
+DECISIONS = pa.schema(
     [
-        ("doc_id", DOC_ID),
-        ("file", pa.uint32()),
-        ("row", pa.uint32()),
-        ("fate", LABEL),  # one of FATES
-        ("reason", LABEL),
-        ("duplicate_of", DOC_ID),
-        ("inclusion_probability", pa.float32()),
-        ("round", pa.uint16()),
+        pa.field("doc_id", DOC_ID, nullable=False),
+        pa.field("file", pa.uint32(), nullable=False),
+        pa.field("row", pa.uint32(), nullable=False),
+        pa.field("outcome", LABEL, nullable=False),  # one of OUTCOMES
+        *[field for field in VERDICTS if field.name != "kept"],  # `other` of a duplicate: the document that it repeats
     ]
 )
 
 # A visit: one appearance of a chosen document in the order. Row i is position i.
 VISITS = pa.schema(
     [
-        ("document", pa.int64()),  # index into the chosen documents, in corpus order
-        ("visit", pa.uint16()),
-        ("phase", LABEL),
-        ("loss_weight", pa.float32()),
+        pa.field("document", pa.int64(), nullable=False),  # index into the order's pool
+        pa.field("visit", pa.uint16(), nullable=False),
+        pa.field("phase", LABEL, nullable=False),
+        pa.field("loss_weight", pa.float32(), nullable=False),
+    ]
+)
+
+# The documents of an order's pool that it does not visit at all, and why.
+LEFT = pa.schema(
+    [
+        pa.field("document", pa.int64(), nullable=False),  # index into the order's pool
+        pa.field("reason", LABEL, nullable=False),
+        ("arguments", LABEL),
     ]
 )
 
@@ -117,15 +137,25 @@ MANIFEST = pa.schema(
         pa.field("visit", pa.uint16(), nullable=False),
         pa.field("phase", LABEL, nullable=False),
         pa.field("source", LABEL, nullable=False),
-        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("cluster", pa.int32()),  # null where nothing needed clusters
         pa.field("file", pa.uint32(), nullable=False),
         pa.field("row", pa.uint32(), nullable=False),
+        pa.field("byte_offset", pa.int64()),  # of the row in the file's uncompressed bytes; null for other formats
+        pa.field("byte_length", pa.uint32()),
         pa.field("num_tokens", pa.uint32(), nullable=False),
         pa.field("token_start", pa.int64(), nullable=False),
         pa.field("loss_weight", pa.float32(), nullable=False),
-        pa.field("inclusion_probability", pa.float32(), nullable=False),
+        pa.field("inclusion_probability", pa.float32()),
         pa.field("difficulty", pa.float32()),
         pa.field("quality", pa.float32()),
-        pa.field("reason", LABEL, nullable=False),
+        pa.field("reason", LABEL, nullable=False),  # as a sentence
+    ]
+)
+
+# Where a document is in the order: the first 8 bytes of its id as a number, sorted, with one row per visit.
+IDS = pa.schema(
+    [
+        pa.field("prefix", pa.uint64(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
     ]
 )

@@ -13,6 +13,17 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a worker holds while it does a step, and how much of the step one worker is handed at a time."""
+
+    cpus: float | None = None  # None: as many as let all workers be placed
+    gpus: float = 0  # held where the cluster has any
+    memory: int | None = None  # bytes
+    workers: int | None = None  # at most so many at once
+    documents: int | None = None  # about so many in a task; None: a whole part
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """A fixed range of one corpus file: the unit of work, of retry and of storage.
 

@@ -1,5 +1,36 @@
-"""The wall between the flow and its plug-ins: how one is found and made, and what it is given."""
+"""The wall between the flow and its plug-ins: how one is found and made, what its options mean, what it is given."""
 
-from selector.plugins.families import FAMILIES, describe, find, make, names, ours, wanted
+from selector.plugins.catalogue import Catalogue, Column
+from selector.plugins.families import (
+    FAMILIES,
+    describe,
+    family_of,
+    find,
+    identity,
+    make,
+    name_of,
+    names,
+    ours,
+    spelt_out,
+    wanted,
+)
+from selector.plugins.options import (
+    Columns,
+    ManifestPath,
+    ModelPath,
+    Option,
+    ScoreName,
+    SignalName,
+    TablePath,
+    TextsPath,
+    options_of,
+    plugins_in,
+    replaced,
+)
+from selector.plugins.pool import Pool
 
-__all__ = ["FAMILIES", "describe", "find", "make", "names", "ours", "wanted"]
+__all__ = [
+    "FAMILIES", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool", "ScoreName", "SignalName",
+    "TablePath", "TextsPath", "describe", "family_of", "find", "identity", "make", "name_of", "names", "options_of", "ours",
+    "plugins_in", "replaced", "spelt_out", "wanted",
+]  # fmt: skip

@@ -1,28 +1,33 @@
 """A plug-in is found by the name of its file, by an entry point, or by a dotted name.
 
-There is no registry. A family is a folder: `selector/rate/length.py` holds the rater `length`, the one
-public class in that file that belongs to the family. Another package adds one through an entry point
+There is no registry. A family is a folder: `selector/rate/length.py` holds the rater `length`, the one public class in
+that file that belongs to the family. Another package adds one through an entry point
 (`[project.entry-points."selector.raters"]`), or not at all: a policy may say `package.module:Class`.
 """
 
 import dataclasses
+import functools
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
+from selector.plugins.options import KINDS, ModelPath, TablePath, hints_of, is_plugin, kind_of
 
-# Each family: the folder that holds ours, and the class in that folder's __init__ that they all extend.
+# Each family: the folder that holds ours, and the classes in that folder's __init__ of which they extend one.
 # Executors have no folder here, since Ray lives outside this package: ours are entry points like anyone's.
-_FOLDERS = {
-    "raters": ("selector.rate", "Rater"),
-    "selectors": ("selector.select", "Selector"),
-    "orders": ("selector.order", "Order"),
-    "storages": ("selector.storage", "Storage"),
-    "executors": (None, None),
+_FOLDERS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
+    "raters": ("selector.rate", ("Rater", "Fit")),
+    "selectors": ("selector.select", ("Selector",)),
+    "orders": ("selector.order", ("Order",)),
+    "executors": (None, ()),
 }
 FAMILIES = tuple(_FOLDERS)
 
@@ -54,36 +59,144 @@ def find(family: str, name: str) -> type[Any]:
         return _load(family, name, point.load)
     if files:
         return _in_file(family, name)
-    if (":" in name or "." in name) and family != "storages":  # there it is a user's address, which imports nothing
+    if ":" in name or "." in name:
         module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
         return _load(family, name, lambda: getattr(importlib.import_module(module), attribute))
     raise PolicyError(f"There is no {family[:-1]} called {name!r}. {did_you_mean(name, names(family))}")
 
 
 def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
-    """A plug-in with its options checked against its fields; `where` is the policy key, for the message."""
+    """A plug-in with its options checked against its fields; `where` is the policy key, for the message.
+
+    An option that is itself a plug-in is written as in a policy: its name, or its name with its options.
+    """
     import pydantic
 
     cls = find(family, name)
     if not dataclasses.is_dataclass(cls):
         raise PolicyError(f"{name!r} is not a dataclass. Write @dataclass(frozen=True, kw_only=True) above its class.")
-    fields = {field.name for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = hints_of(cls)
     for key in options:
         if key not in fields:
             hint = did_you_mean(str(key), fields) if fields else f"{name} has no options."
             raise PolicyError(f"{where}.{name} has no option {key!r}. {hint}")
-    try:
-        made = pydantic.TypeAdapter(cls).validate_python(dict(options))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (where, name, *first["loc"]))
-        if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-            raise PolicyError(f"{place} is missing: {name} cannot do without it.") from error
-        raise PolicyError(f"{place}: {wanted(first)}; it is {first['input']!r}.") from error
-    for key, value in options.items():
-        if isinstance(value, bool) and not isinstance(getattr(made, key), bool):  # pydantic takes true for 1
-            raise PolicyError(f"{where}.{name}.{key}: write a number; it is {value!r}.")
-    return made
+    values: dict[str, Any] = {}
+    for key, field in fields.items():
+        place = f"{where}.{name}.{key}"
+        if key not in options:
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise PolicyError(f"{place} is missing: {name} cannot do without it.")
+            continue
+        value = options[key]
+        inner = family_of(kind_of(hints[key]).base)
+        if inner is not None:
+            values[key] = _inner(inner, value, kind_of(hints[key]).is_many, place)
+            continue
+        try:
+            values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            exact_place = ".".join(str(part) for part in (where, name, key, *first["loc"]))
+            raise PolicyError(f"{exact_place}: {wanted(first)}; it is {first['input']!r}.") from error
+        if isinstance(value, bool) and not isinstance(values[key], bool):  # pydantic takes true for 1
+            raise PolicyError(f"{place}: write a number; it is {value!r}.")
+    return cls(**values)
+
+
+def _inner(family: str, value: Any, is_many: bool, place: str) -> Any:
+    """The plug-in, or the tuple of plug-ins, that an option says."""
+    if is_plugin(value) or value is None:
+        return value
+    if is_many:
+        return tuple(_inner(family, item, False, f"{place}.{i}") for i, item in enumerate(value))
+    if isinstance(value, str):
+        return make(family, value, {}, place)
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, options),) = value.items()
+        return make(family, name, options or {}, place)
+    raise PolicyError(f"{place}: write a name, or one name with its options: {{name: {{option: value}}}}; it is {value!r}.")
+
+
+def family_of(cls: Any) -> str | None:
+    """The family that a class belongs to, or whose contract it is; None for any other type."""
+    if not inspect.isclass(cls):
+        return None
+    return next((family for family in FAMILIES if issubclass(cls, _contracts(family))), None)
+
+
+def name_of(plugin: Any) -> str:
+    """What a policy calls a plug-in: the name of its file, of its entry point, or `package.module:Class`."""
+    return _named(type(plugin))[0]
+
+
+def identity(plugin: Any, contents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All that decides what a plug-in says, as JSON: family, policy name, version, libraries and options.
+
+    Where its file lies decides nothing. One from elsewhere has its origin too: its distribution and that one's version,
+    or else the sha256 of its module, so that an edited file is another plug-in. An option that names something outside
+    counts with the content of it, `contents` by the option's path, and not with the name of the place.
+    """
+    cls = type(plugin)
+    name, origin = _named(cls)
+    options: dict[str, Any] = {}
+    hints = hints_of(cls)
+    for field in dataclasses.fields(plugin):
+        value = getattr(plugin, field.name)
+        inside = _below(field.name, contents or {})
+        if isinstance(value, tuple) and any(map(is_plugin, value)):
+            options[field.name] = [identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
+        elif is_plugin(value):
+            options[field.name] = identity(value, inside)
+        elif kind_of(hints[field.name]).base in KINDS and isinstance(value, (ModelPath, TablePath)):
+            options[field.name] = (contents or {}).get(field.name, str(value))
+        else:
+            options[field.name] = list(value) if isinstance(value, tuple) else value
+    told = {
+        "family": family_of(cls),
+        "name": name,
+        "version": cls.version,
+        "libraries": versions(cls.libraries),
+        "options": options,
+    }
+    return told | ({"origin": origin} if origin else {})
+
+
+def spelt_out(plugin: Any) -> dict[str, Any]:
+    """A plug-in as a policy writes it, every option said."""
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(plugin):
+        value = getattr(plugin, field.name)
+        if isinstance(value, tuple):
+            options[field.name] = [spelt_out(item) if is_plugin(item) else item for item in value]
+        else:
+            options[field.name] = spelt_out(value) if is_plugin(value) else str(value) if isinstance(value, TablePath) else value
+    return {name_of(plugin): options}
+
+
+def _below(path: str, contents: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(f"{path}."): value for key, value in contents.items() if key.startswith(f"{path}.")}
+
+
+@functools.cache
+def _named(cls: type[Any]) -> tuple[str, dict[str, str]]:
+    """The policy's name of a plug-in class, and where it comes from; nothing if it is ours."""
+    family = family_of(cls)
+    if cls.__module__.partition(".")[0] == "selector" and family is not None:
+        return cls.__module__.rpartition(".")[2], {}
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    for point in _entry_points(family) if family is not None else ():
+        if point.value == value:
+            if point.dist is not None:
+                return point.name, {"distribution": point.dist.name, "version": point.dist.version}
+            return point.name, {"sha256": _module_sha256(cls)}
+    return value, {"sha256": _module_sha256(cls)}
+
+
+def _module_sha256(cls: type[Any]) -> str:
+    """sha256 of the file that a class is written in; of its name where there is no file, as in a shell."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else cls.__qualname__.encode()).hexdigest()
 
 
 def wanted(problem: Mapping[str, Any]) -> str:
@@ -133,17 +246,19 @@ def _entry_points(family: str) -> list[importlib.metadata.EntryPoint]:
     return list(importlib.metadata.entry_points(group=f"selector.{family}"))
 
 
+def _contracts(family: str) -> tuple[type[Any], ...]:
+    folder, bases = _FOLDERS[family]
+    return tuple(getattr(importlib.import_module(folder), base) for base in bases) if folder is not None else ()
+
+
 def _in_file(family: str, name: str) -> type[Any]:
-    folder, base = _FOLDERS[family]
-    assert folder is not None and base is not None
-    contract = getattr(importlib.import_module(folder), base)
-    module = importlib.import_module(f"{folder}.{name}")
+    module = importlib.import_module(f"{_FOLDERS[family][0]}.{name}")
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, contract) and value.__module__ == module.__name__
+        if inspect.isclass(value) and issubclass(value, _contracts(family)) and value.__module__ == module.__name__
     ]
-    assert len(found) == 1, f"{module.__name__} must define exactly one {base}, not {len(found)}"
+    assert len(found) == 1, f"{module.__name__} must define exactly one plug-in, not {len(found)}"
     return found[0]
 
 
@@ -153,11 +268,10 @@ def _load(family: str, name: str, load: Callable[[], Any]) -> type[Any]:
         value: Any = load()
     except Exception as error:  # someone else's module may raise anything
         raise PolicyError(f"The {family[:-1]} {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
-    folder, base = _FOLDERS[family]
-    if folder is not None and base is not None:
-        contract = getattr(importlib.import_module(folder), base)
-        if not (inspect.isclass(value) and issubclass(value, contract)):
-            raise PolicyError(f"{name!r} is no {family[:-1]}: it does not extend {folder}.{base}.")
+    folder, bases = _FOLDERS[family]
+    if folder is not None:
+        if not (inspect.isclass(value) and issubclass(value, _contracts(family))):
+            raise PolicyError(f"{name!r} is no {family[:-1]}: it does not extend {folder}.{f' or {folder}.'.join(bases)}.")
         if inspect.isabstract(value):
             missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
             raise PolicyError(f"{name!r} is not finished: it does not define {missing}.")

@@ -1,25 +1,222 @@
-"""What an option of a plug-in can be beside a number or a word: the name of a score, a table from outside."""
+"""What an option of a plug-in can be beside a number or a word, and how the flow finds such options, however deep.
+
+A plug-in does no I/O. So an option that names something outside of it has a type that says what: a score, a model, a
+table, texts, a manifest, another plug-in. The user writes a name or a path; the flow checks it before any work, puts its
+content into the fingerprint, and hands the plug-in the thing itself.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Nearest(Selector):
+        score: ScoreName                                              # a document without it cannot be chosen
+        bonus: SignalName | None = None                               # a document may lack it
+        queries: TextsPath                                            # self.queries.table has `text` and `embedding`
+        judged: Annotated[TablePath, Columns(doc_id="doc_id", grade="float32")] | None = None
+        model: ModelPath                                              # self.model is the folder that it was found in
+        inner: Selector                                               # {top: {score: edu}}
+"""
 
 import dataclasses
+import types
 import typing
-from typing import Any, NewType
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NewType, Self
 
-Score = NewType("Score", str)
-"""The name of a score: the pool then has a column of that name."""
+import pyarrow as pa
 
-Table = NewType("Table", str)
-"""The path of a JSONL or Parquet file: `Pool.side` then has its rows."""
+from selector import tables
 
-Texts = NewType("Texts", str)
-"""The path of a JSONL or Parquet file with a column `text`: `Pool.side` then has its rows with their `embedding`."""
+ScoreName = NewType("ScoreName", str)
+"""The name of a score that the plug-in cannot do without: `select.missing` says what becomes of a document without it."""
+
+SignalName = NewType("SignalName", str)
+"""The name of a score that a document may lack: its column is then null."""
 
 
-def options_of(plugin: Any, kind: Any) -> dict[str, str]:
-    """The options of a plug-in of this type (or of it or None) that have a value, in the order of the fields."""
-    hints = typing.get_type_hints(type(plugin))
-    named = {
-        field.name: getattr(plugin, field.name)
-        for field in dataclasses.fields(plugin)
-        if hints[field.name] is kind or kind in typing.get_args(hints[field.name])
-    }
-    return {name: value for name, value in named.items() if value is not None}
+class _Path(str):
+    """A path for the user; what lies there for the plug-in. Compares and prints as the path."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+
+
+class ModelPath(_Path):
+    """A model folder, a packaged model's name, or `hf://owner/name@revision`; once found, the path of its folder."""
+
+
+class TablePath(_Path):
+    """The path of a JSONL or Parquet file; once attached, `table` has its rows, an empty one where an optional is absent.
+
+    A table with a declared column of type `doc_id` is also joined to the documents: a batch then has its other columns
+    as `<option>.<column>`, null where the table has no row for the document.
+    """
+
+    table: pa.Table
+
+    def attached(self, table: pa.Table) -> Self:
+        """The same path, with its rows."""
+        made = type(self)(self)
+        made.table = table
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reattached, (type(self), str(self), getattr(self, "table", None))
+
+
+class TextsPath(TablePath):
+    """The path of a JSONL or Parquet file with a column `text`; once attached, `table` has `embedding` beside it."""
+
+
+class ManifestPath(TablePath):
+    """The path of a run or of its manifest; once attached, `table` has a row per visit: `doc_id` and `position`."""
+
+
+def _reattached(kind: type[TablePath], path: str, table: pa.Table | None) -> TablePath:
+    return kind(path) if table is None else kind(path).attached(table)
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class Columns:
+    """The columns that a table must have, by the names of their Arrow types; `doc_id` is 32 hex digits or 16 bytes."""
+
+    types: Mapping[str, str]
+
+    def __init__(self, **types: str) -> None:
+        object.__setattr__(self, "types", types)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, arrow_type(kind)) for name, kind in self.types.items()])
+
+    @property
+    def key(self) -> str | None:
+        """The column that names documents, if there is one."""
+        return next((name for name, kind in self.types.items() if kind == "doc_id"), None)
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The type that `Columns` calls by this name."""
+    return tables.DOC_ID if name == "doc_id" else pa.type_for_alias(name)
+
+
+KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, TextsPath, ManifestPath, TablePath)
+NO_COLUMNS = Columns()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option that names something, and what it names."""
+
+    path: str  # "score", "inner.score"
+    kind: Any  # one of KINDS
+    value: Any  # as it stands; None where an optional one was left out
+    is_optional: bool
+    columns: Columns
+
+
+def options_of(plugin: Any, *kinds: Any) -> list[Option]:
+    """The options of these kinds, those of plug-ins that are options included, in the order of the fields.
+
+    An option that may hold several (a tuple) counts once for each; one that was left out is there with the value None.
+    """
+    return [option for option in _walk(plugin, "") if option.kind in kinds]
+
+
+def named(plugin: Any, *kinds: Any) -> tuple[str, ...]:
+    """The values of `options_of` that are there, each once."""
+    return tuple(dict.fromkeys(option.value for option in options_of(plugin, *kinds) if option.value is not None))
+
+
+def plugins_in(plugin: Any) -> Iterator[Any]:
+    """The plug-in and every plug-in below it that is an option."""
+    yield plugin
+    for field in dataclasses.fields(plugin):
+        for value in _each(getattr(plugin, field.name)):
+            if is_plugin(value):
+                yield from plugins_in(value)
+
+
+def is_plugin(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def replaced(plugin: Any, values: Mapping[str, Any]) -> Any:
+    """The plug-in with other values for some options, by their paths."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(plugin):
+        value = getattr(plugin, field.name)
+        if field.name in values:
+            changed[field.name] = values[field.name]
+            continue
+        inside = {
+            path.removeprefix(f"{field.name}."): new for path, new in values.items() if path.startswith(f"{field.name}.")
+        }
+        if not inside:
+            continue
+        if is_plugin(value):
+            changed[field.name] = replaced(value, inside)
+        else:
+            changed[field.name] = tuple(_replaced_item(item, str(i), inside) for i, item in enumerate(value))
+    return dataclasses.replace(plugin, **changed) if changed else plugin
+
+
+def _replaced_item(item: Any, place: str, values: Mapping[str, Any]) -> Any:
+    if place in values:
+        return values[place]
+    inside = {path.removeprefix(f"{place}."): new for path, new in values.items() if path.startswith(f"{place}.")}
+    return replaced(item, inside) if inside else item
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a field's type says of its values."""
+
+    base: Any  # one of KINDS, a family's contract, or any other type
+    is_optional: bool
+    is_many: bool  # a tuple of them
+    columns: Columns
+
+
+def kind_of(hint: Any) -> Kind:
+    """A field's type taken apart: `Annotated[TablePath, Columns(…)] | None` is an optional table with columns."""
+    columns, is_optional, is_many = NO_COLUMNS, False, False
+    while True:
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is typing.Annotated:
+            hint = arguments[0]
+            columns = next((extra for extra in arguments[1:] if isinstance(extra, Columns)), columns)
+        elif origin in (typing.Union, types.UnionType) and type(None) in arguments and len(arguments) == 2:
+            hint, is_optional = next(argument for argument in arguments if argument is not type(None)), True
+        elif origin is tuple and len(arguments) == 2 and arguments[1] is ...:
+            hint, is_many = arguments[0], True
+        else:
+            return Kind(base=hint, is_optional=is_optional, is_many=is_many, columns=columns)
+
+
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a plug-in's options."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _walk(plugin: Any, prefix: str) -> Iterator[Option]:
+    hints = hints_of(type(plugin))
+    for field in dataclasses.fields(plugin):
+        kind, value = kind_of(hints[field.name]), getattr(plugin, field.name)
+        path = f"{prefix}{field.name}"
+        if kind.is_many and value is not None:
+            places = [(f"{path}.{i}", item) for i, item in enumerate(value)]
+        else:
+            places = [(path, value)]
+        for place, item in places:
+            if kind.base in KINDS:
+                yield Option(
+                    path=place, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns
+                )
+            elif is_plugin(item):
+                yield from _walk(item, f"{place}.")
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

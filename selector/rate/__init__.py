@@ -1,9 +1,8 @@
-"""Raters: each gives every document one or more numbers. One file here is one rater; its name is the file's.
+"""Raters: each gives every document numbers or labels. One file here is one rater; its name is the file's.
 
-A rater is a frozen, keyword-only dataclass whose fields are its options. It sees one batch at a time and
-must give the same answer whatever the batch is made of. A model is loaded on first use, by a
-`functools.cached_property`, so once per worker. What must be known of the whole corpus beforehand (a
-regression, bucket counts, a z-score) is a `FittedRater`'s `fit`, done once and stored.
+A rater is a frozen, keyword-only dataclass whose fields are its options. It sees one batch at a time and gives the same
+answer whatever the batch is made of. What it needs before it can rate (a model) is loaded by `prepare`, once per worker.
+What must be known of the whole corpus first (a regression, a z-score) is a `Fit`, which makes a rater of what it learned.
 """
 
 import abc
@@ -11,52 +10,66 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 
+from selector.engine.part import Resources
+from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 
+__all__ = [
+    "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources", "ScoreName",
+    "SignalName", "TablePath", "TextsPath",
+]  # fmt: skip
+
 HigherIs = Literal["harder", "better", "rarer", "closer"]
+Meaning = Literal["harder", "better", "rarer", "closer", "label"]
+"""What a large number means; or that the score is a word for each document, which has no order."""
 
 
-class Rater(abc.ABC):
-    """Gives every document one or more numbers. `higher_is` says what a large one means, so an order never guesses."""
+class _Scoring(abc.ABC):
+    """What a rater and a fit declare alike."""
 
-    version: ClassVar[int] = 1  # raise it when the same options give other numbers
-    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the numbers
-    wants_gpu: ClassVar[bool] = False
-    higher_is: HigherIs
+    version: ClassVar[int] = 1  # raise it when the same options give other scores
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the scores
+    resources: ClassVar[Resources] = Resources()  # what a worker of it holds
+    higher_is: HigherIs  # of a rater with one score
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The batch's columns: text, embedding, cluster, distance, num_bytes, num_tokens, source, or `corpus.<column>`
-        for a column that the corpus already has."""
+        """The batch's columns beside doc_id and the scores that options name: text, source, num_bytes, num_tokens,
+        embedding, cluster, distance, `score.x` of another rater, `corpus.x` for a column that the corpus has."""
         return ("text",)
 
-    def scores(self, name: str) -> dict[str, HigherIs]:
-        """The scores this rater gives and what a large one means; by default one, called as the rater is (`name`)."""
+    def scores(self, name: str) -> dict[str, Meaning]:
+        """The scores it gives and what a large one means, or "label"; by default one, called as the rater is (`name`)."""
         return {name: self.higher_is}
+
+
+class Rater(_Scoring):
+    """Gives every document numbers or labels. What a large number means is declared, so an order never guesses."""
+
+    def prepare(self) -> None:
+        """Loads what `rate` needs, once per worker. If it raises, it is the run that is at fault and not a document."""
 
     @abc.abstractmethod
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """One row per row of the batch: its scores by name, null where there is none, and optionally `state`.
+        """One row per row of the batch, in its order: each score by its name, null where there is none.
 
-        The law: same rows, same order, and the same answer however the corpus is split into batches. `state`
-        (ok, missing, failed, not_applicable) says why a score is null; left out, a null means not_applicable.
-        NaN and infinity become failed: a failed score is never a number. A rater with one score may name its
-        column `score`.
+        The law: the same answer however the corpus is split into batches. A column of floats is a number, of which 20
+        bits are kept; one of integers, dates, timestamps or decimals of at most 18 digits is kept exactly; a label is
+        text. `state` (ok, missing, failed, not_applicable) says why scores are null, `<score>.state` why one is; left
+        out, a null means not_applicable. NaN and infinity become failed: a failed score is never a number. A rater with
+        one score may call its column `score`.
         """
 
 
-class FittedRater(Rater):
-    """A rater that looks at the corpus once before it rates: the fit is stored, and given to every worker."""
+class Fit(_Scoring):
+    """Looks at the corpus first, then makes a rater of what it learned. What it learned is stored and given to workers."""
 
-    fit_documents: ClassVar[int | None] = 65_536  # size of the keyed sample that `fit` sees; None for the whole corpus
+    sample: ClassVar[int | None] = 65_536  # about how many documents `fit` sees, drawn by a keyed hash; None: all of them
 
     @abc.abstractmethod
     def fit(self, sample: Pool, seed: int) -> pa.Table:
-        """What `rate_fitted` needs to know of the corpus. The sample's columns are doc_id and those of `needs`."""
+        """What `rater` needs to know of the corpus. The pool's columns are doc_id and those of `needs`."""
 
     @abc.abstractmethod
-    def rate_fitted(self, batch: pa.RecordBatch, fitted: pa.Table) -> pa.RecordBatch:
-        """As `rate`, with what `fit` returned."""
-
-    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        raise TypeError(f"{type(self).__name__} rates only with a fit: call rate_fitted.")
+    def rater(self, fitted: pa.Table) -> Rater:
+        """The rater, from what `fit` returned. It gives the scores and needs the columns that the fit declares."""

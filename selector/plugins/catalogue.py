@@ -1,0 +1,138 @@
+"""Every column that a rater, a rule, a selector, an order or the manifest may name, and where it is stored.
+
+A column has one long name (`num_tokens`, `score.readability`, `corpus.lang`) and, where that has only one meaning, a
+short one (`readability`, `lang`). This is the only list of them: who reads columns looks them up here, and
+`selector.corpus.joined` fetches them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from selector import tables
+from selector.errors import PolicyError, did_you_mean
+
+SCORE, CORPUS = "score.", "corpus."
+"""The prefixes of long names: what a rater says, and what a row of the corpus holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of documents: its long name, the step that writes it, and its place there."""
+
+    name: str
+    step: str  # "" for what every step knows: the part itself
+    table: str
+    column: str
+    type: pa.DataType | None  # None: known once the corpus was read (corpus.x, exact scores, the size of an embedding)
+    meaning: str | None = None  # of a score: what a large one means, or "label"
+
+
+_DOCUMENTS = ("row", "source", "num_bytes", "num_tokens")
+
+KNOWN: Mapping[str, Column] = {
+    "doc_id": Column(name="doc_id", step="dedup", table="documents", column="doc_id", type=tables.DOC_ID),
+    **{
+        name: Column(
+            name=name, step="dedup", table="documents", column=name, type=tables.DOCUMENTS.field(name).type
+        )
+        for name in _DOCUMENTS
+    },
+    "file": Column(name="file", step="", table="", column="file", type=pa.uint32()),
+    "text": Column(name="text", step="", table="", column="text", type=pa.string()),
+    "embedding": Column(name="embedding", step="embed", table="embeddings", column="embedding", type=None),
+    "cluster": Column(name="cluster", step="cluster", table="clusters", column="cluster", type=pa.int32()),
+    "distance": Column(name="distance", step="cluster", table="clusters", column="distance", type=pa.float32()),
+}
+"""The columns that are there for every policy; the flow runs the steps that write them where somebody reads them."""
+
+RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance")
+"""Those of them that a rule may name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score that the policy's raters give: by which rater, what a large one means or "label", and whether it only
+    passes on the corpus column of its own name."""
+
+    name: str
+    rater: str
+    meaning: str
+    passes_on: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """The columns that one policy's plug-ins and rule may name."""
+
+    scores: Mapping[str, Score] = field(default_factory=dict[str, Score])
+
+    @classmethod
+    def of(cls, raters: Mapping[str, Any]) -> "Catalogue":
+        """The catalogue of these raters, by their labels. Raises PolicyError where two of them give one name."""
+        scores: dict[str, Score] = {}
+        for label, rater in raters.items():
+            for name, meaning in rater.scores(label).items():
+                problem = _problem(name, scores)
+                if problem:
+                    raise PolicyError(f"rate: the score {name!r} of {label!r} {problem}")
+                scores[name] = Score(
+                    name=name, rater=label, meaning=meaning, passes_on=tuple(rater.needs) == (f"{CORPUS}{name}",)
+                )
+        return cls(scores=scores)
+
+    def find(self, name: str, where: str) -> Column:
+        """The column of this name, long or short; a short name that nothing else has is a column of the corpus's only in
+        a rule, which asks for it by `corpus`. Raises PolicyError with the nearest name; `where` is the policy's key."""
+        if name in KNOWN:
+            return KNOWN[name]
+        if name.startswith(CORPUS) and name != CORPUS:
+            return corpus_column(name.removeprefix(CORPUS))
+        short = name.removeprefix(SCORE)
+        if short in self.scores:
+            return self.score(short)
+        raise PolicyError(f"{where} needs the column {name!r}. {did_you_mean(name, [*KNOWN, *self.scores])}")
+
+    def score(self, name: str) -> Column:
+        """The column of a score."""
+        score = self.scores[name]
+        kind = tables.LABEL if score.meaning == "label" else None
+        return Column(
+            name=f"{SCORE}{name}", step=f"rate/{score.rater}", table="ratings", column=name, type=kind, meaning=score.meaning
+        )
+
+    def check_score(self, name: str, where: str, *, is_label: bool = False) -> Column:
+        """The column of a score that an option names. Raises PolicyError if no rater gives it, or gives words."""
+        short = name.removeprefix(SCORE)
+        if short not in self.scores:
+            raise PolicyError(f"{where}: no rater gives the score {name!r}. {did_you_mean(name, self.scores)}")
+        if self.scores[short].meaning == "label" and not is_label:
+            raise PolicyError(f"{where}: {name!r} is a label, a word for each document. Name a score that is a number.")
+        return self.score(short)
+
+
+def corpus_column(name: str) -> Column:
+    """A column of the corpus itself, as its rows have it."""
+    return Column(name=f"{CORPUS}{name}", step="columns", table="columns", column=name, type=None)
+
+
+def steps_of(columns: Iterable[Column]) -> tuple[str, ...]:
+    """The steps that write these columns, each once."""
+    return tuple(dict.fromkeys(column.step for column in columns if column.step))
+
+
+def corpus_names(columns: Iterable[Column]) -> tuple[str, ...]:
+    """The names in the corpus of those of these columns that are its own, sorted."""
+    return tuple(sorted({column.column for column in columns if column.step == "columns"}))
+
+
+def _problem(name: str, scores: Mapping[str, Score]) -> str | None:
+    if name in KNOWN or name in ("state", "visits", "round", "inclusion_probability"):
+        return "has the name of another column. Call the rater something else: {rater: {…}, as: name}."
+    if name in scores:
+        return f"is given by {scores[name].rater!r} already. Give one of them another name, with as: name."
+    if name.startswith((SCORE, CORPUS)):
+        return f"begins with {SCORE!r} or {CORPUS!r}, which are kept for long names."
+    return None
