@@ -25,10 +25,10 @@ from selector.errors import UnreachableError
 
 ray: Any = _ray  # whose own types are partly unknown
 
-OWN = "selector_own"
-"""A resource of the Ray that we start ourselves, by which we know it."""
+OWN_CLUSTER = "selector_own"
+"""A resource that only the Ray which we start ourselves has: by it we know our own."""
 
-_REFUSALS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
+_INIT_ERRORS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
 
 
 def start(undo: contextlib.ExitStack) -> None:
@@ -49,9 +49,9 @@ def start(undo: contextlib.ExitStack) -> None:
             include_dashboard=False,
             object_store_memory=100 * 2**20,  # only receipts travel
             num_gpus=None if LocalExecutor().device() == "cuda" else 0,
-            resources={OWN: 1},
+            resources={OWN_CLUSTER: 1},
         )
-    except _REFUSALS as error:
+    except _INIT_ERRORS as error:
         raise UnreachableError(
             f"Ray does not start on this machine: {cause(error)} Use the executor `local` to do without it."
         ) from error
@@ -66,8 +66,8 @@ def join(undo: contextlib.ExitStack, address: str) -> None:
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
         with _environment(RAY_gcs_server_port_wait_time_s="1"):
             _connect(undo, address=address)
-    except _REFUSALS as error:
-        raise UnreachableError(f"No Ray cluster answers at {address!r}: {cause(error)} {cure}") from error
+    except _INIT_ERRORS as error:
+        raise UnreachableError(f"No Ray cluster answers at {address!r}: {_ended(cause(error))} {cure}") from error
 
 
 def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
@@ -106,3 +106,7 @@ def cause(error: BaseException) -> str:
     """The telling line of what is often a page: the last one that names an error, else the first."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception):", line)), lines[0])[:300]
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."

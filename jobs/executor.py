@@ -1,39 +1,35 @@
-"""Runs parts on Ray: one plain actor per worker, with durability and retries being ours and not Ray's.
+"""The executor that works on Ray: it joins a cluster or starts one, and its workers try parts and items.
 
-Ray places actors and carries receipts; results travel through the store. Its own restarts and task retries
-are off, because what becomes of a part whose worker died is for `Supervision` to say. An actor holds one part at
-a time: with a second one queued behind it, an answer that is lost with the process would blame the wrong part.
+Durability and retries are ours and not Ray's: see `jobs.workers`.
 """
 
 import contextlib
 import functools
-import logging
 import math
 import os
-import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import ray as _ray
-from ray import exceptions
 
 from jobs import connection
-from selector import errors
-from selector.engine.local import LocalExecutor, attempt_here
-from selector.engine.part import Receipt, Task
-from selector.engine.step import Stage
+from jobs.workers import Actors, Kind
+from selector.engine.answers import Answers, sent
+from selector.engine.local import LocalExecutor, check_options
+from selector.engine.part import Receipt, Resources, Task
+from selector.engine.step import Map, Step
 from selector.engine.store import Store
-from selector.engine.supervise import Attempt, Failure, Outcome, Supervision
-from selector.errors import DamagedError, SelectorError, UsageError
+from selector.engine.supervise import Supervision
+from selector.engine.worker import ItemWork, PartWork
+from selector.engine.worker_pool import Attempted, Job, Result, Supply
+from selector.errors import SelectorError, UsageError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 ray: Any = _ray  # whose own types are partly unknown
-logger = logging.getLogger(__name__)
-
-_STILLBORN = 5  # workers in a row that died before they could answer
-_PATIENCE = 60.0  # seconds without any worker after which we say so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +38,11 @@ class RayExecutor:
 
     It joins the cluster at `address`, else at RAY_ADDRESS, else starts its own; it never joins one that merely
     happens to run on the machine. Inside a process that is connected to Ray already, it uses that connection.
-    `actors` is the largest number of workers (default: the cluster's CPUs, or its GPUs for a stage that wants
-    one), `deadline` the seconds that a part may take, `attempts` how often it may fail before it is searched
-    for the rows that are to blame.
+    `actors` is the largest number of workers (default: as many as the cluster has room for, one a CPU or, for a step
+    that wants a GPU, one a GPU), `deadline` the seconds that a part or an item of a map may take, `attempts` how often
+    an item may fail, or a part before it is searched for the rows that are to blame. A trial of some of a part's rows
+    has as much of the deadline as it has of the rows. Workers live until this executor is left, or `release` is told
+    that nothing to come wants their kind.
     """
 
     address: str | None = None
@@ -53,29 +51,29 @@ class RayExecutor:
     attempts: int = 3
 
     def __post_init__(self) -> None:
+        check_options(self.deadline, self.attempts)
         if self.actors is not None and self.actors < 1:
             raise UsageError(f"actors={self.actors} leaves nobody to work. Give 1 or more.")
-        if not self.deadline > 0:
-            raise UsageError(f"deadline={self.deadline} leaves no time to work. Give seconds above 0.")
-        if self.attempts < 1:
-            raise UsageError(f"attempts={self.attempts} leaves no attempt. Give 1 or more.")
 
     @functools.cached_property
-    def _entered(self) -> list[contextlib.ExitStack]:
-        """For each time that this executor was entered, what leaving it has to undo."""
+    def _entered(self) -> list["_Entered"]:
+        """Once for each time that this executor was entered."""
         return []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             if not ray.is_initialized():
                 connection.join(undo, self._cluster) if self._cluster else connection.start(undo)
-            self._entered.append(undo.pop_all())
+            worker_pool = self._worker_pool if self._entered else Actors(self.deadline)
+            if not self._entered:
+                undo.callback(worker_pool.close)
+            self._entered.append(_Entered(undo=undo.pop_all(), worker_pool=worker_pool))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self._entered.pop().close()
+        self._entered.pop().undo.close()
 
     @property
     def _cluster(self) -> str | None:
@@ -91,177 +89,121 @@ class RayExecutor:
         with self:
             return self.device()
 
-    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
-        """See `Executor.run`. The workers live as long as the stage does."""
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+        """See `Executor.run`."""
         if not tasks:
             return
-        supervision = Supervision(stage, tasks, store, self.attempts)
-        num_workers, resources = self._size(stage, len(tasks))
-        fresh = cast(Stage, replace(cast(Any, stage)))  # its options, without a model that was loaded here
-        crew = _Crew(hire=lambda: _hire(fresh, store, resources), deadline=self.deadline)
-        try:
-            while supervision.num_open:
-                crew.grow(min(num_workers, supervision.num_open))
-                crew.feed(supervision)
-                for attempt, outcome in crew.wait():
-                    receipt = supervision.report(attempt, outcome)
-                    if receipt is not None:
-                        yield receipt
-        finally:
-            crew.dismiss()
+        with contextlib.nullcontext() if self._entered else self:
+            supervision = Supervision(step, tasks, store, self.attempts, num_rows)
+            fresh = cast(Map, replace(cast(Any, step)))  # its options, without a model that was loaded here
+            work = PartWork(name=step.name, step=fresh, store=store)
+            yield from self._worker_pool.work(self._job(work, supervision, step.resources, len(tasks)))
 
-    def _size(self, stage: Stage, num_tasks: int) -> tuple[int, dict[str, float]]:
-        """How many workers, and what each of them holds: as many whole CPUs as still let all of them be placed."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        on_gpu = stage.wants_gpu and any(node.get("GPU") for node in nodes)
-        kind = "GPU" if on_gpu else "CPU"
-        nodes = [node for node in nodes if node.get(kind)]
-        num_workers = min(self.actors or int(sum(node[kind] for node in nodes)) or 1, num_tasks)
-        cpus = [int(node.get("CPU", 0)) for node in nodes]
-        fitting = [n for n in range(1, max(cpus, default=0) + 1) if sum(cpu // n for cpu in cpus) >= num_workers]
-        num_cpus = float(max(fitting, default=1))
-        if (
-            not fitting and nodes and connection.OWN in nodes[0]
-        ):  # unlike a cluster, one machine does not grow: share its CPUs
-            num_cpus = math.floor(1e4 * cpus[0] / num_workers) / 1e4
-        return num_workers, {"num_cpus": num_cpus, "num_gpus": 1.0 if on_gpu else 0.0}
+    def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """See `Executor.map`."""
+        return self._answers(sent(work), items)
 
+    def _answers(self, work: ItemWork, items: Sequence[Any]) -> Iterator[Any]:
+        if not items:
+            return
+        with contextlib.nullcontext() if self._entered else self:
+            supply = Answers[Any](work.name, items, self.attempts)
+            for answers in self._worker_pool.work(self._job(work, supply, Resources(), len(items))):
+                yield from answers
 
-class _Hand:
-    """The worker itself, in a process of its own."""
+    def release(self, later: Sequence[Step]) -> None:
+        """See `Executor.release`."""
+        if self._entered and self._worker_pool.workers:
+            asked = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
+            self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(asked)})
 
-    def __init__(self, stage: Stage, store: Store) -> None:
-        self._stage, self._store = stage, store
+    @property
+    def _worker_pool(self) -> Actors:
+        return self._entered[0].worker_pool
 
-    def hello(self) -> tuple[str, int]:
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
-    def perform(self, task: Task) -> "Outcome | _Refusal":
-        try:
-            return attempt_here(self._stage, task, self._store)
-        except SelectorError as error:
-            return _Refusal.from_error(error)
+    def _job(
+        self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], asked: Resources, num_tasks: int
+    ) -> Job[Attempted, Result]:
+        room = _Room.of(self.actors, asked)
+        if not room.num_workers:
+            raise SelectorError(
+                f"{work.name} asks for {_spelt_out(room.kind.needs())} for each worker, and this machine has "
+                f"{_spelt_out(room.available)}. "
+                "Use a larger machine or a cluster, or the executor `local`, which asks for nothing."
+            )
+        num_workers = min(room.num_workers, num_tasks)
+        num_threads = room.num_threads(num_workers)
+        return Job(work=work, supply=supply, kind=room.kind, num_workers=num_workers, num_threads=num_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Refusal:
-    """A SelectorError on its way to the driver, as plain text: exceptions do not survive every pickling."""
+class _Entered:
+    """What leaving an executor has to undo, and its workers, which it shares with itself if it is entered again."""
 
-    name: str
-    args: tuple[str, ...]
-    notes: tuple[str, ...]
+    undo: contextlib.ExitStack
+    worker_pool: Actors
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """How many workers with these resources there may be, and what each of them holds.
+
+    What is not asked for follows from the cluster: a worker for every CPU, or every GPU where one is wanted, and for
+    each worker as many whole CPUs as still let all of them be placed. The number of tasks decides nothing here: so all
+    that asks for nothing, maps too, shares its workers.
+    """
+
+    kind: Kind
+    num_workers: int  # 0: our own machine cannot hold a single one
+    available: Mapping[str, float]  # what our own machine has of what is asked for
+    num_cpus: float  # of our own machine, where its workers share them all however few they are
 
     @classmethod
-    def from_error(cls, error: SelectorError) -> "_Refusal":
-        name = next(base.__name__ for base in type(error).__mro__ if vars(errors).get(base.__name__) is base)
-        args = (error.key, error.reason) if isinstance(error, DamagedError) else (str(error),)
-        return cls(name=name, args=args, notes=tuple(getattr(error, "__notes__", ())))
+    def of(cls, actors: int | None, asked: Resources) -> "_Room":
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = float(asked.gpus) if any(node.get("GPU") for node in nodes) else 0.0
+        nodes = [node for node in nodes if node.get("GPU" if gpus else "CPU")]
+        is_own = bool(nodes) and connection.OWN_CLUSTER in nodes[0]  # one machine, which does not grow as a cluster may
+        least = Kind(
+            cpus=(0.0 if gpus else 1.0) if asked.cpus is None else float(asked.cpus),
+            gpus=gpus,
+            memory=None if asked.memory is None else float(asked.memory),
+        )
+        needs = least.needs()
+        room = sum(_room(node, needs if any(needs.values()) else {"CPU": 1.0}) for node in nodes)
+        if is_own and (not room or asked.cpus is not None or gpus):
+            most = min(actors or room, room)
+        else:
+            most = actors or room or 1
+        num_workers = min(most, asked.workers or most)
+        cpus = _cpus_each(nodes, num_workers, is_own) if asked.cpus is None and num_workers else least.cpus
+        return cls(
+            kind=replace(least, cpus=cpus),
+            num_workers=num_workers,
+            available={name: nodes[0].get(name, 0.0) for name in needs if needs[name]} if is_own else {},
+            num_cpus=nodes[0].get("CPU", 0.0) if is_own and asked.cpus is None else 0.0,
+        )
 
-    def to_error(self) -> SelectorError:
-        error: SelectorError = getattr(errors, self.name)(*self.args)
-        for note in self.notes:
-            error.add_note(note)
-        return error
+    def num_threads(self, num_workers: int) -> int | None:
+        """How many threads each of so many workers may use; None: as many as it has CPUs."""
+        return max(1, int(self.num_cpus / num_workers)) if self.num_cpus else None
 
 
-def _hire(stage: Stage, store: Store, resources: Mapping[str, float]) -> Any:
-    return ray.remote(**resources, max_restarts=0, max_task_retries=0)(_Hand).remote(stage, store)
+def _room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers with these needs a node can hold."""
+    return int(min((node.get(name, 0.0) // amount for name, amount in needs.items() if amount), default=0))
 
 
-@dataclass(kw_only=True, eq=False)
-class _Worker:
-    """A worker as the driver sees it: starting until it has told its place, then idle or at an attempt."""
-
-    actor: Any
-    awaited: Any  # the reference to its next answer; None while it is idle
-    place: tuple[str, int] | None = None  # its node and process
-    attempt: Attempt | None = None
-    since: float = 0.0  # when it was given the attempt
+def _cpus_each(nodes: Sequence[Mapping[str, float]], num_workers: int, is_own: bool) -> float:
+    """The most whole CPUs that every worker can have; on a machine of our own with too few of them, a share."""
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    fitting = [n for n in range(1, max(cpus, default=0) + 1) if sum(cpu // n for cpu in cpus) >= num_workers]
+    if not fitting and is_own:
+        return math.floor(1e4 * cpus[0] / num_workers) / 1e4
+    return float(max(fitting, default=1))
 
 
-@dataclass(kw_only=True, eq=False)
-class _Crew:
-    """The workers of one stage: hired, fed, heard, replaced when lost, and dismissed."""
-
-    hire: Callable[[], Any]
-    deadline: float
-    workers: list[_Worker] = field(default_factory=list[_Worker])
-    num_stillborn: int = 0
-
-    def grow(self, num_workers: int) -> None:
-        """Asks for workers up to a number. Ray starts them when and where there is room."""
-        while len(self.workers) < num_workers:
-            actor = self.hire()
-            self.workers.append(_Worker(actor=actor, awaited=actor.hello.remote()))
-
-    def feed(self, supervision: Supervision) -> None:
-        """Gives every idle worker an attempt, as long as there are any."""
-        for worker in self.workers:
-            if worker.awaited is None and (attempt := supervision.take()):
-                worker.attempt, worker.since = attempt, time.monotonic()
-                worker.awaited = worker.actor.perform.remote(attempt.task)
-
-    def wait(self) -> list[tuple[Attempt, Outcome]]:
-        """What has come of attempts, once there is news of any worker or one has missed its deadline."""
-        at_work = {worker.awaited: worker for worker in self.workers if worker.awaited is not None}
-        awaited = list(at_work)
-        assert awaited, "tasks are open, and nobody is at work"
-        heard, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        if not heard:
-            begun = min((worker.since for worker in self.workers if worker.attempt), default=math.inf)
-            timeout = min(max(0.0, begun + self.deadline - time.monotonic()), _PATIENCE)
-            heard, _ = ray.wait(awaited, num_returns=1, timeout=timeout)
-            if not heard and not any(worker.place for worker in self.workers):
-                logger.warning("Still waiting for the cluster to start a first worker; see `ray status`.")
-        outcomes = [news for reference in heard if (news := self._hear(at_work[reference]))]
-        now = time.monotonic()
-        for worker in [worker for worker in self.workers if worker.attempt and now - worker.since >= self.deadline]:
-            assert worker.attempt
-            late = Failure(kind="deadline", detail=f"It was not done within {self.deadline:g} seconds.")
-            outcomes.append((worker.attempt, late))
-            self._lose(worker)
-        return outcomes
-
-    def dismiss(self) -> None:
-        for worker in list(self.workers):
-            self._lose(worker)
-
-    def _hear(self, worker: _Worker) -> tuple[Attempt, Outcome] | None:
-        attempt = worker.attempt
-        try:
-            answer: Any = ray.get(worker.awaited)
-        except exceptions.RayTaskError as error:
-            answer = Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
-        except exceptions.RayError as error:
-            worker.place = None  # there is no process any more
-            self._lose(worker)
-            if attempt is None:
-                self._bury(error)
-                return None
-            ran_out = isinstance(error, exceptions.OutOfMemoryError)
-            detail = "The worker ran out of memory." if ran_out else "The worker process died."
-            return attempt, Failure(kind="worker_died", detail=detail, trace=str(error))
-        if isinstance(answer, _Refusal):
-            raise answer.to_error()
-        worker.awaited, worker.attempt = None, None
-        if attempt is None:
-            worker.place, self.num_stillborn = answer, 0
-            return None
-        return attempt, answer
-
-    def _bury(self, error: Exception) -> None:
-        self.num_stillborn += 1
-        if self.num_stillborn == _STILLBORN:
-            raise SelectorError(
-                f"{_STILLBORN} workers in a row died before they could begin. The last one: {connection.cause(error)} "
-                "Check that this package, and every plug-in that the policy names, can be imported on all nodes."
-            ) from error
-
-    def _lose(self, worker: _Worker) -> None:
-        """Ends a worker, even a stopped one if it is on this node: Ray asks the process itself to end."""
-        self.workers.remove(worker)
-        with contextlib.suppress(exceptions.RayError):
-            ray.kill(worker.actor)
-        if worker.attempt and worker.place and worker.place[0] == ray.get_runtime_context().get_node_id():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.place[1], signal.SIGKILL)
+def _spelt_out(needs: Mapping[str, float]) -> str:
+    """Resources in words, for a message."""
+    units = {"GPU": (1, "GPUs"), "CPU": (1, "CPUs"), "memory": (2**30, "GiB of memory")}
+    return ", ".join(f"{needs[name] / size:,g} {unit}" for name, (size, unit) in units.items() if needs.get(name))

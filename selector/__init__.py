@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from selector.pipeline import run
     from selector.policy import Policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Manifest", "Policy", "SelectorError", "__version__", "run"]
 
 _HOMES = {

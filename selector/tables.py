@@ -40,6 +40,9 @@ DOCUMENTS = pa.schema(
     ]
 )
 
+# The text of each document, as the policy renders it; only where `corpus.keep_texts` says so.
+TEXTS = pa.schema([("row", pa.uint32()), ("text", pa.large_string())])
+
 QUARANTINE = pa.schema(
     [
         ("doc_id", DOC_ID),  # null where the row never became a document
@@ -127,6 +130,16 @@ LEFT = pa.schema(
         pa.field("document", pa.int64(), nullable=False),  # index into the order's pool
         pa.field("reason", LABEL, nullable=False),
         ("arguments", LABEL),
+    ]
+)
+
+# The same as committed beside the manifest: visits that selection decided and the order does not make.
+UNVISITED = pa.schema(
+    [
+        pa.field("doc_id", DOC_ID, nullable=False),
+        pa.field("file", pa.uint32(), nullable=False),
+        pa.field("row", pa.uint32(), nullable=False),
+        pa.field("reason", LABEL, nullable=False),  # as a sentence
     ]
 )
 

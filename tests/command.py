@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import yaml
 from typer.testing import CliRunner
@@ -35,8 +34,7 @@ class Ended:
 def selector(*arguments: object, env: Mapping[str, str] | None = None) -> Ended:
     """Runs a command in this process, as `main` would."""
     words = [str(argument) for argument in arguments]
-    with patch.object(sys, "argv", ["selector", *words]):
-        result = CliRunner().invoke(app, words, env=env, prog_name="selector")
+    result = CliRunner().invoke(app, words, env=env, prog_name="selector")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Ended(code=result.exit_code, out=result.stdout, err=result.stderr)
 

@@ -19,7 +19,7 @@ from selector import failpoint
 from selector.engine import gc
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
-from selector.engine.step import Stage
+from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import NotFoundError
 from selector.manifest import Manifest
@@ -79,10 +79,10 @@ class Noting(LocalExecutor):
 
     notes: Path
 
-    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
         with self.notes.open("a", encoding="utf-8") as file:
             file.writelines(f"{task.key}\n" for task in tasks)
-        yield from super().run(stage, tasks, store)
+        yield from super().run(step, tasks, store, num_rows)
 
 
 def run(policy: Mapping[str, Any], root: Path, executor: LocalExecutor | None = None) -> Outcome:

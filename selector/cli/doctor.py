@@ -5,12 +5,12 @@ import os
 import sys
 from dataclasses import dataclass
 
+from selector import storage
 from selector.engine.local import LocalExecutor
 from selector.engine.store import Store
 from selector.errors import SelectorError
 from selector.models.encoder import hardware_precision
 from selector.models.find import find_model
-from selector.policy import preflight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def examine(root: str) -> list[Finding]:
         findings.append(Finding(name="model", ok=False, detail=str(error)))
     try:
         store = Store.open(root)
-        preflight.check_storage(store)
+        storage.check(store.storage)
         free = store.storage.free_bytes()
         findings.append(
             Finding(name="storage", ok=True, detail=f"{store.storage.address}, {(free or 0) / 1e9:.1f} GB free")

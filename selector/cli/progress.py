@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from selector.engine.part import Receipt
-from selector.engine.runner import Step
+from selector.engine.step import Result
 
 
 class Watch:
@@ -43,11 +43,13 @@ class Watch:
         rate = self._rows / max(1e-9, time.monotonic() - self._began)
         self._bar.update(self._task, advance=1, rate=f"{self._rows:,} documents, {rate:,.0f}/s")
 
-    def ended(self, step: Step) -> None:
+    def ended(self, result: Result) -> None:
         """The step's line: name, fingerprint, rows in, rows out, seconds."""
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        state = "cached" if step.cached else f"{step.seconds:.1f} s"
-        line = f"{step.name:<24} {step.fingerprint[:12]}  {step.rows_in:>9,} in  {step.rows_out:>9,} out  {state}"
+        state = "cached" if result.cached else f"{result.seconds:.1f} s"
+        line = (
+            f"{result.name:<24} {result.fingerprint[:12]}  {result.rows_in:>9,} in  {result.rows_out:>9,} out  {state}"
+        )
         self._console.print(line, markup=False, soft_wrap=True)

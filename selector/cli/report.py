@@ -1,8 +1,6 @@
 """What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,40 @@ from rich.text import Text
 from rich.tree import Tree
 
 from selector.cli.doctor import Finding
-from selector.engine.runner import Step
+from selector.engine.gc import Garbage
+from selector.engine.runner import Planned
+from selector.engine.step import Result, Step
 from selector.engine.store import Store
+from selector.errors import DamagedError
 from selector.manifest import Manifest
+from selector.manifest.describe import heading
+from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import Outcome
 
 _WIDEST_MIXTURE = 12
-_BAR = 20
+_WIDE = 80  # a terminal of so many columns has room for long bars
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """A run as `selector run --json` prints it."""
+    """A run as `selector run --json` prints it; `shortfall` and `waiting` are there only where there is one."""
     counts = outcome.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
+    facts = outcome.manifest.header.facts.select
     return {
         "manifest": outcome.uri,
         "digest": outcome.manifest.digest,
         "documents": counts["kept"],
         "tokens": counts["tokens"],
         "seconds": outcome.seconds,
-        "steps": [{key: asdict(step)[key] for key in keys} for step in outcome.steps],
+        "steps": [{key: getattr(step, key) for key in keys} for step in outcome.steps],
+        **{name: facts[name] for name in ("shortfall", "waiting") if name in facts},
     }
 
 
 def print_outcome(outcome: Outcome, policy: Path, root: str) -> None:
     """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next."""
     console = _console()
-    console.print(_tree(outcome.steps))
+    console.print(_tree(outcome.flow, outcome.steps))
     print_manifest(outcome.manifest, console)
     first = outcome.manifest.at(0)["doc_id"] if len(outcome.manifest) else "DOC_ID"
     console.print(f"\n{outcome.seconds:.1f} s. Try next:", style="bold")
@@ -54,61 +59,99 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     """What was kept, what left where, the mixture before and after, and difficulty along the order."""
     console = console or _console()
     told = manifest.describe()
-    shown = [_funnel(told), _mixture(told)]
+    cells = 20 if console.width >= _WIDE else 8
+    shown = [_funnel(told), _mixture(told, cells)]
     if told["counts"].get("clusters_tried"):
         shown.append(_evidence(told["counts"]["clusters_tried"]))
     if any(value is not None for value in told["difficulty"]):
-        shown.append(_difficulty(told["difficulty"]))
+        shown.append(_difficulty(told["difficulty"], cells))
     for table in shown:
         console.print()
         console.print(table)
+    for said in _undone(told):
+        console.print(f"\n{said}", soft_wrap=True)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
 
 
 def list_runs(root: str) -> list[dict[str, Any]]:
-    """Every run below a root: its name, and what its manifest holds if it has one."""
+    """Every run below a root: its name, and what its manifest holds if it has one.
+
+    A manifest that this Selector does not read has its `format_version` in the entry, a damaged one a `problem`.
+    """
     storage = Store.open(root).storage
     names = sorted(
         {key.split("/")[0] for key, _ in storage.list("") if key.endswith("/plan.json") and key.count("/") == 1}
     )
     runs: list[dict[str, Any]] = []
     for name in names:
-        data = storage.get(f"{name}/manifest/manifest.json")
-        info = json.loads(data) if data else None
-        counts = info["counts"] if info else {"kept": None, "tokens": None}
-        runs.append(
-            {
-                "run": name,
-                "digest": info and info["digest"],
-                "documents": counts["kept"],
-                "tokens": counts["tokens"],
-            }
-        )
+        key = f"{name}/manifest/manifest.json"
+        runs.append({"run": name, "digest": None, "documents": None, "tokens": None})
+        data = storage.get(key)
+        if data is None:
+            continue
+        try:
+            info = content_of(key, data)
+            counts = info["counts"]
+            runs[-1] |= {"digest": info["digest"], "documents": counts["kept"], "tokens": counts["tokens"]}
+        except (DamagedError, KeyError, TypeError):
+            runs[-1]["problem"] = "manifest.json is damaged"
+            continue
+        if info["format_version"] != FORMAT_VERSION:
+            runs[-1]["format_version"] = info["format_version"]
     return runs
 
 
 def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("run", "documents", "tokens", "digest", right=[1, 2])
+    table = _table("run", "documents", "tokens", "digest", "", right=[1, 2])
     for run in runs:
-        unfinished = run["digest"] is None
-        table.add_row(
-            run["run"],
-            *(
-                ["", "", "unfinished"]
-                if unfinished
-                else [_number(run["documents"]), _number(run["tokens"]), run["digest"]]
-            ),
-        )
+        if run["digest"] is None:
+            table.add_row(run["run"], "", "", "", run.get("problem", "unfinished"))
+        else:
+            old = f"format version {run['format_version']}" if "format_version" in run else ""
+            numbers = _number(run["documents"]), _number(run["tokens"])
+            table.add_row(run["run"], *numbers, run["digest"][:12], old)
     _console().print(table if runs else f"There is no run in {root}.")
 
 
-def print_plan(planned: Sequence[Mapping[str, Any]]) -> None:
+def print_plan(planned: Sequence[Planned]) -> None:
     table = _table("step", "action", "fingerprint", "parts")
     for step in planned:
-        parts = "" if step["parts"] is None else f"{step['parts_cached']} of {step['parts']} cached"
-        table.add_row(step["name"], step["action"], (step["fingerprint"] or "")[:12], parts)
+        parts = "" if step.parts is None else f"{step.parts_cached} of {step.parts} cached"
+        table.add_row(step.name, step.action, (step.fingerprint or "")[:12], parts)
     _console().print(table)
+
+
+def explained(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Manifest.explain` says, in the words and the order that a person reads; what there is nothing to say of is
+    None."""
+    is_kept = told["outcome"] == "kept"
+    rank = told["rank"] if told["of"] is None else f"{told['rank']} of {told['of']:,}"
+    return {
+        "doc_id": told["doc_id"],
+        "outcome": told["outcome"],
+        "reason": _shown(told["reason"]),
+        "other": told["other"],
+        "positions": ", ".join(map(str, told["positions"])) or None,
+        "unvisited": "; ".join(map(_shown, told["unvisited"])) or None,
+        "visits": told["visits"] if is_kept else None,
+        "round": told["round"] or None,
+        "value": told["value"],
+        "cut": told["cut"],
+        "rank": rank,
+        "inclusion_probability": told["inclusion_probability"],
+        "uri": _shown(told["uri"]),
+        "row": told["row"],
+        "copies": "; ".join(f"row {copy['row']} of {_shown(copy['uri'])}" for copy in told["copies"]) or None,
+    }
+
+
+def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
+    """How much no manifest needs, in a line."""
+    many = "1 object" if len(garbage.keys) == 1 else f"{len(garbage.keys):,} objects"
+    if not garbage.keys:
+        return f"{many}: everything here is needed"
+    return f"{many}, {_size(garbage.num_bytes)}: {'removed' if is_removed else 'could go; --delete removes them'}"
 
 
 def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -146,29 +189,32 @@ def _table(*headers: str, right: Sequence[int] = ()) -> Table:
     """A plain table; columns listed in `right` are numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index in right else "left", no_wrap=True)
+        table.add_column(header, justify="right" if index in right else "left", no_wrap=index > 0)
     return table
 
 
-def _tree(steps: Sequence[Step]) -> Tree:
-    """The build: every step below the steps that read it."""
-    by_name = {step.name: step for step in steps}
-    rates = [name for name in by_name if name.startswith("rate/")]
-    parents: dict[str, list[str]] = {
-        "manifest": ["order"], "order": ["select"], "select": ["cluster", *rates], "cluster": ["centroids"],
-        "centroids": ["embed"], "embed": ["dedup"], "dedup": ["ingest"], "ingest": ["survey"],
-    }  # fmt: skip
-    parents |= {name: [f"fit/{name[5:]}"] for name in rates if f"fit/{name[5:]}" in by_name}
+def _tree(flow: Sequence[Step], steps: Sequence[Result]) -> Tree:
+    """The build: every step once, below the first of the steps that read it and are not read by a nearer one."""
+    reads = {step.name: step.reads for step in flow}
+    results = {result.name: result for result in steps}
+    below: dict[str, set[str]] = {}
+    for step in flow:
+        below[step.name] = {name for read in step.reads for name in (read, *below[read])}
+    shown = set[str]()
 
     def grow(tree: Tree, name: str) -> Tree:
-        for parent in parents.get(name, []):
-            grow(tree.add(_label(by_name[parent])), parent)
+        nearest = [read for read in reads[name] if not any(read in below[other] for other in reads[name])]
+        for read in nearest:
+            if read not in shown:
+                shown.add(read)
+                grow(tree.add(_label(results[read])), read)
         return tree
 
-    return grow(Tree(_label(by_name["manifest"]), guide_style="dim"), "manifest")
+    last = flow[-1].name
+    return grow(Tree(_label(results[last]), guide_style="dim"), last)
 
 
-def _label(step: Step) -> Text:
+def _label(step: Result) -> Text:
     state = "cached" if step.cached else f"{step.seconds:.1f} s"
     rest = f" {step.fingerprint[:12]}  {step.rows_out:,} rows, {_size(step.num_bytes)}, {state}"
     return Text.assemble((step.name, "bold"), rest)
@@ -185,13 +231,28 @@ def _funnel(told: Mapping[str, Any]) -> Table:
     table.add_row("in the corpus", _number(counts["rows"]))
     if counts["duplicate"]:
         table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
-    for reason, count in sorted(counts["reasons"].items(), key=lambda item: -item[1]):
+    for reason, count in sorted(told["reasons"].items(), key=lambda item: -item[1]):
         table.add_row(f"  {_shown(reason)}", f"-{_number(count)}")
-    table.add_row(f"in the manifest ({_number(told['tokens'])} tokens)", _number(told["documents"]), style="bold")
+    visits = "" if told["visits"] == told["documents"] else f"{_number(told['visits'])} visits, "
+    kept = f"in the manifest ({visits}{_number(told['tokens'])} tokens)"
+    table.add_row(kept, _number(told["documents"]), style="bold")
     return table
 
 
-def _mixture(told: Mapping[str, Any]) -> Table:
+def _undone(told: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits."""
+    chosen, arranged = told["facts"]["select"], told["facts"]["order"]
+    if "shortfall" in chosen:
+        budget, spent, unit = (chosen["shortfall"][name] for name in ("budget", "spent", "unit"))
+        yield f"budget: {_number(spent)} of {_number(budget)} {unit} are spent, {_number(budget - spent)} are left"
+    if "waiting" in chosen:
+        yield f"waiting: {_shown(chosen['waiting'])}. What is decided so far is here; the same command goes on."
+    for reason, count in arranged.get("left", {}).items():
+        visits = "1 visit is" if count == 1 else f"{_number(count)} visits are"
+        yield f"order: {visits} not made: {_shown(heading(reason))}"
+
+
+def _mixture(told: Mapping[str, Any], bar_cells: int) -> Table:
     before = {source: tokens for source, (_, tokens) in told["counts"]["sources"].items()}
     after = {source: entry["tokens"] for source, entry in told["sources"].items()}
     table = _table("tokens by source", "corpus", "", "manifest", "", right=[1, 3])
@@ -211,12 +272,12 @@ def _mixture(told: Mapping[str, Any]) -> Table:
     )
     for source, old, new in rows:
         shares = old / max(1, sum(before.values())), new / max(1, sum(after.values()))
-        cells = [cell for share in shares for cell in (f"{share:.1%}", _bar(share / most))]
+        cells = [cell for share in shares for cell in (f"{share:.1%}", _bar(share / most, bar_cells))]
         table.add_row(_shown(source), *cells)
     return table
 
 
-def _difficulty(means: Sequence[float | None]) -> Table:
+def _difficulty(means: Sequence[float | None], bar_cells: int) -> Table:
     known = [value for value in means if value is not None]
     low, high = min([0.0, *known]), max([0.0, *known])
     table = _table("through the order", "mean difficulty", "", right=[1])
@@ -225,7 +286,7 @@ def _difficulty(means: Sequence[float | None]) -> Table:
         table.add_row(
             span,
             "" if value is None else f"{value:.2f}",
-            "" if value is None else _bar((value - low) / ((high - low) or 1)),
+            "" if value is None else _bar((value - low) / ((high - low) or 1), bar_cells),
         )
     return table
 
@@ -238,8 +299,8 @@ def _evidence(evidence: Sequence[Sequence[Any]]) -> Table:
     return table
 
 
-def _bar(share: float) -> str:
-    eighths = round(share * _BAR * 8)
+def _bar(share: float, cells: int) -> str:
+    eighths = round(share * cells * 8)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 

@@ -18,32 +18,25 @@ number of ranks, with another number of workers, and from there with another bat
 It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from selector.consume.sampler import ManifestBatchSampler
+from selector.consume.text import Texts
+from selector.manifest.ranks import PADDING, Layout
 
 if TYPE_CHECKING:
     from selector.consume.dataset import ManifestDataset
-    from selector.consume.sampler import ManifestBatchSampler
-    from selector.consume.text import Texts
-    from selector.manifest.ranks import PADDING, Layout
 
 __all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts"]
 
-_HOMES = {
-    "Layout": "selector.manifest.ranks",
-    "ManifestBatchSampler": "selector.consume.sampler",
-    "ManifestDataset": "selector.consume.dataset",
-    "PADDING": "selector.manifest.ranks",
-    "Texts": "selector.consume.text",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name != "ManifestDataset":
         raise AttributeError(f"module 'selector.consume' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        from selector.consume.dataset import ManifestDataset
     except ModuleNotFoundError as error:
         if error.name == "torch":
             error.add_note("ManifestDataset needs torch: pip install torch. Without it, use Manifest.batch and Texts.")
         raise
+    return ManifestDataset

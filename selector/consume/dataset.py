@@ -34,7 +34,8 @@ class ManifestDataset(IterableDataset[dict[str, Any]]):
         position     int64 tensor
         num_tokens   int64 tensor
         loss_weight  float32 tensor
-        …            further `columns` of `tables.MANIFEST`: tensors of int64 or float32 (null is NaN), or lists
+        …            further `columns` of `tables.MANIFEST`: tensors of float32 (null is NaN) or int64 (null is -1),
+                     or lists
         next_position  int          where training goes on after this step, on every rank
 
     A last batch that is not full is, by `last`, filled up with padding ("pad": position -1, else all zero or
@@ -133,7 +134,7 @@ def _column(column: pa.ChunkedArray, num_padding: int) -> Any:
         return [doc_id.hex() for doc_id in column.to_pylist()] + [""] * num_padding
     if column.type == tables.LABEL:
         return column.to_pylist() + [""] * num_padding
-    kind = np.float32 if pa.types.is_floating(column.type) else np.int64
-    values = np.zeros(len(column) + num_padding, kind)
-    values[: len(column)] = column.to_numpy()
+    is_float = pa.types.is_floating(column.type)
+    values = np.zeros(len(column) + num_padding, np.float32 if is_float else np.int64)
+    values[: len(column)] = column.to_numpy() if is_float else column.cast(pa.int64()).fill_null(-1).to_numpy()
     return torch.from_numpy(values)

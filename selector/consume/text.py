@@ -42,9 +42,9 @@ class Texts:
         except render.NoText as error:
             raise self._changed(file, number, f"it has no text now ({error})") from error
         key = text if self._key is None else str(row.get(self._key))
-        found = keyed.digest(key.encode())
-        if found != doc_id:
-            raise self._changed(file, number, f"its doc_id is {found.hex()}, and {doc_id.hex()} was chosen")
+        key_id = keyed.digest(key.encode())
+        if key_id != doc_id:
+            raise self._changed(file, number, f"its doc_id is {key_id.hex()}, and {doc_id.hex()} was chosen")
         return text
 
     def _changed(self, file: int, number: int, what: str) -> CorpusError:

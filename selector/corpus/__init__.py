@@ -1,10 +1,9 @@
-"""From files to documents: survey the files, ingest their rows, mark exact duplicates.
+"""From files to documents: which files there are, what is in their rows, and the text of a row.
 
-files.py    which files there are, and their cut into parts
-read.py     a part's rows, one by one, whatever the format
+files.py    which files there are, and what each is called
+formats/    how a file is cut, read, read again at random, and looked at: one file for each format
 render.py   the text of a row
 tokens.py   how long a text is
-ingest.py   rows to documents, bad rows to quarantine
-dedup.py    which documents go on
+texts.py    the texts of a part's documents
 rows.py     any row at any time, for the trainer's side
 """

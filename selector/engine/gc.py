@@ -1,4 +1,8 @@
-"""What no manifest needs: found by following every committed run's list of artefacts, removed when told."""
+"""What no manifest needs: found by following every committed run's list of artefacts, removed when told.
+
+What steps only hand to each other on the way (shards, and what an exchange deals) is on no list: it goes, and is made
+again if a later run asks for it.
+"""
 
 import json
 import re
@@ -36,14 +40,13 @@ def find(store: Store) -> Garbage:
     runs = {key.split("/")[0] for key in sizes if re.fullmatch(r"[^/]+/(plan|manifest/manifest)\.json", key)}
     finished = {run for run in runs if _manifest_key(run) in sizes}
     needed: set[str] = set()
-    for run in sorted(finished):
-        for key in _kept(store, run):
-            needed.add(f"artifacts/seals/{key}.json")
-            try:
-                seal = store.find(key)
-            except DamagedError:
-                continue
-            needed.update(blob.key for blob in (seal.tables.values() if seal else ()))
+    for key in sorted({key for run in finished for key in _kept(store, run)}):
+        needed.add(f"artifacts/seals/{key}.json")
+        try:
+            seal = store.find(key)
+        except DamagedError:
+            continue
+        needed.update(blob.key for blob in (seal.tables.values() if seal else ()))
     keys = [
         key
         for key in sizes

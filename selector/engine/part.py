@@ -53,7 +53,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One part of one stage: the key its result will have, and the artefacts that it reads.
+    """One part of one step: the key its result will have, and the artefacts that it reads.
 
     `only` and `skipped` are the supervisor's: a trial over some of the part's rows (nothing is stored),
     and the rows that are known to be fatal.

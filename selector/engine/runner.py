@@ -1,36 +1,29 @@
-"""How a step is run once: look it up by fingerprint, or do what is missing and seal it.
+"""How a flow of steps is run once: each is looked up by its fingerprint, or what is missing of it is done and sealed.
 
-Two kinds of step: over parts, on an executor, and over the whole corpus, here. Either way the step's seal
-is written last, so its existence means that the step is complete.
+A step's seal is written last, so its existence means that the step is complete. The runner knows no step by name: what
+there is to know of one, the step says.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 from selector import failpoint
 from selector.engine.executor import Executor
 from selector.engine.part import Receipt, Task
-from selector.engine.step import Stage
+from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
 from selector.engine.store import Seal, Store, fingerprint, seal_from_bytes, seal_to_bytes
 from selector.errors import DamagedError
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What is known of a finished step."""
-
-    name: str
-    fingerprint: str
-    cached: bool
-    rows_in: int
-    rows_out: int
-    num_bytes: int  # of the stored result
-    seconds: float
+_LISTED = pa.schema([("key", pa.string()), ("seal", pa.string())])
 
 
 class Progress(Protocol):
@@ -40,7 +33,7 @@ class Progress(Protocol):
 
     def advanced(self, name: str, receipt: Receipt) -> None: ...
 
-    def ended(self, step: Step) -> None: ...
+    def ended(self, result: Result) -> None: ...
 
 
 class Silent:
@@ -50,71 +43,121 @@ class Silent:
 
     def advanced(self, name: str, receipt: Receipt) -> None: ...
 
-    def ended(self, step: Step) -> None: ...
+    def ended(self, result: Result) -> None: ...
 
 
-class WouldRun(Exception):
-    """In a dry run: this step is not there yet, so no later fingerprint is known."""
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run would do with a step. Fingerprint and parts are known once all that it reads is there."""
 
-    def __init__(self, name: str, num_parts: int, num_cached: int) -> None:
-        super().__init__(name)
-        self.name = name
-        self.num_parts = num_parts
-        self.num_cached = num_cached
+    name: str
+    action: str  # "cached" or "run"
+    fingerprint: str | None = None
+    parts: int | None = None
+    parts_cached: int | None = None
 
 
-class Steps:
-    """Runs the steps of one flow, one after another, and remembers what each one did."""
+class _WouldRun(Exception):
+    """In a dry run: this step is not there yet."""
 
-    def __init__(self, store: Store, executor: Executor, progress: Progress, *, dry: bool = False) -> None:
+    def __init__(self, num_parts: int, num_cached: int) -> None:
+        super().__init__(num_parts, num_cached)
+        self.num_parts, self.num_cached = num_parts, num_cached
+
+
+class Runner:
+    """Runs the steps of a flow, one after another, and remembers what each one did."""
+
+    def __init__(self, store: Store, executor: Executor, progress: Progress | None = None) -> None:
         self.store = store
-        self.done: list[Step] = []
-        self.used: list[str] = []  # keys of all artefacts that the flow read or wrote
+        self.done = Done(store, self._mapped)
         self.log: list[dict[str, Any]] = []  # for the run's side file
         self._executor = executor
-        self._progress = progress
-        self.dry = dry
+        self._progress = progress or Silent()
         self._stack = ExitStack()
-        self._connected = False
+        self._is_connected = False
+        self.is_dry = False
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def over_parts(self, name: str, stage: Stage, tasks: Sequence[Task], rows_in: int) -> list[Seal]:
-        """The seals of all tasks, in their order; what is sealed already is not done again."""
-        assert name.partition("/")[0] == stage.name, "or else `repair` would not find its summary"
-        began = time.monotonic()
-        mark = fingerprint([name, [task.key for task in tasks]])
-        whole = self.store.find(f"steps/{name}/{mark}")
-        cached = whole is not None
-        if whole is not None:
-            rows = self.store.table(whole, "seals").to_pylist()
-            seals = {row["key"]: seal_from_bytes(row["key"], row["seal"].encode()) for row in rows}
-        else:
-            seals, cached = self._each(name, stage, tasks)
-            table = pa.table(
-                {
-                    "key": [task.key for task in tasks],
-                    "seal": [seal_to_bytes(seals[task.key]).decode() for task in tasks],
-                },
-                schema=pa.schema([("key", pa.string()), ("seal", pa.string())]),
-            )
-            if not self.dry:
-                self.store.seal(f"steps/{name}/{mark}", [("seals", table)])
-        self.used += [f"steps/{name}/{mark}", *(task.key for task in tasks)]
-        rows_out = sum(seals[task.key].tables[stage.output].num_rows for task in tasks)
-        self.end(
-            Step(
-                name=name, fingerprint=mark, cached=cached, rows_in=rows_in, rows_out=rows_out,
-                num_bytes=sum(seal.num_bytes for seal in seals.values()), seconds=_since(began),
-            )
-        )  # fmt: skip
-        return [seals[task.key] for task in tasks]
+    def run(self, flow: Iterable[Step], after: Mapping[str, Callable[[Done], None]] = MappingProxyType({})) -> Done:
+        """All of these steps, finished; what is `after` one of them is called once it is."""
+        steps = list(flow)
+        for index, step in enumerate(steps):
+            self._finish(step)
+            after.get(step.name, _nothing)(self.done)
+            self._executor.release(steps[index + 1 :])
+        return self.done
 
-    def _each(self, name: str, stage: Stage, tasks: Sequence[Task]) -> tuple[dict[str, Seal], bool]:
+    def plan(
+        self, flow: Iterable[Step], after: Mapping[str, Callable[[Done], None]] = MappingProxyType({})
+    ) -> list[Planned]:
+        """What `run` would do. Nothing is written."""
+        self.is_dry = True
+        planned: list[Planned] = []
+        for step in flow:
+            if not all(name in self.done for name in step.reads):
+                planned.append(Planned(name=step.name, action="run"))
+                continue
+            try:
+                result = self._finish(step)
+            except _WouldRun as would:
+                planned.append(
+                    Planned(name=step.name, action="run", parts=would.num_parts, parts_cached=would.num_cached)
+                )
+            else:
+                planned.append(Planned(name=step.name, action="cached", fingerprint=result.fingerprint))
+                after.get(step.name, _nothing)(self.done)
+        return planned
+
+    def _finish(self, step: Step) -> Result:
+        began = time.monotonic()
+        rows_in = step.rows_in(self.done)
+        if isinstance(step, Fold):
+            outcome = self._fold(step)
+        elif isinstance(step, Map):
+            outcome = self._map(step, step.name)
+        else:
+            assert isinstance(step, Whole), f"{step.name} is of no kind that can be run"
+            outcome = self._whole(step)
+        result = replace(outcome, rows_in=rows_in, seconds=round(time.monotonic() - began, 3))
+        self.done.add(result)
+        if isinstance(step, Whole):
+            self.done.used += step.shares(self.done)
+        told = asdict(replace(result, parts=(), answer=None))
+        self.log.append({name: value for name, value in told.items() if name not in ("parts", "answer")})
+        if not self.is_dry:
+            self._progress.ended(result)
+            failpoint.reach(f"step.{step.family}.done")
+        return result
+
+    def _map(self, step: Map, name: str) -> Result:
+        """Every task's seal, in their order; what is sealed already is not done again."""
+        tasks = step.tasks(self.done)
+        mark = fingerprint([name, [task.key for task in tasks]])
+        listed = self.store.find(f"steps/{name}/{mark}")
+        if listed is not None:
+            rows = self.store.table(listed, "seals").to_pylist()
+            seals = {row["key"]: seal_from_bytes(row["key"], row["seal"].encode()) for row in rows}
+            cached = True
+        else:
+            seals, cached = self._each(step, name, tasks)
+            written = [seal_to_bytes(seals[task.key]).decode() for task in tasks]
+            if not self.is_dry:
+                table = pa.table([[task.key for task in tasks], written], schema=_LISTED)
+                self.store.seal(f"steps/{name}/{mark}", [("seals", table)])
+        self.done.used += [f"steps/{name}/{mark}", *(task.key for task in tasks)]
+        rows_out = sum(seals[task.key].tables[step.output].num_rows for task in tasks)
+        return Result(
+            name=step.name, fingerprint=mark, cached=cached, rows_in=0, rows_out=rows_out, seconds=0.0,
+            num_bytes=sum(seal.num_bytes for seal in seals.values()), parts=[seals[task.key] for task in tasks],
+        )  # fmt: skip
+
+    def _each(self, step: Map, name: str, tasks: Sequence[Task]) -> tuple[dict[str, Seal], bool]:
         seals: dict[str, Seal] = {}
         todo: dict[str, Task] = {}
         for task in tasks:
@@ -123,56 +166,74 @@ class Steps:
                 todo[task.key] = task
             else:
                 seals[task.key] = seal
-        if self.dry and todo:
-            raise WouldRun(name, len(tasks), len(tasks) - len(todo))
+        if self.is_dry and todo:
+            raise _WouldRun(len(tasks), len(tasks) - len(todo))
         if todo:
-            self._progress.began(name, len(todo))
-            if not self._connected:
-                self._stack.enter_context(self._executor)
-                self._connected = True
-            for receipt in self._executor.run(stage, list(todo.values()), self.store):
+            self._progress.began(step.name, len(todo))
+            self._connect()
+            num_rows = sum(task.part.num_rows for task in tasks)
+            for receipt in self._executor.run(step, list(todo.values()), self.store, num_rows):
                 seal = self.store.find(receipt.key)
                 if seal is None:
                     raise DamagedError(receipt.key, "it is gone")
                 seals[receipt.key] = seal
                 self.log.append({"step": name, **asdict(receipt)})
-                self._progress.advanced(name, receipt)
+                self._progress.advanced(step.name, receipt)
         return seals, not todo
 
-    def whole(
-        self,
-        name: str,
-        inputs: Any,
-        rows_in: int,
-        compute: Callable[[], Iterable[tuple[str, pa.Table]]],
-        rows_out: Callable[[Seal], int],
-    ) -> Seal:
-        """The seal of a step over the whole corpus."""
-        began = time.monotonic()
-        mark = fingerprint([name, inputs])
-        seal = self.store.find(f"{name}/{mark}")
-        cached = seal is not None
-        if seal is None:
-            if self.dry:
-                raise WouldRun(name, 1, 0)
-            self._progress.began(name, 1)
-            seal = self.store.seal(f"{name}/{mark}", compute())
-        self.used.append(seal.key)
-        self.end(
-            Step(
-                name=name, fingerprint=mark, cached=cached, rows_in=rows_in, rows_out=rows_out(seal),
-                num_bytes=seal.num_bytes, seconds=_since(began),
-            )
-        )  # fmt: skip
-        return seal
+    def _connect(self) -> None:
+        if not self._is_connected:
+            self._stack.enter_context(self._executor)
+            self._is_connected = True
 
-    def end(self, step: Step) -> None:
-        self.done.append(step)
-        self.log.append(asdict(step))
-        self._progress.ended(step)
-        point = f"step.{step.name.partition('/')[0]}.done"
-        if point in failpoint.NAMES:
-            failpoint.reach(point)
+    def _mapped(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """What `work` says of each item, on the executor's workers."""
+        if items:
+            self._connect()
+            yield from self._executor.map(work, items)
+
+    def _fold(self, step: Fold) -> Result:
+        mapped = self._map(step, f"{step.name}{PARTS}")
+        mark = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
+
+        def said() -> Iterator[Mapping[str, pa.Table]]:
+            for seal in mapped.parts:
+                yield {name: self.store.table(seal, name) for name in seal.tables if name != "quarantine"}
+
+        seal, cached = self._once(step, mark, lambda: step.fold(self.done, said()))
+        return replace(
+            mapped, fingerprint=mark, cached=cached, rows_out=seal.tables[step.folded].num_rows,
+            num_bytes=mapped.num_bytes + seal.num_bytes, answer=seal,
+        )  # fmt: skip
+
+    def _whole(self, step: Whole) -> Result:
+        mark = fingerprint([step.name, step.identity(), step.inputs(self.done)])
+        seal, cached = self._once(step, mark, lambda: step.compute(self.done), step)
+        return Result(
+            name=step.name, fingerprint=mark, cached=cached, rows_in=0, rows_out=step.rows_out(seal, self.store),
+            num_bytes=step.num_bytes(seal, self.store), seconds=0.0, answer=seal,
+        )  # fmt: skip
+
+    def _once(
+        self, step: Step, mark: str, compute: Callable[[], Tables], whole: Whole | None = None
+    ) -> tuple[Seal, bool]:
+        """The seal of a step with one answer, and whether it was there."""
+        key = f"{step.name}/{mark}"
+        seal = self.store.find(key)
+        is_there = seal is not None and (whole is None or whole.is_sound(seal, self.store))
+        if seal is None or not is_there:
+            if self.is_dry:
+                raise _WouldRun(1, 0)
+            self._progress.began(step.name, 1)
+            if seal is not None:
+                self.store.discard(key)
+            seal = self.store.seal(key, compute())
+        self.done.used.append(key)
+        return seal, is_there
+
+
+def _nothing(done: Done) -> None:
+    """What is done after a step that nothing comes after."""
 
 
 def repair(store: Store, damaged: DamagedError) -> None:
@@ -181,9 +242,6 @@ def repair(store: Store, damaged: DamagedError) -> None:
     if not store.is_sound(damaged.key):
         store.discard(damaged.key)
     family = damaged.key.partition("/")[0]
-    for key in list(store.seals("dedup/" if family == "live" else f"steps/{family}/")):
-        store.discard(key)
-
-
-def _since(began: float) -> float:
-    return round(time.monotonic() - began, 3)
+    for prefix in (f"steps/{family}/", *([f"{family.removesuffix(PARTS)}/"] if family.endswith(PARTS) else [])):
+        for key in list(store.seals(prefix)):
+            store.discard(key)

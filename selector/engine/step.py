@@ -1,8 +1,13 @@
-"""A step as data: what is done to a part, not where or how.
+"""A step of the flow as data: what it reads and what it does; not where, when or how often.
 
-A stage is a frozen value, so it can be sent to any worker and its fields are its fingerprint. A task is
-one part of one stage. `perform` is all that a worker does with the two, on every executor: work, seal the
-result, return a receipt. Results travel through the store; only receipts travel back.
+A step is a frozen value, so it can be sent to any worker, and its fields are its fingerprint. There are four kinds:
+
+    Map       every part on its own, on workers
+    Fold      what every part says of itself, on workers, put together into one answer
+    Exchange  documents of different parts meet; every part gets its share of the answer
+    Whole     once, over everything
+
+`perform` is all that a worker does with a step and a task, on every executor: work, seal the result, return a receipt.
 """
 
 import abc
@@ -10,63 +15,229 @@ import dataclasses
 import functools
 import importlib.metadata
 import time
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 
 from selector import failpoint, tables
-from selector.engine.part import Receipt, Task
-from selector.engine.store import Store, fingerprint
+from selector.engine.part import Receipt, Resources, Task
+from selector.engine.store import Seal, Store, fingerprint
+
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Tables = Iterable[tuple[str, pa.Table]]
+
+PARTS = ".parts"
+"""Ends the family under which a step with one answer files what it stores of each part."""
 
 APART: dict[str, Any] = {"apart": True}
-"""Metadata of a stage's field that says where to find things and not what to do: no part of the fingerprint."""
+"""Metadata of a step's field that says where to find things and not what to do: no part of the fingerprint."""
 
 
-class Stage(abc.ABC):
-    """One kind of work on parts. Subclasses are frozen dataclasses; their fields are their options."""
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished step: what it stored, and what a person is told of it."""
 
-    name: ClassVar[str]
-    output: ClassVar[str]  # the table that has a row per document that came through
-    version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the result
+    name: str
+    fingerprint: str
+    cached: bool
+    rows_in: int
+    rows_out: int
+    num_bytes: int  # of what is stored
+    seconds: float
+    parts: Sequence[Seal] = ()  # of a Map and a Fold: one for each task
+    answer: Seal | None = None  # of every other step, and of a Fold too
 
     @property
-    def wants_gpu(self) -> bool:
-        """Whether a worker should hold a GPU where there are any."""
-        return False
+    def seal(self) -> Seal:
+        """That of a step with one answer."""
+        assert self.answer is not None, f"{self.name} has an answer for each part"
+        return self.answer
 
-    @abc.abstractmethod
-    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        """The tables of one part, the one called `output` with a row per document that came through.
 
-        A pure function of the stage, the task and the artefacts that it names. Heavy things (a model) are
-        loaded on first use and kept on the instance. A table called `quarantine` may say which rows did
-        not come through, and why; anything raised is the supervisor's business.
-        """
+class Mapper(Protocol):
+    """A map whose work may be done elsewhere."""
+
+    def __call__(self, work: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]: ...
+
+
+class Done(Mapping[str, Result]):
+    """The steps of a flow that are finished, by name, and what was worked out from them once."""
+
+    def __init__(self, store: Store, mapper: Mapper = map) -> None:
+        self.store = store
+        self.map = mapper
+        """Asks workers what `work`, which is picklable, says of each of some items: answers in the items' order."""
+        self.used: list[str] = []
+        """Keys of all artefacts that the flow read or wrote."""
+        self._results: dict[str, Result] = {}
+        self._known: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Result:
+        return self._results[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, result: Result) -> None:
+        self._results[result.name] = result
+
+    def once(self, name: str, compute: Callable[[], Value]) -> Value:
+        """What `compute` returns, computed the first time that this name is asked for."""
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
+
+    def table(self, step: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One table of a step with one answer."""
+        return self.store.table(self[step].seal, name, columns)
+
+    def tables(self, step: str, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The table of this name of every part."""
+        return (self.store.table(seal, name, columns) for seal in self[step].parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a flow. Subclasses are frozen dataclasses; their fields are their options."""
+
+    name: str = field(metadata=APART)  # what people read and artefacts are filed under; "rate/a" is one of "rate"
+    reads: tuple[str, ...] = field(metadata=APART)  # the steps whose results it reads; what nothing reads does not run
+    version: ClassVar[int] = 1  # raise it when the same options give another answer
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the answer
+
+    @property
+    def family(self) -> str:
+        """The part of the name that steps of one kind share."""
+        return self.name.partition("/")[0]
+
+    def rows_in(self, done: Done) -> int:
+        """How many rows it is about to read, for people."""
+        return done[self.reads[0]].rows_out
 
     def key(self, *inputs: Any) -> str:
-        """Where a result is stored: a fingerprint of the stage and of all that it reads."""
-        return f"{self.name}/{fingerprint([self.identity(), *inputs])}"
+        """Where a part's result is stored: a fingerprint of the step and of all that it reads."""
+        return f"{self.family}/{fingerprint([self.identity(), *inputs])}"
 
     def identity(self) -> dict[str, Any]:
-        """Name, version, options and library versions: the stage's share of a fingerprint."""
+        """Name, version, options and library versions: the step's share of a fingerprint."""
         return {
             "step": self.name,
             "version": self.version,
             "options": {
-                field.name: getattr(self, field.name)
-                for field in dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
-                if not field.metadata.get("apart")
+                option.name: getattr(self, option.name)
+                for option in dataclasses.fields(self)
+                if not option.metadata.get("apart")
             },
             "libraries": versions(self.libraries),
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Map(Step, abc.ABC):
+    """Work on every part on its own."""
+
+    output: ClassVar[str]  # the table that has a row per document that came through
+
+    @property
+    def resources(self) -> Resources:
+        """What a worker holds."""
+        return Resources()
+
+    @abc.abstractmethod
+    def tasks(self, done: Done) -> Sequence[Task]:
+        """One task per part, in corpus order, each with the key of its result (`key`) and the artefacts that it
+        reads."""
+
+    def prepare(self, task: Task, store: Store) -> None:
+        """Loads what the work needs, once per worker, before its first task; if it raises, it is the run that is at
+        fault and not a document."""
+
+    @abc.abstractmethod
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        """The tables of one part, the one called `output` with a row per document that came through.
+
+        A pure function of the step, the task and the artefacts that it names. A table called `quarantine` may say which
+        rows did not come through, and why; anything raised is the supervisor's business.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold(Map):
+    """A small answer from every part, on workers, then one answer from them all."""
+
+    folded: ClassVar[str]  # the table of the answer whose rows are counted
+
+    def key(self, *inputs: Any) -> str:
+        """Where what a part says of itself is stored."""
+        return f"{self.family}{PARTS}/{fingerprint([self.identity(), *inputs])}"
+
+    @abc.abstractmethod
+    def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
+        """The named tables of the answer; `parts` gives what `process` said of each part, in corpus order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Step, abc.ABC):
+    """Work that is done once, over everything that it reads."""
+
+    @abc.abstractmethod
+    def inputs(self, done: Done) -> Any:
+        """All that decides the answer beside the step's own identity, as JSON."""
+
+    @abc.abstractmethod
+    def compute(self, done: Done) -> Tables:
+        """The named tables of the answer, one after another; each is stored before the next is asked for."""
+
+    @abc.abstractmethod
+    def rows_out(self, seal: Seal, store: Store) -> int:
+        """How many rows the answer has, for people."""
+
+    def num_bytes(self, seal: Seal, store: Store) -> int:
+        """How much is stored of it, for people."""
+        return seal.num_bytes
+
+    def is_sound(self, seal: Seal, store: Store) -> bool:
+        """Whether what the answer speaks of outside the store is still as it was made."""
+        return True
+
+    def shares(self, done: Done) -> list[str]:
+        """The keys of the artefacts that the step sealed on its way and that the answer speaks of."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange(Whole):
+    """Documents of different parts meet. The answer has a table `parts`, a row for each part: `key` is that of its
+    share, an artefact of the family `<name>.parts` that the step seals on its way."""
+
+    def shares(self, done: Done) -> list[str]:
+        return done.table(self.name, "parts", ["key"])["key"].to_pylist()
+
+
+def needed(flow: Sequence[Step], targets: Sequence[str]) -> list[Step]:
+    """Those steps that the targets read, directly or not, in the flow's order, and the targets."""
+    by_name = {step.name: step for step in flow}
+    wanted = set[str]()
+    open_ = list(targets)
+    while open_:
+        name = open_.pop()
+        if name not in wanted:
+            wanted.add(name)
+            open_ += by_name[name].reads
+    return [step for step in flow if step.name in wanted]
+
+
 def versions(libraries: Sequence[str]) -> dict[str, str]:
     """The installed versions of those of the distributions that are there, without build tags."""
-    found = {library: _version(library) for library in libraries}
-    return {library: version for library, version in found.items() if version is not None}
+    installed = {library: _version(library) for library in libraries}
+    return {library: version for library, version in installed.items() if version is not None}
 
 
 @functools.cache
@@ -77,15 +248,15 @@ def _version(library: str) -> str | None:
         return None
 
 
-def perform(stage: Stage, task: Task, store: Store) -> Receipt:
+def perform(step: Map, task: Task, store: Store) -> Receipt:
     """Does the task and seals its result; a trial (`task.only`) is done and thrown away."""
     began = time.monotonic()
     failpoint.reach("part.before_work")
-    result = stage.process(task, store)
+    result = step.process(task, store)
     failpoint.reach("part.after_work")
     skipped = pa.Table.from_pylist(
         [
-            {"doc_id": None, "row": lost.row, "step": stage.name, "reason": lost.reason, "detail": lost.detail}
+            {"doc_id": None, "row": lost.row, "step": step.name, "reason": lost.reason, "detail": lost.detail}
             for lost in task.skipped
         ],
         schema=tables.QUARANTINE,
@@ -93,7 +264,7 @@ def perform(stage: Stage, task: Task, store: Store) -> Receipt:
     quarantine = pa.concat_tables([result.pop("quarantine", skipped.slice(0, 0)), skipped])
     if task.only is None:
         seal = store.seal(task.key, [*result.items(), ("quarantine", quarantine)])
-        num_rows, num_quarantined = seal.tables[stage.output].num_rows, seal.tables["quarantine"].num_rows
+        num_rows, num_quarantined = seal.tables[step.output].num_rows, seal.tables["quarantine"].num_rows
     else:
-        num_rows, num_quarantined = 0, 0
+        num_rows, num_quarantined = result[step.output].num_rows, quarantine.num_rows
     return Receipt(key=task.key, num_rows=num_rows, num_quarantined=num_quarantined, seconds=time.monotonic() - began)

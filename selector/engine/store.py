@@ -9,9 +9,11 @@ cannot mix their answers: the first seal wins and both read it.
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,18 +22,24 @@ from selector import failpoint
 from selector.errors import DamagedError
 from selector.storage import Storage, open_storage
 
+Form = Literal["parquet", "arrow"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """One stored table: the sha256 of its Parquet bytes, and its sizes."""
+    """One stored table: the sha256 of its bytes, its sizes, and whether these are Parquet or an Arrow file.
+
+    Parquet is small and read by anyone; an Arrow file is read many times without decoding.
+    """
 
     sha256: str
     num_bytes: int
     num_rows: int
+    form: Form = "parquet"
 
     @property
     def key(self) -> str:
-        return f"artifacts/blobs/{self.sha256[:2]}/{self.sha256}.parquet"
+        return f"artifacts/blobs/{self.sha256[:2]}/{self.sha256}.{self.form}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +67,30 @@ class Store:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Store.open, (self.storage.address,)
 
-    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]]) -> Seal:
+    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]], form: Form = "parquet") -> Seal:
         """The seal that holds, once the named tables are stored, one after another: another's, if another was first."""
         blobs: dict[str, Blob] = {}
         for name, table in tables:
-            data = to_parquet(table)
-            blob = Blob(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data), num_rows=table.num_rows)
+            data = to_parquet(table) if form == "parquet" else to_arrow(table)
+            sha256 = hashlib.sha256(data).hexdigest()
+            blob = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=form)
             failpoint.reach("store.before_blob")
             self.storage.ensure(blob.key, data)
             blobs[name] = blob
         seal = Seal(key=key, tables=blobs)
         failpoint.reach("store.before_seal")
         while not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
-            there = self.find(key)
-            if there is not None:
-                return there
+            earlier = self.find(key)
+            if earlier is not None:
+                return earlier
         failpoint.reach("store.after_seal")
+        return seal
+
+    def sealed(self, key: str) -> Seal:
+        """The seal of an artefact that was finished. Raises DamagedError, also if it is not there any more."""
+        seal = self.find(key)
+        if seal is None:
+            raise DamagedError(key, "it is gone")
         return seal
 
     def find(self, key: str) -> Seal | None:
@@ -86,17 +102,17 @@ class Store:
 
     def read(self, key: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of a finished artefact. Raises DamagedError."""
-        seal = self.find(key)
-        if seal is None:
-            raise DamagedError(key, "it is gone")
-        return self.table(seal, name, columns)
+        return self.table(self.sealed(key), name, columns)
 
     def table(self, seal: Seal, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of an artefact, checked against its seal before any of it is used. Raises DamagedError."""
-        return from_parquet(self.blob(seal, name), seal.tables[name].num_rows, seal.key, columns)
+        blob = seal.tables[name]
+        if blob.form == "arrow":
+            return from_arrow(self.blob(seal, name), blob.num_rows, seal.key, columns)
+        return from_parquet(self.blob(seal, name), blob.num_rows, seal.key, columns)
 
     def blob(self, seal: Seal, name: str) -> bytes:
-        """The Parquet bytes of one table, checked against the seal. Raises DamagedError."""
+        """The bytes of one table, checked against the seal. Raises DamagedError."""
         blob = seal.tables[name]
         data = self.storage.get(blob.key)
         if data is None:
@@ -138,10 +154,14 @@ def to_parquet(table: pa.Table, **options: Any) -> bytes:
 
 
 def from_parquet(data: bytes, num_rows: int, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table, with page checksums verified. Raises DamagedError."""
+    """The table, with page checksums verified. Raises DamagedError.
+
+    Read without Arrow's threads, as everywhere that the bytes are Python's: one that lets go of them after the
+    interpreter has begun to end takes the whole process down (https://github.com/apache/arrow/issues/34314).
+    """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        table = file.read(columns=list(columns) if columns is not None else None)
+        table = file.read(columns=list(columns) if columns is not None else None, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(key, str(error)) from error
     if table.num_rows != num_rows:
@@ -149,9 +169,75 @@ def from_parquet(data: bytes, num_rows: int, key: str, columns: Sequence[str] | 
     return table
 
 
+def to_arrow(table: pa.Table) -> bytes:
+    """The table as an Arrow file, uncompressed, in one batch. The same table gives the same bytes."""
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table.combine_chunks())
+    return sink.getvalue()
+
+
+def from_arrow(data: bytes, num_rows: int, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table, whose columns are the bytes themselves. Raises DamagedError."""
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(key, str(error)) from error
+    if table.num_rows != num_rows:
+        raise DamagedError(key, f"it has {table.num_rows} rows and {num_rows} were sealed")
+    return table if columns is None else table.select(list(columns))
+
+
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values have equal bytes. NaN and infinity are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON as RFC 8785 writes it, so that equal values have equal bytes.
+
+    Keys are sorted, there are no spaces, and numbers are as ECMAScript prints them: 1 and 1.0 are the same, and 1e16
+    is 10000000000000000. An integer beyond 2**53 is written in full, since no double holds it.
+
+    Raises ValueError for NaN and infinity, TypeError for what is not JSON.
+    """
+    return _json(value).encode()
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, str):
+        return json.encoder.encode_basestring(value)
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        members = cast(Mapping[Any, Any], value)
+        for key in members:
+            if not isinstance(key, str):
+                raise TypeError(f"The key {key!r} is not text, so this is not JSON.")
+        by_units = sorted(members, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+        return "{" + ",".join(f"{_json(key)}:{_json(members[key])}" for key in by_units) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_json, cast(Sequence[Any], value))) + "]"
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not JSON.")
+
+
+def _number(value: float) -> str:
+    """A double as ECMAScript prints it: the fewest digits that mean it, in full from 1e-6 to below 1e21."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not JSON compliant.")
+    if value == 0:
+        return "0"
+    sign, places, exponent = Decimal(float.__repr__(value)).as_tuple()
+    point = len(places) + int(exponent)  # how many digits stand before the decimal point
+    digits = "".join(map(str, places)).rstrip("0")
+    if len(digits) <= point <= 21:
+        text = digits + "0" * (point - len(digits))
+    elif 0 < point <= 21:
+        text = f"{digits[:point]}.{digits[point:]}"
+    elif -6 < point <= 0:
+        text = "0." + "0" * -point + digits
+    else:
+        text = f"{digits[0]}{'.' if digits[1:] else ''}{digits[1:]}e{point - 1:+d}"
+    return "-" * sign + text
 
 
 def fingerprint(value: Any) -> str:
@@ -164,7 +250,10 @@ def _seal_key(key: str) -> str:
 
 
 def seal_to_bytes(seal: Seal) -> bytes:
-    tables = {name: [blob.sha256, blob.num_bytes, blob.num_rows] for name, blob in seal.tables.items()}
+    tables = {
+        name: [blob.sha256, blob.num_bytes, blob.num_rows, *([blob.form] if blob.form != "parquet" else [])]
+        for name, blob in seal.tables.items()
+    }
     body = {"key": seal.key, "tables": tables}
     return canonical_json({**body, "check": fingerprint(body)})
 
@@ -175,7 +264,8 @@ def seal_from_bytes(key: str, data: bytes) -> Seal:
         check = body.pop("check")
         sound = check == fingerprint(body) and body["key"] == key and canonical_json({**body, "check": check}) == data
         tables = {
-            name: Blob(sha256=sha, num_bytes=size, num_rows=rows) for name, (sha, size, rows) in body["tables"].items()
+            name: Blob(sha256=sha256, num_bytes=size, num_rows=rows, form=form[0] if form else "parquet")
+            for name, (sha256, size, rows, *form) in body["tables"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(key, "its seal cannot be read") from error

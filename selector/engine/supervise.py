@@ -1,6 +1,9 @@
-"""What becomes of a part that fails: decided here, once, for every executor.
+"""What becomes of a part that fails: decided here, once, for every executor. An executor only runs attempts.
 
-An executor only runs what it is handed and says how that went.
+A bad row among good ones is found by halving its part, and quarantined. Where so many rows fail that it cannot be the
+documents, it is the run that is at fault: it stops and says why. Nobody knows how many rows will fail before all parts
+were tried, so a part with losses is held back, and nothing of it is sealed, until the others have come through or are
+held back too.
 """
 
 import json
@@ -8,21 +11,30 @@ import logging
 import re
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from selector.engine.part import Receipt, Skipped, Task
-from selector.engine.step import Stage
+from selector.engine.step import Map
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import SelectorError
 
 logger = logging.getLogger(__name__)
 
+_WHOLE_PART = 16
+"""Rows: where no document of a part came through and so many were lost, it is the run that is at fault."""
+
+_SAMPLE = 64
+"""Rows of a larger part that are tried alone before it is halved: a step that can do none of them is found out soon."""
+
+_FINAL = 0.125
+"""The least share of a part's time for the last attempt at a row: one document can be as long as a thousand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """How a worker failed at a task, as its supervisor observed it.
+    """How a worker failed at a task.
 
     `detail` may end up in a quarantine table, so it says the same on every machine: no process, host or time.
     """
@@ -32,43 +44,80 @@ class Failure:
     trace: str = ""  # for people; kept in the attempt's record and nowhere else
 
     @classmethod
-    def from_exception(cls, error: Exception) -> "Failure":
+    def from_exception(cls, error: BaseException) -> "Failure":
         detail = re.sub(r"\b0x[0-9a-f]{6,}", "0x...", f"{type(error).__name__}: {error}"[:1000])
         return cls(kind="exception", detail=_utf8(detail), trace=_utf8("".join(traceback.format_exception(error))))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """A task to run now, on a worker that has nothing else: whoever dies, it is clear what at."""
+    """A task to run now, on a worker that has nothing else to do: if the worker dies, this task is to blame."""
 
     task: Task
     last: bool = False  # in no hurry: ordinary work goes first
+    final: bool = False  # it decides about a row, which may be a long one
+
+    @property
+    def given(self) -> Task:
+        """What a worker is given."""
+        return self.task
+
+    @property
+    def share(self) -> float:
+        """How much of the time for a whole part it has: a trial as much as its rows are of the part's."""
+        if self.task.only is None:
+            return 1.0
+        first, end = self.task.only
+        return max((end - first) / max(1, self.task.part.num_rows), _FINAL if self.final else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The rows of one part that no worker could do."""
+
+    rows: tuple[Skipped, ...] = ()
+    num_through: int = 0  # documents of the part that came through without them
+    is_tried: bool = False  # the rest of the part was done without them, or there is no rest
+
+    @property
+    def is_whole_part(self) -> bool:
+        """Whether the whole part is lost, and it is large enough to say that the run is at fault."""
+        return len(self.rows) >= _WHOLE_PART and not self.num_through
 
 
 Outcome = Receipt | Failure
-Life = Generator[Attempt, Outcome, Receipt]
+PartWork = Generator[Attempt, Outcome, Receipt | Losses]
+"""What is done for one part: it yields attempts, is sent their outcomes, and returns how the part ended."""
 
 
 class Supervision:
     """What to run next, until every task has come through: `take` an attempt, run it, `report` how it went.
 
-    Each part has a life of its own (`_life` tells it, from birth to receipt), so nothing that is decided for a
-    part depends on the other parts, on the number of workers, or on the order in which they finish.
+    What is decided does not depend on the number of workers, on the order in which parts finish, or on how often the
+    run was killed and resumed. `num_rows` is the number of rows of the whole step, also of the tasks that an earlier
+    run has done; by default, that of the tasks given.
     """
 
-    def __init__(self, stage: Stage, tasks: Sequence[Task], store: Store, attempts: int) -> None:
+    def __init__(
+        self, step: Map, tasks: Sequence[Task], store: Store, attempts: int, num_rows: int | None = None
+    ) -> None:
+        self._step, self._most_attempts = step, attempts
+        self._num_rows = sum(task.part.num_rows for task in tasks) if num_rows is None else num_rows
+        self._num_sealed_losses = 0
         known = {key for key, _ in store.storage.list("attempts/")}
-        self._lives: dict[Attempt, Life] = {}
+        self._at_work: dict[Attempt, _Part] = {}  # parts by the attempt that they wait for, running or queued
+        self._held: list[_Part] = []
+        self._is_whole_part_lost = False
         self._first: deque[Attempt] = deque()
         self._last: deque[Attempt] = deque()
         for task in tasks:
-            life = _life(stage, task, _Records(store, task.key, known), attempts)
-            self._enqueue(next(life), life)
+            self._begin(_Part(task=task, records=_PartRecords(store, task.key, known)), _search)
+        self._judge()
 
     @property
     def num_open(self) -> int:
         """How many tasks have not come through yet, running ones included."""
-        return len(self._lives)
+        return len(self._at_work) + len(self._held)
 
     def take(self) -> Attempt | None:
         """The next attempt for an idle worker, or None if there is none now."""
@@ -76,77 +125,136 @@ class Supervision:
         return queue.popleft() if queue else None
 
     def report(self, attempt: Attempt, outcome: Outcome) -> Receipt | None:
-        """The receipt, once the part has come through. Raises SelectorError if the stage itself is at fault."""
-        life = self._lives.pop(attempt)
+        """The receipt, once the part has come through. Raises SelectorError if the run is at fault."""
+        receipt = self._go_on(self._at_work.pop(attempt), outcome)
+        self._judge()
+        return receipt
+
+    def _begin(self, part: "_Part", work: "Callable[[Map, _Part, int], PartWork]") -> None:
+        part.work = work(self._step, part, self._most_attempts)
+        self._go_on(part, None)
+
+    def _go_on(self, part: "_Part", outcome: Outcome | None) -> Receipt | None:
+        """Takes the part's work to its next attempt, or to its end."""
+        assert part.work is not None
         try:
-            self._enqueue(life.send(outcome), life)
+            attempt = next(part.work) if outcome is None else part.work.send(outcome)
         except StopIteration as end:
+            if isinstance(end.value, Losses):
+                part.losses = end.value
+                self._held.append(part)
+                self._is_whole_part_lost |= part.losses.is_whole_part
+                return None
+            self._num_sealed_losses += len(part.losses.rows)
             return end.value
+        self._at_work[attempt] = part
+        (self._last if attempt.last else self._first).append(attempt)
         return None
 
-    def _enqueue(self, attempt: Attempt, life: Life) -> None:
-        self._lives[attempt] = life
-        (self._last if attempt.last else self._first).append(attempt)
+    def _judge(self) -> None:
+        """Raises SelectorError once the run is known to be at fault; else lets held parts go on when it is time."""
+        if not self._held or (self._at_work and not self._is_whole_part_lost):
+            return
+        held = sorted(self._held, key=lambda part: (part.task.part.file, part.task.part.first_row))
+        num_lost = self._num_sealed_losses + sum(len(part.losses.rows) for part in held)
+        to_blame = [part for part in held if part.losses.is_whole_part]
+        if not to_blame and num_lost * 10 >= self._num_rows:
+            to_blame = held
+        recalled = [part for part in to_blame if part.records.is_recalled]
+        if to_blame and not recalled:
+            raise self._fault(to_blame[0], num_lost)
+        untried = [part for part in held if not part.losses.is_tried] if len(held) > 1 else []
+        going_on = dict.fromkeys(recalled or untried or held)
+        self._held = [part for part in held if part not in going_on]
+        self._is_whole_part_lost = any(part.losses.is_whole_part for part in self._held)
+        for part in going_on:
+            if recalled:  # an earlier run saw these rows fail, and what was wrong may have been put right since
+                part.records.remove()
+                part.losses = Losses()
+                self._begin(part, _search)
+            else:  # losses may still grow: where two or more parts are held, all are tried before one is sealed
+                self._begin(part, _try_rest if untried else _seal_rest)
+        self._judge()
+
+    def _fault(self, first: "_Part", num_lost: int) -> SelectorError:
+        """The error that ends the run. The records of open parts are removed, so that the next run tries them again."""
+        row = first.losses.rows[0]
+        error = SelectorError(
+            f"{self._step.name} cannot do {num_lost} of {self._num_rows} rows: too many for it to be the documents. "
+            f"The first one is row {row.row} of {first.task.part.uri}: {sentence(row.detail)} "
+            "Put it right and run the same command again: finished parts are kept."
+        )
+        for trace in [failure.trace for failure in first.records.failures if failure.trace][:1]:
+            error.add_note(trace)
+        for part in [*self._at_work.values(), *self._held]:
+            part.records.remove()
+        return error
 
 
-def _life(stage: Stage, task: Task, records: "_Records", attempts: int) -> Life:
-    """One part, from its first attempt to its receipt."""
-    if records.fatal is None:
-        receipt = yield from _whole(stage, task, records, attempts)
+@dataclass(kw_only=True, eq=False)
+class _Part:
+    """A part that has not come through yet: at work, or held back with its losses."""
+
+    task: Task
+    records: "_PartRecords"
+    work: PartWork | None = None
+    losses: Losses = Losses()
+
+
+def _search(step: Map, part: _Part, attempts: int) -> PartWork:
+    """The receipt of a part that comes through whole, or the rows for which it does not."""
+    task, records = part.task, part.records
+    if records.losses is None:
+        receipt = yield from _try(step, task, records, attempts)
         if receipt is not None:
             return receipt
         # If not even no rows at all can be done, it is not the rows.
-        yield from _certain(stage, replace(task, only=(task.part.first_row, task.part.first_row)), attempts)
-        records.remember((yield from _fatal_rows(task)))
-        logger.warning("%s: rows that are fatal at %s: %d", stage.name, _place(task), len(records.fatal or ()))
-    assert records.fatal is not None
-    # The result is that of the whole part without its fatal rows, however these were found.
-    receipt = yield from _whole(stage, replace(task, skipped=records.fatal), records, records.located + attempts)
-    if receipt is not None:
-        return receipt
-    last = records.failures[-1]
-    every = {
-        row: Skipped(row=row, reason=last.kind, detail=f"No one row is to blame. {last.detail}")
-        for row in range(task.part.first_row, task.part.first_row + task.part.num_rows)
-    } | {skipped.row: skipped for skipped in records.fatal}
-    return (yield from _certain(stage, replace(task, skipped=tuple(every.values())), attempts))
+        yield from _do_without_rows(step, replace(task, only=(task.part.first_row, task.part.first_row)), attempts)
+        losses = yield from _find_losses(task)
+        logger.warning("%s: rows that are fatal at %s: %d", step.name, _place(task), len(losses.rows))
+        if losses.is_whole_part:
+            return losses
+        records.remember(losses)
+    assert records.losses is not None
+    part.losses = records.losses
+    return part.losses if part.losses.rows else (yield from _seal_rest(step, part, attempts))
 
 
-def _whole(stage: Stage, task: Task, records: "_Records", most: int) -> Generator[Attempt, Outcome, Receipt | None]:
-    """The receipt, or None once `most` failures are on record."""
-    while len(records.failures) < most:
+def _try_rest(step: Map, part: _Part, attempts: int) -> PartWork:
+    """The losses of a part, which are all of its rows if the rest cannot be done either. Nothing is stored."""
+    first, end = part.task.part.first_row, part.task.part.first_row + part.task.part.num_rows
+    trial = replace(part.task, only=(first, end), skipped=part.losses.rows)
+    receipt = yield from _try(step, trial, part.records, part.records.located + attempts)
+    return _all_lost(part) if receipt is None else replace(part.losses, is_tried=True)
+
+
+def _seal_rest(step: Map, part: _Part, attempts: int) -> PartWork:
+    """The receipt of a part without the rows that it lost, which are all of its rows if the rest cannot be done either.
+
+    The result is that of the whole part without these rows, however they were found.
+    """
+    rest = replace(part.task, skipped=part.losses.rows)
+    if len(part.losses.rows) == part.task.part.num_rows:
+        return (yield from _do_without_rows(step, rest, attempts))
+    receipt = yield from _try(step, rest, part.records, part.records.located + attempts)
+    return _all_lost(part) if receipt is None else receipt
+
+
+def _try(
+    step: Map, task: Task, records: "_PartRecords", most_failures: int
+) -> Generator[Attempt, Outcome, Receipt | None]:
+    """The receipt, or None once so many failures are on record."""
+    while len(records.failures) < most_failures:
         outcome = yield Attempt(task=task, last=len(records.failures) > 1)
         if isinstance(outcome, Receipt):
             return outcome
         records.add(outcome)
-        logger.warning("%s: failure %d at %s: %s", stage.name, len(records.failures), _place(task), outcome.detail)
+        logger.warning("%s: failure %d at %s: %s", step.name, len(records.failures), _place(task), outcome.detail)
     return None
 
 
-def _fatal_rows(task: Task) -> Generator[Attempt, Outcome, tuple[Skipped, ...]]:
-    """The rows that fail on their own, in order, of a part that is known to fail: found by halving it."""
-    first, end = task.part.first_row, task.part.first_row + task.part.num_rows
-    middle = (first + end) // 2
-    return (*(yield from _fatal_within(task, first, middle)), *(yield from _fatal_within(task, middle, end)))
-
-
-def _fatal_within(task: Task, first: int, end: int) -> Generator[Attempt, Outcome, tuple[Skipped, ...]]:
-    if first == end:
-        return ()
-    trial = replace(task, only=(first, end))
-    outcome = yield Attempt(task=trial, last=True)
-    if isinstance(outcome, Receipt):
-        return ()
-    if end - first > 1:
-        middle = (first + end) // 2
-        return (*(yield from _fatal_within(task, first, middle)), *(yield from _fatal_within(task, middle, end)))
-    # A node lost at the wrong moment must not cost a document: a single row has to fail twice.
-    outcome = yield Attempt(task=trial, last=True)
-    return () if isinstance(outcome, Receipt) else (Skipped(row=first, reason=outcome.kind, detail=outcome.detail),)
-
-
-def _certain(stage: Stage, task: Task, attempts: int) -> Life:
-    """The receipt of a task without rows. Raises SelectorError if even that fails."""
+def _do_without_rows(step: Map, task: Task, attempts: int) -> Generator[Attempt, Outcome, Receipt]:
+    """The receipt of a task that has no rows left. Raises SelectorError if even that fails."""
     detail = ""
     for _ in range(attempts):
         outcome = yield Attempt(task=task, last=True)
@@ -154,22 +262,87 @@ def _certain(stage: Stage, task: Task, attempts: int) -> Life:
             return outcome
         detail = outcome.detail
     raise SelectorError(
-        f"{stage.name} fails at {_place(task)} even when it is given none of these rows: {detail} "
+        f"{step.name} fails at {_place(task)} even when it is given none of these rows: {sentence(detail)} "
         f"So it is not the documents. What failed is in attempts/{task.key}/ below the root; put it right and run "
         "the same command again: finished parts are kept."
     )
+
+
+def _find_losses(task: Task) -> Generator[Attempt, Outcome, Losses]:
+    """The rows that fail on their own, in order, of a part that is known to fail: found by halving it."""
+    failure = yield from _sample(task)
+    if failure is not None:
+        every = range(task.part.first_row, task.part.first_row + task.part.num_rows)
+        return Losses(rows=tuple(_skipped(row, failure) for row in every), num_through=0)
+    rows: list[Skipped] = []
+    num_through = 0
+    ranges = _halves(task.part.first_row, task.part.first_row + task.part.num_rows)
+    while ranges:
+        first, end = ranges.pop()
+        trial = replace(task, only=(first, end))
+        outcome = yield Attempt(task=trial, last=True)
+        if isinstance(outcome, Failure) and end - first > 1:
+            ranges += _halves(first, end)
+            continue
+        if isinstance(outcome, Failure):
+            # A node lost at the wrong moment must not cost a document: a single row has to fail twice.
+            outcome = yield Attempt(task=trial, last=True, final=True)
+        if isinstance(outcome, Receipt):
+            num_through += outcome.num_rows
+        else:
+            rows.append(_skipped(first, outcome))
+    return Losses(rows=tuple(rows), num_through=num_through)
+
+
+def _sample(task: Task) -> Generator[Attempt, Outcome, Failure | None]:
+    """The first failure, if a sample of the rows of a large part shows that none of its documents comes through."""
+    if task.part.num_rows <= _SAMPLE:
+        return None
+    failures: list[Failure] = []
+    for index in range(_SAMPLE):
+        row = task.part.first_row + index * task.part.num_rows // _SAMPLE
+        outcome = yield Attempt(task=replace(task, only=(row, row + 1)), last=True)
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+        elif outcome.num_rows:
+            return None
+    return failures[0] if len(failures) >= _WHOLE_PART else None
+
+
+def _halves(first: int, end: int) -> list[tuple[int, int]]:
+    """The two halves of a range of rows, the first one last, without empty ones."""
+    middle = (first + end) // 2
+    return [half for half in ((middle, end), (first, middle)) if half[0] < half[1]]
+
+
+def _all_lost(part: _Part) -> Losses:
+    """All rows of a part, where more fails than the rows that fail on their own."""
+    known = {skipped.row: skipped for skipped in part.losses.rows}
+    last = part.records.failures[-1]
+    rest = replace(last, detail=f"No one row is to blame. {last.detail}")
+    every = range(part.task.part.first_row, part.task.part.first_row + part.task.part.num_rows)
+    return Losses(rows=tuple(known.get(row) or _skipped(row, rest) for row in every), num_through=0, is_tried=True)
+
+
+def _skipped(row: int, failure: Failure) -> Skipped:
+    return Skipped(row=row, reason=failure.kind, detail=failure.detail)
 
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, if it does not end in one."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _place(task: Task) -> str:
     return f"{task.part.uri}, rows {task.part.first_row} to {task.part.first_row + task.part.num_rows - 1}"
 
 
-class _Records:
-    """What is on file about a part: its failures so far and, once located, its fatal rows.
+class _PartRecords:
+    """What is on file about a part: its failures so far and, once they were found, the rows that it loses.
 
     Objects under `attempts/<key>/`, which only somebody who saw the part fail writes: a driver that is killed
     blames nobody, and a resumed run goes on counting where the last one stopped.
@@ -178,8 +351,8 @@ class _Records:
     def __init__(self, store: Store, key: str, known: set[str]) -> None:
         self._storage, self._folder = store.storage, f"attempts/{key}"
         self.failures: list[Failure] = []
-        self.fatal: tuple[Skipped, ...] | None = None
-        self.located = 0  # how many failures there were when the fatal rows were located
+        self.losses: Losses | None = None
+        self.located = 0  # how many failures there were when the losses were found
         while f"{self._folder}/{len(self.failures) + 1}.json" in known:
             body = self._read(str(len(self.failures) + 1))
             if body is None:  # not what was written: let the part fail again
@@ -188,6 +361,7 @@ class _Records:
             self.failures.append(Failure(kind=body["kind"], detail=body["detail"]))
         if f"{self._folder}/fatal.json" in known:
             self._recall()
+        self.is_recalled = self.losses is not None  # an earlier run found them, and this one has not tried these rows
 
     def add(self, failure: Failure) -> None:
         body = {"kind": failure.kind, "detail": failure.detail, "trace": failure.trace}
@@ -196,20 +370,29 @@ class _Records:
         while not self._write(str(number), body):  # another run on this root has seen it fail too
             number += 1
 
-    def remember(self, fatal: tuple[Skipped, ...]) -> None:
-        rows = [[skipped.row, skipped.reason, skipped.detail] for skipped in fatal]
-        self._write("fatal", {"located": len(self.failures), "rows": rows})
+    def remember(self, losses: Losses) -> None:
+        rows = [[skipped.row, skipped.reason, skipped.detail] for skipped in losses.rows]
+        self._write("fatal", {"located": len(self.failures), "rows": rows, "num_through": losses.num_through})
         self._recall()
-        if self.fatal is None:
-            self.fatal, self.located = fatal, len(self.failures)
+        if self.losses is None:
+            self.losses, self.located = losses, len(self.failures)
+
+    def remove(self) -> None:
+        """Afterwards the part is as if it had never failed."""
+        if not self.failures and self.losses is None:
+            return  # nothing is on record
+        for key, _ in reversed(list(self._storage.list(f"{self._folder}/"))):  # the losses first, then the failures
+            self._storage.delete(key)
+        self.failures, self.losses, self.located, self.is_recalled = [], None, 0, False
 
     def _recall(self) -> None:
         body = self._read("fatal")
-        if body is None:  # not what was written: locate them again
+        if body is None or "num_through" not in body:  # not what was written, or an older version's: find them again
             self._storage.delete(f"{self._folder}/fatal.json")
         else:
             self.located = min(body["located"], len(self.failures))
-            self.fatal = tuple(Skipped(row=row, reason=reason, detail=text) for row, reason, text in body["rows"])
+            rows = tuple(Skipped(row=row, reason=reason, detail=text) for row, reason, text in body["rows"])
+            self.losses = Losses(rows=rows, num_through=body["num_through"])
 
     def _write(self, name: str, body: dict[str, Any]) -> bool:
         return self._storage.put_if_absent(

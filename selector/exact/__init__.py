@@ -8,6 +8,7 @@ elsewhere, keys that sort like scores, budgets dealt out and spent to the last t
 from selector.exact import keyed
 from selector.exact.apportion import apportion, tally
 from selector.exact.functions import expm1, log
+from selector.exact.quantise import Float32, quantise
 from selector.exact.sortkeys import LAST, Floats, Ints, UInt64, argsort, ascending, descending, floats
 from selector.exact.spend import Budget, Overshoot, Queued, Queues, Taken, take
 from selector.exact.sums import parts, total
@@ -15,6 +16,7 @@ from selector.exact.sums import parts, total
 __all__ = [
     "LAST",
     "Budget",
+    "Float32",
     "Floats",
     "Ints",
     "Overshoot",
@@ -31,6 +33,7 @@ __all__ = [
     "keyed",
     "log",
     "parts",
+    "quantise",
     "take",
     "tally",
     "total",

@@ -16,9 +16,9 @@ def apportion(
 ) -> Ints:
     """Whole shares of `total` in proportion to the weights: largest remainder, ties to the lower index.
 
-    What a group has no capacity for is spread over the others by weight, so the shares add up to the
-    smaller of `total` and all capacities. A weight of 0 gets nothing until every other group is full;
-    then those of weight 0 share alike. A float counts as the decimal that it prints as.
+    What a group has no capacity for is spread over the others by weight. A weight of 0 gets nothing, whatever is left:
+    the shares add up to the smaller of `total` and the capacities of the groups that weigh something, so a caller sees
+    a shortfall by their sum. A float counts as the decimal that it prints as.
     """
     decimals = [Fraction(str(weight)) for weight in np.asarray(weights).tolist()]
     scale = math.lcm(*(weight.denominator for weight in decimals))
@@ -26,12 +26,11 @@ def apportion(
     most = [total] * len(whole) if capacities is None else [int(capacity) for capacity in capacities]
     assert total >= 0 and min(whole, default=0) >= 0 and min(most, default=0) >= 0 and len(most) == len(whole)
     shares = [0] * len(whole)
-    open_, left = range(len(whole)), min(total, sum(most))
+    open_ = [i for i in range(len(whole)) if whole[i]]
+    left = min(total, sum(most[i] for i in open_))
     while left:
-        if not any(whole[i] for i in open_):
-            whole = [1] * len(whole)
         all_weight = sum(whole[i] for i in open_)
-        full = {i for i in open_ if whole[i] and left * whole[i] >= most[i] * all_weight}
+        full = {i for i in open_ if left * whole[i] >= most[i] * all_weight}
         for i in full or open_:
             shares[i] = most[i] if full else left * whole[i] // all_weight
         if not full:

@@ -5,9 +5,13 @@ replacement (Plackett-Luce, Gumbel top-k) takes documents as their clocks ring, 
 was included if its clock rang by then. `solve` finds t for every group, `probability` applies it.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from selector import exact
 from selector.exact import Floats, Ints
@@ -15,7 +19,25 @@ from selector.exact import Floats, Ints
 _MOST_PASSES = 100
 
 
-def solve(draws: Callable[[], Iterator[tuple[Ints, Floats, Ints]]], spent: Ints, total: Ints) -> Floats:
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Documents that chance decided about: their groups, the logarithms of their weights, and what each one spends."""
+
+    group: Ints
+    log_weight: Floats
+    sizes: Ints
+
+
+class Draws(Protocol):
+    """Asks every shard of a pool what `work`, which is picklable, says of its documents."""
+
+    def __call__(self, work: Callable[[Drawn], Answer], /) -> Iterable[Answer]: ...
+
+
+def solve(draws: Draws, spent: Ints, total: Ints) -> Floats:
     """The logarithm of the time for which each group was drawn from, for `probability`.
 
     Documents drawn without replacement with weights w (Plackett-Luce, Gumbel top-k) arrive like clocks that
@@ -28,24 +50,23 @@ def solve(draws: Callable[[], Iterator[tuple[Ints, Floats, Ints]]], spent: Ints,
     0.025 when 2 are drawn and 0.033 when 3 are. Documents that tokens left over by quotas pay for were not
     drawn by weight alone, so theirs are approximate beyond that.
 
-    `draws` gives batches of (group, log w, size), as often as asked. Any common factor of a group's weights
-    is absorbed by t; with log weights around 0 where t is about 1 it converges in the fewest passes.
+    Any common factor of a group's weights is absorbed by t; with log weights around 0 where t is about 1 it converges
+    in the fewest passes.
     """
     log_time = np.where(spent == 0, -np.inf, np.where(spent < total, 0.0, np.inf))
     is_open = (spent > 0) & (spent < total)
+    if is_open.any():
+        ranges = functools.reduce(np.maximum, draws(functools.partial(_ranges, len(total))))
+        is_equal = is_open & (ranges[0] == -ranges[1])
+        share = np.where(is_equal, spent / np.maximum(total, 1), 0.5)
+        log_time = np.where(is_equal, exact.log(-exact.log(1 - share)) - ranges[0], log_time)
+        is_open &= ~is_equal
     scale = 2.0 ** (62 - int(total.max(initial=1)).bit_length())  # sums of integers do not depend on their order
     for _ in range(_MOST_PASSES):
         if not is_open.any():
             break
-        sums = np.zeros((2, len(total)), np.int64)
-        for group, log_weight, sizes in draws():
-            chosen = is_open[group]
-            group, sizes = group[chosen], sizes[chosen] * scale
-            rate = exact.expm1(log_weight[chosen] + log_time[group]) + 1
-            drawn = -exact.expm1(-rate)
-            np.add.at(sums[0], group, np.rint(sizes * drawn).astype(np.int64))
-            np.add.at(sums[1], group, np.ceil(sizes * (rate * (1 - drawn))).astype(np.int64))
-        drawn, slope = np.where(is_open, sums / scale, 1.0)
+        expected = _Expected(log_time=log_time, is_open=is_open, scale=scale)
+        drawn, slope = np.where(is_open, sum(draws(expected)) / scale, 1.0)
         is_open &= np.abs(drawn - spent) > 1e-6 * spent
         # Newton's method on log(1 - drawn / total), which is convex in t: from the left it never overshoots. From far
         # on the right it would make t negative, so there it is the logarithm of t that takes the step.
@@ -59,3 +80,30 @@ def solve(draws: Callable[[], Iterator[tuple[Ints, Floats, Ints]]], spent: Ints,
 def probability(log_time: Floats, group: Ints, log_weight: Floats) -> Floats:
     """The inclusion probability of each document of a batch, from the result of `solve`."""
     return -exact.expm1(-(exact.expm1(log_weight + log_time[group]) + 1))
+
+
+def _ranges(groups: int, drawn: Drawn) -> Floats:
+    """The largest log weight of each group, and minus its smallest one: (2, groups)."""
+    ranges = np.full((2, groups), -np.inf)
+    np.maximum.at(ranges[0], drawn.group, drawn.log_weight)
+    np.maximum.at(ranges[1], drawn.group, -drawn.log_weight)
+    return ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Expected:
+    """For each group what its documents spend on average by its time, and how that grows with its logarithm."""
+
+    log_time: Floats
+    is_open: npt.NDArray[np.bool_]
+    scale: float
+
+    def __call__(self, drawn: Drawn) -> Ints:
+        chosen = self.is_open[drawn.group]
+        group, sizes = drawn.group[chosen], drawn.sizes[chosen] * self.scale
+        rate = exact.expm1(drawn.log_weight[chosen] + self.log_time[group]) + 1
+        chance = -exact.expm1(-rate)
+        sums = np.zeros((2, len(self.is_open)), np.int64)
+        np.add.at(sums[0], group, np.rint(sizes * chance).astype(np.int64))
+        np.add.at(sums[1], group, np.ceil(sizes * (rate * (1 - chance))).astype(np.int64))
+        return sums

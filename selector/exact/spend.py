@@ -3,14 +3,15 @@
 Think of every group of documents as a queue at a counter: the document with the lowest 64-bit key is
 served first, ties by doc_id. `apportion` gives each queue its quota, `take` serves the queues.
 
-The one thing to know: nothing here sorts the pool or holds it. `take` passes over the pool and narrows
-the place of each cut digit by digit (a radix select) until the documents in doubt fit in memory.
+The one thing to know: nothing here sorts the pool or holds it. `take` asks the shards for small answers that add
+up, and narrows the place of each cut digit by digit (a radix select) until the documents in doubt fit in memory.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ Bools = npt.NDArray[np.bool_]
 
 LIMIT = 1 << 20  # documents held in memory at once
 BINS = 1 << 20  # amounts counted at once, unless there are more groups than that
+ANY = int(np.iinfo(np.int64).max)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +73,26 @@ class Queued:
         """The documents that a mask, a slice or indices choose."""
         return Queued(group=self.group[chosen], key=self.key[chosen], ids=self.ids[chosen], sizes=self.sizes[chosen])
 
-    def as_one(self) -> "Queued":
-        """The same documents in a single queue."""
-        return dataclasses.replace(self, group=np.zeros_like(self.group))
+    def in_turn(self) -> "Queued":
+        """The same documents as a single queue would serve them."""
+        return self.where(np.lexsort(tuple(reversed(self.digits))))
 
     def compare(self, cuts: UInt64) -> tuple[Bools, Bools]:
-        """Which documents come before their cut, a row of three digits each, and which lie on it."""
-        before, on = np.zeros(len(cuts), np.bool_), np.ones(len(cuts), np.bool_)
+        """Which documents come before their cut, a row of three digits each or one for all, and which lie on it."""
+        before, on = np.zeros(len(self.key), np.bool_), np.ones(len(self.key), np.bool_)
         for digit, cut in zip(self.digits, cuts.T, strict=True):
             before |= on & (digit < cut)
             on &= digit == cut
         return before, on
 
 
-Queues = Callable[[], Iterator[Queued]]
-"""Gives the batches of a pool, as often as they are asked for."""
+class Queues(Protocol):
+    """Asks every shard of a pool: what `work` says of its documents. `lambda work: map(work, shards)` is one.
+
+    The work is picklable, since it may run where the shards are; its answers are small.
+    """
+
+    def __call__(self, work: Callable[[Queued], Answer], /) -> Iterable[Answer]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +101,12 @@ class Taken:
 
     cuts: UInt64  # (groups, 3), the first document of each group that its quota could not pay
     whole: Bools  # (groups,), whether the quota paid them all
-    limits: Ints  # (m,), falling: what was left for documents beyond their quotas, and…
-    lasts: UInt64  # (m, 3), rising: …the last document, among those no larger, that it was spent on
     spent: int
+    last: UInt64 | None = None  # (3,), the last document taken beyond its quota; None: there is none
+    stops: Ints = dataclasses.field(default_factory=lambda: np.empty((0, 2), np.int64))
+    """(m, 2), sorted: a group (-1: all of them), and minus the size that a document beyond its quota may have…"""
+    starts: UInt64 = dataclasses.field(default_factory=lambda: np.empty((0, 3), np.uint64))
+    """…from this document on, (m, 3)."""
 
     def within(self, queued: Queued) -> Bools:
         """Whether each document was taken by the quota of its group."""
@@ -102,76 +114,116 @@ class Taken:
 
     def mask(self, queued: Queued) -> Bools:
         """Whether each document was taken."""
-        taken = self.within(queued)
-        if len(self.limits):
-            large_enough = np.searchsorted(-self.limits, -queued.sizes, side="right")
-            before, on = queued.compare(self.lasts[large_enough - 1])
-            taken |= (large_enough > 0) & (before | on)
-        return taken
+        within = self.within(queued)
+        if self.last is None:
+            return within
+        before, on = queued.compare(self.last)
+        everyone = np.full_like(queued.group, _EVERYONE)
+        return within | ((before | on) & ~self._stopped(everyone, queued) & ~self._stopped(queued.group, queued))
+
+    def _stopped(self, group: Ints, queued: Queued) -> Bools:
+        """Whether each document comes after the group stopped taking documents of its size."""
+        if not len(self.stops):
+            return np.zeros(len(group), np.bool_)
+        # The limits of a group fall, so the first one below a size decides.
+        first = np.searchsorted(_pairs(self.stops.T), _pairs((group, -queued.sizes)), side="right")
+        at = np.minimum(first, len(self.stops) - 1)
+        return (first == at) & (self.stops[at, 0] == group) & ~queued.compare(self.starts[at])[0]
 
 
-def take(queues: Queues, quotas: Ints, overshoot: Overshoot) -> Taken:
+def take(
+    queues: Queues, quotas: Ints, overshoot: Overshoot, ceilings: Ints | None = None, *, count: int | None = None
+) -> Taken:
     """The documents that the quotas pay for, exactly; memory grows with the groups, not with the documents.
 
     Each group is served in the order of (key, id) and ends before the first document that its quota cannot
     pay. What quotas of tokens leave unspent then serves all documents still waiting, in one queue: `stop`
     ends before the first one that does not fit, `fill` passes over it and goes on, `cross` takes it and
     ends. Once nothing is left, nothing more is taken, not even a document of no tokens.
+
+    A group never gets more than its ceiling, nor does `cross` give it more: the group ends before the document that
+    would pass its ceiling, with `fill` it is passed over, and the others are served on. A group with a ceiling of 0
+    gets nothing, not even what is free.
+
+    `count` is the number of documents, where it is known: a pool that fits in memory is then read once.
     """
-    cuts, whole, spent = _cut(queues, quotas)
-    taken = Taken(
-        cuts=cuts, whole=whole, limits=np.empty(0, np.int64), lasts=np.empty((0, 3), np.uint64), spent=int(spent.sum())
-    )
-    left, is_more = int(quotas.sum()) - taken.spent, True
+    count = sum(queues(_count)) if count is None else count
+    ceilings = np.full_like(quotas, ANY) if ceilings is None else ceilings
+    cuts, whole, spent = _cut(queues, np.minimum(quotas, ceilings), count)
+    cuts[ceilings == 0], whole[ceilings == 0] = 0, False
+    taken = Taken(cuts=cuts, whole=whole, spent=int(spent.sum()))
+    rooms = np.where(ceilings < ANY, np.where(ceilings == 0, _ENDED, ceilings - spent), ANY)
+    return _serve_on(queues, taken, int(quotas.sum()) - taken.spent, rooms, overshoot, count)
+
+
+_EVERYONE = -1
+_ENDED = -1
+
+
+def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: Overshoot, count: int) -> Taken:
+    """What was taken, and in one queue what is left pays for; `rooms` is how much each group may still get."""
+    limits: dict[int, int] = {}
+    stops: list[tuple[int, int]] = []
+    starts: list[UInt64] = []
+
+    def note(group: int, limit: int, start: UInt64) -> None:
+        """From this document on the group takes none above the limit."""
+        if limit < limits.get(group, ANY):
+            limits[group] = limit
+            stops.append((group, -limit))
+            starts.append(start)
+
+    amount, start, last, is_more = taken.spent + left, np.zeros(3, np.uint64), None, True
     while left > 0 and is_more:
-
-        def waiting(taken: Taken = taken, limit: int = left if overshoot == "fill" else _ANY) -> Iterator[Queued]:
-            for batch in queues():
-                yield batch.as_one().where(~taken.mask(batch) & (batch.sizes <= limit))
-
-        window, is_more = _front(waiting)
-        taken, is_through = _spend(taken, window, left, overshoot)
-        left = int(quotas.sum()) - taken.spent
-        if overshoot != "fill" and not is_through:
-            break
-    return taken
-
-
-_ANY = int(np.iinfo(np.int64).max)
-
-
-def _hold(queues: Queues, most: int) -> Queued | None:
-    """All the documents, sorted by (group, key, id), unless they are more than `most`."""
-    none = np.empty(0, np.int64)
-    held = [Queued(group=none, key=none.astype(np.uint64), ids=np.empty((0, 2), np.uint64), sizes=none)]
-    count = 0
-    for batch in queues():
-        held.append(batch)
-        count += len(batch.key)
-        if count > most:
-            return None
-    names = [field.name for field in dataclasses.fields(Queued)]
-    whole = Queued(**{name: np.concatenate([getattr(batch, name) for batch in held]) for name in names})
-    return whole.where(np.lexsort((*reversed(whole.digits), whole.group)))
-
-
-def _front(queue: Queues) -> tuple[Queued, bool]:
-    """The first documents of a single queue, sorted, as many as LIMIT allows; and whether there are more."""
-    held = _hold(queue, LIMIT)
-    if held is not None:
-        return held, False
-
-    def counted() -> Iterator[Queued]:
-        for batch in queue():
-            yield dataclasses.replace(batch, sizes=np.ones_like(batch.sizes))
-
-    cuts, _, _ = _cut(counted, np.array([LIMIT]))
-    front = _hold(lambda: (batch.where(batch.compare(cuts[batch.group])[0]) for batch in queue()), LIMIT)
-    assert front is not None
-    return front, True
+        room = rooms.tolist()
+        for group in np.flatnonzero(rooms < (ANY if overshoot == "fill" else 0)).tolist():
+            note(group, room[group], start)
+        if overshoot == "fill":
+            note(_EVERYONE, left, start)
+        most = np.minimum(rooms, left) if overshoot == "fill" else np.where(rooms < 0, _ENDED, ANY)
+        window, is_more = _front(_only(queues, _Waiting(taken=taken, most=most, start=start)), count)
+        digits = np.stack(window.digits, axis=1)
+        for i, (group, size) in enumerate(zip(window.group.tolist(), window.sizes.tolist(), strict=True)):
+            if size > room[group]:
+                room[group] = room[group] if overshoot == "fill" else _ENDED
+                note(group, room[group], digits[i])
+            elif size <= left or overshoot == "cross":
+                last, left = digits[i], left - size
+                room[group] -= size if room[group] < ANY else 0
+                if left <= 0:
+                    break
+            elif overshoot == "fill":
+                note(_EVERYONE, left, digits[i])
+            else:
+                is_more = False
+                break
+        rooms = np.array(room, np.int64)
+        if is_more:
+            start = _next(digits[-1])
+    if last is None:
+        return taken
+    order = sorted(range(len(stops)), key=stops.__getitem__)
+    return dataclasses.replace(
+        taken,
+        spent=amount - left,
+        last=last,
+        stops=np.array([stops[i] for i in order], np.int64).reshape(-1, 2),
+        starts=np.array([starts[i] for i in order], np.uint64).reshape(-1, 3),
+    )
 
 
-def _cut(queues: Queues, quotas: Ints) -> tuple[UInt64, Bools, Ints]:
+def _front(queues: Queues, most: int) -> tuple[Queued, bool]:
+    """The first of at most so many documents, all in one queue, as many as LIMIT allows; and whether there are more."""
+    if most <= LIMIT:
+        return _held(queues).in_turn(), False
+    count = sum(queues(_count))
+    if count <= LIMIT:
+        return _held(queues).in_turn(), False
+    cuts, _, _ = _cut(_only(queues, _as_one), np.array([LIMIT]), count)
+    return _held(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
+
+
+def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]:
     """For each group: the first document that its quota cannot pay, whether there is none, and what is spent."""
     groups = len(quotas)
     width = next(width for width in (16, 8, 4, 2, 1) if groups << width <= BINS or width == 1)
@@ -179,30 +231,25 @@ def _cut(queues: Queues, quotas: Ints) -> tuple[UInt64, Bools, Ints]:
     is_open = np.ones(groups, np.bool_)  # whether the quota may not pay for the whole group
     spent = np.zeros(groups, np.int64)  # on the documents that agree with less than those bits
     depth = 0
-
-    def doubtful() -> Iterator[Queued]:
-        for batch in queues():
-            chosen = is_open[batch.group]
-            for i, (digit, cut) in enumerate(zip(batch.digits, cuts.T, strict=True)):
-                if (known := min(depth - 64 * i, 64)) > 0:
-                    chosen &= (digit ^ cut[batch.group]) >> np.uint64(64 - known) == 0
-            yield batch.where(chosen)
-
-    while (held := _hold(doubtful, max(LIMIT, groups))) is None:
+    while count > max(LIMIT, groups):
         assert depth < 192, "the ids must be distinct"
         shift = np.uint64(64 - depth % 64 - width)
-        amounts = np.zeros((groups, 1 << width), np.int64)
-        for batch in doubtful():
-            bins = (batch.digits[depth // 64] >> shift).astype(np.int64) & ((1 << width) - 1)
-            np.add.at(amounts.reshape(-1), batch.group << width | bins, batch.sizes)
+        amounts, numbers = np.zeros((2, groups, 1 << width), np.int64)
+        doubtful = _only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth))
+        for counted in doubtful(functools.partial(_counted, depth // 64, shift, width, groups)):
+            amounts, numbers = amounts + counted[0], numbers + counted[1]
         after = spent[:, None] + np.cumsum(amounts, axis=1)
-        is_open &= after[:, -1] > quotas
+        is_open = is_open & (after[:, -1] > quotas)
         bins = (after > quotas[:, None]).argmax(axis=1)
         each = np.arange(groups)
         spent = np.where(is_open, after[each, bins] - amounts[each, bins], after[:, -1])
+        cuts = cuts.copy()
         cuts[:, depth // 64] |= bins.astype(np.uint64) << shift
+        count = int(numbers[each, bins][is_open].sum())
         depth += width
 
+    held = _held(_only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth)))
+    held = held.where(np.lexsort((*reversed(held.digits), held.group)))
     after = np.cumsum(held.sizes)
     starts = np.searchsorted(held.group, np.arange(groups))
     after += (spent - np.concatenate([[0], after])[starts])[held.group]
@@ -213,24 +260,102 @@ def _cut(queues: Queues, quotas: Ints) -> tuple[UInt64, Bools, Ints]:
     return cuts, np.bincount(closed, minlength=groups) == 0, tally(spent, paid.group, paid.sizes)
 
 
-def _spend(taken: Taken, window: Queued, left: int, overshoot: Overshoot) -> tuple[Taken, bool]:
-    """What is left, spent on the sorted documents at the front of the single queue; and whether it took them all."""
-    limits, lasts = list(taken.limits), list(taken.lasts)
-    limit, spent = left if overshoot == "fill" else _ANY, taken.spent
-    while left > 0:
-        window = window.where(window.sizes <= limit)
-        after = np.cumsum(window.sizes)
-        count = int(min(np.searchsorted(after, left, side="right"), np.searchsorted(after, left, side="left") + 1))
-        if overshoot == "cross" and count < len(after) and (count == 0 or after[count - 1] < left):
-            count += 1
-        if count == 0:
-            break
-        limits.append(limit)
-        lasts.append(np.array([digit[count - 1] for digit in window.digits]))
-        spent, left = spent + int(after[count - 1]), left - int(after[count - 1])
-        window, limit = window.where(slice(count, None)), left
-        if overshoot != "fill":
-            break
-    return dataclasses.replace(
-        taken, limits=np.array(limits, np.int64), lasts=np.array(lasts, np.uint64).reshape(-1, 3), spent=spent
-    ), not len(window.key)
+def _held(queues: Queues) -> Queued:
+    """All the documents: there are few enough of them."""
+    held = [_NONE, *queues(_itself)]
+    return Queued(**{name: np.concatenate([getattr(batch, name) for batch in held]) for name in _NAMES})
+
+
+def _only(queues: Queues, chosen: Callable[[Queued], Queued]) -> Queues:
+    """The queues with only those documents that `chosen` leaves, or as it changes them."""
+    return lambda work: queues(functools.partial(_after, chosen, work))
+
+
+# What is asked of a shard: picklable, each a function of its documents.
+
+
+def _after(chosen: Callable[[Queued], Queued], work: Callable[[Queued], Answer], queued: Queued) -> Answer:
+    return work(chosen(queued))
+
+
+def _itself(queued: Queued) -> Queued:
+    return queued
+
+
+def _count(queued: Queued) -> int:
+    return len(queued.key)
+
+
+def _as_one(queued: Queued) -> Queued:
+    """The documents in one queue, each of the size 1."""
+    return dataclasses.replace(queued, group=np.zeros_like(queued.group), sizes=np.ones_like(queued.sizes))
+
+
+def _counted(digit: int, shift: Any, width: int, groups: int, queued: Queued) -> Ints:
+    """What the documents spend and how many they are, by group and by some bits of a digit: (2, groups, 2**width)."""
+    bins = (queued.digits[digit] >> shift).astype(np.int64) & ((1 << width) - 1)
+    counted = np.zeros((2, groups << width), np.int64)
+    np.add.at(counted[0], queued.group << width | bins, queued.sizes)
+    np.add.at(counted[1], queued.group << width | bins, 1)
+    return counted.reshape(2, groups, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Doubtful:
+    """Leaves the documents that may lie on the cut of their group, which is known to `depth` bits."""
+
+    cuts: UInt64
+    is_open: Bools
+    depth: int
+
+    def __call__(self, queued: Queued) -> Queued:
+        chosen = self.is_open[queued.group]
+        for i, (digit, cut) in enumerate(zip(queued.digits, self.cuts.T, strict=True)):
+            if (known := min(self.depth - 64 * i, 64)) > 0:
+                chosen &= (digit ^ cut[queued.group]) >> np.uint64(64 - known) == 0
+        return queued.where(chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """Leaves the documents before one, whatever their group."""
+
+    cut: UInt64
+
+    def __call__(self, queued: Queued) -> Queued:
+        return queued.where(queued.compare(self.cut)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """Leaves the documents that no quota paid, from one on, if they are not too large for their group."""
+
+    taken: Taken
+    most: Ints
+    start: UInt64
+
+    def __call__(self, queued: Queued) -> Queued:
+        is_passed = queued.compare(self.start)[0]
+        return queued.where(~self.taken.within(queued) & ~is_passed & (queued.sizes <= self.most[queued.group]))
+
+
+_NAMES = [field.name for field in dataclasses.fields(Queued)]
+_NONE = Queued(
+    group=np.empty(0, np.int64),
+    key=np.empty(0, np.uint64),
+    ids=np.empty((0, 2), np.uint64),
+    sizes=np.empty(0, np.int64),
+)
+
+
+def _pairs(columns: Sequence[Ints] | Ints) -> npt.NDArray[np.complex128]:
+    """Two columns of whole numbers as one: complex numbers sort by their real part, then by the other."""
+    first, second = columns
+    return first + 1j * second
+
+
+def _next(digits: UInt64) -> UInt64:
+    """The place just behind a document's; behind the last one of all there is nothing."""
+    key, first, second = digits.tolist()
+    place = (key << 128 | first << 64 | second) + 1
+    return np.array([place >> shift & (2**64 - 1) for shift in (128, 64, 0)], np.uint64)

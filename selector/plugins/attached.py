@@ -1,10 +1,11 @@
 """Tables from outside that a plug-in's options name: judgements, examples, what training reported.
 
-Plug-ins do no I/O, so an option of type `Table` or `Texts` is a path for the user and a table for the
-plug-in, in `Pool.side` under the option's name. Its content is part of the step's fingerprint.
+A plug-in does no I/O: its option is a path for the user and a table for the plug-in. What the table holds is part of
+the fingerprint, and is checked against the columns that the option declares before any work.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,114 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from selector.errors import PolicyError
-from selector.plugins.options import Table, Texts, options_of
+from selector import tables
+from selector.errors import CorpusError, PolicyError, did_you_mean
+from selector.plugins.options import ManifestPath, Option, TablePath, TextsPath, options_of, replaced
+
+KINDS = (TablePath, TextsPath)
+
+_ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
 
-def checksums(plugin: Any) -> dict[str, str]:
-    """sha256 of every file that the plug-in's options name. Raises PolicyError for one that cannot be read."""
-    return {
-        name: hashlib.sha256(_read(path)).hexdigest()
-        for kind in (Table, Texts)
-        for name, path in options_of(plugin, kind).items()
-    }
+def checksums(plugin: Any, place: str) -> dict[str, str]:
+    """What identifies the tables that the plug-in's options name, by the options' paths.
+
+    Raises PolicyError, naming `place` in the policy, for one that cannot be read or lacks a column.
+    """
+    rows: dict[str, str] = {}
+    for option in options_of(plugin, *KINDS):
+        if option.value is not None:
+            data = _read(option, place)
+            rows[option.path] = "" if data is None else hashlib.sha256(data).hexdigest()
+            if data is not None:
+                _table(option, place, data)
+    return rows
 
 
-def load(path: str) -> pa.Table:
-    """The rows of a JSONL or Parquet file, whole: these are small. Raises PolicyError."""
-    data = pa.BufferReader(_read(path))
+def load(option: Option, place: str, checksum: str | None = None) -> pa.Table:
+    """The rows of the table that an option names, in the types that it declares; none where an optional one is
+    absent. Raises CorpusError where it is no longer what has this checksum."""
+    data = _read(option, place) if option.value is not None else None
+    if checksum is not None and checksum != ("" if data is None else hashlib.sha256(data).hexdigest()):
+        raise CorpusError(f"{place}.{option.path}: {option.value} changed during the run. Run the same command again.")
+    return empty(option) if data is None else _table(option, place, data)
+
+
+def empty(option: Option) -> pa.Table:
+    """A table with the option's columns and no rows."""
+    return _schema(option).empty_table()
+
+
+def attach(plugin: Any, loaded: Mapping[str, pa.Table]) -> Any:
+    """The plug-in with the tables that its options name, by their paths; an absent optional one has no rows."""
+    given: dict[str, Any] = {}
+    for option in options_of(plugin, TablePath, TextsPath, ManifestPath):
+        value = option.value if option.value is not None else option.kind("")
+        given[option.path] = value.attached(loaded[option.path] if option.path in loaded else empty(option))
+    return replaced(plugin, given)
+
+
+def _schema(option: Option) -> pa.Schema:
+    if option.kind is ManifestPath:
+        return pa.schema([("doc_id", tables.DOC_ID), ("position", pa.int64())])
+    declared = list(option.columns.schema)
+    if option.kind is TextsPath and "text" not in option.columns.types:
+        declared.insert(0, pa.field("text", pa.string()))
+    return pa.schema(declared)
+
+
+def _table(option: Option, place: str, data: bytes) -> pa.Table:
+    path = str(option.value)
+    where = f"{place}.{option.path}: the table {path!r}"
+    is_parquet = path.endswith(".parquet")
     try:
-        return pq.read_table(data) if path.endswith(".parquet") else pyarrow.json.read_json(data)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PolicyError(
-            f"{path} is not a {'Parquet' if path.endswith('.parquet') else 'JSONL'} table: {error}."
-        ) from error
+        reader = pa.BufferReader(data)
+        if is_parquet:
+            rows = pq.ParquetFile(reader).read(use_threads=False)
+        else:
+            rows = pyarrow.json.read_json(reader, _ONE_THREAD)
+    except (pa.ArrowException, OSError) as error:
+        if not data.strip():
+            return empty(option)
+        raise PolicyError(f"{where} is not {'Parquet' if is_parquet else 'JSONL'}: {error}.") from error
+    for field in _schema(option):
+        if field.name not in rows.schema.names:
+            hint = did_you_mean(field.name, rows.schema.names)
+            raise PolicyError(f"{where} has no column {field.name!r}. {hint}")
+        at = rows.schema.get_field_index(field.name)
+        try:
+            values = _ids(rows[field.name]) if field.type == tables.DOC_ID else rows[field.name].cast(field.type)
+        except (pa.ArrowException, ValueError) as error:
+            kind = "32 hex digits" if field.type == tables.DOC_ID else str(field.type)
+            raise PolicyError(f"{where} has a column {field.name!r} that is not {kind}: {error}.") from error
+        rows = rows.set_column(at, field, values)
+    return rows.combine_chunks()
 
 
-def _read(path: str) -> bytes:
+def _ids(values: pa.ChunkedArray) -> pa.Array:
+    """Ids as 16 bytes, from what they are written as: 32 hex digits, or bytes."""
+    if values.type == tables.DOC_ID:
+        return values.combine_chunks()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        return values.combine_chunks().cast(tables.DOC_ID)
+    written = values.cast(pa.string()).to_pylist()
+    return pa.array([None if value is None else bytes.fromhex(value) for value in written], tables.DOC_ID)
+
+
+def _read(option: Option, place: str) -> bytes | None:
+    """The bytes of the file; None where an optional one is not there."""
     try:
-        return Path(path).expanduser().read_bytes()
+        return Path(str(option.value)).expanduser().read_bytes()
+    except FileNotFoundError as error:
+        if option.is_optional:
+            return None
+        raise _unreadable(option, place, error) from error
     except OSError as error:
-        raise PolicyError(
-            f"The table {path!r} cannot be read: {error.strerror}. Give a JSONL or Parquet file."
-        ) from error
+        raise _unreadable(option, place, error) from error
+
+
+def _unreadable(option: Option, place: str, error: OSError) -> PolicyError:
+    return PolicyError(
+        f"{place}.{option.path}: the table {str(option.value)!r} cannot be read: {error.strerror}. "
+        "Give a JSONL or Parquet file."
+    )

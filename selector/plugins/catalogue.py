@@ -12,32 +12,21 @@ from typing import Any
 import pyarrow as pa
 
 from selector import tables
+from selector.corpus.columns import Column
 from selector.errors import PolicyError, did_you_mean
 
 SCORE, CORPUS = "score.", "corpus."
 """The prefixes of long names: what a rater says, and what a row of the corpus holds."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of documents: its long name, the step that writes it, and its place there."""
-
-    name: str
-    step: str  # "" for what every step knows: the part itself
-    table: str
-    column: str
-    type: pa.DataType | None  # None: known once the corpus was read (corpus.x, exact scores, the size of an embedding)
-    meaning: str | None = None  # of a score: what a large one means, or "label"
-
+RATE = "rate/"
+"""Begins the names of the steps that store ratings."""
 
 _DOCUMENTS = ("row", "source", "num_bytes", "num_tokens")
 
 KNOWN: Mapping[str, Column] = {
     "doc_id": Column(name="doc_id", step="dedup", table="documents", column="doc_id", type=tables.DOC_ID),
     **{
-        name: Column(
-            name=name, step="dedup", table="documents", column=name, type=tables.DOCUMENTS.field(name).type
-        )
+        name: Column(name=name, step="dedup", table="documents", column=name, type=tables.DOCUMENTS.field(name).type)
         for name in _DOCUMENTS
     },
     "file": Column(name="file", step="", table="", column="file", type=pa.uint32()),
@@ -84,8 +73,9 @@ class Catalogue:
         return cls(scores=scores)
 
     def find(self, name: str, where: str) -> Column:
-        """The column of this name, long or short; a short name that nothing else has is a column of the corpus's only in
-        a rule, which asks for it by `corpus`. Raises PolicyError with the nearest name; `where` is the policy's key."""
+        """The column of this name, long or short; a short name that nothing else has is a column of the corpus's
+        only in a rule, which asks for it by `corpus`. Raises PolicyError with the nearest name; `where` is the
+        policy's key."""
         if name in KNOWN:
             return KNOWN[name]
         if name.startswith(CORPUS) and name != CORPUS:
@@ -100,7 +90,12 @@ class Catalogue:
         score = self.scores[name]
         kind = tables.LABEL if score.meaning == "label" else None
         return Column(
-            name=f"{SCORE}{name}", step=f"rate/{score.rater}", table="ratings", column=name, type=kind, meaning=score.meaning
+            name=f"{SCORE}{name}",
+            step=f"{RATE}{score.rater}",
+            table="ratings",
+            column=name,
+            type=kind,
+            meaning=score.meaning,
         )
 
     def check_score(self, name: str, where: str, *, is_label: bool = False) -> Column:
@@ -129,7 +124,7 @@ def corpus_names(columns: Iterable[Column]) -> tuple[str, ...]:
 
 
 def _problem(name: str, scores: Mapping[str, Score]) -> str | None:
-    if name in KNOWN or name in ("state", "visits", "round", "inclusion_probability"):
+    if name in KNOWN or name in ("state", "visit", "visits", "round", "inclusion_probability"):
         return "has the name of another column. Call the rater something else: {rater: {…}, as: name}."
     if name in scores:
         return f"is given by {scores[name].rater!r} already. Give one of them another name, with as: name."

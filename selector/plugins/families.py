@@ -13,6 +13,8 @@ import importlib.metadata
 import inspect
 import pkgutil
 import sys
+import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,9 +91,9 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
                 raise PolicyError(f"{place} is missing: {name} cannot do without it.")
             continue
         value = options[key]
-        inner = family_of(kind_of(hints[key]).base)
-        if inner is not None:
-            values[key] = _inner(inner, value, kind_of(hints[key]).is_many, place)
+        kind = kind_of(hints[key])
+        if family_of(kind.base) is not None:
+            values[key] = _inner(kind.base, value, kind.is_many, place)
             continue
         try:
             values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
@@ -104,18 +106,26 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
     return cls(**values)
 
 
-def _inner(family: str, value: Any, is_many: bool, place: str) -> Any:
-    """The plug-in, or the tuple of plug-ins, that an option says."""
+def _inner(contract: type[Any], value: Any, is_many: bool, place: str) -> Any:
+    """The plug-in, or the tuple of plug-ins, that an option says; each is of the kind that the option's type names."""
     if is_plugin(value) or value is None:
         return value
     if is_many:
-        return tuple(_inner(family, item, False, f"{place}.{i}") for i, item in enumerate(value))
+        return tuple(_inner(contract, item, False, f"{place}.{i}") for i, item in enumerate(value))
     if isinstance(value, str):
-        return make(family, value, {}, place)
-    if isinstance(value, Mapping) and len(value) == 1:
+        name, options = value, {}
+    elif isinstance(value, Mapping) and len(value) == 1:
         ((name, options),) = value.items()
-        return make(family, name, options or {}, place)
-    raise PolicyError(f"{place}: write a name, or one name with its options: {{name: {{option: value}}}}; it is {value!r}.")
+    else:
+        raise PolicyError(
+            f"{place}: write a name, or one name with its options: {{name: {{option: value}}}}; it is {value!r}."
+        )
+    family = family_of(contract)
+    assert family is not None
+    instance = make(family, name, options or {}, place)
+    if not isinstance(instance, contract):
+        raise PolicyError(f"{place}: {name!r} is no {contract.__name__}, and this option takes nothing else.")
+    return instance
 
 
 def family_of(cls: Any) -> str | None:
@@ -162,16 +172,17 @@ def identity(plugin: Any, contents: Mapping[str, str] | None = None) -> dict[str
     return told | ({"origin": origin} if origin else {})
 
 
-def spelt_out(plugin: Any) -> dict[str, Any]:
-    """A plug-in as a policy writes it, every option said."""
-    options: dict[str, Any] = {}
-    for field in dataclasses.fields(plugin):
-        value = getattr(plugin, field.name)
-        if isinstance(value, tuple):
-            options[field.name] = [spelt_out(item) if is_plugin(item) else item for item in value]
-        else:
-            options[field.name] = spelt_out(value) if is_plugin(value) else str(value) if isinstance(value, TablePath) else value
-    return {name_of(plugin): options}
+def options_spelt_out(plugin: Any) -> dict[str, Any]:
+    """The options of a plug-in as a policy writes them, every one of them said."""
+    return {field.name: _spelt_out(getattr(plugin, field.name)) for field in dataclasses.fields(plugin)}
+
+
+def _spelt_out(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_spelt_out(item) for item in value]
+    if is_plugin(value):
+        return {name_of(value): options_spelt_out(value)}
+    return str(value) if isinstance(value, str) else value
 
 
 def _below(path: str, contents: Mapping[str, str]) -> dict[str, str]:
@@ -222,7 +233,7 @@ def describe(family: str) -> list[dict[str, Any]]:
             continue
         options = {
             field.name: {
-                "type": field.type if isinstance(field.type, str) else inspect.formatannotation(field.type),
+                "type": _type_name(field.type),
                 "default": _default(field),
                 "required": field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
             }
@@ -231,6 +242,23 @@ def describe(family: str) -> list[dict[str, Any]]:
         summary = (inspect.getdoc(cls) or "").split("\n", 1)[0]
         described.append({"name": name, "summary": summary, "options": options})
     return described
+
+
+def _type_name(kind: Any) -> str:
+    """A type as its author wrote it, without the modules that its names are from."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, str):
+        return kind
+    if origin is typing.Literal:
+        return " | ".join(map(repr, inner))
+    if kind is type(None) or kind is ...:
+        return "..." if kind is ... else "None"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, inner))
+    if origin is typing.Annotated:
+        return _type_name(inner[0])
+    name: str = getattr(origin or kind, "__name__", str(kind))
+    return f"{name}[{', '.join(map(_type_name, inner))}]" if origin else name
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -253,13 +281,13 @@ def _contracts(family: str) -> tuple[type[Any], ...]:
 
 def _in_file(family: str, name: str) -> type[Any]:
     module = importlib.import_module(f"{_FOLDERS[family][0]}.{name}")
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, _contracts(family)) and value.__module__ == module.__name__
     ]
-    assert len(found) == 1, f"{module.__name__} must define exactly one plug-in, not {len(found)}"
-    return found[0]
+    assert len(classes) == 1, f"{module.__name__} must define exactly one plug-in, not {len(classes)}"
+    return classes[0]
 
 
 def _load(family: str, name: str, load: Callable[[], Any]) -> type[Any]:
@@ -271,7 +299,9 @@ def _load(family: str, name: str, load: Callable[[], Any]) -> type[Any]:
     folder, bases = _FOLDERS[family]
     if folder is not None:
         if not (inspect.isclass(value) and issubclass(value, _contracts(family))):
-            raise PolicyError(f"{name!r} is no {family[:-1]}: it does not extend {folder}.{f' or {folder}.'.join(bases)}.")
+            raise PolicyError(
+                f"{name!r} is no {family[:-1]}: it does not extend {folder}.{f' or {folder}.'.join(bases)}."
+            )
         if inspect.isabstract(value):
             missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
             raise PolicyError(f"{name!r} is not finished: it does not define {missing}.")

@@ -1,8 +1,8 @@
 """What an option of a plug-in can be beside a number or a word, and how the flow finds such options, however deep.
 
 A plug-in does no I/O. So an option that names something outside of it has a type that says what: a score, a model, a
-table, texts, a manifest, another plug-in. The user writes a name or a path; the flow checks it before any work, puts its
-content into the fingerprint, and hands the plug-in the thing itself.
+table, texts, a manifest, another plug-in. The user writes a name or a path; the flow checks it before any work, puts
+its content into the fingerprint, and hands the plug-in the thing itself.
 
     @dataclass(frozen=True, kw_only=True)
     class Nearest(Selector):
@@ -17,16 +17,17 @@ content into the fingerprint, and hands the plug-in the thing itself.
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NewType, Self
+from typing import Any, NewType, Self, TypeVar, cast
 
 import pyarrow as pa
 
 from selector import tables
 
 ScoreName = NewType("ScoreName", str)
-"""The name of a score that the plug-in cannot do without: `select.missing` says what becomes of a document without it."""
+"""The name of a score that the plug-in cannot do without: `select.missing` says what becomes of a document without
+it."""
 
 SignalName = NewType("SignalName", str)
 """The name of a score that a document may lack: its column is then null."""
@@ -47,19 +48,21 @@ class ModelPath(_Path):
 
 
 class TablePath(_Path):
-    """The path of a JSONL or Parquet file; once attached, `table` has its rows, an empty one where an optional is absent.
+    """The path of a JSONL or Parquet file; once attached, `table` has its rows, an empty one where an optional is
+    absent.
 
-    A table with a declared column of type `doc_id` is also joined to the documents: a batch then has its other columns
-    as `<option>.<column>`, null where the table has no row for the document.
+    A table that declares a column called `doc_id` is also joined to the documents by it: a batch then has its other
+    columns as `<option>.<column>`, null where the table has no row for the document. Ids in columns of other names (the
+    winner and the loser of a comparison) are read as ids and joined to nothing.
     """
 
     table: pa.Table
 
     def attached(self, table: pa.Table) -> Self:
         """The same path, with its rows."""
-        made = type(self)(self)
-        made.table = table
-        return made
+        copy = type(self)(self)
+        copy.table = table
+        return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reattached, (type(self), str(self), getattr(self, "table", None))
@@ -86,14 +89,17 @@ class Columns:
     def __init__(self, **types: str) -> None:
         object.__setattr__(self, "types", types)
 
+    def __hash__(self) -> int:
+        return hash(tuple(self.types.items()))
+
     @property
     def schema(self) -> pa.Schema:
         return pa.schema([(name, arrow_type(kind)) for name, kind in self.types.items()])
 
     @property
     def key(self) -> str | None:
-        """The column that names documents, if there is one."""
-        return next((name for name, kind in self.types.items() if kind == "doc_id"), None)
+        """The column by which the table is joined to the documents, if it is: the one that is called `doc_id`."""
+        return "doc_id" if self.types.get("doc_id") == "doc_id" else None
 
 
 def arrow_type(name: str) -> pa.DataType:
@@ -101,6 +107,7 @@ def arrow_type(name: str) -> pa.DataType:
     return tables.DOC_ID if name == "doc_id" else pa.type_for_alias(name)
 
 
+P = TypeVar("P")
 KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, TextsPath, ManifestPath, TablePath)
 NO_COLUMNS = Columns()
 
@@ -129,29 +136,55 @@ def named(plugin: Any, *kinds: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(option.value for option in options_of(plugin, *kinds) if option.value is not None))
 
 
+def columns_of(plugin: Any, always: Sequence[str] = ("doc_id", "num_tokens")) -> tuple[str, ...]:
+    """The columns of its batches or its pool: those that are always there, what it and the plug-ins below it need, the
+    scores that options name, and those of its keyed tables."""
+    needs = [need for inner in plugins_in(plugin) for need in getattr(inner, "needs", ())]
+    tables = [name for name, _, _ in joined(plugin)]
+    return tuple(dict.fromkeys((*always, *needs, *named(plugin, ScoreName, SignalName), *tables)))
+
+
 def plugins_in(plugin: Any) -> Iterator[Any]:
     """The plug-in and every plug-in below it that is an option."""
     yield plugin
-    for field in dataclasses.fields(plugin):
-        for value in _each(getattr(plugin, field.name)):
-            if is_plugin(value):
-                yield from plugins_in(value)
+    for inner in inside(plugin):
+        yield from plugins_in(inner)
+
+
+def inside(plugin: Any) -> list[Any]:
+    """The plug-ins that are options of this one."""
+    values = [value for field in dataclasses.fields(plugin) for value in _each(getattr(plugin, field.name))]
+    return [value for value in values if is_plugin(value)]
 
 
 def is_plugin(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def replaced(plugin: Any, values: Mapping[str, Any]) -> Any:
+def joined(plugin: Any) -> list[tuple[str, Option, pa.Field]]:
+    """The columns of attached tables that are joined to the documents: each with its name in a batch, the option that
+    names its table, and its field there."""
+    return [
+        (f"{option.path.rpartition('.')[2]}.{field.name}", option, field)
+        for option in options_of(plugin, TablePath)
+        if option.columns.key is not None
+        for field in option.columns.schema
+        if field.name != option.columns.key
+    ]
+
+
+def replaced(plugin: P, values: Mapping[str, Any]) -> P:
     """The plug-in with other values for some options, by their paths."""
     changed: dict[str, Any] = {}
-    for field in dataclasses.fields(plugin):
+    for field in dataclasses.fields(cast(Any, plugin)):
         value = getattr(plugin, field.name)
         if field.name in values:
             changed[field.name] = values[field.name]
             continue
         inside = {
-            path.removeprefix(f"{field.name}."): new for path, new in values.items() if path.startswith(f"{field.name}.")
+            path.removeprefix(f"{field.name}."): new
+            for path, new in values.items()
+            if path.startswith(f"{field.name}.")
         }
         if not inside:
             continue
@@ -159,7 +192,7 @@ def replaced(plugin: Any, values: Mapping[str, Any]) -> Any:
             changed[field.name] = replaced(value, inside)
         else:
             changed[field.name] = tuple(_replaced_item(item, str(i), inside) for i, item in enumerate(value))
-    return dataclasses.replace(plugin, **changed) if changed else plugin
+    return dataclasses.replace(cast(Any, plugin), **changed) if changed else plugin
 
 
 def _replaced_item(item: Any, place: str, values: Mapping[str, Any]) -> Any:
@@ -211,9 +244,7 @@ def _walk(plugin: Any, prefix: str) -> Iterator[Option]:
             places = [(path, value)]
         for place, item in places:
             if kind.base in KINDS:
-                yield Option(
-                    path=place, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns
-                )
+                yield Option(path=place, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns)
             elif is_plugin(item):
                 yield from _walk(item, f"{place}.")
 

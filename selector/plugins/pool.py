@@ -5,9 +5,10 @@ same shards again; so an exact method passes over the pool as often as it needs,
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,21 +19,30 @@ Answer = TypeVar("Answer")
 Load = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
 
 
+class Mapper(Protocol):
+    """Asks every shard with these columns what `work` says of it."""
+
+    def __call__(self, work: Callable[[pa.RecordBatch], Answer], columns: Sequence[str], /) -> Iterator[Answer]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """Columns: doc_id, num_tokens, and what the plug-in's `needs` and options name, under the names that they use.
 
     A score is float32, or exact (int64, date, timestamp, decimal), or a label; it is null where `select.missing` lets a
-    document stay without it, and a null sorts last. What a large score means is its field's `higher_is`. An order's pool
-    has a row for every visit that was decided, and also visits, round and inclusion_probability.
+    document stay without it, and a null sorts last. What a large score means is its field's `higher_is`. An order's
+    pool has a row for every visit that was decided, those of a document one after another in one shard, and also
+    visits, round and inclusion_probability.
     """
 
     schema: pa.Schema
     num_documents: int
     load: Load
+    mapper: Mapper | None = None
+    """Does what `map` says where the shards are; without one it is done here."""
     given: pa.Table | None = None
-    """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the pool:
-    context for the choice, never decided."""
+    """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the
+    pool: context for the choice, never decided."""
 
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":
@@ -55,7 +65,7 @@ class Pool:
         `work` must be picklable (a function of a module, a frozen dataclass with `__call__`, a `functools.partial` of
         those), since it runs where the shards are; its answers are small.
         """
-        return map(work, self.load(columns))
+        return map(work, self.load(columns)) if self.mapper is None else self.mapper(work, columns)
 
     def exchange(
         self, by: str, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema
@@ -67,17 +77,16 @@ class Pool:
         """
         wanted = list(dict.fromkeys(("doc_id", by, *columns)))
         table = self.table(*wanted)
-        if pa.types.is_dictionary(table.schema.field(by).type):
-            codes = table[by].combine_chunks().indices.to_numpy(zero_copy_only=False)
-        else:
-            codes = table[by].to_numpy(zero_copy_only=False)
+        values = table[by].combine_chunks()
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)  # what has no value is a group too
         ids = keyed.words(table["doc_id"])
         order = np.lexsort((ids[:, 1], ids[:, 0], codes))
         sorted_codes = codes[order]
-        starts = np.flatnonzero(np.r_[True, sorted_codes[1:] != sorted_codes[:-1]]) if len(order) else []
+        borders = np.flatnonzero(np.r_[True, sorted_codes[1:] != sorted_codes[:-1]]).tolist() if len(order) else []
         answers: list[pa.RecordBatch] = []
         grouped = table.take(pa.array(order)).combine_chunks()
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        for start, end in itertools.pairwise([*borders, len(order)] if borders else []):
             (group,) = grouped.slice(start, end - start).select(list(columns)).to_batches()
             answer = work(group)
             assert answer.num_rows == group.num_rows, "the work answers with a row for every document of the group"
@@ -97,13 +106,11 @@ class Pool:
             for batch in self.load(inner or ["doc_id"]):
                 rows = more.slice(place, batch.num_rows).combine_chunks()
                 place += batch.num_rows
-                arrays = [
-                    rows[name].combine_chunks() if name in names else batch.column(name) for name in columns
-                ]
+                arrays = [rows[name].combine_chunks() if name in names else batch.column(name) for name in columns]
                 yield pa.record_batch(arrays, schema=pa.schema([schema.field(name) for name in columns]))
 
         schema = pa.schema([*self.schema, *more.schema])
-        return dataclasses.replace(self, schema=schema, load=load)
+        return dataclasses.replace(self, schema=schema, load=load, mapper=None)
 
     def table(self, *columns: str) -> pa.Table:
         """These columns whole: for plug-ins that say how large a pool they can hold."""

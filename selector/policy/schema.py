@@ -4,20 +4,28 @@ An editor that knows `policy.schema.json` completes keys and plug-in names; a to
 `manifest.schema.json` to know what a manifest holds.
 """
 
+import dataclasses
+import functools
+import inspect
 import json
+import operator
 import sys
+import types
+import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pydantic
 
-from selector import plugins, tables
+from selector import plugins
+from selector.manifest.format import SCHEMAS
+from selector.manifest.header import Header, fields_of
+from selector.plugins.options import hints_of, kind_of
 from selector.policy.sections import Policy
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_HEX = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_COUNT = {"type": "integer", "minimum": 0}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -29,64 +37,22 @@ def policy_schema() -> dict[str, Any]:
     """What a policy file may say. Our plug-ins are listed with their options; one from elsewhere goes by its dotted
     name, and its options are not checked."""
     schema = Policy.model_json_schema(mode="validation")
-    for place, family in (
-        ("Policy.rate", "raters"),
-        ("SelectPolicy.using", "selectors"),
-        ("OrderPolicy.using", "orders"),
-    ):
-        section, key = place.split(".")
-        properties = schema["properties"] if section == "Policy" else schema["$defs"][section]["properties"]
-        choice = _choice(family, schema["$defs"])
-        properties[key] = {"type": "array", "items": choice} if key == "rate" else choice
-    schema["$defs"].pop("Choice", None)
+    for family in ("raters", "selectors", "orders"):
+        schema["$defs"][family] = _choice(family)
+    schema["$defs"]["ratings"] = _rating()
+    schema["properties"]["rate"] = {"type": "array", "items": {"$ref": "#/$defs/ratings"}}
+    for section, family in (("SelectPolicy", "selectors"), ("OrderPolicy", "orders")):
+        schema["$defs"][section]["properties"]["using"] = {"$ref": f"#/$defs/{family}"}
+    for name in ("Choice", "RaterChoice"):
+        schema["$defs"].pop(name, None)
     return {"$schema": _DRAFT, **schema, "title": "A policy of Selector"}
 
 
 def manifest_schema() -> dict[str, Any]:
     """What manifest.json holds, and under `columns` what the Parquet parts beside it hold."""
-    part = _object(name={"type": "string"}, rows=_COUNT, sha256=_HEX)
-    phase = _object(name={"type": "string"}, first_position=_COUNT, rows=_COUNT, tokens=_COUNT)
-    counts = {
-        "type": "object",
-        "properties": {
-            **dict.fromkeys(("documents", *tables.FATES, "visits", "tokens", "rows"), _COUNT),
-            "reasons": {"type": "object", "additionalProperties": _COUNT},
-            "sources": {
-                "type": "object",
-                "additionalProperties": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
-                "description": "documents and tokens of the corpus, by source",
-            },
-            "clusters_tried": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-        },
-        "required": ["documents", *tables.FATES, "visits", "tokens"],
-        "description": "documents and rows of the corpus, what became of them, and visits and tokens of the manifest",
-    }
-    schema = _object(
-        format_version={"const": 1},
-        digest={
-            **_HEX,
-            "description": "blake2b-256 of this object without `digest`, as JSON with sorted keys and no spaces",
-        },
-        order_digest={**_HEX, "description": "root of the Merkle tree over the rows"},
-        leaf_digests={"type": "array", "items": _HEX, "minItems": 1, "description": "one for every 65,536 positions"},
-        counts=counts,
-        parts={"type": "array", "items": _object(**part["properties"], first_position=_COUNT)},
-        files=_object(rows=_COUNT, sha256=_HEX),
-        decisions={"type": "array", "items": part},
-        phases={"type": "array", "items": phase},
-        policy={"type": "object", "description": "with every default spelt out: see policy.schema.json"},
-        lineage={"type": "object", "additionalProperties": {"type": "string"}},
-        models={"type": "object"},
-        versions={"type": "object", "additionalProperties": {"type": "string"}},
-        parent={"type": ["string", "null"]},
-    )
-    columns = {"parts": tables.MANIFEST, "files.parquet": tables.FILES, "decisions": tables.FATE}
-    return {
-        "$schema": _DRAFT,
-        "title": "A manifest of Selector",
-        **schema,
-        "columns": {name: _columns(table) for name, table in columns.items()},
-    }
+    names = {name: f"{name}.parquet" for name in ("files", "ids", "unvisited")}
+    columns = {names.get(name, name): _columns(table) for name, table in SCHEMAS.items()}
+    return {"$schema": _DRAFT, "title": "A manifest of Selector", **_of_type(Header), "columns": columns}
 
 
 def write(folder: Path) -> None:
@@ -95,22 +61,43 @@ def write(folder: Path) -> None:
         (folder / name).write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def _of_type(kind: Any) -> dict[str, Any]:
+    """The schema of a type of `selector.manifest.header`: dataclasses, and what their fields hold."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return functools.reduce(operator.or_, inner[1:], _of_type(inner[0]))
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [_of_type(member) for member in inner]}
+    if dataclasses.is_dataclass(kind):
+        properties = {name: _of_type(member) for name, member in fields_of(typing.cast("type[Any]", kind)).items()}
+        closed = {"required": list(properties), "additionalProperties": False}
+        return {
+            "type": "object",
+            "description": inspect.getdoc(typing.cast(Any, kind)),
+            "properties": properties,
+            **closed,
+        }
+    if origin is Mapping:
+        return {"type": "object"} if inner[1] is Any else {"type": "object", "additionalProperties": _of_type(inner[1])}
+    if origin is tuple and inner[-1] is Ellipsis:
+        return {"type": "array", "items": _of_type(inner[0])}
+    if origin is tuple:
+        exact = {"minItems": len(inner), "maxItems": len(inner)}
+        return {"type": "array", "prefixItems": [_of_type(member) for member in inner], **exact}
+    if origin is Literal:
+        return {"const": inner[0]}
+    return {"type": {int: "integer", float: "number", str: "string", type(None): "null"}[kind]}
 
 
-def _choice(family: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def _choice(family: str) -> dict[str, Any]:
     """A plug-in's name, or one name with its options."""
     bare: list[str] = []  # names that can stand alone
-    options: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
     for name in plugins.ours(family):
-        cls = plugins.find(family, name)
-        schema = pydantic.TypeAdapter(cls).json_schema()
-        definitions.update(schema.pop("$defs", {}))
-        summary = (cls.__doc__ or "").split("\n", 1)[0]
-        options[name] = {**schema, "title": name, "description": summary, "additionalProperties": False}
-        if not schema.get("required"):
-            options[name] = {"anyOf": [options[name], {"type": "null"}]}
+        schema = _options(plugins.find(family, name))
+        properties[name] = {**schema, "title": name}
+        if not schema["required"]:
+            properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
             bare.append(name)
     return {
         "anyOf": [
@@ -118,13 +105,50 @@ def _choice(family: str, definitions: dict[str, Any]) -> dict[str, Any]:
             {"type": "string", "pattern": "[.:]", "description": "package.module:Class"},
             {
                 "type": "object",
-                "properties": options,
+                "properties": properties,
                 "patternProperties": {"[.:]": {"type": ["object", "null"]}},
                 "additionalProperties": False,
                 "minProperties": 1,
                 "maxProperties": 1,
             },
         ]
+    }
+
+
+def _rating() -> dict[str, Any]:
+    """A rater as a policy lists it: beside its options, `as` may give it another name."""
+    place = "#/$defs/raters"
+    alone = _choice("raters")["anyOf"][-1]
+    called = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "description": "What to call it."}
+    options = {name: {"$ref": f"{place}/anyOf/2/properties/{name}"} for name in alone["properties"]}
+    exact = {"required": ["as"], "minProperties": 2, "maxProperties": 2}
+    return {"anyOf": [{"$ref": place}, {**alone, "properties": {**options, "as": called}, **exact}]}
+
+
+def _options(cls: type[Any]) -> dict[str, Any]:
+    """The options of a plug-in; one that is itself a plug-in is written as in a policy."""
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    hints = hints_of(cls)
+    for field in dataclasses.fields(cls):
+        kind = kind_of(hints[field.name])
+        family = plugins.family_of(kind.base)
+        if family is not None:
+            one: dict[str, Any] = {"$ref": f"#/$defs/{family}"}
+            several = {"type": "array", "items": one} if kind.is_many else one
+            properties[field.name] = {"anyOf": [several, {"type": "null"}]} if kind.is_optional else several
+        else:
+            properties[field.name] = pydantic.TypeAdapter(hints[field.name]).json_schema()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            required.append(field.name)
+        elif isinstance(field.default, (str, int, float, type(None))):
+            properties[field.name]["default"] = field.default
+    return {
+        "type": "object",
+        "description": (inspect.getdoc(cls) or "").split("\n", 1)[0],
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
     }
 
 

@@ -1,6 +1,7 @@
 """A rule over columns and scores, in SQL: parsed, and never run as Python.
 
-`num_tokens >= 32 AND source = 'web'` may name sizes, clusters, scores and the corpus's own columns. A
+`num_tokens >= 32 AND source = 'web'` may name sizes, clusters, scores and the corpus's own columns, by their short
+names or, where a score and a column of the corpus have the same one, as `score.edu` and `corpus.edu`. A
 document for which it cannot be told (a null, or text where the rule compares numbers) does not pass. A rule
 looks at one document at a time: sums, ranks and subqueries are refused, since their answer would change
 with the cut of the corpus into parts.
@@ -8,8 +9,8 @@ with the cut of the corpus into parts.
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,16 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from selector import tables
+from selector.corpus.columns import Column
 from selector.errors import PolicyError
-
-_TYPES: Mapping[str, Any] = {
-    "source": pl.String, "num_bytes": pl.UInt32, "num_tokens": pl.UInt32, "cluster": pl.Int32, "distance": pl.Float32,
-}  # fmt: skip
-KNOWN = tuple(_TYPES)
-"""The columns that a rule may name beside scores and the corpus's own."""
+from selector.plugins.catalogue import CORPUS, RULE_COLUMNS, SCORE, Catalogue, corpus_column, corpus_names
 
 _KINDS = (pl.Float64, pl.String, pl.Boolean)  # what a column of the corpus can be
 _MOST_COLUMNS = 8  # of the corpus, in one rule
 _NUM_SAMPLES = 24
 
+_NAMES = re.compile(r"\b(?:score|corpus)\.[A-Za-z_]\w*(?:\.\w+)*|\bcluster\b")
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 _OF_MANY = re.compile(  # what SQL asks of many rows at once
     r"\b(over|(?:[a-z]+_)?(?:agg|count|sum)|listagg|avg|mean|median|mode|min|max|first|last|any_value|total|every"
@@ -42,12 +41,17 @@ class Rule:
     """A condition, and the columns that it reads."""
 
     text: str
-    columns: tuple[str, ...]  # known to us, scores among them
-    corpus_columns: tuple[str, ...]  # the corpus's own
-    kinds: tuple[Any, ...]  # of the corpus's columns: what the condition takes each for
+    columns: tuple[Column, ...]  # each under the name that the rule gives it
+    open_columns: tuple[str, ...]  # those whose type is known only once the corpus was read
+    kinds: tuple[Any, ...]  # what the condition takes each of these for
+
+    @property
+    def corpus_columns(self) -> tuple[str, ...]:
+        """The columns of the corpus itself, by their names there."""
+        return corpus_names(self.columns)
 
     @classmethod
-    def of(cls, text: str, scores: Collection[str]) -> "Rule":
+    def of(cls, text: str, catalogue: Catalogue) -> "Rule":
         """The rule that a policy's `select.where` says. Raises PolicyError if it is not a condition."""
         many = _OF_MANY.search(_QUOTED.sub("''", text))
         if many:
@@ -61,14 +65,14 @@ class Rule:
             ) from error
         if not names:
             raise PolicyError(f"select.where: {_short(text)!r} names no column. Write e.g. num_tokens >= 32.")
-        ours = tuple(name for name in names if name in KNOWN or name in scores)
-        theirs = tuple(name for name in names if name not in ours)
+        columns = tuple(replace(_column(name, catalogue), name=name) for name in names)
+        theirs = tuple(column.name for column in columns if column.step == "columns")
         if len(theirs) > _MOST_COLUMNS:
             raise PolicyError(
                 f"select.where: {_short(text)!r} reads {len(theirs)} columns of the corpus, and {_MOST_COLUMNS} are "
                 "the most. Put what it says into one column."
             )
-        known = {name: _TYPES.get(name, pl.Float32) for name in ours}
+        known = {column.name: _type(column) for column in columns if column.name not in theirs}
         problem: PolicyError | None = None
         for kinds in itertools.product(_KINDS, repeat=len(theirs)):
             samples = pl.DataFrame(
@@ -82,31 +86,56 @@ class Rule:
                 continue
             if len(passed) != len(samples) or not passed.equals(pl.concat(alone)):
                 raise PolicyError(_of_many(text, "a part of it"))
-            return cls(text=text, columns=ours, corpus_columns=theirs, kinds=kinds)
+            return cls(text=text, columns=columns, open_columns=theirs, kinds=kinds)
         assert problem is not None
         raise problem
 
     def check(self, columns: Mapping[str, pa.Array]) -> None:
-        """Raises PolicyError if the condition does not fit the types of these columns of the corpus."""
-        known = {name: pl.Series([], dtype=_TYPES.get(name, pl.Float32)) for name in self.columns}
-        theirs = {name: pl.from_arrow(columns[name].slice(0, 0)) for name in self.corpus_columns if name in columns}
-        if len(theirs) == len(self.corpus_columns):
-            _evaluate(self.text, pl.DataFrame(known | theirs), self._nulls_as_kinds(columns))
+        """Raises PolicyError if the condition does not fit the types of these columns of the corpus, by their names
+        there."""
+        arrays = {column.name: columns.get(column.column) for column in self.columns if column.step == "columns"}
+        if all(values is not None for values in arrays.values()):
+            known = {
+                column.name: pl.Series([], dtype=_type(column)) for column in self.columns if column.step != "columns"
+            }
+            theirs = {name: pl.from_arrow(values.slice(0, 0)) for name, values in arrays.items() if values is not None}
+            nulls = {
+                name: kind
+                for name, kind in zip(self.open_columns, self.kinds, strict=True)
+                if pa.types.is_null(arrays[name].type)  # pyright: ignore[reportOptionalMemberAccess]
+            }
+            _evaluate(self.text, pl.DataFrame(known | theirs), nulls)
 
     def test(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a table with the rule's columns pass."""
+        """Which rows of a table with the rule's columns, under the rule's names, pass."""
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
-        frame = frame.cast({name: pl.String for name in frame.columns if name == "source"})  # a dictionary on disk
+        labels = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+        frame = frame.cast(dict.fromkeys(labels, pl.String))
+        nulls = {
+            name: kind
+            for name, kind in zip(self.open_columns, self.kinds, strict=True)
+            if pa.types.is_null(table.schema.field(name).type)
+        }
         try:
-            passed = _evaluate(self.text, frame)
-        except PolicyError:  # one part's values are of another type than the corpus's first rows
-            passed = _evaluate(self.text, frame, dict(zip(self.corpus_columns, self.kinds, strict=True)))
+            passed = _evaluate(self.text, frame, nulls)
+        except PolicyError:  # the corpus's values are of another type than its first rows
+            passed = _evaluate(self.text, frame, dict(zip(self.open_columns, self.kinds, strict=True)))
         return passed.fill_null(False).to_numpy()
 
-    def _nulls_as_kinds(self, columns: Mapping[str, pa.Array]) -> dict[str, Any]:
-        kinds = zip(self.corpus_columns, self.kinds, strict=True)
-        return {name: kind for name, kind in kinds if pa.types.is_null(columns[name].type)}
+
+def _column(name: str, catalogue: Catalogue) -> Column:
+    """The column that a rule means by a name: ours, a score, or else one of the corpus."""
+    if name in RULE_COLUMNS or name.startswith(SCORE) or name in catalogue.scores:
+        return catalogue.find(name, "select.where")
+    return corpus_column(name.removeprefix(CORPUS))
+
+
+def _type(column: Column) -> Any:
+    """What polars takes a column of ours for."""
+    if column.type == tables.LABEL:
+        return pl.String
+    return pl.Series(pa.array([], column.type)).dtype if column.type is not None else pl.Float32
 
 
 def _evaluate(text: str, frame: pl.DataFrame, kinds: Mapping[str, Any] | None = None) -> pl.Series:
@@ -125,9 +154,9 @@ def _evaluate(text: str, frame: pl.DataFrame, kinds: Mapping[str, Any] | None = 
 
 
 def _expression(text: str) -> pl.Expr:
-    """The condition, with our column `cluster`, which is an SQL word, in quotes."""
+    """The condition, with our column `cluster`, which is an SQL word, and long names in quotes."""
     quoted = re.split(f"({_QUOTED.pattern})", text)
-    quoted[::2] = [re.sub(r"\bcluster\b", '"cluster"', piece) for piece in quoted[::2]]
+    quoted[::2] = [_NAMES.sub(r'"\g<0>"', piece) for piece in quoted[::2]]
     return pl.sql_expr("".join(quoted))
 
 

@@ -1,8 +1,9 @@
 """Raters: each gives every document numbers or labels. One file here is one rater; its name is the file's.
 
-A rater is a frozen, keyword-only dataclass whose fields are its options. It sees one batch at a time and gives the same
-answer whatever the batch is made of. What it needs before it can rate (a model) is loaded by `prepare`, once per worker.
-What must be known of the whole corpus first (a regression, a z-score) is a `Fit`, which makes a rater of what it learned.
+A rater is a frozen, keyword-only dataclass whose fields are its options. It sees one batch at a time and gives the
+same answer whatever the batch is made of. What it needs before it can rate (a model) is loaded by `prepare`, once per
+worker. What must be known of the whole corpus first (a regression, a z-score) is a `Fit`, which makes a rater of what
+it learned.
 """
 
 import abc
@@ -11,7 +12,17 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 
 from selector.engine.part import Resources
-from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
+from selector.errors import PolicyError
+from selector.plugins.options import (
+    Columns,
+    ManifestPath,
+    ModelPath,
+    ScoreName,
+    SignalName,
+    TablePath,
+    TextsPath,
+    inside,
+)
 from selector.plugins.pool import Pool
 
 __all__ = [
@@ -30,7 +41,7 @@ class _Scoring(abc.ABC):
     version: ClassVar[int] = 1  # raise it when the same options give other scores
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the scores
     resources: ClassVar[Resources] = Resources()  # what a worker of it holds
-    higher_is: HigherIs  # of a rater with one score
+    higher_is: Meaning  # of a rater with one score
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -39,7 +50,12 @@ class _Scoring(abc.ABC):
         return ("text",)
 
     def scores(self, name: str) -> dict[str, Meaning]:
-        """The scores it gives and what a large one means, or "label"; by default one, called as the rater is (`name`)."""
+        """The scores it gives and what a large one means, or "label"; by default one, called as the rater is."""
+        if not hasattr(self, "higher_is"):
+            raise PolicyError(
+                f"The rater {name!r} does not say what a large score means. Write into {type(self).__qualname__}, for"
+                ' example: higher_is = "harder" (or "better", "rarer", "closer", or "label").'
+            )
         return {name: self.higher_is}
 
 
@@ -47,7 +63,14 @@ class Rater(_Scoring):
     """Gives every document numbers or labels. What a large number means is declared, so an order never guesses."""
 
     def prepare(self) -> None:
-        """Loads what `rate` needs, once per worker. If it raises, it is the run that is at fault and not a document."""
+        """Loads what `rate` needs, once per worker. If it raises, it is the run that is at fault and not a document.
+
+        A rater is frozen, so hold what is loaded in a `functools.cached_property`, and name that property here. Raters
+        that are options are prepared by this method: call `super().prepare()` where you write your own.
+        """
+        for inner in inside(self):
+            if isinstance(inner, Rater):
+                inner.prepare()
 
     @abc.abstractmethod
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -57,14 +80,15 @@ class Rater(_Scoring):
         bits are kept; one of integers, dates, timestamps or decimals of at most 18 digits is kept exactly; a label is
         text. `state` (ok, missing, failed, not_applicable) says why scores are null, `<score>.state` why one is; left
         out, a null means not_applicable. NaN and infinity become failed: a failed score is never a number. A rater with
-        one score may call its column `score`.
+        one score may call its column `score`; one with several whose names depend on what it is called may answer with
+        the names of `scores("score")`.
         """
 
 
 class Fit(_Scoring):
-    """Looks at the corpus first, then makes a rater of what it learned. What it learned is stored and given to workers."""
+    """Looks at the corpus first, then makes a rater of what it learned: that is stored, and given to workers."""
 
-    sample: ClassVar[int | None] = 65_536  # about how many documents `fit` sees, drawn by a keyed hash; None: all of them
+    sample: ClassVar[int | None] = 65_536  # about how many documents `fit` sees, by a keyed hash; None: all of them
 
     @abc.abstractmethod
     def fit(self, sample: Pool, seed: int) -> pa.Table:

@@ -1,7 +1,8 @@
-"""A rater's answer as the table that is stored: checked, quantised, and with a state in every row.
+"""A rater's answer as the table that is stored: checked, quantised, and with a state for every score of every row.
 
-The one thing to know: a row has its numbers if and only if its state is `ok`. NaN and infinity never reach
-the disk, and scores keep 20 bits of mantissa, so that the last bits of a float64 cannot decide an order.
+The one thing to know: a score has a value if and only if its state is `ok`. NaN and infinity never reach the disk. A
+number that was computed keeps 20 bits of mantissa, so that the last bits of a float64 cannot decide an order; a whole
+number, a date, a timestamp or a decimal is exact and stays what it is.
 """
 
 from collections.abc import Mapping
@@ -12,79 +13,167 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.errors import SelectorError
-from selector.rate import FittedRater, Rater
-
-Float32 = npt.NDArray[np.float32]
+from selector.exact import quantise
+from selector.plugins.blame import fault
+from selector.plugins.options import columns_of
+from selector.rate import Fit, Meaning, Rater
 
 _OK, _, _FAILED, _NOT_APPLICABLE = range(len(tables.STATES))
+_MOST_DIGITS = 18  # of an exact decimal: as many as an int64 holds
 
 
-def ratings_table(rater: Rater, name: str, batch: pa.RecordBatch, fitted: pa.Table | None = None) -> pa.Table:
-    """What `rater`, called `name` in the policy, says of a batch, in the schema `tables.ratings(rater.scores(name))`.
+def ratings_table(rater: Rater, name: str, batch: pa.RecordBatch, declared: Fit | None = None) -> pa.Table:
+    """What `rater`, called `name` in the policy, says of a batch, in the schema `tables.ratings`.
 
-    The batch holds doc_id and the columns that the rater needs; it is shown no others. A `FittedRater` needs
-    its fit. A row that lacks one of its numbers keeps none; one that claims to be ok without is failed.
+    The batch holds doc_id and the columns that the rater reads; it is shown no others. A rater that a Fit made comes
+    with that Fit as `declared`: it is shown what the Fit reads, and may not differ from what the Fit declares. The
+    field of a score says in its metadata, as `higher_is`, what a large one means, or "label".
     Raises SelectorError where the answer breaks the rater's contract.
     """
-    shown = batch.select(["doc_id", *rater.needs])
-    if isinstance(rater, FittedRater):
-        assert fitted is not None, f"the fit of {name} is not there"
-        answer = rater.rate_fitted(shown, fitted)
-    else:
-        answer = rater.rate(shown)
-    meanings: dict[str, str] = {**rater.scores(name)}
-    if wrong := _wrong(answer, meanings, batch.num_rows):
-        raise SelectorError(f"The rater {name!r} {wrong}. This is a fault of the rater, {type(rater).__qualname__}.")
-    columns = {_score(column, meanings): answer.column(i) for i, column in enumerate(answer.schema.names)}
-    scores = [columns[score].cast(pa.float32(), safe=False) for score in meanings]
-    numbers = [quantise(column.to_numpy(zero_copy_only=False)) for column in scores]  # a null is NaN here
-    is_null = np.any([column.is_null().to_numpy(zero_copy_only=False) for column in scores], axis=0)
-    if "state" in columns:
-        states = columns["state"].cast(pa.string()).dictionary_encode()
-        code_of = np.array([tables.STATES.index(state) for state in states.dictionary.to_pylist()], np.int32)
-        codes = code_of[states.indices.to_numpy()]
-    else:
-        codes = np.where(is_null, _NOT_APPLICABLE, _OK).astype(np.int32)
-    codes[(codes == _OK) & ~np.all(np.isfinite(numbers), axis=0)] = _FAILED
-    state = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(tables.STATES))
-    stored = [pa.array(values, mask=codes != _OK) for values in numbers]
-    return pa.Table.from_arrays([batch["doc_id"], *stored, state], schema=tables.ratings(meanings))
+    maker = rater if declared is None else declared
+    meanings: dict[str, Meaning] = {**maker.scores(name)}
+    problem = _wrong_meanings(meanings) or (declared and _difference(rater, declared, name))
+    if problem:
+        raise fault("rater", name, maker, problem)
+    answer: Any = rater.rate(batch.select(shown_to(maker)))
+    said = _by_name(answer, maker, meanings)
+    if problem := _wrong_answer(answer, said, meanings, batch.num_rows):
+        raise fault("rater", name, maker, problem)
+    columns: list[pa.Array] = [batch["doc_id"]]
+    fields: dict[str, pa.Field] = {}
+    for score, meaning in meanings.items():
+        try:
+            values = _exact_or_quantised(said[score], meaning)
+        except pa.ArrowInvalid as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise fault("rater", name, maker, f"returned for {score!r} what cannot be stored: {reason}") from error
+        codes = _states(values, said.get("state", said.get(tables.state_of(score))))
+        values = values.take(pa.array(np.arange(len(values)), mask=codes != _OK))  # null wherever it does not count
+        values = values.dictionary_encode() if meaning == "label" else values
+        columns += [values, pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(tables.STATES))]
+        fields[score] = pa.field(score, values.type, metadata={b"higher_is": meaning.encode()})
+    return pa.Table.from_arrays(columns, schema=tables.ratings(fields))
 
 
-def quantise(values: Float32) -> Float32:
-    """The values with 20 of float32's 23 bits of mantissa (steps of 1e-6, relative), to nearest, ties to even.
+def shown_to(maker: Rater | Fit) -> tuple[str, ...]:
+    """The columns that a rater is shown: doc_id, what it needs, what its options name."""
+    return columns_of(maker, always=("doc_id",))
 
-    Monotone and idempotent; -0.0 becomes 0.0; the largest values round down, never to infinity; NaN and
-    infinity stay. It hides noise far below a step, such as float64's. A float32's last bit is an eighth of
-    a step: noise there still moves about one value in eight to the next.
+
+def _by_name(answer: Any, maker: Rater | Fit, meanings: Mapping[str, Meaning]) -> dict[str, pa.Array]:
+    """The columns of an answer by their full names.
+
+    `rate` does not know what its rater is called. So it may answer with the names that `scores` gives to a rater called
+    `score`; and where there is one score, that is its name in any case.
     """
-    bits = values.astype(np.float32, order="C").view(np.uint32)
-    sign, magnitude = bits & np.uint32(0x80000000), bits & np.uint32(0x7FFFFFFF)
-    half = np.uint32(3) + (magnitude >> np.uint32(3) & np.uint32(1))
-    rounded = np.minimum(magnitude + half, np.uint32(0x7F7FFFFF)) & np.uint32(0xFFFFFFF8)
-    return np.where(np.isfinite(values), (sign | rounded).view(np.float32) + np.float32(0), values)
+    if not isinstance(answer, pa.RecordBatch):
+        return {}
+    shorts = ["score"] if len(meanings) == 1 else [*maker.scores("score")]
+    full = dict(zip(shorts, meanings, strict=False))
+    full |= {tables.state_of(short): tables.state_of(long) for short, long in full.items()}
+    names: list[str] = answer.schema.names
+    return {full.get(name, name): column for name, column in zip(names, answer.columns, strict=True)}
 
 
-def _score(column: str, meanings: Mapping[str, str]) -> str:
-    return next(iter(meanings)) if column == "score" and len(meanings) == 1 else column
+def _exact_or_quantised(values: pa.Array, meaning: Meaning) -> pa.Array:
+    """The values in the type that is stored, a label as plain text. Raises ArrowInvalid for one it cannot hold."""
+    kind = _stored_type(values.type, meaning)
+    assert kind is not None, "the type was checked"
+    if kind != pa.float32():
+        return values.cast(kind)
+    numbers = values.cast(kind, safe=False)
+    return pa.array(quantise(numbers.to_numpy(zero_copy_only=False)), mask=_is_null(numbers))
 
 
-def _wrong(answer: Any, meanings: Mapping[str, str], num_rows: int) -> str | None:
-    """How an answer breaks the contract, to follow "The rater 'x' …"; None if it does not."""
-    if not meanings or meanings.keys() & {"doc_id", "state"} or not set(meanings.values()) <= set(tables.HIGHER_IS):
-        return f"declares the scores {meanings}: one or more, none called doc_id or state, each of {tables.HIGHER_IS}"
+def _stored_type(kind: pa.DataType, meaning: Meaning) -> pa.DataType | None:
+    """The type that keeps a score which a rater gives as `kind`; None where there is none."""
+    if meaning == "label":
+        return pa.string() if pa.types.is_null(kind) or _is_text(kind) else None
+    if pa.types.is_null(kind) or pa.types.is_floating(kind):
+        return pa.float32()
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_date(kind):
+        return pa.date32()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("ms" if kind.unit == "s" else kind.unit, kind.tz)  # Parquet has no seconds
+    if pa.types.is_decimal(kind) and 0 <= kind.scale <= kind.precision <= _MOST_DIGITS:
+        return pa.decimal128(kind.precision, kind.scale)
+    return None
+
+
+def _states(values: pa.Array, said: pa.Array | None) -> npt.NDArray[np.int32]:
+    """Per row the index of a score's state in `tables.STATES`: the one said, but failed where it has no value."""
+    is_null = _is_null(values)
+    if said is None:
+        codes = np.where(is_null, _NOT_APPLICABLE, _OK)
+    else:
+        states = said.cast(pa.string()).dictionary_encode()
+        codes = np.array([tables.STATES.index(state) for state in states.dictionary.to_pylist()], np.int64)
+        codes = codes[states.indices.to_numpy()]
+    if pa.types.is_floating(values.type):
+        is_null |= ~np.isfinite(values.to_numpy(zero_copy_only=False))
+    return np.where((codes == _OK) & is_null, _FAILED, codes).astype(np.int32)
+
+
+def _is_null(values: pa.Array) -> npt.NDArray[np.bool_]:
+    return values.is_null().to_numpy(zero_copy_only=False)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(test(value) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+# ---------------------------------------------------------------- how an answer breaks the contract
+# Each says it in words that follow "The rater 'x' …", and None where nothing is wrong.
+
+
+def _wrong_meanings(meanings: Mapping[str, str]) -> str | None:
+    known = (*tables.HIGHER_IS, "label")
+    taken = {"doc_id", "state", *map(tables.state_of, meanings)}
+    if meanings and not meanings.keys() & taken and set(meanings.values()) <= set(known):
+        return None
+    return f"declares the scores {meanings}: one or more, none called doc_id or state or as a state is, each of {known}"
+
+
+def _difference(rater: Rater, declared: Fit, name: str) -> str | None:
+    class_name = type(rater).__qualname__
+    if more := [need for need in rater.needs if need not in shown_to(declared)]:
+        return f"made a {class_name} that needs {more}, which the Fit does not declare: it needs {list(declared.needs)}"
+    if (scores := {**rater.scores(name)}) != {**declared.scores(name)}:
+        return f"made a {class_name} with the scores {scores}; the Fit declares {declared.scores(name)}"
+    if rater.resources != declared.resources:
+        return f"made a {class_name} with {rater.resources}; the Fit declares {declared.resources}"
+    return None
+
+
+def _wrong_answer(answer: Any, said: Mapping[str, pa.Array], meanings: Mapping[str, Meaning], rows: int) -> str | None:
     if not isinstance(answer, pa.RecordBatch):
         return f"returned a {type(answer).__name__} instead of a pyarrow.RecordBatch"
-    if answer.num_rows != num_rows:
-        return f"returned {answer.num_rows} rows for a batch of {num_rows}"
-    types = {_score(column.name, meanings): column.type for column in answer.schema}
-    if len(types) != len(answer.schema) or types.keys() - {"state"} != set(meanings):
+    if answer.num_rows != rows:
+        return f"returned {answer.num_rows} rows for a batch of {rows}"
+    states = {"state", *map(tables.state_of, meanings)} & said.keys()
+    if len(said) != len(answer.schema) or said.keys() - states != set(meanings):
         return f"returned the columns {answer.schema.names} instead of {list(meanings)} and perhaps 'state'"
-    for score in meanings:
-        if not any(test(types[score]) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)):
-            return f"returned {score!r} as {types[score]} instead of a number"
-    for state in answer["state"].cast(pa.string()).unique().to_pylist() if "state" in types else ():
-        if state not in tables.STATES:
-            return f"returned the state {state!r}, which is not one of {tables.STATES}"
+    if "state" in states and len(states) > 1:
+        return f"returned both 'state', which is for every score, and {min(states - {'state'})!r}"
+    for score, meaning in meanings.items():
+        if _stored_type(said[score].type, meaning) is None:
+            return f"returned {score!r} as {said[score].type} instead of {_wanted(said[score].type, meaning)}"
+    for name in sorted(states):
+        kind = said[name].type
+        if not pa.types.is_null(kind) and not _is_text(kind):
+            return f"returned {name!r} as {kind} instead of text"
+        for state in said[name].cast(pa.string()).unique().to_pylist():
+            if state not in tables.STATES:
+                return f"returned the state {state!r}, which is not one of {tables.STATES}"
     return None
+
+
+def _wanted(kind: pa.DataType, meaning: Meaning) -> str:
+    if meaning == "label":
+        return "text, as a label is"
+    if pa.types.is_decimal(kind):
+        return f"a decimal of at most {_MOST_DIGITS} digits"
+    return "a number, a date or a timestamp"

@@ -1,4 +1,4 @@
-"""A number that the corpus already has, as a score: a classifier's, a crawl's, an annotator's."""
+"""What the corpus already says of a document, as a score: a classifier's grade, a date, an annotator's word."""
 
 from dataclasses import dataclass
 
@@ -6,45 +6,82 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from selector.rate import HigherIs, Rater
+from selector.errors import CorpusError
+from selector.rate import Meaning, Rater
 
-_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
-_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
 _JSON = {"true": "1", "false": "0", "null": None, "": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Rater):
-    """The number in a column of the corpus, under the column's own name.
+    """The value in a column of the corpus, under the column's own name, or the one that `as:` gives it.
 
-    true is 1 and false is 0; a string that spells a JSON number, true or false is one. Null and blank are
-    missing; anything else (a word, a list, a date) has failed. Six digits are kept, so a date written
-    20240131 or a Unix time ties with its neighbours.
+    Integers, dates, timestamps and decimals of at most 18 digits are passed on exactly; true is 1 and false is 0. A
+    string that spells a JSON number, true or false is that number, to six digits. With `higher_is: label` a string is
+    the document's word, and integers and booleans are spelt out. Null and blank are missing; anything else (a word
+    where a number is wanted, a list, a time of day) has failed.
     """
 
     column: str
-    higher_is: HigherIs  # nobody but you knows what a large one means
+    higher_is: Meaning  # nobody but you knows what a large one means
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (f"corpus.{self.column}",)
 
-    def scores(self, name: str) -> dict[str, HigherIs]:
-        return {self.column: self.higher_is}
+    def scores(self, name: str) -> dict[str, Meaning]:
+        return {self.column if name.lower() == "column" else name: self.higher_is}
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        values = batch[f"corpus.{self.column}"]
-        if isinstance(values, pa.ExtensionArray):
-            values = values.storage
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        if any(test(values.type) for test in _NUMBERS):
-            numbers = values.cast(pa.float64(), safe=False)
-        elif any(test(values.type) for test in _STRINGS):
-            text = pl.Series(values, dtype=pl.String).str.strip_chars(' \t\r\n"').replace(_JSON)
-            values, numbers = text.to_arrow(), text.cast(pl.Float64, strict=False).to_arrow()
-        else:
-            numbers = pa.nulls(len(values), pa.float64())
-        is_missing, is_null = (column.is_null().to_numpy(zero_copy_only=False) for column in (values, numbers))
+        raw = _plain(batch[f"corpus.{self.column}"])
+        if raw.type == pa.uint64() and not _fits(raw, pa.int64()):
+            raise self._too_wide(raw.type, "whole numbers up to 9223372036854775807")
+        if pa.types.is_decimal(raw.type) and raw.type.precision > 18:
+            raise self._too_wide(raw.type, "decimals of at most 18 digits")
+        values, scores = (_words if self.higher_is == "label" else _numbers)(raw)
+        is_missing, is_null = (column.is_null().to_numpy(zero_copy_only=False) for column in (values, scores))
         state = pa.array(np.where(is_missing, "missing", np.where(is_null, "failed", "ok")))
-        return pa.record_batch({self.column: numbers, "state": state})
+        return pa.record_batch({"score": scores, "state": state})
+
+    def _too_wide(self, kind: pa.DataType, widest: str) -> CorpusError:
+        return CorpusError(
+            f"The column {self.column!r} of the corpus is {kind}, and a score holds {widest}."
+            " Write it to the corpus in a narrower type, or as a float where six digits are enough."
+        )
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """The values without an extension type around them, and not as a dictionary."""
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _fits(values: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        values.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _numbers(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """What was found, null where nothing was, and the numbers that it is."""
+    if any(test(raw.type) for test in _TEXT):
+        text = pl.Series(raw, dtype=pl.String).str.strip_chars(' \t\r\n"').replace(_JSON)
+        return text.to_arrow(), text.cast(pl.Float64, strict=False).to_arrow()
+    if pa.types.is_boolean(raw.type):
+        return raw, raw.cast(pa.int64())
+    return raw, raw if any(test(raw.type) for test in _NUMBERS) else pa.nulls(len(raw))
+
+
+def _words(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """What was found, null where nothing was, and the words that it is."""
+    if any(test(raw.type) for test in _TEXT):
+        text = pl.Series(raw, dtype=pl.String)
+        words = text.set(text.str.strip_chars() == "", None).to_arrow()
+        return words, words
+    if pa.types.is_integer(raw.type) or pa.types.is_boolean(raw.type):
+        return raw, raw.cast(pa.string())
+    return raw, pa.nulls(len(raw))

@@ -1,113 +1,23 @@
-"""Selectors: each chooses documents within a budget, and says why. One file here is one selector; its name is the file's.
+"""Selectors: each chooses documents within a budget, and says why. One file here is one selector, named like the file.
 
 A selector sees only documents that may be chosen: duplicates, documents that a rule left out and documents without a
 needed score have had their verdict already. It passes over shards of columns, and answers with a function that says the
 verdict on any batch of them; so the corpus is never held, and the answer does not depend on how it is cut.
 
-Most selectors are a `Ranked` (groups are queues, the lowest key first, until a quota is spent) or a `Grouped` (a key per
-document, from all of its group at once).
+Most selectors are a `Ranked` (groups are queues, the lowest key first, until a quota is spent) or a `Grouped` (a key
+for each document, from all of its group at once).
 """
 
-import abc
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from selector import tables
 from selector.exact.spend import Budget
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
+from selector.select._check import Checker
+from selector.select._contract import Decisions, Reason, Selector, reasons, verdicts
+from selector.select._grouped import Grouped, Keys
+from selector.select._ranked import Group, Ranked, Reasons
 
 __all__ = [
-    "Budget", "Columns", "Decisions", "Grouped", "ManifestPath", "ModelPath", "Pool", "Ranked", "Reason", "ScoreName",
-    "Selector", "SignalName", "TablePath", "TextsPath", "reasons", "verdicts",
+    "Budget", "Checker", "Columns", "Decisions", "Group", "Grouped", "Keys", "ManifestPath", "ModelPath", "Pool",
+    "Ranked", "Reason", "Reasons", "ScoreName", "Selector", "SignalName", "TablePath", "TextsPath", "reasons",
+    "verdicts",
 ]  # fmt: skip
-
-Reason = str | tuple[str, Mapping[str, Any]]
-"""A sentence, or a template with what stands in its braces: ("cluster {cluster}: beyond quota {quota}", {"cluster": 17, …})."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decisions:
-    """What a selector decided.
-
-    `decide` gives the verdict (`tables.VERDICTS`) on each document of any batch with `columns`; it must be picklable.
-    `pool` is the pool with what an exchange added to it, where `decide` reads that. `facts` go into the manifest: quotas,
-    weights per round, what could not be spent. `waiting` says what must happen before the rest can be decided ("round 2
-    needs feedback on 3,334 documents"); what is decided so far is then a manifest.
-    """
-
-    decide: Callable[[pa.RecordBatch], pa.RecordBatch]
-    columns: tuple[str, ...]
-    pool: Pool | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    waiting: str | None = None
-
-
-class Selector(abc.ABC):
-    """Chooses documents within a budget, and says why for each one."""
-
-    version: ClassVar[int] = 1
-    libraries: ClassVar[tuple[str, ...]] = ()
-    fills_budget: ClassVar[bool] = True
-    """Whether it spends all that can be spent; False for one that ends early by its own rule (a threshold, diversity)."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The pool's columns beside doc_id, num_tokens and the scores that options name."""
-        return ()
-
-    @abc.abstractmethod
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        """A verdict on every document of the pool.
-
-        The laws: what is kept fits the budget exactly (see `exact.take`), or ends early where `fills_budget` is False;
-        the answer depends on the documents and not on how they are cut into shards; `pool.given` are never decided, and
-        count as chosen; a reason is shared by many documents, never one per document; an inclusion probability is that of
-        the design, 1 or 0 where nothing was drawn, and null where the method defines none.
-        """
-
-
-def reasons(codes: npt.NDArray[Any], said: Sequence[Reason]) -> dict[str, pa.Array]:
-    """The columns `reason` and `arguments` of a verdict: `codes` are indices into `said`, one per document."""
-    pairs = [(reason, {}) if isinstance(reason, str) else reason for reason in said]
-    texts = [text for text, _ in pairs]
-    filled = [json.dumps(dict(given), sort_keys=True, ensure_ascii=False) if given else None for _, given in pairs]
-    indices = np.asarray(codes, np.int32)
-    return {"reason": _labels(indices, texts), "arguments": _labels(indices, filled)}
-
-
-def verdicts(kept: npt.NDArray[np.bool_], **columns: Any) -> pa.RecordBatch:
-    """A batch of `tables.VERDICTS` from those columns that there is something to say of; one visit, round 0, else null."""
-    n = len(kept)
-    filled: list[pa.Array] = []
-    given: dict[str, Any] = {"kept": kept, "visits": np.ones(n, np.uint16), "round": np.zeros(n, np.uint16), **columns}
-    for name in given:
-        assert name in tables.VERDICTS.names, f"a verdict has no column {name!r}"
-    for column in tables.VERDICTS:
-        value = given.get(column.name)
-        if value is None:
-            value = pa.nulls(n, column.type)
-        elif not isinstance(value, pa.Array):
-            value = np.asarray(value)
-            mask = np.isnan(value) if column.nullable and value.dtype.kind == "f" else None
-            value = pa.array(value, mask=mask)
-        filled.append(value if value.type == column.type else value.cast(column.type, safe=False))
-    return pa.RecordBatch.from_arrays(filled, schema=tables.VERDICTS)
-
-
-def _labels(indices: npt.NDArray[np.int32], values: Sequence[str | None]) -> pa.DictionaryArray:
-    """A column of labels: each index into the values, null where the value is None; equal values have one label."""
-    words = list(dict.fromkeys(value for value in values if value is not None))
-    code_of = np.array([-1 if value is None else words.index(value) for value in values] or [-1], np.int32)
-    codes = code_of[indices] if len(values) else np.full(len(indices), -1, np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(words, pa.string()))
-
-
-from selector.select._grouped import Grouped  # noqa: E402 (they extend what is above)
-from selector.select._ranked import Ranked  # noqa: E402

@@ -1,0 +1,97 @@
+"""Selectors that see a whole group at once: a key for each of its documents, then a quota for each group."""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import tables
+from selector.exact import Floats, UInt64
+from selector.exact.sortkeys import floats
+from selector.plugins.options import columns_of
+from selector.plugins.pool import Pool
+from selector.select._ranked import Ranked
+
+_KEY, _VALUE, _OTHER = "group.key", "group.value", "group.other"
+_ANSWER = pa.schema([(_KEY, pa.uint64()), (_VALUE, pa.float64()), (_OTHER, tables.DOC_ID)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What is said of the documents of one group, in the order in which they were shown."""
+
+    keys: UInt64  # the lowest first; ties by doc_id
+    never: npt.NDArray[np.bool_] | None = None  # which ones are never taken, whatever is left of the budget
+    values: Floats | None = None  # what was compared, the largest first; NaN: nothing
+    others: pa.Array | None = None  # the doc_id of the document that decided each one's lot; null: none did
+
+
+class Grouped(Ranked):
+    """A key for every document, from all documents of its group at once; then the lowest keys are kept, as in `Ranked`.
+
+    A group must fit in the memory of a worker. Where documents are never taken, `fills_budget` is False.
+    """
+
+    @property
+    def grouped_by(self) -> str:
+        """The column whose values are the groups."""
+        return "cluster"
+
+    @abstractmethod
+    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
+        """The keys of a group's documents, which are sorted by doc_id.
+
+        `given` are those documents of the group that are chosen already (`pool.given`), with the same columns and
+        sorted too; there may be none of them. They are context, and get no keys.
+
+        The law: the answer depends on the documents of the group and the seed, and on nothing else.
+        """
+
+    @final
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        return batch[_KEY].fill_null(0).to_numpy(zero_copy_only=False)
+
+    @final
+    def allowed(self, batch: pa.RecordBatch, summary: Any) -> npt.NDArray[np.bool_]:
+        return batch[_KEY].is_valid().to_numpy(zero_copy_only=False)
+
+    @final
+    def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats:
+        return floats(batch[_VALUE])
+
+    @final
+    def others(self, batch: pa.RecordBatch, summary: Any) -> pa.Array:
+        return batch[_OTHER]
+
+    def _columns(self) -> tuple[str, ...]:
+        return ("doc_id", "num_tokens", self.grouped_by, *_ANSWER.names)
+
+    def _prepared(self, pool: Pool, seed: int) -> Pool:
+        columns = list(dict.fromkeys(("doc_id", "num_tokens", *columns_of(self))))
+        given = {} if pool.given is None else _in_groups(pool.given.select(columns), self.grouped_by)
+        return pool.exchange(self.grouped_by, functools.partial(_answer, self, given, seed), *columns, returns=_ANSWER)
+
+
+def _in_groups(given: pa.Table, by: str) -> dict[Any, pa.RecordBatch]:
+    """The documents that are chosen already, by the name of their group."""
+    rows: dict[Any, list[int]] = {}
+    ids, names = given["doc_id"].to_pylist(), given[by].to_pylist()
+    for row in sorted(range(len(ids)), key=ids.__getitem__):
+        rows.setdefault(names[row], []).append(row)
+    return {name: given.take(chosen).combine_chunks().to_batches()[0] for name, chosen in rows.items()}
+
+
+def _answer(selector: Grouped, given: Mapping[Any, pa.RecordBatch], seed: int, group: pa.RecordBatch) -> pa.RecordBatch:
+    name, n = group[selector.grouped_by][0].as_py(), group.num_rows
+    said = selector.group_keys(group, given.get(name, group.slice(0, 0)), seed)
+    columns = [
+        pa.array(said.keys, pa.uint64(), mask=said.never),
+        pa.nulls(n, pa.float64()) if said.values is None else pa.array(said.values, mask=np.isnan(said.values)),
+        pa.nulls(n, tables.DOC_ID) if said.others is None else said.others,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_ANSWER)

@@ -1,0 +1,347 @@
+"""Selectors that rank: every group of documents is a queue, and its lowest keys are kept until its quota is spent.
+
+Think of a selector as a few questions about a shard: which group is a document in, what is its key. How much each group
+gets, which documents that pays for, how probable each one was and what is said of it follow from the answers, and none
+of it holds the pool: every pass is a `Pool.map` whose answers add up.
+"""
+
+import functools
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector.errors import SelectorError
+from selector.exact import Floats, Ints, UInt64, keyed
+from selector.exact.apportion import apportion, tally
+from selector.exact.inclusion import Drawn, probability, solve
+from selector.exact.spend import Budget, Queued, Taken, take
+from selector.plugins.options import columns_of
+from selector.plugins.pool import Pool
+from selector.select._contract import Decisions, Reason, Selector, reasons, verdicts
+
+Bools = npt.NDArray[np.bool_]
+Answer = TypeVar("Answer")
+
+_MOST_TOLD = 4096
+_BRACES = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group of documents and its budget, in the budget's unit."""
+
+    group: int | str | None  # as `Ranked.groups` calls it
+    quota: int
+    spent: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasons:
+    """What is said of the documents of a group. A template may name what `Group` has: "cluster {group}: {quota}".
+
+    Other braces are left to the reader of a decision, who has its columns: "a value of {value}".
+    """
+
+    kept: Reason  # by its quota
+    left_out: Reason
+    paid: Reason | None = None  # kept beyond its quota, by what other quotas left; None: as `kept`
+    never: Reason | None = None  # left out because `allowed` says so; None: as `left_out`
+
+
+class Ranked(Selector):
+    """Every group is a queue; its lowest keys are kept until its quota is spent.
+
+    Only `keys` must be said. `summary` is what the other answers need to know of the whole pool; all of them are asked
+    on workers, so a selector and its summary are picklable.
+    """
+
+    @property
+    def grouped_by(self) -> str | None:
+        """The column whose values are the groups; None: all documents are one group."""
+        return None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The column of the groups; a selector that reads more says `(*super().needs, "embedding")`."""
+        return () if self.grouped_by is None else (self.grouped_by,)
+
+    def summary(self, pool: Pool, seed: int) -> Any:
+        """What must be known of the whole pool first, by `pool.map`: e.g. the mean of a score."""
+        return None
+
+    def groups(self, batch: pa.RecordBatch, summary: Any) -> pa.Array | Ints:
+        """The group of each document: a whole number or a label."""
+        return np.zeros(batch.num_rows, np.int64) if self.grouped_by is None else batch[self.grouped_by]
+
+    @abstractmethod
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        """The key of each document, the lowest first; ties by doc_id. `exact.descending(batch[score])` is best first.
+
+        The law: a document's key depends on nothing but the document, the summary and the seed.
+        """
+
+    def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats | None:
+        """What the keys compare, as numbers that people read, the largest first; NaN or None if only chance decides."""
+        return None
+
+    def allowed(self, batch: pa.RecordBatch, summary: Any) -> Bools | None:
+        """Whether each document may be taken at all; None: all may. If that may be too few, `fills_budget` is False."""
+        return None
+
+    def others(self, batch: pa.RecordBatch, summary: Any) -> pa.Array | None:
+        """The doc_id of the document that decided each one's lot, null where there is none."""
+        return None
+
+    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
+        """What each group may spend of the budget; `sizes` is what it has. By default in proportion to that."""
+        return apportion(budget.amount, sizes, sizes)
+
+    def ceilings(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints | None:
+        """What each group gets at most, of what other quotas leave too; 0: nothing at all. None: there is no limit."""
+        return None
+
+    def strata(self, batch: pa.RecordBatch, summary: Any) -> Ints:
+        """Which documents of a group were drawn among themselves, counted from 0: e.g. those without a score apart."""
+        return np.zeros(batch.num_rows, np.int64)
+
+    def log_weights(self, batch: pa.RecordBatch, summary: Any, cuts: UInt64) -> Floats | None:
+        """The logarithms of the weights by which chance drew, up to a factor for each stratum; None: nothing is drawn.
+
+        `cuts` is the key of the first document that its group's quota did not pay. Inclusion probabilities follow from
+        these weights; where nothing is drawn they are 1 and 0.
+        """
+        return None
+
+    def reasons(self, group: Group) -> Reasons:
+        """What is said of the documents of a group, in few words."""
+        if self.grouped_by is None:
+            return Reasons(kept="among the first {spent} of {total} {unit}", left_out="beyond the first {spent} {unit}")
+        of = f"{self.grouped_by} {{group}}:"
+        return Reasons(
+            kept=f"{of} within quota {{quota}} ({{unit}})",
+            left_out=f"{of} beyond quota {{quota}} ({{unit}})",
+            paid=f"{of} beyond quota {{quota}} ({{unit}}), paid by what other quotas left",
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        """What a pass reads."""
+        return tuple(dict.fromkeys(("doc_id", "num_tokens", *columns_of(self))))
+
+    def _prepared(self, pool: Pool, seed: int) -> Pool:
+        """The pool with whatever the keys need beside."""
+        return pool
+
+    @final
+    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
+        whole, columns = self._prepared(pool, seed), self._columns()
+        summary = self.summary(whole, seed)
+        view = _View(selector=self, budget=budget, seed=seed, summary=summary, names=())
+        by_name = _merged(whole.map(functools.partial(_sizes, view), *columns))
+        names = tuple(sorted(by_name, key=lambda name: (name is None, name)))
+        view = _View(selector=self, budget=budget, seed=seed, summary=summary, names=names)
+        totals = _table(by_name, names)
+        sizes = totals.sum(axis=1)
+        quotas = self.quotas(names, sizes, budget, summary)
+        ceilings = self.ceilings(names, sizes, budget, summary)
+
+        def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
+            return whole.map(functools.partial(_queued, view, work), *columns)
+
+        taken = take(queues, quotas, budget.overshoot, ceilings, count=pool.num_documents)
+        spent, cuts = np.zeros_like(totals), np.full(len(names), -np.inf)
+        for some, cut in whole.map(functools.partial(_outcome, view, taken, totals.shape), *columns):
+            spent, cuts = spent + some, np.maximum(cuts, cut)
+
+        def draws(work: Callable[[Drawn], Answer]) -> Iterable[Answer]:
+            return whole.map(functools.partial(_drawn, view, taken, totals.shape[1], work), *columns)
+
+        log_times = None
+        if self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None:
+            log_times = solve(draws, spent.reshape(-1), totals.reshape(-1))
+        decide = _Decide(
+            view=view,
+            taken=taken,
+            quotas=quotas,
+            sizes=sizes,
+            spent=spent.sum(axis=1),
+            cuts=cuts,
+            num_strata=totals.shape[1],
+            log_times=log_times,
+        )
+        return Decisions(decide=decide, columns=columns, pool=None if whole is pool else whole, facts=decide.facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A selector and what it needs to be asked about a shard."""
+
+    selector: Ranked
+    budget: Budget
+    seed: int
+    summary: Any
+    names: tuple[int | str | None, ...]  # of the groups, sorted, that of no value last
+
+    def allowed(self, batch: pa.RecordBatch) -> Bools:
+        allowed = self.selector.allowed(batch, self.summary)
+        return np.ones(batch.num_rows, np.bool_) if allowed is None else allowed
+
+    def strata(self, batch: pa.RecordBatch) -> Ints:
+        return self.selector.strata(batch, self.summary)
+
+    def groups(self, batch: pa.RecordBatch) -> Ints:
+        """The group of each document, as an index into the names."""
+        used, codes = _coded(self.selector.groups(batch, self.summary))
+        place = {name: i for i, name in enumerate(self.names)}
+        return np.array([place.get(name, -1) for name in used] or [0], np.int64)[codes]
+
+    def queued(self, batch: pa.RecordBatch) -> Queued:
+        """All documents of a shard in their queues, those that may not be taken too."""
+        key = self.selector.keys(batch, self.summary, self.seed)
+        if key.shape != (batch.num_rows,) or key.dtype != np.uint64:
+            raise SelectorError(
+                f"{type(self.selector).__qualname__}.keys answered with {key.dtype}{list(key.shape)} for "
+                f"{batch.num_rows} documents. It must answer with a uint64 for each."
+            )
+        ids, sizes = keyed.words(batch["doc_id"]), self.budget.sizes(batch)
+        return Queued(group=self.groups(batch), key=key, ids=ids, sizes=sizes)
+
+
+# What is asked of a shard: picklable, each with a small answer.
+
+
+def _sizes(view: _View, batch: pa.RecordBatch) -> dict[Any, Ints]:
+    """What the documents of each group and stratum would spend."""
+    used, codes = _coded(view.selector.groups(batch, view.summary))
+    strata, allowed = view.strata(batch), view.allowed(batch)
+    width = int(strata.max(initial=0)) + 1
+    sizes = np.zeros((len(used), width), np.int64)
+    np.add.at(sizes, (codes, strata), np.where(allowed, view.budget.sizes(batch), 0))
+    present = np.bincount(codes, minlength=len(used)) > 0
+    return {name: sizes[i] for i, name in enumerate(used) if present[i]}
+
+
+def _queued(view: _View, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
+    return work(view.queued(batch).where(view.allowed(batch)))
+
+
+def _outcome(view: _View, taken: Taken, shape: tuple[int, int], batch: pa.RecordBatch) -> tuple[Ints, Floats]:
+    """What was spent by group and stratum, and the largest value of each group that was left out."""
+    queued = view.queued(batch)
+    kept = taken.mask(queued) & view.allowed(batch)
+    spent = np.zeros(shape, np.int64)
+    np.add.at(spent, (queued.group[kept], view.strata(batch)[kept]), queued.sizes[kept])
+    cuts = np.full(shape[0], -np.inf)
+    values = view.selector.values(batch, view.summary, view.seed)
+    if values is not None:
+        left = ~kept & ~np.isnan(values)
+        np.maximum.at(cuts, queued.group[left], values[left])
+    return spent, cuts
+
+
+def _drawn(
+    view: _View, taken: Taken, num_strata: int, work: Callable[[Drawn], Answer], batch: pa.RecordBatch
+) -> Answer:
+    group, allowed = view.groups(batch), view.allowed(batch)
+    log_weight = view.selector.log_weights(batch, view.summary, taken.cuts[group, 0])
+    assert log_weight is not None
+    stratum, sizes = group * num_strata + view.strata(batch), view.budget.sizes(batch)
+    return work(Drawn(group=stratum[allowed], log_weight=log_weight[allowed], sizes=sizes[allowed]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decide:
+    """The verdict on any batch, from a few numbers for each group."""
+
+    view: _View
+    taken: Taken
+    quotas: Ints
+    sizes: Ints
+    spent: Ints
+    cuts: Floats
+    num_strata: int
+    log_times: Floats | None
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        view, selector = self.view, self.view.selector
+        queued, allowed = view.queued(batch), view.allowed(batch)
+        kept, within = self.taken.mask(queued) & allowed, self.taken.within(queued)
+        chance = kept.astype(np.float64)
+        if self.log_times is not None:
+            log_weight = selector.log_weights(batch, view.summary, self.taken.cuts[queued.group, 0])
+            assert log_weight is not None
+            stratum = queued.group * self.num_strata + view.strata(batch)
+            chance = np.where(allowed, probability(self.log_times, stratum, log_weight), 0.0)
+        outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
+        used, codes = np.unique(4 * queued.group + outcome, return_inverse=True)
+        cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
+        return verdicts(
+            kept,
+            **reasons(codes, [self._said(*divmod(code, 4)) for code in used.tolist()]),
+            inclusion_probability=chance.astype(np.float32),
+            value=selector.values(batch, view.summary, view.seed),
+            cut=cuts[queued.group],
+            other=selector.others(batch, view.summary),
+        )
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What each group was given and spent, unless there is one group, or too many to be told."""
+        if not 1 < len(self.view.names) <= _MOST_TOLD:
+            return {}
+        names = [str(name) for name in self.view.names]
+        told = {"quotas": self.quotas, "spent": self.spent}
+        return {what: dict(zip(names, amounts.tolist(), strict=True)) for what, amounts in told.items()}
+
+    def _said(self, index: int, outcome: int) -> Reason:
+        """The reason for documents of a group, with what stands in its braces."""
+        group = Group(
+            group=self.view.names[index],
+            quota=int(self.quotas[index]),
+            spent=int(self.spent[index]),
+            total=int(self.sizes[index]),
+            unit=self.view.budget.unit,
+        )
+        said = self.view.selector.reasons(group)
+        reason = (said.kept, said.paid or said.kept, said.left_out, said.never or said.left_out)[outcome]
+        template, given = (reason, {}) if isinstance(reason, str) else reason
+        known = {**vars(group), **given}
+        return template, {name: known[name] for name in _BRACES.findall(template) if name in known}
+
+
+def _coded(values: pa.Array | npt.NDArray[Any]) -> tuple[list[Any], Ints]:
+    """The different values, null among them, and for each row which one it has."""
+    column: Any = values if isinstance(values, pa.Array) else pa.array(values)
+    if column.null_count and pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode("encode")
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _merged(answers: Iterable[dict[Any, Ints]]) -> dict[Any, Ints]:
+    """The sizes by group and stratum, of all shards together."""
+    whole: dict[Any, Ints] = {}
+    for answer in answers:
+        for name, sizes in answer.items():
+            whole[name] = tally(whole.get(name, np.empty(0, np.int64)), np.arange(len(sizes)), sizes)
+    return whole
+
+
+def _table(by_name: Mapping[Any, Ints], names: Sequence[Any]) -> Ints:
+    """The sizes as a table with a row for each group and a column for each stratum."""
+    table = np.zeros((len(names), max((len(sizes) for sizes in by_name.values()), default=1)), np.int64)
+    for i, name in enumerate(names):
+        table[i, : len(by_name[name])] = by_name[name]
+    return table
+
+
+def _empty(pool: Pool, columns: Sequence[str]) -> pa.RecordBatch:
+    schema = pa.schema([pool.schema.field(name) for name in columns])
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

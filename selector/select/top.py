@@ -1,21 +1,17 @@
 """The best documents by one score, and nothing else."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from selector import exact, tables
-from selector.exact import keyed
-from selector.exact.spend import Budget, Queued, take
-from selector.plugins.options import Score
-from selector.plugins.pool import Pool
-from selector.select import Decisions, Selector
+from selector import exact
+from selector.exact import Floats, UInt64
+from selector.select import Group, Ranked, Reasons, ScoreName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Top(Selector):
+class Top(Ranked):
     """Takes the documents with the highest score, whatever the score means; ties by doc_id, no score last.
 
     Nothing is drawn: a document is kept with probability 1 or 0, so no estimate can be corrected for what
@@ -23,37 +19,14 @@ class Top(Selector):
     plain top-k poor).
     """
 
-    score: Score
+    score: ScoreName
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        total = sum(int(budget.sizes(batch).sum()) for batch in pool.batches("num_tokens"))
-        columns = ("doc_id", "num_tokens", self.score)
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        return exact.descending(batch[self.score])
 
-        def queued(batch: pa.RecordBatch) -> Queued:
-            return Queued(
-                group=np.zeros(batch.num_rows, np.int64),
-                key=exact.descending(batch[self.score]),
-                ids=keyed.words(batch["doc_id"]),
-                sizes=budget.sizes(batch),
-            )
+    def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats:
+        return exact.floats(batch[self.score])
 
-        taken = take(
-            lambda: map(queued, pool.batches(*columns)), np.array([min(budget.amount, total)]), budget.overshoot
-        )
-        best = f"among the best by {self.score}, {taken.spent} {budget.unit} in all"
-        reasons = pa.array([f"not {best}", best])
-
-        def decided() -> Iterator[pa.RecordBatch]:
-            for batch in pool.batches(*columns):
-                kept = taken.mask(queued(batch))
-                yield pa.record_batch(
-                    [
-                        kept,
-                        pa.DictionaryArray.from_arrays(kept.astype(np.int32), reasons),
-                        kept.astype(np.float32),
-                        np.zeros(len(kept), np.uint16),
-                    ],
-                    schema=tables.DECISIONS,
-                )
-
-        return Decisions(batches=decided())
+    def reasons(self, group: Group) -> Reasons:
+        best = "among the best by {score}, {spent} {unit} in all"
+        return Reasons(kept=(best, {"score": self.score}), left_out=(f"not {best}", {"score": self.score}))

@@ -8,44 +8,45 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from selector.engine.store import Seal, Store, canonical_json
-from selector.steps.gather import Corpus
-from selector.tables import FATES, QUARANTINE
+from selector.engine.part import Part
+from selector.engine.step import Done
+from selector.engine.store import Store, canonical_json
+from selector.steps import dedup, survey
+from selector.steps.select import decisions_of
+from selector.tables import OUTCOMES, QUARANTINE
 
 
-def counts(corpus: Corpus, bad_rows: pa.Table, fates: Seal, centroids: Seal) -> dict[str, Any]:
+def counts(done: Done, bad_rows: pa.Table) -> dict[str, Any]:
     """The funnel: how many rows and documents left where, and what the corpus is made of."""
-    by_fate: dict[str, int] = dict.fromkeys(FATES, 0)
-    reasons: dict[str, int] = {}
-    for name in fates.tables:
-        table = corpus.store.table(fates, name, ["fate", "reason"])
-        for group in table.group_by(["fate", "reason"]).aggregate([([], "count_all")]).to_pylist():
-            by_fate[group["fate"]] += group["count_all"]
-            if group["fate"] in ("left_out", "quarantined"):
-                word = _short(group["reason"])
-                reasons[word] = reasons.get(word, 0) + group["count_all"]
-    documents = sum(by_fate.values())
-    for group in bad_rows.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist():
-        reasons[f"quarantined in {group['step']}: {group['reason']}"] = group["count_all"]
-    by_fate["quarantined"] += bad_rows.num_rows
+    outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+    reasons = Counter[str]()
+    for table in decisions_of(done, ["outcome", "reason", "arguments"]):
+        groups = table.group_by(["outcome", "reason", "arguments"]).aggregate([([], "count_all")])
+        for group in groups.to_pylist():
+            outcomes[group["outcome"]] += group["count_all"]
+            if group["outcome"] in ("left_out", "marked", "quarantined"):
+                reasons[group["reason"]] += group["count_all"]
+    documents = sum(outcomes.values())
+    reasons.update({f"quarantined in {step}: {reason}": count for (step, reason), count in _lost(bad_rows).items()})
+    outcomes["quarantined"] += bad_rows.num_rows
+    evidence = done.table("centroids", "evidence").to_pylist() if "centroids" in done else []
     return {
         "rows": documents + bad_rows.num_rows,
         "documents": documents,
-        **by_fate,
-        "reasons": reasons,
-        "sources": _sources(corpus),
-        "clusters_tried": [list(row.values()) for row in corpus.store.table(centroids, "evidence").to_pylist()],
+        **outcomes,
+        "reasons": dict(reasons),
+        "sources": _sources(done),
+        "clusters_tried": [list(row.values()) for row in evidence],
     }
 
 
-def _sources(corpus: Corpus) -> dict[str, list[int]]:
+def _sources(done: Done) -> dict[str, list[int]]:
     """Documents and tokens of every source of the corpus."""
     sources: dict[str, list[int]] = {}
-    for part in corpus.parts:
-        table = corpus.store.table(part.documents, "documents", ["source", "num_tokens"])
+    for table in done.tables("ingest", "documents", ["source", "num_tokens"]):
         sums = table.group_by("source").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
         for row in sums.to_pylist():
             known = sources.setdefault(row["source"], [0, 0])
@@ -54,19 +55,19 @@ def _sources(corpus: Corpus) -> dict[str, list[int]]:
     return sources
 
 
-def bad_rows(corpus: Corpus, unreadable: pa.Table) -> pa.Table:
+def bad_rows(done: Done, parts: Sequence[Part]) -> pa.Table:
     """The files and rows that never became documents: `tables.QUARANTINE` and the file's `uri`."""
     lost = [
-        of_file(corpus.store.table(part.documents, "quarantine"), part.part.uri)
-        for part in corpus.parts
-        if part.documents.tables["quarantine"].num_rows
+        of_file(done.store.table(seal, "quarantine"), part.uri)
+        for part, seal in zip(parts, done["ingest"].parts, strict=True)
+        if seal.tables["quarantine"].num_rows
     ]
-    return pa.concat_tables([unreadable, *lost])
+    return pa.concat_tables([survey.unreadable(done), *lost])
 
 
-def reasons(store: Store, documents: Sequence[Seal]) -> dict[str, int]:
+def lost_rows(done: Done) -> dict[str, int]:
     """How many rows never became documents, by reason."""
-    words = [store.table(seal, "quarantine", ["reason"])["reason"].to_pylist() for seal in documents]
+    words = [table["reason"].to_pylist() for table in done.tables("ingest", "quarantine", ["reason"])]
     return dict(Counter(word for part in words for word in part))
 
 
@@ -75,23 +76,27 @@ def of_file(quarantine: pa.Table, uri: str) -> pa.Table:
     return quarantine.append_column("uri", pa.repeat(uri, quarantine.num_rows))
 
 
-def write_quarantine(corpus: Corpus, bad: pa.Table, run_id: str) -> None:
+def write_quarantine(done: Done, parts: Sequence[Part], bad: pa.Table, run_id: str) -> None:
     """`quarantine.jsonl` in the run's directory: every quarantined row with its file, step, reason and detail."""
     lost = [bad]
-    for part in corpus.parts:
-        seals = [seal for seal in part.tables.values() if seal.tables["quarantine"].num_rows]
-        lost += [of_file(corpus.store.table(seal, "quarantine"), part.part.uri) for seal in seals]
-        clashes = corpus.clashes.filter(pc.field("part") == part.index)
-        if clashes.num_rows:
-            detail = [
-                f"document {leader.hex()} has this key and another text"
-                for leader in clashes["duplicate_of"].to_pylist()
-            ]
-            columns = [clashes["duplicate_of"], clashes["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
+    steps = [name for name in done if name not in ("survey", "ingest") and done[name].parts]
+    for index, part in enumerate(parts):
+        seals = [seal for seal in (done[name].parts[index] for name in steps) if seal.tables["quarantine"].num_rows]
+        if seals:  # the corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss
+            rows = done.store.read(dedup.shares(done)[index]["key"], "documents", ["row"])["row"]
+            quarantined = pa.concat_tables(done.store.table(seal, "quarantine") for seal in seals)
+            lost.append(
+                of_file(quarantined.filter(pa.array(np.isin(quarantined["row"].to_numpy(), rows.to_numpy()))), part.uri)
+            )
+        lost_here = dedup.lost_of(done.store, dedup.shares(done)[index]["lost"])
+        here = lost_here.filter(lost_here["is_clash"])
+        if here.num_rows:
+            detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
+            columns = [here["leader"], here["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
             columns += [pa.repeat("duplicate_key", len(detail)), pa.array(detail, pa.string())]
-            lost.append(of_file(pa.table(columns, schema=QUARANTINE), part.part.uri))
+            lost.append(of_file(pa.table(columns, schema=QUARANTINE), part.uri))
     told = ({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()} for row in pa.concat_tables(lost).to_pylist())
-    corpus.store.storage.ensure(f"{run_id}/quarantine.jsonl", b"".join(canonical_json(row) + b"\n" for row in told))
+    done.store.storage.ensure(f"{run_id}/quarantine.jsonl", b"".join(canonical_json(row) + b"\n" for row in told))
 
 
 def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> None:
@@ -102,8 +107,6 @@ def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> No
     store.storage.put_if_absent(f"{run_id}/log/{began}-{os.getpid()}.jsonl", lines)
 
 
-def _short(reason: str) -> str:
-    """A reason without its cluster, for a short funnel: "cluster 17: beyond quota 12" is "beyond quota"."""
-    if not reason.startswith("cluster "):
-        return reason
-    return " ".join(word for word in reason.split(": ", 1)[-1].split() if not word.isdigit())
+def _lost(bad_rows: pa.Table) -> dict[tuple[str, str], int]:
+    groups = bad_rows.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    return {(group["step"], group["reason"]): group["count_all"] for group in groups}

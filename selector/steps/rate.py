@@ -1,97 +1,81 @@
-"""The rate step: hands a rater what it needs of a part's documents, and stores what it says of them."""
+"""Rate: a rater is handed what it needs of a part's documents, and what it says is checked and stored."""
 
-from dataclasses import asdict, dataclass, field
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from selector.corpus import read
-from selector.corpus.texts import align, live_documents, texts_of
-from selector.engine.part import Task
-from selector.engine.step import APART, Stage, versions
+from selector.engine.part import Resources, Task
+from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
-from selector.errors import PolicyError, did_you_mean
-from selector.rate import Rater
+from selector.plugins import attached
+from selector.plugins.catalogue import KNOWN
+from selector.rate import Fit, Rater
 from selector.rate._answer import ratings_table
-from selector.steps.ingest import column
+from selector.rate._fitted import rater_of
+from selector.steps import attach
+from selector.steps.gather import Gather
 
-# What a rater may need, and the table beside the documents that it comes from.
-_HOMES = {
-    "text": None, "source": None, "num_bytes": None, "num_tokens": None,
-    "embedding": "embeddings", "cluster": "clusters", "distance": "clusters",
-}  # fmt: skip
+_MUST_BE_THERE = ("embedding", "cluster", "distance")  # a document that lost one of them is not rated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate(Stage):
+class Rate(Map):
     """One rater's scores of a part's documents."""
 
-    name = "rate"
     output = "ratings"
 
-    rater: Rater
+    rater: Rater | Fit = field(metadata=APART)
     label: str  # what the policy calls the rater
-    text: str = field(metadata=APART)
-    max_document_bytes: int = field(metadata=APART)
+    rater_identity: Mapping[str, Any]
+    gather: Gather = field(metadata=APART)
 
     @property
-    def wants_gpu(self) -> bool:
-        return self.rater.wants_gpu
+    def resources(self) -> Resources:
+        return self.rater.resources
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "step": self.name,
-            "rater": f"{type(self.rater).__module__}:{type(self.rater).__qualname__}",
-            "version": [self.version, self.rater.version],
-            "label": self.label,
-            "options": asdict(self.rater),  # pyright: ignore[reportArgumentType]
-            "libraries": versions(self.rater.libraries),
-        }
+    def rows_in(self, done: Done) -> int:
+        return done["dedup"].rows_out
+
+    def tasks(self, done: Done) -> Sequence[Task]:
+        fit = {"fit": done[f"fit/{self.label}"].seal.key} if isinstance(self.rater, Fit) else {}
+        return [
+            Task(key=self.key(identity, fit), part=task.part, inputs={**task.inputs, **fit})
+            for task, identity in zip(self.gather.tasks(done), self.gather.identities(done), strict=True)
+        ]
+
+    def prepare(self, task: Task, store: Store) -> None:
+        if "rater" in self._held:
+            return
+        rater = self.rater
+        if self.gather.attach is not None:
+            rater = attached.attach(rater, attach.read(store, task.inputs[self.gather.attach]))
+        if isinstance(rater, Fit):
+            rater = rater_of(self.label, rater, store.read(task.inputs["fit"], "fit"))
+        rater.prepare()
+        self._held["rater"] = rater
+
+    @functools.cached_property
+    def _held(self) -> dict[str, Rater]:
+        """The rater as it was prepared in this process."""
+        return {}
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        fitted = store.read(task.inputs["fit"], "fit") if "fit" in task.inputs else None
-        return {"ratings": ratings_table(self.rater, self.label, self.batch(task, store), fitted)}
+        self.prepare(task, store)
+        declared = self.rater if isinstance(self.rater, Fit) else None
+        return {"ratings": ratings_table(self._held["rater"], self.label, self.batch(task, store), declared=declared)}
 
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""
-        documents = live_documents(task, store)
-        joined: dict[str, pa.Table] = {}
-        for name in ("embeddings", "clusters"):
-            if name in task.inputs:
-                table = store.read(task.inputs[name], name)
-                rows = align(documents["doc_id"], table)
-                documents = documents.filter(pa.array(rows >= 0))
-                joined = {other: found.filter(pa.array(rows >= 0)) for other, found in joined.items()}
-                joined[name] = table.take(pa.array(rows[rows >= 0]))
-        columns: dict[str, Any] = {"doc_id": documents["doc_id"]}
-        for name in self.rater.needs:
-            home = _HOMES.get(name)
-            if name == "text":
-                columns[name] = pa.array(
-                    texts_of(task.part, documents, self.text, self.max_document_bytes), pa.string()
-                )
-            elif name.startswith("corpus."):
-                columns[name] = self._corpus_column(task, documents, name.removeprefix("corpus."))
-            else:
-                columns[name] = (joined[home] if home else documents)[name]
-        (batch,) = pa.table(columns).combine_chunks().to_batches() or [
-            pa.RecordBatch.from_pylist([], pa.table(columns).schema)
-        ]
-        return batch
-
-    def _corpus_column(self, task: Task, documents: pa.Table, name: str) -> pa.Array:
-        wanted = set(documents["row"].to_pylist())
-        rows = read.rows(task.part, [name], self.max_document_bytes, wanted)
-        return column([None if isinstance(row, read.Bad) else row.get(name) for _, row in rows])
+        return batch_of(self.gather.reader.read(store, task, [KNOWN["doc_id"], *self.gather.columns]))
 
 
-def inputs_of(rater: Rater) -> tuple[str, ...]:
-    """The tables beside the documents that a rater reads. Raises PolicyError for a need that nothing meets."""
-    homes: set[str] = set()
-    for need in rater.needs:
-        if need not in _HOMES and not need.startswith("corpus."):
-            raise PolicyError(f"The rater {type(rater).__name__} needs {need!r}. {did_you_mean(need, _HOMES)}")
-        home = _HOMES.get(need)
-        if home is not None:
-            homes.add(home)
-    return tuple(sorted(homes))
+def batch_of(table: pa.Table) -> pa.RecordBatch:
+    """A table as one batch, without the documents that lost a column which a rater cannot do without."""
+    for name in _MUST_BE_THERE:
+        if name in table.schema.names:
+            table = table.filter(table[name].is_valid())
+    (batch,) = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+    return batch

@@ -7,10 +7,16 @@ that was created before it began.
 """
 
 import abc
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
 import re
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
-from selector.errors import UsageError, without_secrets
+from selector.errors import PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
 
 class Storage(abc.ABC):
@@ -44,8 +50,8 @@ class Storage(abc.ABC):
     def ensure(self, key: str, data: bytes) -> None:
         """Afterwards the object holds `data`. For keys that decide what their objects hold: anything else is damage."""
         while not self.put_if_absent(key, data):
-            found = self.get(key)
-            if found == data or (found is not None and self.compare_and_swap(key, found, data)):
+            stored = self.get(key)
+            if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
 
     def leftovers(self) -> Iterator[tuple[str, int]]:
@@ -59,8 +65,6 @@ class Storage(abc.ABC):
 
 def open_storage(address: str) -> Storage:
     """The storage at a path or URI, e.g. `./runs` or `file:///data/runs`."""
-    from selector import plugins
-
     scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
     if not rest:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
@@ -73,4 +77,30 @@ def open_storage(address: str) -> Storage:
         raise UsageError(
             f"The address {address!r} names a host. Write file:// and an absolute path, or the path alone."
         )
-    return plugins.find("storages", scheme)(rest)
+    return _serving(scheme)(rest)
+
+
+def _serving(scheme: str) -> Any:
+    """The class of a scheme: in the file of that name, or at an entry point. An address imports nothing else."""
+    files = [module.name for module in pkgutil.iter_modules(__path__)]
+    if scheme in files:
+        module = importlib.import_module(f"{__name__}.{scheme}")
+        classes = [value for value in vars(module).values() if inspect.isclass(value)]
+        return next(cls for cls in classes if issubclass(cls, Storage) and cls.__module__ == module.__name__)
+    points = {point.name: point for point in importlib.metadata.entry_points(group="selector.storages")}
+    if scheme in points:
+        return points[scheme].load()
+    raise PolicyError(f"There is no storage called {scheme!r}. {did_you_mean(scheme, [*files, *points])}")
+
+
+def check(storage: Storage) -> None:
+    """The storage takes an object, gives it back, and refuses a second of that name. Raises UsageError."""
+    key = f"probe/{uuid.uuid4().hex}"
+    try:
+        sound = storage.put_if_absent(key, b"probe") and storage.get(key) == b"probe"
+        sound = sound and not storage.put_if_absent(key, b"again")
+        storage.delete(key)
+    except UnreachableError as error:
+        raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
+    if not sound:
+        raise UsageError(f"--root: {storage.address} does not keep what is written to it, or overwrites. Give another.")

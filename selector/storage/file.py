@@ -104,17 +104,17 @@ class FileStorage(Storage):
                         yield key, entry.stat().st_size
 
     def free_bytes(self) -> int | None:
-        there = self.root
-        while not there.exists():
-            there = there.parent
-        return shutil.disk_usage(there).free
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         """Every file below a folder, hidden ones too, with its key, sorted by key."""
         try:
-            with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as found:
+            with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as listing:
                 # A folder is sorted as its keys are, by what follows its name: a slash.
-                entries = sorted(found, key=lambda entry: entry.name + "/" * entry.is_dir())
+                entries = sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:

@@ -1,14 +1,19 @@
 """The command line: what is on stdout, what a command ends with, and that all of it is documented."""
 
+import functools
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
@@ -140,7 +145,11 @@ def test_show_lists_runs_and_describes_one(made: Made) -> None:
     assert run in selector("show", "--root", made.root).out
     described = selector("show", made.uri, "--json").json
     assert (described["documents"], described["visits"]) == (20, 20) and len(described["difficulty"]) == 10
-    assert "where the rows went" in selector("show", made.uri).out
+    shown = selector("show", made.uri).out
+    assert "where the rows went" in shown
+    for reason, count in described["reasons"].items():
+        assert re.search(rf"^  {re.escape(reason)} +-{count}$", shown, re.MULTILINE), "in the words of `describe`"
+    assert "where: num_tokens > 12" in described["reasons"]
     assert "There is no run" in selector("show", "--root", made.folder / "elsewhere").out
 
 
@@ -151,10 +160,27 @@ def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:
     assert selector("when", made.uri, doc_id, "--json").json == {"doc_id": doc_id, "positions": [0]}
     assert selector("when", made.uri, doc_id).out == "0\n"
     told = selector("explain", made.uri, doc_id, "--json").json
-    assert (told["fate"], told["positions"], told["row"]) == ("kept", [0], first["row"])
+    assert (told["outcome"], told["positions"], told["row"]) == ("kept", [0], first["row"])
     assert told["reason"] == first["reason"] and told["uri"] == str(made.folder / "corpus.jsonl")
     assert re.search(rf"^doc_id +{doc_id}$", selector("at", made.uri, 0).out, re.MULTILINE)
-    assert re.search(r"^fate +kept$", selector("explain", made.uri, doc_id).out, re.MULTILINE)
+    assert re.search(r"^outcome +kept$", selector("explain", made.uri, doc_id).out, re.MULTILINE)
+    assert "None" not in selector("explain", made.uri, doc_id).out + selector("at", made.uri, 0).out
+
+
+def test_explain_shows_value_cut_and_rank(made: Made) -> None:
+    command = ["run", made.policy, "--root", made.root, "--executor", "local", "--json", "--set"]
+    uri = selector(*command, "select.using={top: {score: readability}}").json["manifest"]
+    decisions = pq.read_table(Path(uri, "decisions")).filter(pc.field("value").is_valid()).to_pylist()
+    ranked = sorted(decisions, key=lambda row: (-row["value"], row["doc_id"]))
+    for place in (0, 19, 20, len(ranked) - 1):
+        row, doc_id = ranked[place], ranked[place]["doc_id"].hex()
+        told = selector("explain", uri, doc_id, "--json").json
+        assert (told["value"], told["cut"], told["rank"]) == (row["value"], row["cut"], place + 1)
+        lines = dict(line.split(maxsplit=1) for line in selector("explain", uri, doc_id).out.splitlines())
+        assert lines["value"] == f"{row['value']:.6g}" and lines["cut"] == f"{row['cut']:.6g}"
+        assert lines["rank"] == (f"{place + 1}" if told["of"] is None else f"{place + 1} of {told['of']}")
+        assert lines["outcome"] == ("kept" if place < 20 else "left_out")
+        assert ("positions" in lines) == (place < 20)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +260,9 @@ def test_gc_lists_and_removes_what_no_manifest_needs_and_nothing_else(made: Made
     root = tmp_path / "runs"
     subprocess.run(["cp", "-r", made.root, root], check=True)
     assert list(selector("gc", "--root", root, "--json").json) == ["deleted", "bytes", "keys", "unfinished"]
+    passing = {key.split("/")[2] for key in selector("gc", "--root", root).out.split() if "/seals/" in key}
+    assert passing <= {"shards", "shards.columns", "dedup.gone", "order.sorted", "manifest.rows"}, passing
+    assert selector("gc", "--root", root, "--delete").code == 0
     before = selector("gc", "--root", root)
     assert before.out == "" and "0 objects" in before.err
     (root / "0123456789abcdef").mkdir()
@@ -242,7 +271,7 @@ def test_gc_lists_and_removes_what_no_manifest_needs_and_nothing_else(made: Made
     listed = selector("gc", "--root", root)
     assert listed.out.split() == ["0123456789abcdef/plan.json", "artifacts/seals/survey/unused.json"]
     refused = selector("gc", "--root", root, "--delete")
-    assert (refused.code, refused.out) == (2, "") and "1 runs have no manifest yet (0123456789abcdef)" in refused.err
+    assert (refused.code, refused.out) == (2, "") and "1 run has no manifest yet (0123456789abcdef)" in refused.err
     told = selector("gc", "--root", root, "--delete", "--unfinished", "--json").json
     assert (told["deleted"], len(told["keys"]), told["unfinished"]) == (True, 2, ["0123456789abcdef"])
     assert selector("gc", "--root", root, "--json").json["keys"] == []
@@ -258,8 +287,12 @@ def test_the_root_can_come_from_the_environment(made: Made) -> None:
 
 ELSEWHERE = """
 import dataclasses, os, pathlib, time
+import numpy as np
 import pyarrow as pa
+from selector import tables
+from selector.order import Order, Positions
 from selector.rate import Rater
+from selector.select import Decisions, Selector, reasons, verdicts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Short(Rater):
@@ -267,6 +300,21 @@ class Short(Rater):
     higher_is = "harder"
     def rate(self, batch):
         return pa.record_batch({"score": [1.0]})
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loud(Rater):
+    "Prints."
+    higher_is = "harder"
+    def rate(self, batch):
+        print("I am here")
+        return pa.record_batch({"score": [1.0] * batch.num_rows})
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaves0(Rater):
+    "Ends its process as if all were well."
+    higher_is = "harder"
+    def rate(self, batch):
+        raise SystemExit(0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stuck(Rater):
@@ -278,13 +326,35 @@ class Stuck(Rater):
         if len(list(calls.iterdir())) > int(os.environ["MOST"]):
             time.sleep(100)
         return pa.record_batch({"score": [float(len(text)) for text in batch["text"].to_pylist()]})
+
+def half(batch):
+    kept = np.array([doc_id[0] < 128 for doc_id in batch["doc_id"].to_pylist()], bool)
+    return verdicts(kept, **reasons(np.where(kept, 0, 1), ["round 1", "round 2"]))
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waits(Selector):
+    "Takes half of the documents, and waits."
+    fills_budget = False
+    def select(self, pool, budget, seed):
+        return Decisions(
+            decide=half, columns=("doc_id",), waiting="round 2 needs feedback on 3,334 documents"
+        )
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaves(Order):
+    "Leaves all but the first three."
+    def arrange(self, chosen, seed):
+        rows = np.arange(chosen.num_documents)
+        said = reasons(np.zeros(len(rows) - 3, int), [("its window {window} is full", {"window": 3})])
+        left = pa.table({"document": rows[3:], **said}).cast(tables.LEFT)
+        return dataclasses.replace(Positions.of(rows[:3]), left=left)
 """
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path with a module of raters, `raters_of_a_test`."""
-    (tmp_path / "raters_of_a_test.py").write_text(ELSEWHERE)
+    """A folder on the path with a module of plug-ins, `plugins_of_a_test`."""
+    (tmp_path / "plugins_of_a_test.py").write_text(ELSEWHERE)
     (tmp_path / "calls").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -302,9 +372,63 @@ def policy_with(made: Made, folder: Path, rater: str) -> Path:
     return write_policy(folder, policy)
 
 
-def test_a_run_that_fails_ends_with_1_and_a_message(made: Made, elsewhere: Path) -> None:
-    policy = policy_with(made, elsewhere, "raters_of_a_test:Short")
+def test_a_budget_that_is_not_spent_is_said_on_the_screen_and_as_json(made: Made) -> None:
+    command = ["run", made.policy, "--root", made.root, "--executor", "local", "--set", "select.where=num_tokens > 33"]
+    told = selector(*command, "--json").json
+    spent = told["documents"]
+    assert 0 < spent < 20 and list(told)[6:] == ["shortfall"]
+    why = "every document that may be chosen is"
+    assert told["shortfall"] == {"unit": "documents", "budget": 20, "spent": spent, "reason": why}
+    said = f"budget: {spent} of 20 documents are spent, {20 - spent} are left"
+    assert said in selector(*command).out and said in selector("show", told["manifest"]).out
+    assert "budget:" not in selector("show", made.uri).out, "all of it is spent there"
+
+
+def test_a_selector_that_waits_ends_with_0_and_what_it_waits_for_is_said(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "readability")
+    command = ["run", policy, "--root", made.root, "--executor", "local", "--set"]
+    command += ["select.using=plugins_of_a_test:Waits", "--set", "select.budget.documents=60"]
+    ended = selector(*command, "--json")
+    assert ended.code == 0 and list(ended.json)[6:] == ["shortfall", "waiting"]
+    assert ended.json["waiting"] == "round 2 needs feedback on 3,334 documents"
+    said = (
+        "waiting: round 2 needs feedback on 3,334 documents. What is decided so far is here; the same command goes on."
+    )
+    assert said in selector(*command).out and said in selector("show", ended.json["manifest"]).out
+
+
+def test_visits_that_the_order_does_not_make_are_said_with_their_reason(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "readability")
+    command = [
+        "run",
+        policy,
+        "--root",
+        made.root,
+        "--executor",
+        "local",
+        "--set",
+        "order.using=plugins_of_a_test:Leaves",
+    ]
+    ended = selector(*command)
+    assert ended.code == 0 and "order: 17 visits are not made: its window is full" in ended.out
+    assert re.search(r"^in the manifest \([0-9]+ tokens\) +3$", ended.out, re.MULTILINE)
+
+
+def test_what_a_plug_in_prints_is_not_our_output(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "plugins_of_a_test:Loud")
     ended = selector("run", policy, "--root", made.root, "--executor", "local", "--json")
+    assert ended.code in (0, 3) and ended.json["digest"] and "I am here" in ended.err
+
+
+def test_a_plug_in_that_leaves_does_not_take_the_run_for_finished(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "plugins_of_a_test:Leaves0")
+    ended = selector("run", policy, "--root", made.root, "--executor", "local", "--json")
+    assert ended.code == 1 and "SystemExit" in ended.json["error"]["message"]
+
+
+def test_a_run_that_fails_ends_with_1_and_a_message(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "plugins_of_a_test:Short")
+    ended = selector("run", policy, "--root", made.root, "--executor", "local")
     assert (ended.code, ended.out) == (1, "") and "Traceback" not in ended.err
     assert re.search(r"^error: .*The rater 'Short' returned 1 rows for a batch of [0-9]+\.", ended.err, re.MULTILINE)
 
@@ -314,18 +438,72 @@ def test_a_fault_of_ours_is_called_one_and_shows_where_if_asked(made: Made, monk
         raise ZeroDivisionError(uri)
 
     monkeypatch.setattr("selector.manifest.manifest.Manifest.open", broken)
-    ended = selector("verify", made.uri, "--json")
+    ended = selector("verify", made.uri)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == (
         f"error: ZeroDivisionError: {made.uri}\nThis is a fault of selector's. Run with -v to see where.\n"
     )
     assert "Traceback" in selector("verify", made.uri, "-v").err
+    assert selector("verify", made.uri, "--json").json == {
+        "error": {"kind": "ZeroDivisionError", "message": made.uri, "exit_code": 1}
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code", "message"),
+    [
+        (["show", "nowhere"], "NotFoundError", 4, "There is no manifest at nowhere"),
+        (["when", "{uri}", "42"], "UsageError", 2, "'42' is not a doc_id"),
+        (["run", "{policy}", "--set", "seed=x"], "PolicyError", 2, "seed: write a whole number"),
+        (["run"], "UsageError", 2, "Missing argument 'POLICY'"),
+        (["run", "{policy}", "--rooot", "x"], "UsageError", 2, "No such option: --rooot"),
+        (["runn"], "UsageError", 2, "No such command 'runn'"),
+    ],
+)
+def test_a_failure_is_one_json_document_if_asked(
+    arguments: list[str], kind: str, code: int, message: str, made: Made
+) -> None:
+    words = [argument.format(uri=made.uri, policy=made.policy) for argument in arguments]
+    ended = selector(*words, "--json")
+    assert ended.code == code and list(ended.json) == ["error"] and ended.out.count("\n") == 1
+    error = ended.json["error"]
+    assert (list(error), error["kind"], error["exit_code"]) == (["kind", "message", "exit_code"], kind, code)
+    assert message in error["message"] and message in ended.err
+
+
+ARGUMENTS: dict[str, list[str]] = {
+    "at": ["uri", "0"],
+    "check": ["policy.yaml"],
+    "explain": ["uri", "0" * 32],
+    "plan": ["policy.yaml"],
+    "run": ["policy.yaml"],
+    "verify": ["uri"],
+    "when": ["uri", "0" * 32],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_where_it_failed_if_asked(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(callback: Any) -> Any:
+        @functools.wraps(callback)
+        def fail(**_: Any) -> None:
+            raise errors.SelectorError("it failed")
+
+        return fail
+
+    for info in app.registered_commands:
+        monkeypatch.setattr(info, "callback", failing(info.callback))
+    words = [command, *ARGUMENTS.get(command, [])]
+    assert selector(*words).err == "error: it failed\n"
+    for asked in ([*words, "-v"], [*words, "--verbose"], ["-v", *words]):
+        told = selector(*asked)
+        assert told.code == 1 and told.err.startswith("Traceback") and told.err.endswith("error: it failed\n")
 
 
 def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
     made: Made, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = policy_with(made, elsewhere, "raters_of_a_test:Stuck")
+    policy = policy_with(made, elsewhere, "plugins_of_a_test:Stuck")
     command = ["run", str(policy), "--root", str(elsewhere / "runs"), "--executor", "local", "--json"]
     calls = elsewhere / "calls"
     environment = {**os.environ, "PYTHONPATH": str(elsewhere), "CALLS": str(calls), "MOST": "2"}
@@ -337,7 +515,8 @@ def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
-    assert (child.returncode, out) == (130, ""), err
+    assert child.returncode == 130, err
+    assert json.loads(out)["error"] == {"kind": "Interrupted", "message": err.splitlines()[-1], "exit_code": 130}
     assert err.endswith("Interrupted. Finished parts are kept: the same command goes on from here.\n")
     assert "Traceback" not in err
     monkeypatch.setenv("CALLS", str(calls))
@@ -357,6 +536,27 @@ def test_a_reader_that_has_seen_enough_is_no_error(more: list[str], made: Made) 
             [*COMMAND, "show", made.uri, *more], stdout=closed, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+READS = """
+import os, sys
+from selector.engine.store import Store
+from selector.manifest import Manifest
+manifest, store = Manifest.open(sys.argv[1]), Store.open(os.path.dirname(sys.argv[1]))
+before = len(os.listdir("/proc/self/task"))
+manifest.files, manifest.rows(0, 20), manifest.verify()
+seals = [store.find(key) for key in store.seals()]
+print(sum(len(store.table(seal, name)) for seal in seals for name in seal.tables))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_what_reads_parquet_leaves_no_thread_that_could_outlive_the_interpreter(made: Made) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", READS, made.uri], capture_output=True, text=True, check=True, timeout=60
+    )
+    num_rows, num_threads = map(int, ended.stdout.split())
+    assert num_rows > 300 and num_threads == 0
 
 
 def test_a_process_of_its_own_says_the_same(made: Made) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Brings up the loopback of a fresh network namespace, which is all that it has, and becomes the command.
 LOOPBACK = """
 import fcntl, os, socket, struct, sys

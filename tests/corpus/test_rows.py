@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector import tables
-from selector.corpus import rows as rows_module
+from selector.corpus.formats import _lines
 from selector.corpus.render import NoText, columns, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError, PolicyError, UnreachableError
@@ -86,7 +86,7 @@ def test_a_row_is_a_physical_line_wherever_a_chunk_ends(
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + b"\n".join(lines) + (b"\n" if ends and lines else b""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "_CHUNK", chunk)
+        patch.setattr(_lines, "CHUNK_BYTES", chunk)
         reader = corpus(path)
         for row, line in enumerate(lines):
             if line.strip():
@@ -123,7 +123,7 @@ def test_forked_workers_unpack_each_for_themselves(tmp_path: Path) -> None:
 
     def work() -> None:
         unpack = gzip.open
-        rows_module.gzip.open = lambda file: (barrier.wait(), unpack(file))[1]  # all at the same moment
+        gzip.open = lambda file: (barrier.wait(), unpack(file))[1]  # all at the same moment
         found = reader.read([*range(8)] * 2, [1] * 8 + [1999] * 8, ["text"])
         answers.put("".join(row["text"] for row in found))
 
@@ -145,7 +145,8 @@ def test_a_reader_travels_to_other_processes(tmp_path: Path) -> None:
 
 def test_a_row_group_is_decoded_at_most_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", DOCUMENTS)
-    files = pa.table([[str(path)], ["parquet"], [11], [path.stat().st_size], [""]], schema=tables.FILES)
+    file = {"uri": str(path), "format": "parquet", "num_rows": 11, "size": path.stat().st_size, "sha256": ""}
+    files = pa.Table.from_pylist([file], schema=tables.FILES)
     decoded: list[int] = []
 
     class Counting(pq.ParquetFile):

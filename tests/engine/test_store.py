@@ -26,8 +26,8 @@ import runs
 from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
-from selector.engine.step import Stage
-from selector.engine.store import Store, canonical_json, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
+from selector.engine.step import Map
+from selector.engine.store import Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
 from selector.errors import DamagedError, UnreachableError, UsageError
 from selector.storage import open_storage
 from selector.storage.file import FileStorage
@@ -431,28 +431,6 @@ def test_pages_carry_checksums_so_that_a_copy_elsewhere_can_be_checked_too() -> 
         from_parquet(data, 9, KEY)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(value=JSON)
-def test_canonical_json_says_what_the_value_says_in_one_way(value: Any) -> None:
-    try:
-        data = canonical_json(value)
-    except UnicodeEncodeError:
-        return  # a lone surrogate has no UTF-8
-    assert json.loads(data) == value and canonical_json(json.loads(data)) == data
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_canonical_json_refuses_what_is_no_number(number: float) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        canonical_json({"score": [number]})
-
-
 # ---------------------------------------------------------------- no room, no right
 
 
@@ -466,23 +444,23 @@ def test_a_place_that_cannot_hold_a_folder_is_reported(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Filling(LocalExecutor):
-    """Another program fills the disk, but for so many bytes, when a stage begins."""
+    """Another program fills the disk, but for so many bytes, when a step begins."""
 
-    stage: str
+    step: str
     room: int
     filler: Path
 
-    def run(self, stage: Stage, tasks: Sequence[Task], store: Store) -> Iterator[Receipt]:
-        if f"{stage.name} {getattr(stage, 'label', '')}".strip() == self.stage:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+        if step.name == self.step:
             with self.filler.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.filler.parent).free - self.room)
-        yield from super().run(stage, tasks, store)
+        yield from super().run(step, tasks, store, num_rows)
 
 
 # Where the disk becomes full, and how many kilobytes are left then.
 FULL = [
-    *[("survey", 0), ("ingest", 0), ("ingest", 16), ("embed", 8), ("cluster", 4), ("rate readability", 20)],
-    *[("rate prototypicality", room) for room in range(0, 120, 12)],
+    *[("survey", 0), ("ingest", 0), ("ingest", 16), ("embed", 8), ("cluster", 4), ("rate/readability", 20)],
+    *[("rate/prototypicality", room) for room in range(0, 120, 12)],
 ]
 
 
@@ -492,10 +470,10 @@ def _on_a_small_disk(folder: str, policy: dict[str, Any], told: str) -> None:
     try:
         _mount(folder, "size=4m")
         root, filler = Path(folder, "root"), Path(folder, "filler")
-        for stage, room in FULL:
+        for step, room in FULL:
             shutil.rmtree(root, ignore_errors=True)
             try:
-                run(policy, root, Filling(stage=stage, room=room * 1024, filler=filler))
+                run(policy, root, Filling(step=step, room=room * 1024, filler=filler))
             except UnreachableError as error:
                 answer["errors"].append(str(error))
             runs.assert_no_manifest_or_a_sound_one(root)

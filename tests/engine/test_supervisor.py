@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,19 +15,23 @@ from hypothesis import strategies as st
 from conftest import MemoryStorage
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Receipt, Task
-from selector.engine.step import Stage
+from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
 from selector.engine.supervise import Attempt, Failure, Outcome, Supervision
 from selector.errors import CorpusError, DamagedError, SelectorError, UnreachableError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers(Stage):
+class Numbers(Map):
     """The numbers of a part's rows; raises at the fatal ones."""
 
-    name = "numbers"
+    name: str = field(default="numbers", metadata=APART)
+    reads: tuple[str, ...] = field(default=(), metadata=APART)
     output = "numbers"
     fatal: tuple[int, ...] = ()
+
+    def tasks(self, done: Done) -> Sequence[Task]:
+        raise AssertionError("a test hands them to the executor")
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         rows = rows_of(task)
@@ -38,9 +42,8 @@ class Numbers(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raising(Stage):
-    name = "raising"
-    output = "numbers"
+class Raising(Numbers):
+    name: str = field(default="raising", metadata=APART)
     error: Any
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
@@ -87,10 +90,14 @@ def failing_at(*fatal: int, kind: Any = "exception") -> Callable[[Task], Outcome
 
 
 def supervise(
-    store: Store, tasks: Sequence[Task], work: Callable[[Task], Outcome], order: Iterator[int] | None = None
+    store: Store,
+    tasks: Sequence[Task],
+    work: Callable[[Task], Outcome],
+    order: Iterator[int] | None = None,
+    num_rows: int | None = None,
 ) -> tuple[dict[str, Task], list[Attempt]]:
     """Runs all to the end, up to three at a time, finishing in that order: the last task per key, and all attempts."""
-    supervision = Supervision(Numbers(), tasks, store, 3)
+    supervision = Supervision(Numbers(), tasks, store, 3, num_rows)
     running: list[Attempt] = []
     attempts: list[Attempt] = []
     last: dict[str, Task] = {}
@@ -111,18 +118,35 @@ def store() -> Store:
     return Store(MemoryStorage())
 
 
-@settings(max_examples=60, deadline=None)
+def blames_the_run(sizes: Sequence[int], fatal: set[int]) -> bool:
+    """Whether these losses are too many: a tenth of the rows, or a whole part of 16 or more."""
+    starts = np.cumsum([0, *sizes]).tolist()
+    parts = [set(range(start, start + size)) for start, size in zip(starts, sizes, strict=False)]
+    lost = [part & fatal for part in parts]
+    return any(len(rows) >= 16 and rows == part for rows, part in zip(lost, parts, strict=True)) or (
+        any(lost) and sum(map(len, lost)) * 10 >= sum(sizes)
+    )
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    most=st.sampled_from([3, 30]),
     data=st.data(),
 )
 def test_exactly_the_fatal_rows_are_quarantined_whatever_order_parts_finish_in(
-    sizes: list[int], data: st.DataObject
+    sizes: list[int], most: int, data: st.DataObject
 ) -> None:
-    fatal = data.draw(st.sets(st.integers(0, max(sum(sizes) - 1, 0)), max_size=30))
+    fatal = data.draw(st.sets(st.integers(0, max(sum(sizes) - 1, 0)), max_size=most))
     order = iter(lambda: data.draw(st.integers(0, 2)), -1)
     tasks = tasks_of(*sizes)
-    last, _ = supervise(Store(MemoryStorage()), tasks, failing_at(*fatal), order)
+    store = Store(MemoryStorage())
+    if blames_the_run(sizes, fatal):
+        with pytest.raises(SelectorError, match="too many for it to be the documents"):
+            supervise(store, tasks, failing_at(*fatal), order)
+        assert list(store.storage.list("attempts/")) == []
+        return
+    last, _ = supervise(store, tasks, failing_at(*fatal), order)
     there = set(range(sum(sizes)))
     assert {skipped.row for task in last.values() for skipped in task.skipped} == fatal & there
     assert {row for task in last.values() for row in rows_of(task)} == there - fatal
@@ -132,14 +156,14 @@ def test_exactly_the_fatal_rows_are_quarantined_whatever_order_parts_finish_in(
 
 
 @settings(max_examples=25, deadline=None)
-@given(fatal=st.sets(st.integers(0, 29)), order=st.permutations(range(3)))
+@given(fatal=st.sets(st.integers(0, 119), max_size=11), order=st.permutations(range(3)))
 def test_a_part_is_stored_with_the_same_bytes_however_its_tasks_are_listed(fatal: set[int], order: list[int]) -> None:
-    tasks = tasks_of(10, 10, 10)
+    tasks = tasks_of(40, 40, 40)
     one, other = Store(MemoryStorage()), Store(MemoryStorage())
-    stage = Numbers(fatal=tuple(fatal))
-    receipts = list(LocalExecutor().run(stage, tasks, one))
-    list(LocalExecutor().run(stage, [tasks[index] for index in order], other))
-    assert sum(receipt.num_rows for receipt in receipts) == 30 - len(fatal)
+    step = Numbers(fatal=tuple(fatal))
+    receipts = list(LocalExecutor().run(step, tasks, one))
+    list(LocalExecutor().run(step, [tasks[index] for index in order], other))
+    assert sum(receipt.num_rows for receipt in receipts) == 120 - len(fatal)
     assert sum(receipt.num_quarantined for receipt in receipts) == len(fatal)
     assert {key: one.find(key) for key in one.seals()} == {key: other.find(key) for key in other.seals()}
 
@@ -152,28 +176,28 @@ def test_a_part_that_fails_once_is_tried_again_and_loses_nothing(store: Store) -
 
 
 def test_a_quarantined_row_says_why(store: Store) -> None:
-    (receipt,) = LocalExecutor().run(Numbers(fatal=(2,)), tasks_of(4), store)
+    (receipt,) = LocalExecutor().run(Numbers(fatal=(2,)), tasks_of(12), store)
     seal = store.find(receipt.key)
     assert seal is not None
-    assert store.table(seal, "numbers")["row"].to_pylist() == [0, 1, 3]
+    assert store.table(seal, "numbers")["row"].to_pylist() == [0, 1, *range(3, 12)]
     assert store.table(seal, "quarantine").to_pylist() == [
         {"doc_id": None, "row": 2, "step": "numbers", "reason": "exception", "detail": "ValueError: row 2 is bad"}
     ]
 
 
 def test_a_resumed_run_goes_on_counting(store: Store) -> None:
-    (task,) = tasks_of(4)
+    (task,) = tasks_of(12)
     supervision = Supervision(Numbers(), [task], store, 3)
     for _ in range(2):
         attempt = supervision.take()
         assert attempt is not None
         supervision.report(attempt, Failure(kind="exception", detail="bad"))
     _, attempts = supervise(store, [task], failing_at(1))
-    assert [attempt.task.only for attempt in attempts[:3]] == [None, (0, 0), (0, 2)]
+    assert [attempt.task.only for attempt in attempts[:3]] == [None, (0, 0), (0, 6)]
 
 
 def test_a_resumed_run_does_not_search_again(store: Store) -> None:
-    tasks = tasks_of(8)
+    tasks = tasks_of(12)
     first, _ = supervise(store, tasks, failing_at(5))
     again, attempts = supervise(store, tasks, failing_at(5))
     assert first == again and len(attempts) == 1
@@ -186,7 +210,7 @@ def test_a_driver_that_is_killed_blames_nobody(store: Store) -> None:
 
 
 def test_a_record_of_fatal_rows_that_was_tampered_with_is_not_believed(store: Store) -> None:
-    tasks = tasks_of(8)
+    tasks = tasks_of(12)
     supervise(store, tasks, failing_at(5))
     assert isinstance(store.storage, MemoryStorage)
     objects = store.storage.objects
@@ -231,17 +255,236 @@ def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_
         rows = rows_of(task)
         return Failure(kind="deadline", detail="late") if {0, 7} <= set(rows) else receipt_of(task)
 
-    last, attempts = supervise(store, tasks_of(8, 8), work)
+    last, attempts = supervise(store, tasks_of(8, 80), work)
     assert sum(attempt.task.only is None and attempt.task.part.first_row == 0 for attempt in attempts) == 3 + 3 + 1
     assert [(skipped.row, skipped.reason) for skipped in last["numbers/0"].skipped] == [
         (row, "deadline") for row in range(8)
     ]
-    assert rows_of(last["numbers/1"]) == list(range(8, 16))
+    assert rows_of(last["numbers/1"]) == list(range(8, 88))
 
 
-def test_a_stage_that_fails_without_any_rows_ends_the_run_and_says_where(store: Store) -> None:
+def test_a_step_that_fails_without_any_rows_ends_the_run_and_says_where(store: Store) -> None:
     with pytest.raises(SelectorError, match=r"numbers fails at web.jsonl, rows 0 to 3 .* none of these rows: broken"):
         supervise(store, tasks_of(4), lambda _: Failure(kind="exception", detail="broken"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fatal"),
+    [
+        ((60, 40), range(10)),  # a tenth of the rows
+        ((50, 16, 434), range(50, 66)),  # a whole part
+        ((1,) * 40, range(0, 40, 9)),
+    ],
+)
+def test_the_run_is_at_fault_where_too_many_rows_are_lost_and_nothing_of_their_parts_is_sealed(
+    sizes: tuple[int, ...], fatal: range, store: Store
+) -> None:
+    tasks = tasks_of(*sizes)
+    said = (
+        f"numbers cannot do {len(fatal)} of {sum(sizes)} rows: .* The first one is row {fatal[0]} of web.jsonl: Value"
+    )
+    with pytest.raises(
+        SelectorError, match=rf"{said}Error: row {fatal[0]} is bad\. Put it right and run the same command"
+    ):
+        list(LocalExecutor().run(Numbers(fatal=tuple(fatal)), tasks, store))
+    good = {task.key for task in tasks if not set(fatal) & set(rows_of(task))}
+    assert set(store.seals()) == good, "finished parts are kept, and no part with losses is one"
+    assert list(store.storage.list("attempts/")) == []
+    receipts = list(LocalExecutor().run(Numbers(), [task for task in tasks if task.key not in good], store))
+    assert sum(receipt.num_quarantined for receipt in receipts) == 0, "put right, the same command loses nothing"
+    assert set(store.seals()) == {task.key for task in tasks}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fatal"),
+    [
+        ((60, 40), range(9)),  # less than a tenth of the rows
+        ((50, 15, 435), range(50, 65)),  # a whole part, which is a small one
+        ((50, 17, 433), range(50, 66)),  # as many rows, and one document of the part comes through
+    ],
+)
+def test_bad_rows_among_good_ones_are_quarantined_up_to_the_ceiling(
+    sizes: tuple[int, ...], fatal: range, store: Store
+) -> None:
+    receipts = list(LocalExecutor().run(Numbers(fatal=tuple(fatal)), tasks_of(*sizes), store))
+    assert sum(receipt.num_quarantined for receipt in receipts) == len(fatal)
+    assert sum(receipt.num_rows for receipt in receipts) == sum(sizes) - len(fatal)
+
+
+def test_rows_that_are_no_documents_do_not_hide_that_a_whole_part_is_lost(store: Store) -> None:
+    documents = {*range(3, 19), *range(20, 400)}  # a part of 20 rows has 16
+
+    def work(task: Task) -> Outcome:
+        rows = [row for row in rows_of(task) if row in documents]
+        if any(row < 20 for row in rows):
+            return Failure(kind="exception", detail="no model")
+        return Receipt(key=task.key, num_rows=len(rows), num_quarantined=0, seconds=0.0)
+
+    with pytest.raises(SelectorError, match="numbers cannot do 16 of 400 rows"):
+        supervise(store, tasks_of(20, 380), work)
+
+
+def test_a_part_with_losses_waits_until_all_others_are_done_or_wait_too(store: Store) -> None:
+    ended: list[str] = []
+
+    def work(task: Task) -> Outcome:
+        outcome = failing_at(1, 95)(task)
+        if isinstance(outcome, Receipt) and task.only is None:
+            ended.append(task.key)
+        return outcome
+
+    supervise(store, tasks_of(4, 4, 80, 12), work)
+    assert ended == [f"numbers/{index}" for index in (1, 2, 0, 3)]
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_the_ceiling_is_that_of_the_whole_step_also_where_an_earlier_run_has_done_the_rest(
+    index: int, store: Store
+) -> None:
+    tasks = tasks_of(10, 80, 10)
+    fatal = index * 45 + 1
+    last, _ = supervise(store, [tasks[index]], failing_at(fatal), num_rows=100)
+    assert [skipped.row for skipped in last[tasks[index].key].skipped] == [fatal]
+    with pytest.raises(SelectorError, match="1 of 10 rows"):
+        supervise(Store(MemoryStorage()), [tasks[index]], failing_at(fatal))
+
+
+def test_what_else_is_lost_with_the_rest_of_a_part_counts_before_anything_is_sealed(store: Store) -> None:
+    """One row of each part is bad. The rest of the second one comes through in pieces, and never as a whole."""
+    tasks = tasks_of(20, 12, 68)
+
+    def work(task: Task) -> Outcome:
+        fails = {20, 30} <= set(rows_of(task))
+        return Failure(kind="worker_died", detail="The worker process died.") if fails else failing_at(3, 25)(task)
+
+    def unsealed(task: Task) -> Outcome:
+        assert task.only is not None or not task.skipped, "a part with losses is sealed"
+        return work(task)
+
+    for order in (tasks, tasks[::-1]):
+        with pytest.raises(SelectorError, match=r"numbers cannot do 13 of 100 rows: .* row 3 of web.jsonl: row 3"):
+            supervise(store, order, unsealed)
+        assert list(store.storage.list("attempts/")) == []
+    last, _ = supervise(store, [*tasks[:2], *tasks_of(20, 12, 168)[2:]], work)
+    assert [len(last[task.key].skipped) for task in tasks] == [1, 12, 0]
+
+
+def test_what_is_lost_only_as_a_part_is_sealed_counts_with_what_was_sealed_before(store: Store) -> None:
+    def work(task: Task) -> Outcome:
+        is_seal_of_the_second = task.key == "numbers/1" and task.only is None
+        return Failure(kind="deadline", detail="late") if is_seal_of_the_second else failing_at(3, 25)(task)
+
+    with pytest.raises(SelectorError, match="numbers cannot do 13 of 125 rows"):
+        supervise(store, tasks_of(20, 12, 93), work)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 24), min_size=1, max_size=5),
+    most=st.sampled_from([3, 30]),
+    together=st.booleans(),
+    lives=st.lists(st.integers(0, 40), max_size=4),
+    data=st.data(),
+)
+def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(
+    sizes: list[int], most: int, together: bool, lives: list[int], data: st.DataObject
+) -> None:
+    tasks, num_rows = tasks_of(*sizes), sum(sizes)
+    fatal = data.draw(st.sets(st.integers(0, num_rows - 1), max_size=most))
+
+    def work(task: Task) -> Outcome:
+        rows = rows_of(task)
+        fails_as_a_whole = together and {task.part.first_row, task.part.first_row + 3} <= set(rows)
+        return Failure(kind="exception", detail="too much") if fails_as_a_whole else failing_at(*fatal)(task)
+
+    def end(done: dict[str, Task], store: Store, lives: Iterator[int]) -> dict[str, Task] | None:
+        """The last task per key, or None if the run was at fault."""
+        for life in lives:
+            try:
+                supervision = Supervision(
+                    Numbers(), [task for task in tasks if task.key not in done], store, 3, num_rows
+                )
+                while life and (attempt := supervision.take()):
+                    life -= 1
+                    if supervision.report(attempt, work(attempt.task)):
+                        done[attempt.task.key] = attempt.task
+            except SelectorError:
+                return None
+        return done
+
+    undisturbed = end({}, Store(MemoryStorage()), iter([10**6]))
+    assert end({}, Store(MemoryStorage()), iter([*lives, 10**6])) == undisturbed
+
+
+def test_rows_that_a_killed_run_saw_fail_are_tried_again_before_the_run_is_called_at_fault(store: Store) -> None:
+    tasks = tasks_of(12, 12, 12)
+    supervision = Supervision(Numbers(), tasks, store, 3)
+    while not any(key.endswith("fatal.json") for key, _ in store.storage.list("attempts/")):
+        attempt = supervision.take()
+        assert attempt is not None
+        supervision.report(attempt, failing_at(*range(8), *range(12, 20))(attempt.task))
+    last, _ = supervise(store, tasks, failing_at(30))
+    assert [[skipped.row for skipped in last[task.key].skipped] for task in tasks] == [[], [], [30]]
+
+
+def test_a_step_that_can_do_no_row_of_a_large_part_is_found_out_by_a_sample(store: Store) -> None:
+    tasks = tasks_of(100_000)
+    attempts = 0
+
+    def work(task: Task) -> Outcome:
+        nonlocal attempts
+        attempts += 1
+        is_document = any(row % 2 for row in rows_of(task)) or len(rows_of(task)) > 1
+        if rows_of(task) and is_document:
+            return Failure(kind="exception", detail="no model")
+        return Receipt(key=task.key, num_rows=0, num_quarantined=0, seconds=0.0)
+
+    with pytest.raises(SelectorError, match=r"numbers cannot do 100000 of 100000 rows: .* no model"):
+        supervise(store, tasks, work)
+    assert attempts == 3 + 1 + 64
+
+
+def test_a_large_part_with_bad_rows_at_its_start_is_searched_to_its_end(store: Store) -> None:
+    last, _ = supervise(store, tasks_of(1_000), failing_at(*range(90)))
+    assert [skipped.row for skipped in last["numbers/0"].skipped] == list(range(90))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Numbers):
+    """Says when it is prepared, and what it works on then."""
+
+    said: list[str]
+    error: Any = None
+
+    def prepare(self, task: Task, store: Store) -> None:
+        self.said.append("prepare")
+        if self.error:
+            raise self.error
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        self.said.append(task.key)
+        return super().process(task, store)
+
+
+def test_a_step_is_prepared_once_before_its_first_task(store: Store) -> None:
+    step = Prepared(said=[])
+    list(LocalExecutor().run(step, tasks_of(4, 4), store))
+    assert step.said == ["prepare", "numbers/0", "numbers/1"]
+    assert list(LocalExecutor().run(Prepared(said=(said := [])), [], store)) == [] and said == []
+
+
+def test_a_step_that_cannot_be_prepared_ends_the_run_and_no_document_is_blamed(store: Store) -> None:
+    step = Prepared(said=[], error=FileNotFoundError("models/small-lm is not there."))
+    said = r"^numbers cannot begin: FileNotFoundError: models/small-lm is not there\. Put it right and run the same"
+    with pytest.raises(SelectorError, match=said):
+        list(LocalExecutor().run(step, tasks_of(4, 4), store))
+    assert step.said == ["prepare"] and list(store.storage.list("")) == []
+    own = UnreachableError("The endpoint does not answer.")
+    with pytest.raises(UnreachableError) as caught:
+        list(LocalExecutor().run(Prepared(said=[], error=own), tasks_of(4, 4), store))
+    assert caught.value is own
+    receipts = list(LocalExecutor().run(Prepared(said=[]), tasks_of(4, 4), store))
+    assert [receipt.num_quarantined for receipt in receipts] == [0, 0]
 
 
 def test_an_error_is_told_in_the_same_words_everywhere_and_can_be_stored() -> None:
@@ -267,7 +510,7 @@ def test_an_error_about_the_run_is_no_attempt(store: Store, error: BaseException
     assert list(store.storage.list("")) == []
 
 
-def test_a_stage_that_always_raises_ends_the_run_in_process(store: Store) -> None:
+def test_a_step_that_always_raises_ends_the_run_in_process(store: Store) -> None:
     with LocalExecutor(attempts=2) as executor, pytest.raises(SelectorError, match=r"raising fails .* ValueError: no"):
         list(executor.run(Raising(error=ValueError("no")), tasks_of(4), store))
 

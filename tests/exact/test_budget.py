@@ -1,6 +1,8 @@
 """Quotas that lose nothing, and selections as exact as sorting the whole pool would be."""
 
-from collections.abc import Iterator
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,8 +27,8 @@ WEIGHTS = st.lists(st.one_of(st.integers(0, 10**15), st.decimals(0, 1000, places
 @given(st.integers(0, 10**15), WEIGHTS)
 def test_shares_add_up_and_differ_from_the_exact_ones_by_less_than_one(total: int, weights: list[float]) -> None:
     shares = apportion(total, weights)
-    assert shares.dtype == np.int64 and shares.sum() == (total if weights else 0)
     exactly = [Fraction(str(weight)) for weight in weights]
+    assert shares.dtype == np.int64 and shares.sum() == (total if any(exactly) else 0)
     if any(exactly):
         assert all(abs(share - total * w / sum(exactly)) < 1 for share, w in zip(shares.tolist(), exactly, strict=True))
 
@@ -35,15 +37,14 @@ def test_shares_add_up_and_differ_from_the_exact_ones_by_less_than_one(total: in
 def test_what_a_group_cannot_take_is_spread_over_the_others(total: int, groups: list[tuple[int, int]]) -> None:
     weights, capacities = [weight for weight, _ in groups], [capacity for _, capacity in groups]
     shares = apportion(total, weights, capacities)
-    assert shares.sum() == min(total, sum(capacities)) and (shares <= capacities).all()
+    assert shares.sum() == min(total, sum(most for weight, most in groups if weight)) and (shares <= capacities).all()
     rates = [
         share / weight
         for share, weight, most in zip(shares.tolist(), weights, capacities, strict=True)
         if weight and share < most
     ]
     for share, weight, most in zip(shares.tolist(), weights, capacities, strict=True):
-        if weight == 0 and share:
-            assert not rates, "a weight of 0 gets nothing until every other group is full"
+        assert weight or not share, "a weight of 0 gets nothing"
         if weight and share == most and rates:
             assert (share - 1) / weight <= max(rates) + 1, "a full group would have had no less without its limit"
 
@@ -53,9 +54,9 @@ def test_a_group_of_its_own_size_is_never_given_more_than_it_has(total: int, siz
     assert (apportion(total, sizes, sizes) <= sizes).all()
 
 
-def test_weights_of_zero_share_alike_once_the_others_are_full() -> None:
-    assert apportion(10, [0, 5, 0], [9, 4, 9]).tolist() == [3, 4, 3]
-    assert apportion(5, [0, 0]).tolist() == [3, 2]
+def test_a_weight_of_zero_gets_nothing_so_the_shares_may_fall_short() -> None:
+    assert apportion(10, [0, 5, 0], [9, 4, 9]).tolist() == [0, 4, 0]
+    assert apportion(5, [0, 0]).tolist() == [0, 0]
 
 
 def test_a_float_counts_as_the_decimal_that_it_prints_as() -> None:
@@ -75,12 +76,13 @@ class Case:
 
     rows: list[tuple[int, int, int, int]]
     quotas: list[int]
+    ceilings: list[int] | None = None
     overshoot: Overshoot
     batch: int
     limit: int
     bins: int
 
-    def queues(self) -> Iterator[Queued]:
+    def shards(self) -> Iterator[Queued]:
         for start in range(0, len(self.rows), self.batch):
             rows = self.rows[start : start + self.batch]
             yield Queued(
@@ -90,13 +92,22 @@ class Case:
                 sizes=np.array([row[3] for row in rows], np.int64),
             )
 
+    def queues(self, work: Callable[[Queued], Any]) -> Iterator[Any]:
+        """Asks every shard as a worker would be asked: work and answers are sent there and back."""
+        sent = pickle.dumps(work)
+        for shard in self.shards():
+            yield pickle.loads(pickle.dumps(pickle.loads(sent)(shard)))  # noqa: S301
+
     def take(self) -> tuple[Taken, list[bool]]:
+        quotas, ceilings = (None if x is None else np.array(x, np.int64) for x in (self.quotas, self.ceilings))
+        assert quotas is not None
         with patch.object(budgets, "LIMIT", self.limit), patch.object(budgets, "BINS", self.bins):
-            taken = take(self.queues, np.array(self.quotas, np.int64), self.overshoot)
-        return taken, [bool(x) for batch in self.queues() for x in taken.mask(batch)]
+            taken = take(self.queues, quotas, self.overshoot, ceilings, count=len(self.rows))
+        return taken, [bool(x) for batch in self.shards() for x in taken.mask(batch)]
 
 
 _KEYS = st.one_of(st.integers(0, 2), st.integers(0, 2**64 - 1), st.sampled_from([2**63, 2**64 - 1]))
+_CEILINGS = st.one_of(st.just(0), st.integers(0, 80), st.just(budgets.ANY))
 _IDS = st.one_of(st.integers(0, 20), st.integers(0, 2**128 - 1), st.integers(0, 9).map(lambda i: i << 64))
 
 
@@ -111,6 +122,7 @@ def cases(draw: Any) -> Case:
     return Case(
         rows=rows,
         quotas=draw(st.lists(st.integers(0, 60), min_size=groups, max_size=groups)),
+        ceilings=draw(st.none() | st.lists(_CEILINGS, min_size=groups, max_size=groups)),
         overshoot=draw(st.sampled_from(["stop", "fill", "cross"])),
         batch=draw(st.integers(1, 40)),
         limit=draw(st.sampled_from([1, 2, 7, 1000])),
@@ -121,7 +133,9 @@ def cases(draw: Any) -> Case:
 def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
     """What is taken, and what of it within the quotas, by sorting everything and serving one after another."""
     order = sorted(range(len(case.rows)), key=lambda i: case.rows[i][1:3])
-    left, is_open = list(case.quotas), [True] * len(case.quotas)
+    rooms = case.ceilings or [budgets.ANY] * len(case.quotas)
+    left = [min(quota, room) for quota, room in zip(case.quotas, rooms, strict=True)]
+    is_open, rooms = [room > 0 for room in rooms], list(rooms)
     within, rest = [False] * len(order), [False] * len(order)
     for i in order:
         group, _, _, size = case.rows[i]
@@ -129,20 +143,22 @@ def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
         if is_open[group]:
             within[i] = True
             left[group] -= size
-    unspent = sum(left)
+            rooms[group] -= size
+    unspent = sum(case.quotas) - sum(row[3] for row, is_within in zip(case.rows, within, strict=True) if is_within)
+    has_ended = [ceiling == 0 for ceiling in case.ceilings or case.quotas] if case.ceilings else [False] * len(rooms)
     for i in order:
-        if within[i]:
+        group, _, _, size = case.rows[i]
+        if within[i] or has_ended[group]:
             continue
-        size = case.rows[i][3]
         if unspent <= 0:
             break
-        if size <= unspent:
+        if size > rooms[group]:
+            has_ended[group] = case.overshoot != "fill"
+        elif size <= unspent or case.overshoot == "cross":
             rest[i] = True
             unspent -= size
-        elif case.overshoot == "fill":
-            continue
-        else:
-            rest[i] = case.overshoot == "cross" and unspent > 0
+            rooms[group] -= size
+        elif case.overshoot == "stop":
             break
     return [a or b for a, b in zip(within, rest, strict=True)], within
 
@@ -150,11 +166,21 @@ def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
 @settings(max_examples=400, deadline=None)
 @given(cases())
 @example(Case(rows=[(0, 5, 1, 20), (1, 1, 2, 30)], quotas=[10, 10], overshoot="stop", batch=2, limit=1, bins=64))
+@example(
+    Case(
+        rows=[(0, 0, 0, 0), (0, 0, 2**128 - 1, 1), (0, 1, 1, 0)],
+        quotas=[0, 1],
+        overshoot="stop",
+        batch=1,
+        limit=1,
+        bins=1,
+    )
+)
 def test_take_agrees_with_sorting_everything(case: Case) -> None:
     taken, mask = case.take()
     expected, within = sorted_through(case)
     assert mask == expected
-    assert [bool(x) for batch in case.queues() for x in taken.within(batch)] == within
+    assert [bool(x) for batch in case.shards() for x in taken.within(batch)] == within
     assert taken.spent == sum(row[3] for row, is_taken in zip(case.rows, mask, strict=True) if is_taken)
 
 
@@ -163,21 +189,49 @@ def test_take_agrees_with_sorting_everything(case: Case) -> None:
 def test_take_does_not_depend_on_batches_order_or_memory(case: Case, random: Any) -> None:
     rows = list(case.rows)
     random.shuffle(rows)
-    other = Case(rows=rows, quotas=case.quotas, overshoot=case.overshoot, batch=7, limit=1000, bins=2**16)
+    other = dataclasses.replace(case, rows=rows, batch=7, limit=1000, bins=2**16)
     ids = {row[2] for row, is_taken in zip(case.rows, case.take()[1], strict=True) if is_taken}
     assert ids == {row[2] for row, is_taken in zip(rows, other.take()[1], strict=True) if is_taken}
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_no_group_gets_more_than_its_ceiling_and_nothing_that_fits_is_left(case: Case) -> None:
+    taken, mask = case.take()
+    ceilings = case.ceilings or [budgets.ANY] * len(case.quotas)
+    got = [sum(row[3] for row, kept in zip(case.rows, mask, strict=True) if kept and row[0] == g) for g in range(4)]
+    rooms = [ceiling - got[g] for g, ceiling in enumerate(ceilings)]
+    assert min(rooms) >= 0
+    left = sum(case.quotas) - taken.spent
+    waiting = [row for row, kept in zip(case.rows, mask, strict=True) if not kept and ceilings[row[0]] > 0]
+    assert not any(kept for row, kept in zip(case.rows, mask, strict=True) if ceilings[row[0]] == 0)
+    if case.overshoot == "fill" and left > 0:
+        assert all(row[3] > min(left, rooms[row[0]]) for row in waiting)
+    if case.overshoot == "cross" and left > 0:
+        assert all(any(row[3] > rooms[g] for row in waiting if row[0] == g) for g in {row[0] for row in waiting})
+
+
+def test_what_quotas_leave_goes_neither_to_a_group_at_its_ceiling_nor_to_one_that_was_given_nothing() -> None:
+    rows = [(0, 1, 1, 7), (1, 2, 2, 5), (1, 3, 3, 1), (2, 0, 4, 0), (2, 0, 5, 1), (3, 9, 6, 4)]
+    case = Case(rows=rows, quotas=[6, 5, 0, 0], ceilings=[9, 5, 0, 9], overshoot="stop", batch=3, limit=9, bins=64)
+    taken, mask = case.take()
+    assert mask == [False, True, False, False, False, False] and taken.spent == 5
+    taken, mask = dataclasses.replace(case, overshoot="fill").take()
+    assert mask == [False, True, False, False, False, True] and taken.spent == 9
+    taken, mask = dataclasses.replace(case, overshoot="cross").take()
+    assert mask == [True, True, False, False, False, False] and taken.spent == 12
 
 
 def test_take_reads_a_small_pool_once() -> None:
     case = Case(rows=[(0, i, i, 1) for i in range(9)], quotas=[4], overshoot="stop", batch=2, limit=9, bins=64)
     passes: list[int] = []
 
-    def queues() -> Iterator[Queued]:
+    def queues(work: Callable[[Queued], Any]) -> Iterator[Any]:
         passes.append(1)
-        return case.queues()
+        return case.queues(work)
 
     with patch.object(budgets, "LIMIT", 9):
-        taken = take(queues, np.array([4]), "stop")
+        taken = take(queues, np.array([4]), "stop", count=9)
     assert len(passes) == 1 and taken.spent == 4
 
 
@@ -194,9 +248,9 @@ def test_a_large_pool_takes_a_few_passes_and_a_little_memory() -> None:
     ]
     passes: list[int] = []
 
-    def queues() -> Iterator[Queued]:
+    def queues(work: Callable[[Queued], Any]) -> Iterator[Any]:
         passes.append(1)
-        return iter(batches)
+        return map(work, batches)
 
     with patch.object(budgets, "LIMIT", 10_000):
         taken = take(queues, np.full(50, 500), "stop")
@@ -222,8 +276,11 @@ def chances(groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: 
     group, log_weight, size = np.array(groups, np.int64), np.array(log_weights, float), np.array(sizes, np.int64)
     total = np.bincount(group, size, len(spent)).astype(np.int64)
     cuts = range(0, len(group), batch)
-    draws = [(group[i : i + batch], log_weight[i : i + batch], size[i : i + batch]) for i in cuts]
-    log_time = inclusion.solve(lambda: iter(draws), np.array(spent, np.int64), total)
+    draws = [
+        inclusion.Drawn(group=group[i : i + batch], log_weight=log_weight[i : i + batch], sizes=size[i : i + batch])
+        for i in cuts
+    ]
+    log_time = inclusion.solve(lambda work: map(work, draws), np.array(spent, np.int64), total)
     return inclusion.probability(log_time, group, log_weight)
 
 
@@ -263,4 +320,4 @@ def test_a_group_spent_whole_or_not_at_all_leaves_nothing_to_chance() -> None:
 
 
 def test_equal_weights_have_the_share_that_was_spent() -> None:
-    np.testing.assert_allclose(chances([0] * 8, [3.0] * 8, [1, 2, 3, 4] * 2, [5]), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(chances([0] * 8, [3.0] * 8, [1, 2, 3, 4] * 2, [5]), 0.25, rtol=1e-14)

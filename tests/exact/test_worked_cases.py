@@ -4,19 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from laws import SCORE, decide, documents
 from selector import exact
 from selector.exact import inclusion, keyed
 from selector.exact.apportion import apportion
-from selector.exact.draws import Lottery
+from selector.exact.draws import Lottery, Moments
 from selector.exact.spend import Budget, Overshoot
-from selector.order import Order
-from selector.order.by_score import ByScore
-from selector.order.interleaved import Interleaved
-from selector.plugins.options import Score
-from selector.plugins.pool import Pool
+from selector.select import ScoreName
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.top import Top
+from selector.testing._made import SCORE, documents
+from selector.testing.selectors import decide
 
 # ---------------------------------------------------------------- A, C9, G1, Q1: integer allocation
 
@@ -54,40 +51,37 @@ def test_a7_fewer_documents_than_clusters_are_all_spent() -> None:
 def test_q16_and_c8_tokens_in_rank_order(overshoot: Overshoot, expected: list[int]) -> None:
     rows = [{SCORE: -float(i), "num_tokens": tokens} for i, tokens in enumerate([100, 300, 200, 400, 50])]
     decided = decide(
-        Top(score=Score(SCORE)), documents(rows), 2, Budget(amount=350, unit="tokens", overshoot=overshoot), 0
+        Top(score=ScoreName(SCORE)), documents(rows), 2, Budget(amount=350, unit="tokens", overshoot=overshoot), 0
     )
     assert np.flatnonzero(decided["kept"].to_numpy()).tolist() == expected
 
 
-def lottery(scores: list[float], temperature: float) -> tuple[Lottery, pa.RecordBatch]:
-    pool = Pool.of(documents([{SCORE: score} for score in scores]))
-    (batch,) = pool.batches("doc_id", SCORE)
-    return Lottery.of(pool, score=SCORE, temperature=temperature, seed=0, purpose="test"), batch
+SCORES = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
 
 
 def test_c6_scores_are_standardised_with_ddof_0() -> None:
-    draw, batch = lottery([1, 2, 3, 4, 10], 1.0)
-    np.testing.assert_allclose(
-        draw.values(batch), [-0.948683298, -0.632455532, -0.316227766, 0, 1.897366596], atol=1e-9
-    )
+    standardised = Lottery.of(Moments.of(SCORES), 1.0).standardised(SCORES)
+    np.testing.assert_allclose(standardised, [-0.948683298, -0.632455532, -0.316227766, 0, 1.897366596], atol=1e-9)
 
 
 def test_c7_noise_is_gumbel_and_scores_are_divided_by_the_temperature() -> None:
-    draw, batch = lottery([1, 2, 3, 4, 10], 2.0)
+    draw = Lottery.of(Moments.of(SCORES), 2.0)
     noise = np.array([0.756581053, -1.10198042, -0.275163309, 0.091082321, 1.774165924])
-    assert np.argsort(-(draw.values(batch) + noise)).tolist() == [4, 0, 3, 2, 1]
-    uniform = keyed.uniforms(batch["doc_id"], 0, "test")
-    expected = np.argsort(-(draw.values(batch) - np.log(-np.log(uniform))))
-    assert exact.argsort(draw.keys(batch), keyed.words(batch["doc_id"])).tolist() == expected.tolist()
+    assert np.argsort(-(draw.standardised(SCORES) + noise)).tolist() == [4, 0, 3, 2, 1]
+    ids = documents([{SCORE: score} for score in SCORES.tolist()])["doc_id"]
+    uniform = keyed.uniforms(ids, 0, "test")
+    expected = np.argsort(-(draw.standardised(SCORES) - np.log(-np.log(uniform))))
+    assert np.argsort(-draw.values(SCORES, uniform)).tolist() == expected.tolist()
+    assert exact.argsort(draw.keys(SCORES, uniform), keyed.words(ids)).tolist() == expected.tolist()
 
 
 def test_c10_without_noise_quality_alone_decides() -> None:
     table = documents([{SCORE: score} for score in (1.0, 2.0, 3.0, 4.0, 10.0)])
-    plain = KmeansQuality(score=Score(SCORE), temperature=0)
+    plain = KmeansQuality(score=ScoreName(SCORE), temperature=0)
     for count in range(6):
         budget = Budget(amount=count, unit="documents")
         assert decide(plain, table, 5, budget, 0)["kept"].equals(
-            decide(Top(score=Score(SCORE)), table, 5, budget, 0)["kept"]
+            decide(Top(score=ScoreName(SCORE)), table, 5, budget, 0)["kept"]
         )
 
 
@@ -108,7 +102,7 @@ def test_c5_kmeans_quality_draws_with_the_exact_probabilities(drawn: int, temper
         "cluster": np.repeat(np.arange(trials, dtype=np.int32), 4),
         SCORE: np.tile(WEIGHTS.astype(np.float32), trials),
     }
-    selector = KmeansQuality(score=Score(SCORE), temperature=temperature / WEIGHTS.std())
+    selector = KmeansQuality(score=ScoreName(SCORE), temperature=temperature / WEIGHTS.std())
     decided = decide(selector, pa.table(rows), 65_536, Budget(amount=drawn * trials, unit="documents"), 7)
     found = decided["kept"].to_numpy().reshape(trials, 4).mean(axis=0)
     expected = np.array(C5[drawn, temperature])
@@ -120,63 +114,9 @@ def test_c5_kmeans_quality_draws_with_the_exact_probabilities(drawn: int, temper
 
 @pytest.mark.parametrize(("drawn", "temperature", "within"), [(2, 1, 0.025), (2, 2, 0.016), (3, 1, 0.033)])
 def test_c5_rosens_approximation_is_as_near_as_its_docstring_says(drawn: int, temperature: int, within: float) -> None:
-    group, ones = np.zeros(4, np.int64), np.ones(4, np.int64)
-    draws = [(group, WEIGHTS / temperature, ones)]
-    log_time = inclusion.solve(lambda: iter(draws), np.array([drawn]), np.array([4]))
-    probability = inclusion.probability(log_time, group, WEIGHTS / temperature)
+    group, weights = np.zeros(4, np.int64), WEIGHTS / temperature
+    everything = inclusion.Drawn(group=group, log_weight=weights, sizes=np.ones(4, np.int64))
+    log_time = inclusion.solve(lambda work: [work(everything)], np.array([drawn]), np.array([4]))
+    probability = inclusion.probability(log_time, group, weights)
     error = np.abs(probability - C5[drawn, temperature]).max()
     assert within - 0.001 < error < within
-
-
-# ---------------------------------------------------------------- O7 and section 11.1: orders
-
-DOCS = {  # topic, difficulty, quality
-    "d00": ("math", 0.90, 0.95), "d01": ("code", 0.10, 0.40), "d02": ("web", 0.35, 0.30), "d03": ("math", 0.20, 0.70),
-    "d04": ("web", 0.05, 0.10), "d05": ("code", 0.60, 0.80), "d06": ("web", 0.75, 0.55), "d07": ("math", 0.50, 0.60),
-    "d08": ("code", 0.35, 0.50), "d09": ("web", 0.55, 0.20), "d10": ("math", 0.30, 0.90), "d11": ("code", 0.80, 0.85),
-}  # fmt: skip
-DIFFICULTY, QUALITY = Score("difficulty"), Score("quality")
-ORDERS = {
-    "curriculum": (ByScore(score=DIFFICULTY), "04 01 03 10 02 08 07 09 05 06 11 00"),
-    "anti": (ByScore(score=DIFFICULTY, direction="anti_curriculum"), "00 11 06 05 09 07 02 08 10 03 01 04"),
-    "quality ascending": (ByScore(score=QUALITY), "04 09 02 01 08 06 07 03 05 11 10 00"),
-    "blocked curriculum": (Interleaved(rounds=1, score=DIFFICULTY), "01 08 05 11 03 10 07 00 04 02 09 06"),
-    "interleaved curriculum": (Interleaved(rounds=3, score=DIFFICULTY), "01 08 03 10 04 02 05 07 09 11 00 06"),
-}
-
-
-@pytest.mark.parametrize("case", ORDERS)
-def test_11_1_orders_are_those_of_the_worked_case(case: str) -> None:
-    order, expected = ORDERS[case]
-    names = sorted(DOCS, key=lambda name: keyed.digest(name.encode()))  # any order but that of the names
-    pool = Pool.of(
-        pa.table(
-            [
-                pa.array([name.encode().ljust(16, b"\0") for name in names], pa.binary(16)),
-                pa.array([DOCS[name][0] for name in names]).dictionary_encode(),
-                pa.array([DOCS[name][1] for name in names], pa.float32()),
-                pa.array([DOCS[name][2] for name in names], pa.float32()),
-            ],
-            schema=pa.schema(
-                [
-                    ("doc_id", pa.binary(16)),
-                    ("source", pa.dictionary(pa.int32(), pa.string())),
-                    pa.field("difficulty", pa.float32(), metadata={"higher_is": "harder"}),
-                    pa.field("quality", pa.float32(), metadata={"higher_is": "better"}),
-                ]
-            ),
-        ),
-        batch_rows=5,
-    )
-    assert arranged(order, pool, names) == expected
-
-
-def arranged(order: Order, pool: Pool, names: list[str]) -> str:
-    return " ".join(names[i].removeprefix("d") for i in order.arrange(pool, 7).visits["document"].to_pylist())
-
-
-def test_o7_ties_are_in_the_order_of_their_ids() -> None:
-    rows = [("a0", 0.5), ("b", 0.5), ("z", 0.1), ("a", 0.5)]
-    table = documents([{"doc_id": name.encode().ljust(16, b"\0"), SCORE: score} for name, score in rows])
-    order = ByScore(score=Score(SCORE)).arrange(Pool.of(table), 0).visits["document"].to_pylist()
-    assert [rows[i][0] for i in order] == ["z", "a", "a0", "b"]

@@ -10,6 +10,8 @@ from conftest import text_of, write_jsonl
 from selector import plugins
 from selector.cli import app
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 

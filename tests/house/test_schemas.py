@@ -77,11 +77,13 @@ def test_a_published_schema_is_one(name: str) -> None:
             places += place
 
 
+EDU = {"column": "edu", "higher_is": "better"}
 GOOD: list[tuple[str, Any]] = [
     ("corpus.paths", "one.jsonl"),
     ("corpus.source", "source"),
     ("cluster.num_clusters", "auto"),
     ("rate", []),
+    ("rate", ["length", {"length": {"unit": "tokens"}, "as": "tokens"}, {"column": EDU, "as": "grade"}]),
     ("select.budget", {"documents": 10_000}),
     ("select.budget", {"documents": "10_000"}),
     ("select.budget", {"fraction": 0.1}),
@@ -108,6 +110,9 @@ BAD: list[tuple[str, Any]] = [
     ("rate", [{"length": {}, "readability": {}}]),
     ("rate", [{"column": {"column": "edu"}}]),
     ("rate", ["column"]),
+    ("rate", [{"length": {}, "as": "two words"}]),
+    ("rate", [{"length": {}, "as": None}]),
+    ("select.using", {"random": {}, "as": "r"}),
     ("select.budget", {"tokens": 0}),
     ("select.budget", {"tokens": "30X"}),
     ("select.budget", {"fraction": 1.5}),
@@ -166,6 +171,7 @@ def test_a_manifest_is_what_its_schema_says(tiny_model: Path, tmp_path: Path) ->
     for name, files in {
         "parts": list(Path(outcome.uri).glob("manifest/parts/*.parquet")),
         "files.parquet": [Path(outcome.uri, "manifest/files.parquet")],
+        "ids.parquet": [Path(outcome.uri, "manifest/ids.parquet")],
         "decisions": list(Path(outcome.uri).glob("decisions/*.parquet")),
     }.items():
         assert files

@@ -1,6 +1,7 @@
 """Parts on real workers that die, hang and raise: the Ray executor keeps the promises of the in-process one."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,34 @@ import ray as _ray
 from jobs.executor import RayExecutor
 from selector.engine.executor import Executor
 from selector.engine.local import LocalExecutor
-from selector.engine.part import Part, Receipt, Task
-from selector.engine.step import Stage
+from selector.engine.part import Part, Receipt, Resources, Task
+from selector.engine.runner import Runner
+from selector.engine.step import APART, Done, Fold, Map, Tables
 from selector.engine.store import Store
 from selector.errors import CorpusError, DamagedError, SelectorError, UnreachableError, UsageError
+
+pytestmark = pytest.mark.slow
 
 ray: Any = _ray
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Toy(Stage):
+class Toy(Map):
     """The numbers of a part's rows, with trouble at some of them: always, or the first time that one is met.
 
     `folder` gets a file per finished part or trial, so that work can be counted.
     """
 
-    name = "toy"
+    name: str = field(default="toy", metadata=APART)
+    reads: tuple[str, ...] = field(default=(), metadata=APART)
     output = "numbers"
     folder: str
     trouble: tuple[tuple[int, str], ...] = ()
     once: bool = False
+
+    def tasks(self, done: Done) -> Sequence[Task]:
+        raise AssertionError("a test hands them to the executor")
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         every = np.arange(task.part.first_row, task.part.first_row + task.part.num_rows)
@@ -60,8 +68,8 @@ class OnGpu(Toy):
     """Tells which GPU it was given, and with how many threads torch would work."""
 
     @property
-    def wants_gpu(self) -> bool:
-        return True
+    def resources(self) -> Resources:
+        return Resources(gpus=1)
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         import torch
@@ -69,6 +77,49 @@ class OnGpu(Toy):
         told = f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}, {torch.get_num_threads()} threads"
         Path(self.folder, "told").write_text(told)
         return super().process(task, store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(Toy):
+    """Asks for resources, and tells what each worker was given."""
+
+    asks: Resources
+
+    @property
+    def resources(self) -> Resources:
+        return self.asks
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        given = ray.get_runtime_context().get_assigned_resources()
+        Path(self.folder, f"given-{os.getpid()}").write_text(json.dumps(given))
+        return super().process(task, store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Toy):
+    """Needs a model before it can begin, and tells how often each worker loaded it."""
+
+    model: str
+
+    def prepare(self, task: Task, store: Store) -> None:
+        Path(self.model).read_bytes()
+        Path(self.folder, f"prepared-{os.getpid()}-{uuid.uuid4()}").touch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed(Toy, Fold):
+    """What the numbers of all parts come to."""
+
+    folded = "sum"
+
+    def rows_in(self, done: Done) -> int:
+        return 24
+
+    def tasks(self, done: Done) -> Sequence[Task]:
+        return [replace(task, key=self.key(task.part.first_row)) for task in tasks_of(self, 6)]
+
+    def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
+        yield "sum", pa.table({"sum": [sum(sum(part["numbers"]["row"].to_pylist()) for part in parts)]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +147,10 @@ def make_trouble(kind: str) -> None:
         raise ValueError(f"bad {kind}")
 
 
-def tasks_of(stage: Stage, num_parts: int, num_rows: int = 4) -> list[Task]:
+def tasks_of(step: Map, num_parts: int, num_rows: int = 4) -> list[Task]:
     return [
         Task(
-            key=f"{stage.name}/{index:03}",
+            key=f"{step.name}/{index:03}",
             part=Part(
                 file=0,
                 uri="web.jsonl",
@@ -138,16 +189,16 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "root"))
 
 
-def finish(executor: Executor, stage: Stage, tasks: Sequence[Task], store: Store) -> list[Receipt]:
+def finish(executor: Executor, step: Map, tasks: Sequence[Task], store: Store) -> list[Receipt]:
     with executor:
-        receipts = list(executor.run(stage, tasks, store))
+        receipts = list(executor.run(step, tasks, store))
     assert sorted(receipt.key for receipt in receipts) == sorted(task.key for task in tasks)
     return receipts
 
 
-def work_done(stage: Toy, kind: str = "whole") -> Counter[int]:
+def work_done(step: Toy, kind: str = "whole") -> Counter[int]:
     """How often each part, named by its first row, was done to the end."""
-    return Counter(int(path.name.split("-")[1]) for path in Path(stage.folder).glob(f"{kind}-*"))
+    return Counter(int(path.name.split("-")[1]) for path in Path(step.folder).glob(f"{kind}-*"))
 
 
 def rows_in(store: Store, tasks: Sequence[Task], name: str = "numbers") -> list[int]:
@@ -167,36 +218,50 @@ def seals_in(store: Store) -> dict[str, Any]:
 def test_a_worker_that_dies_hangs_or_raises_costs_one_attempt_of_the_part_it_was_at(
     kind: str, toy: Toy, store: Store
 ) -> None:
-    stage = replace(toy, trouble=((9, kind),), once=True)
-    tasks = tasks_of(stage, 8)
+    step = replace(toy, trouble=((9, kind),), once=True)
+    tasks = tasks_of(step, 8)
     began = time.monotonic()
-    receipts = finish(RayExecutor(actors=2, deadline=3.0), stage, tasks, store)
+    receipts = finish(RayExecutor(actors=2, deadline=3.0), step, tasks, store)
     assert time.monotonic() - began < 20
     assert sum(receipt.num_quarantined for receipt in receipts) == 0
     assert rows_in(store, tasks) == list(range(32))
-    assert set(work_done(stage).values()) == {1}
+    assert set(work_done(step).values()) == {1}
     assert [key for key, _ in store.storage.list("attempts/")] == ["attempts/toy/002/1.json"]
 
 
 def test_a_row_that_always_kills_its_worker_is_quarantined_and_every_other_row_comes_through(
     toy: Toy, store: Store
 ) -> None:
-    stage = replace(toy, trouble=((6, "kill"),))
-    tasks = tasks_of(stage, 6)
-    finish(RayExecutor(actors=2), stage, tasks, store)
+    step = replace(toy, trouble=((6, "kill"),))
+    tasks = tasks_of(step, 6)
+    finish(RayExecutor(actors=2), step, tasks, store)
     assert rows_in(store, tasks) == [row for row in range(24) if row != 6]
     assert rows_in(store, tasks, "quarantine") == [6]
-    assert set(work_done(stage).values()) == {1}
+    assert set(work_done(step).values()) == {1}
+
+
+@pytest.mark.parametrize(("once", "kept"), [(True, sum(range(24))), (False, sum(range(24)) - 6)])
+def test_a_step_with_one_answer_gets_over_a_worker_that_dies_at_a_part(
+    once: bool, kept: int, toy: Toy, store: Store
+) -> None:
+    step = Summed(folder=toy.folder, trouble=((6, "kill"),), once=once)
+    with Runner(store, RayExecutor(actors=2)) as runner:
+        done = runner.run([step])
+    assert done.table("toy", "sum")["sum"].to_pylist() == [kept]
+    assert [len(table) for table in done.tables("toy", "quarantine")] == [0, 0 if once else 1, 0, 0, 0, 0]
+    assert set(work_done(step).values()) == {1}
+    with Runner(store, LocalExecutor()) as again:
+        assert again.run([step])["toy"].cached
 
 
 def test_results_are_the_same_bytes_for_any_number_of_workers_and_in_process(toy: Toy, tmp_path: Path) -> None:
-    stage = replace(toy, trouble=((5, "raise"), (17, "raise")))
-    tasks = tasks_of(stage, 6)
+    step = replace(toy, trouble=((5, "raise"), (17, "raise")))
+    tasks = tasks_of(step, 6)
     here = Store.open(str(tmp_path / "here"))
-    finish(LocalExecutor(), stage, tasks, here)
+    finish(LocalExecutor(), step, tasks, here)
     for actors in (1, 2, 3):
         there = Store.open(str(tmp_path / str(actors)))
-        finish(RayExecutor(actors=actors), stage, tasks[::-1] if actors == 3 else tasks, there)
+        finish(RayExecutor(actors=actors), step, tasks[::-1] if actors == 3 else tasks, there)
         assert seals_in(there) == seals_in(here)
         assert rows_in(there, tasks, "quarantine") == [5, 17]
 
@@ -211,10 +276,72 @@ def test_a_damaged_input_and_a_fault_of_the_policy_arrive_in_the_driver_as_they_
     assert list(store.storage.list("attempts/")) == []
 
 
-def test_a_run_that_is_left_early_takes_its_workers_with_it(toy: Toy, store: Store) -> None:
-    stage = replace(toy, trouble=((4, "stop"),))
+def test_a_run_that_is_at_fault_ends_with_its_cause_and_put_right_loses_nothing(toy: Toy, store: Store) -> None:
+    step = replace(toy, trouble=tuple((row, "raise") for row in range(20, 37)))
+    tasks = tasks_of(step, 4, 20)
+    said = (
+        r"^toy cannot do 17 of 80 rows: .* The first one is row 20 of web.jsonl: ValueError: bad raise\. Put it right"
+    )
+    with pytest.raises(SelectorError, match=said):
+        finish(RayExecutor(actors=2), step, tasks, store)
+    assert sorted(store.seals()) == ["toy/000", "toy/002", "toy/003"]
+    assert list(store.storage.list("attempts/")) == []
     with RayExecutor(actors=2) as executor:
-        receipts = iter(executor.run(stage, tasks_of(stage, 6), store))
+        (receipt,) = executor.run(toy, tasks[1:2], store, 80)
+    assert receipt.num_quarantined == 0 and rows_in(store, tasks) == list(range(80))
+
+
+def test_every_worker_prepares_a_step_once_and_one_that_cannot_ends_the_run(toy: Toy, store: Store) -> None:
+    step = Prepared(folder=toy.folder, model=str(Path(toy.folder, "model")))
+    tasks = tasks_of(step, 6)
+    with pytest.raises(
+        SelectorError, match=r"^toy cannot begin: FileNotFoundError: .*model'\. Put it right and run the"
+    ):
+        finish(RayExecutor(actors=2), step, tasks, store)
+    assert list(store.seals()) == list(store.storage.list("attempts/")) == []
+    Path(step.model).touch()
+    finish(RayExecutor(actors=2), step, tasks, store)
+    times = Counter(path.name.split("-")[1] for path in Path(toy.folder).glob("prepared-*"))
+    assert 1 <= len(times) <= 2 and set(times.values()) == {1}
+    assert rows_in(store, tasks) == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("asks", "given"),
+    [
+        (Resources(cpus=1, memory=50 * 2**20, workers=1), {"CPU": 1.0, "memory": 50.0 * 2**20}),
+        (Resources(cpus=0.25, gpus=1, workers=1), {"CPU": 0.25}),  # there is no GPU
+        (Resources(cpus=0, workers=1), {}),
+    ],
+)
+def test_a_worker_holds_what_its_step_asks_for_and_there_are_no_more_of_them_than_it_allows(
+    asks: Resources, given: dict[str, float], toy: Toy, store: Store
+) -> None:
+    step = Asking(folder=toy.folder, asks=asks)
+    finish(RayExecutor(), step, tasks_of(step, 6), store)
+    (told,) = Path(toy.folder).glob("given-*")
+    assert json.loads(told.read_text()) == given
+
+
+def test_workers_that_ask_for_much_are_as_many_as_there_is_room_for(toy: Toy, store: Store) -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    step = Asking(folder=toy.folder, asks=Resources(cpus=cpus))
+    finish(RayExecutor(actors=3), step, tasks_of(step, 6), store)
+    (told,) = Path(toy.folder).glob("given-*")
+    assert json.loads(told.read_text()) == {"CPU": cpus}
+
+
+def test_more_than_the_machine_has_is_refused_in_words(toy: Toy, store: Store) -> None:
+    step = Asking(folder=toy.folder, asks=Resources(cpus=10_000, memory=2**40))
+    said = r"^toy asks for 10,000 CPUs, 1,024 GiB of memory for each worker, and this machine has \d+ CPUs, .*`local`"
+    with pytest.raises(SelectorError, match=said):
+        finish(RayExecutor(), step, tasks_of(step, 2), store)
+
+
+def test_a_run_that_is_left_early_takes_its_workers_with_it(toy: Toy, store: Store) -> None:
+    step = replace(toy, trouble=((4, "stop"),))
+    with RayExecutor(actors=2) as executor:
+        receipts = iter(executor.run(step, tasks_of(step, 6), store))
         next(receipts)
         receipts.close()  # pyright: ignore[reportAttributeAccessIssue]
         began = time.monotonic()
@@ -224,7 +351,7 @@ def test_a_run_that_is_left_early_takes_its_workers_with_it(toy: Toy, store: Sto
     assert ray.is_initialized(), "a Ray that was there before is not shut down"
 
 
-def test_a_stage_that_no_worker_can_load_ends_the_run(toy: Toy, store: Store) -> None:
+def test_a_step_that_no_worker_can_load_ends_the_run(toy: Toy, store: Store) -> None:
     with pytest.raises(SelectorError, match="5 workers in a row died before they could begin"):
         finish(RayExecutor(actors=1), Unloadable(folder=toy.folder), tasks_of(toy, 2), store)
 
@@ -256,7 +383,8 @@ def test_a_cluster_that_happens_to_run_on_the_machine_is_joined_only_by_its_addr
 import os, ray, ray._private.utils as utils
 from ray.cluster_utils import Cluster
 from jobs.executor import RayExecutor
-from test_ray_executor import OnGpu, tasks_of
+from test_ray_executor import Asking, OnGpu, tasks_of
+from selector.engine.part import Resources
 from selector.engine.store import Store
 
 other = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
@@ -271,8 +399,10 @@ assert RayExecutor().device() == "cuda" and not ray.is_initialized()
 with RayExecutor() as executor:
     assert ray.get_runtime_context().gcs_address == other.address
     assert executor.device() == "cuda"
-    stage = OnGpu(folder=os.environ["FOLDER"])
-    list(executor.run(stage, tasks_of(stage, 3), Store.open(os.environ["FOLDER"] + "/root")))
+    step = OnGpu(folder=os.environ["FOLDER"])
+    list(executor.run(step, tasks_of(step, 3), Store.open(os.environ["FOLDER"] + "/root")))
+    step = Asking(folder=os.environ["FOLDER"], asks=Resources(gpus=0.5, cpus=0.5))
+    list(executor.run(step, tasks_of(step, 8), Store.open(os.environ["FOLDER"] + "/other")))
 assert not ray.is_initialized()
 other.shutdown()
 """
@@ -281,6 +411,8 @@ other.shutdown()
         assert process.returncode == 0, err
         assert out == ""
     assert (tmp_path / "told").read_text() == "GPU 0, 2 threads"
+    given = [json.loads(path.read_text()) for path in tmp_path.glob("given-*")]
+    assert 1 <= len(given) <= 2 and all(held == {"CPU": 0.5, "GPU": 0.5} for held in given)
     assert not (tmp_path / ".ray").exists(), "no token is left in the home directory"
 
 
@@ -291,9 +423,9 @@ from jobs.executor import RayExecutor
 from selector.engine.store import Store
 from test_ray_executor import Toy, tasks_of
 
-stage = Toy(folder=os.environ["FOLDER"], trouble=((0, "sleep"), (4, "stop")))
+step = Toy(folder=os.environ["FOLDER"], trouble=((0, "sleep"), (4, "stop")))
 with RayExecutor(actors=2) as executor:
-    list(executor.run(stage, tasks_of(stage, 4), Store.open(os.environ["FOLDER"] + "/root")))
+    list(executor.run(step, tasks_of(step, 4), Store.open(os.environ["FOLDER"] + "/root")))
 """
     with own_process(tmp_path, script) as process:
         began = time.monotonic()

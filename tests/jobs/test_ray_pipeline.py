@@ -15,6 +15,8 @@ from selector.manifest import Manifest
 from selector.pipeline import build
 from selector.policy import Policy
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., dict[str, Any]]
 
 # A rater that notes every part that it finishes, and meets trouble at one document: the first time, or always.
@@ -109,6 +111,6 @@ def test_a_document_that_no_worker_survives_ends_in_quarantine_and_the_run_compl
     manifest = Manifest.open(outcome.uri)
     assert outcome.num_quarantined == 1 and manifest.verify().ok
     (lost,) = map(json.loads, Path(outcome.uri, "quarantine.jsonl").read_text().splitlines())
-    assert lost["row"] == 77 and lost["step"] == "rate" and lost["reason"] == "worker_died"
+    assert lost["row"] == 77 and lost["step"] == "rate/Troubled" and lost["reason"] == "worker_died"
     counts = manifest.info["counts"]
     assert counts["kept"] == counts["documents"] - counts["duplicate"] - 1

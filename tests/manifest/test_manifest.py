@@ -21,17 +21,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector import failpoint, tables
+from selector.engine.store import to_parquet
 from selector.errors import DamagedError, NotFoundError, SelectorError, UsageError
 from selector.exact import keyed
-from selector.manifest import Manifest, commit
-from selector.manifest import format as sealed
+from selector.manifest import Manifest, commit, ids
+from selector.manifest.commit import PART_ROWS, laid_out
+from selector.manifest.format import canonical, part_bytes, part_name
+from selector.manifest.header import Facts, Parent, seal
 from selector.manifest.ledger import LEAF_ROWS, encode, root
 from selector.storage import open_storage
 
 FORK = multiprocessing.get_context("fork")
 
 
-REASONS = ["cluster 3: rank 1 of quota 9", "where: num_tokens >= 32", "the same text", "quarantined in embed"]
+# By outcome: the template, its arguments, and the sentence that they make.
+REASONS = {
+    "kept": ("cluster {cluster}: within quota {quota}", '{"cluster": 3, "quota": 9}', "cluster 3: within quota 9"),
+    "left_out": ("cluster {cluster}: beyond quota {quota}", '{"cluster": 3, "quota": 9}', "cluster 3: beyond quota 9"),
+    "duplicate": ("the same text as another document", None, "the same text as another document"),
+    "marked": ("marked {by}", '{"by": "contamination"}', "marked contamination"),
+    "quarantined": ("quarantined in embed", None, "quarantined in embed"),
+}
 
 
 def example(
@@ -41,24 +51,33 @@ def example(
     mixed = np.arange(num_documents) * 2_654_435_761 % 2**31  # no generator: its stream may change with NumPy
     ids = [keyed.digest(b"document %d" % number) for number in range(num_documents)]
     file = (np.arange(num_documents) * 2 // num_documents).astype(np.uint32)
-    fate = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 3])[mixed % 10]
+    met = np.array(tables.OUTCOMES)[np.array([0, 0, 0, 0, 0, 1, 1, 2, 3, 4])[mixed % 10]]
+    kept = met == "kept"
     decisions = pa.table(
         {
             "doc_id": pa.array(ids, tables.DOC_ID),
             "file": file,
             "row": (np.arange(num_documents) - np.searchsorted(file, file) + 3).astype(np.uint32),
-            "fate": labels(np.array(tables.FATES)[fate]),
-            "reason": labels(np.array(REASONS)[fate]),
-            "duplicate_of": pa.array([ids[0] if met == 2 else None for met in fate], tables.DOC_ID),
-            "inclusion_probability": np.where(fate == 0, 0.5, 0).astype(np.float32),
+            "outcome": labels(met),
+            "reason": labels([REASONS[outcome][0] for outcome in met]),
+            "arguments": labels([REASONS[outcome][1] for outcome in met]),
+            "visits": np.where(kept, 1 + np.arange(num_documents) % 2, 0).astype(np.uint16),
             "round": np.zeros(num_documents, np.uint16),
+            "inclusion_probability": pa.array([0.5 if is_kept else None for is_kept in kept], pa.float32()),
+            "value": pa.array([float(mixed[n] % 7) if n % 3 else None for n in range(num_documents)]),
+            "cut": pa.array([2.5 if is_kept else None for is_kept in kept]),
+            "rank": pa.nulls(num_documents, pa.int64()),
+            "other": pa.array([ids[0] if outcome == "duplicate" else None for outcome in met], tables.DOC_ID),
         }
     )
-    chosen = decisions.filter(pa.array(fate == 0)).select(["doc_id", "file", "row", "inclusion_probability", "reason"])
+    chosen = decisions.filter(pa.array(kept))
+    chosen = chosen.select(["doc_id", "file", "row", "inclusion_probability", "reason", "arguments"])
     n = chosen.num_rows
     for name, values in {
         "source": labels(np.array(["web", "books", "web"] * n)[:n]),
-        "cluster": (mixed[:n] % 5).astype(np.int32),
+        "cluster": pa.array([None if m % 5 == 4 else m % 5 for m in mixed[:n].tolist()], pa.int32()),
+        "byte_offset": pa.array([None, 2**40] * n, pa.int64())[:n],
+        "byte_length": pa.array([None, 2**32 - 1] * n, pa.uint32())[:n],
         "num_tokens": (mixed[:n] % 99 + 1).astype(np.uint32),
         "difficulty": np.arange(n).astype(np.float32),
         "quality": pa.array([None, 0.25] * n, pa.float32())[:n],
@@ -80,8 +99,10 @@ def example(
         "num_rows": np.bincount(file, minlength=2) + 4,
         "size": [9, 9],
         "sha256": ["aa", "bb"],
+        "unread": [None, None],
     }
-    met = [int(count) for count in np.bincount(fate, minlength=4)]
+    count = {outcome: int(np.count_nonzero(met == outcome)) for outcome in tables.OUTCOMES}
+    explained = ("left_out", "marked", "quarantined")
     return {
         "chosen": chosen,
         "visits": visits,
@@ -90,9 +111,13 @@ def example(
         "counts": {
             "rows": num_documents + 2,
             "documents": num_documents,
-            **dict(zip(tables.FATES, [*met[:3], met[3] + 2], strict=True)),
-            "reasons": {"where": met[1], "quarantined in embed": met[3], "not_json": 2},
+            **count,
+            "quarantined": count["quarantined"] + 2,
+            "reasons": {**{REASONS[outcome][0]: count[outcome] for outcome in explained}, "not_json": 2},
+            "sources": {"web": (40, 4_000), "books": (20, 2_000)},
+            "clusters_tried": [(8, 0.25, 1e-7), (16, 0.5, 1.0)],
         },
+        "facts": {"select": {"quotas": {"3": 9}, "spent": 1e21}, "order": {"gap": 0.5}},
         "policy": {"seed": 7, "corpus": {"text": "text", "key": None}},
         "lineage": {"select": "5e1ec7", "order": "04de4"},
         "models": {"embed": {"name": "tiny", "sha256": "00"}},
@@ -104,8 +129,25 @@ def labels(values: Any) -> pa.Array:
     return pa.array(values, pa.string()).dictionary_encode()
 
 
-def committed(where: Path, inputs: dict[str, Any] | None = None, **options: Any) -> Manifest:
-    return commit(open_storage(str(where)), "run", **(inputs or example()), **options)
+def sealed(decisions: pa.Table) -> bytes:
+    """Decisions as the step that makes them stores them."""
+    return to_parquet(canonical(decisions, tables.DECISIONS))
+
+
+def committed(
+    where: Path, inputs: dict[str, Any] | None = None, *, part_rows: int = PART_ROWS, **options: Any
+) -> Manifest:
+    given: dict[str, Any] = {"left": None, **(inputs or example())}
+    chosen, visits, left = (given.pop(name) for name in ("chosen", "visits", "left"))
+    unvisited = None
+    if left is not None:
+        left = left.sort_by("document")
+        unvisited = chosen.select(["doc_id", "file", "row"]).take(left["document"])
+        for name in ("reason", "arguments"):
+            unvisited = unvisited.append_column(name, left[name])
+    given["decisions"] = (table if isinstance(table, bytes) else sealed(table) for table in given["decisions"])
+    parts = laid_out(chosen, visits, part_rows)
+    return commit(open_storage(str(where)), "run", parts=parts, unvisited=unvisited, **given, **options)
 
 
 def objects(where: Path) -> dict[str, bytes]:
@@ -123,7 +165,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def digest_row_by_row(rows: list[dict[str, Any]]) -> str:
-    """DESIGN, section 4, in plain Python."""
+    """The definition of the digest, in plain Python."""
 
     def blake(data: bytes) -> bytes:
         return hashlib.blake2b(data, digest_size=32).digest()
@@ -184,15 +226,15 @@ def test_the_digest_of_a_known_order_stays_what_it_is(tmp_path: Path) -> None:
 def test_a_manifest_without_visits_has_one_leaf_over_no_rows(tmp_path: Path) -> None:
     inputs = example()
     nothing = {name: inputs[name].slice(0, 0) for name in ("chosen", "visits")}
-    left_out = pa.array(["left_out"] * 60).dictionary_encode()
     decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries()
-    decided = decided.set_column(3, "fate", left_out)
+    decided = replaced(decided, "outcome", labels(["left_out"] * 60))
     manifest = committed(tmp_path, {**inputs, **nothing, "decisions": [decided], "counts": {}})
     assert len(manifest) == 0
     assert manifest.rows(0, 0).schema == tables.MANIFEST
     assert manifest.info["order_digest"] == hashlib.blake2b(b"\0", digest_size=32).hexdigest() == digest_row_by_row([])
     assert manifest.verify().ok
     assert manifest.describe()["difficulty"] == [None] * 10
+    assert manifest.when(bytes(16)) == []
     with pytest.raises(NotFoundError, match=r"There is no position 0 in this manifest: it is empty\."):
         manifest.at(0)
 
@@ -228,7 +270,7 @@ def test_parts_are_laid_out_as_the_format_says(tmp_path: Path) -> None:
         assert column.has_column_index
         assert column.has_offset_index
     assert pq.read_schema(path).equals(tables.MANIFEST)
-    assert pq.read_schema(tmp_path / "run/decisions/part-00000.parquet").equals(tables.FATE)
+    assert pq.read_schema(tmp_path / "run/decisions/part-00000.parquet").equals(tables.DECISIONS)
 
 
 def test_the_same_content_has_the_same_bytes_however_it_is_chunked_and_labelled(tmp_path: Path) -> None:
@@ -236,8 +278,8 @@ def test_the_same_content_has_the_same_bytes_however_it_is_chunked_and_labelled(
         """The same rows in pieces, their labels numbered backwards."""
         for index, field in enumerate(table.schema):
             if pa.types.is_dictionary(field.type):
-                words = ["unused", *sorted(set(table[field.name].to_pylist()), reverse=True)]
-                codes = pa.array([words.index(word) for word in table[field.name].to_pylist()], pa.int16())
+                words = ["unused", *sorted(set(table[field.name].drop_null().to_pylist()), reverse=True)]
+                codes = pa.array([word and words.index(word) for word in table[field.name].to_pylist()], pa.int16())
                 table = table.set_column(index, field.name, pa.DictionaryArray.from_arrays(codes, words))
         return pa.concat_tables([table.slice(at, rows) for at in range(0, table.num_rows, rows)])
 
@@ -255,13 +297,14 @@ def test_manifest_json_names_everything_and_says_nothing_of_when_or_where(tmp_pa
     assert info == manifest.info
     named = {f"run/manifest/parts/{part['name']}": part["sha256"] for part in info["parts"]}
     named |= {f"run/decisions/{part['name']}": part["sha256"] for part in info["decisions"]}
-    named["run/manifest/files.parquet"] = info["files"]["sha256"]
+    named |= {f"run/manifest/{name}.parquet": info[name]["sha256"] for name in ("files", "ids")}
     stored = objects(tmp_path)
     assert set(stored) == {*named, "run/manifest/manifest.json"}
     assert all(hashlib.sha256(stored[key]).hexdigest() == sha256 for key, sha256 in named.items())
     content = {name: value for name, value in info.items() if name != "digest"}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    assert info["digest"] == manifest.digest == hashlib.blake2b(canonical, digest_size=32).hexdigest()
+    plain = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    plain = plain.replace("1e-07", "1e-7")  # Python writes all else that is here as RFC 8785 does
+    assert info["digest"] == manifest.digest == hashlib.blake2b(plain.encode(), digest_size=32).hexdigest()
     assert str(tmp_path) not in json.dumps(info)
     assert [phase["name"] for phase in info["phases"]] == ["warm", "späte Phase"]
     assert sum(phase["tokens"] for phase in info["phases"]) == info["counts"]["tokens"]
@@ -289,6 +332,127 @@ def test_the_position_of_a_token_is_a_bisect(manifest: Manifest, token: int) -> 
     assert visit["token_start"] <= token < visit["token_start"] + visit["num_tokens"]
 
 
+def test_decisions_are_stored_byte_for_byte(tmp_path: Path) -> None:
+    inputs = example()
+    # Not as we would write them: a step may cut and compress them as it likes.
+    written = [to_parquet(canonical(table, tables.DECISIONS), row_group_size=7) for table in inputs["decisions"]]
+    manifest = committed(tmp_path, {**inputs, "decisions": written})
+    assert manifest.verify().ok
+    for index, data in enumerate(written):
+        assert (tmp_path / f"run/decisions/{part_name(index)}").read_bytes() == data
+
+
+def test_what_nobody_told_is_null_or_empty(tmp_path: Path) -> None:
+    inputs = example()
+    nullable = [field.name for field in tables.MANIFEST if field.nullable]
+    assert nullable == ["cluster", "byte_offset", "byte_length", "inclusion_probability", "difficulty", "quality"]
+    chosen = inputs["chosen"].drop_columns([*nullable, "arguments"])
+    manifest = committed(tmp_path, {**inputs, "chosen": chosen, "counts": {}, "facts": {}})
+    assert all(manifest.at(0)[name] is None for name in nullable)
+    assert manifest.at(0)["reason"] == REASONS["kept"][0], "without arguments it is a sentence as it stands"
+    assert manifest.describe()["clusters"] == {}
+    counts = manifest.header.counts
+    assert counts.rows == counts.documents == 60 and sum(counts.reasons.values()) == 60 - counts.kept - counts.duplicate
+    assert manifest.header.facts == Facts(select={}, order={})
+    assert manifest.verify().ok
+
+
+def test_reasons_are_sentences_in_the_manifest_and_templates_beside_it(tmp_path: Path) -> None:
+    inputs = example()
+    n = len(inputs["chosen"])
+    arguments = [json.dumps({"cluster": at % 3, "quota": 9}) for at in range(n)]
+    inputs["chosen"] = replaced(inputs["chosen"], "arguments", labels(arguments))
+    manifest = committed(tmp_path, inputs)
+    told = [manifest.at(position)["reason"] for position in range(n)]
+    assert told == [f"cluster {at % 3}: within quota 9" for at in inputs["visits"]["document"].to_pylist()[:n]]
+    stored = pq.read_table(tmp_path / "run/decisions/part-00000.parquet")
+    assert set(stored["reason"].to_pylist()) == {template for template, _, _ in REASONS.values()}
+
+
+def test_phases_carry_what_the_order_says_of_them(tmp_path: Path) -> None:
+    facts = {"b": {"mixture": {"web": 0.5}}, "never": {"x": 1}}
+    manifest = committed(tmp_path, example(phases=("a", "b", "a")), phases=facts)
+    assert [phase["facts"] for phase in manifest.info["phases"]] == [{}, {"mixture": {"web": 0.5}}, {}]
+    assert manifest.verify().ok
+
+
+def test_a_manifest_names_the_one_that_it_continues(tmp_path: Path) -> None:
+    parent = Parent(digest="ab" * 32, position=7)
+    manifest = committed(tmp_path, parent=parent, plugins={"selector": {"name": "random"}})
+    assert manifest.header.parent == parent
+    assert manifest.info["parent"] == {"digest": "ab" * 32, "position": 7}
+    assert manifest.info["plugins"] == {"selector": {"name": "random"}}
+
+
+# What the order does not visit
+
+
+def with_left(rows: list[int], inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The example, some rows of the order's pool left by the order."""
+    inputs = inputs or example(repeats=1)
+    document = inputs["visits"]["document"].to_numpy()
+    inputs["visits"] = inputs["visits"].filter(pa.array(~np.isin(document, rows)))
+    arguments = labels(['{"gap": 3}'] * len(rows))
+    inputs["left"] = pa.table([rows, labels(["no room within {gap}"] * len(rows)), arguments], schema=tables.LEFT)
+    return inputs
+
+
+def test_documents_that_the_order_leaves_have_their_reason_on_file(tmp_path: Path) -> None:
+    inputs = with_left([4, 2])
+    manifest = committed(tmp_path, inputs)
+    assert manifest.verify().ok
+    assert manifest.info["facts"]["order"] == {"gap": 0.5, "left": {"no room within {gap}": 2}}
+    assert manifest.info["counts"]["kept"] == len(inputs["chosen"]) == manifest.describe()["documents"] + 2
+    ids = inputs["chosen"]["doc_id"].to_pylist()
+    told = manifest.explain(ids[4])
+    assert (told["outcome"], told["positions"], told["unvisited"]) == ("kept", [], ["no room within 3"])
+    assert manifest.explain(ids[5])["unvisited"] == []
+    table = pq.read_table(tmp_path / "run/manifest/unvisited.parquet")
+    assert table.schema.equals(tables.UNVISITED) and table["doc_id"].to_pylist() == [ids[2], ids[4]]
+    assert committed(tmp_path / "again", with_left([2, 4])).digest == manifest.digest
+    path = tmp_path / "run/manifest/unvisited.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert any("unvisited.parquet is damaged" in problem for problem in manifest.verify().problems)
+
+
+def test_a_document_has_a_row_in_the_pool_for_every_visit_that_was_decided(tmp_path: Path) -> None:
+    inputs = example(repeats=1)
+    n = len(inputs["chosen"])
+    inputs["chosen"] = pa.concat_tables([inputs["chosen"], inputs["chosen"].slice(0, 3)])
+    again = inputs["visits"].slice(0, 3)
+    again = replaced(replaced(again, "document", np.arange(n, n + 3)), "visit", np.ones(3, np.uint16))
+    inputs["visits"] = pa.concat_tables([inputs["visits"], again]).unify_dictionaries()
+    ids = inputs["chosen"]["doc_id"].to_pylist()
+    manifest = committed(tmp_path / "all", inputs)
+    assert manifest.verify().ok and manifest.describe()["documents"] == n == len(manifest) - 3
+    assert len(manifest.when(ids[0])) == 2
+    left = committed(tmp_path / "left", with_left([n + 1], inputs))
+    assert left.verify().ok and left.describe()["documents"] == n
+    assert (len(left.when(ids[1])), left.explain(ids[1])["unvisited"]) == (1, ["no room within 3"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "message"),
+    [
+        ([2], {"left": None}, "1 documents were kept but never visited, or visited but not kept; the first is row 7"),
+        ([2], {"outcome": "left_out"}, "leaves a document that was not kept: row [0-9]+ of file 0"),
+    ],
+)
+def test_documents_that_the_order_leaves_are_compared_with_the_others(
+    tmp_path: Path, rows: list[int], change: dict[str, Any], message: str
+) -> None:
+    inputs = with_left(rows)
+    if "outcome" in change:
+        decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
+        place = decided["doc_id"].to_pylist().index(inputs["chosen"]["doc_id"][rows[0]].as_py())
+        outcome = decided["outcome"].to_pylist()
+        outcome[place] = "left_out"
+        change = {"decisions": [replaced(decided, "outcome", labels(outcome))], "counts": {}}
+    with pytest.raises(SelectorError, match=message):
+        committed(tmp_path, {**inputs, **change})
+    assert not (tmp_path / "run/manifest/manifest.json").exists()
+
+
 # Commit
 
 
@@ -311,17 +475,18 @@ def test_eight_processes_that_commit_at_once_get_the_same_manifest(tmp_path: Pat
     workers = [FORK.Process(target=work) for _ in range(8)]
     for worker in workers:
         worker.start()
-    answers = {results.get() for _ in workers}
     for worker in workers:
         worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    answers = {results.get() for _ in workers}
     assert answers == {(committed(tmp_path / "alone", part_rows=10).digest, True)}
     assert objects(tmp_path / "alone") == objects(tmp_path / "together")
 
 
 @pytest.mark.parametrize(
     "place",
-    [name for name in failpoint.NAMES if name.startswith("commit.")]
-    + [f"store.{side}_link:kill:{count}" for side in ("before", "after") for count in (1, 2, 4, 6)],
+    [name for name in failpoint.POINTS if name.startswith("commit.")]
+    + [f"store.{side}_link:kill:{count}" for side in ("before", "after") for count in (1, 2, 4, 6, 7)],
 )
 def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, place: str) -> None:
     name, _, rest = place.partition(":")
@@ -335,7 +500,7 @@ def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, pl
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
     is_there = (tmp_path / "runs/run/manifest/manifest.json").exists()
-    assert is_there == (name == "commit.after_manifest" or place == "store.after_link:kill:6")
+    assert is_there == (name == "commit.after_manifest" or place == "store.after_link:kill:7")
     if is_there:
         assert Manifest.open(str(tmp_path / "runs")).verify().ok
     else:
@@ -396,14 +561,21 @@ def flaws() -> dict[str, dict[str, Any]]:
             "files": replaced(files, "num_rows", pa.array([5, 99]))
         },
         "decisions name a file or row that files.parquet does not have": {"files": files.slice(0, 1)},
-        r"fates that there are not: \['lost'\]": {"decisions": [replaced(decided, "fate", labels(["lost"] * 60))]},
-        "keep a document that has no doc_id": {"decisions": [replaced(decided, "doc_id", pa.nulls(60, tables.DOC_ID))]},
+        r"outcomes that there are not: \['lost'\]": {
+            "decisions": [replaced(decided, "outcome", labels(["lost"] * 60))]
+        },
+        "The column doc_id has 60 nulls": {"decisions": [replaced(decided, "doc_id", pa.nulls(60, tables.DOC_ID))]},
+        "The decisions are not in the order of the corpus": {"decisions": [decided.slice(30), decided.slice(0, 30)]},
+        "The decisions are not `tables.DECISIONS`": {"decisions": [to_parquet(decided.drop_columns(["cut"]))]},
         "The column source has .* nulls": {"chosen": replaced(chosen, "source", labels([None] * len(chosen)))},
         "The count of quarantined is .*, and the rows come to": {"counts": {**counts, "rows": 60}},
         "The count of reasons is 1, and the rows come to": {"counts": {**counts, "reasons": {"where": 1}}},
+        "The count of the reason 'marked {by}' is 0, and the rows come to": {
+            "counts": {**counts, "reasons": {"where": sum(counts["reasons"].values())}}
+        },
         **{
             f"The count of {name} is 1, and the rows come to": {"counts": {**counts, name: 1}}
-            for name in ("documents", "kept", "left_out", "duplicate", "quarantined", "visits", "tokens")
+            for name in ("documents", "kept", "left_out", "duplicate", "marked", "quarantined", "visits", "tokens")
         },
     }
 
@@ -456,6 +628,7 @@ def test_damage_is_found_before_anything_damaged_is_used(tmp_path: Path) -> None
             lambda manifest: manifest.when(doc_id),
             lambda manifest: manifest.describe(),
         ],
+        "run/manifest/ids.parquet": [lambda manifest: manifest.when(doc_id), lambda manifest: manifest.explain(doc_id)],
         "run/decisions/part-00001.parquet": [lambda manifest: manifest.explain(doc_id)],
         "run/manifest/files.parquet": [lambda manifest: manifest.files],
         "run/manifest/manifest.json": [len, lambda manifest: manifest.info, lambda manifest: manifest.at(0)],
@@ -480,7 +653,7 @@ def sealed_again(where: Path, manifest: Manifest, part: bytes, **changes: Any) -
     parts = [{**manifest.info["parts"][0], "sha256": hashlib.sha256(part).hexdigest()}]
     content = {**manifest.info, "parts": parts, **changes}
     del content["digest"]
-    (where / "run/manifest/manifest.json").write_bytes(sealed.seal(content))
+    (where / "run/manifest/manifest.json").write_bytes(seal(content))
     found = Manifest.open(str(where)).verify()
     assert found.ok == (not found.problems)
     return found.problems
@@ -500,19 +673,25 @@ def sealed_again(where: Path, manifest: Manifest, part: bytes, **changes: Any) -
 def test_verify_works_out_the_rows_again(tmp_path: Path, column: str, message: str) -> None:
     manifest = committed(tmp_path)
     rows = moved(manifest.rows(0, len(manifest)), column).cast(tables.MANIFEST)
-    assert message in sealed_again(tmp_path, manifest, sealed.part_bytes(rows))
+    assert message in sealed_again(tmp_path, manifest, part_bytes(rows))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("phases", [], "The phases in"),
-        ("leaf_digests", ["00"], "The leaf_digests in"),
-        ("order_digest", "00", "The order_digest in"),
+        ("leaf_digests", ["00" * 32], "The leaf_digests in"),
+        ("order_digest", "00" * 32, "The order_digest in"),
+        (
+            "order_digest",
+            "00",
+            "is damaged: it is no manifest.json of format version 2: order_digest is '00' and is to",
+        ),
         ("files", {"rows": 3}, "files.parquet is damaged: it has 2 rows and 3 were committed."),
         ("counts", {"kept": 1}, "The count of kept is 1"),
         ("counts", {"rows": 1}, "The count of quarantined is"),
-        ("format_version", 2, "has format version 2, and this is Selector for version 1. Install a newer Selector."),
+        ("format_version", 3, "has format version 3, and this is Selector for version 2. Install a newer Selector."),
+        ("facts", {"order": {"left": {"why": 1}}}, "The facts.order.left in"),
     ],
 )
 def test_verify_works_out_what_manifest_json_says(tmp_path: Path, name: str, value: Any, message: str) -> None:
@@ -526,17 +705,46 @@ def test_verify_checks_where_manifest_json_places_its_parts(tmp_path: Path) -> N
     manifest = committed(tmp_path, part_rows=20)
     parts = [{**part, "first_position": part["first_position"] // 2} for part in manifest.info["parts"]]
     content = {name: value for name, value in manifest.info.items() if name != "digest"}
-    (tmp_path / "run/manifest/manifest.json").write_bytes(sealed.seal({**content, "parts": parts}))
+    (tmp_path / "run/manifest/manifest.json").write_bytes(seal({**content, "parts": parts}))
     problems = Manifest.open(str(tmp_path)).verify().problems
     assert "part-00001.parquet in run/manifest/manifest.json is out of place: it has first_position 10." in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.slice(1), "The rows of ids.parquet are not those of the visits."),
+        (lambda table: moved(table, "position"), "The rows of ids.parquet are not those of the visits."),
+        (lambda table: table.take(np.arange(len(table))[::-1]), "The rows of ids.parquet are not sorted."),
+    ],
+)
+def test_verify_compares_the_index_with_the_visits(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    manifest = committed(tmp_path)
+    path = tmp_path / "run/manifest/ids.parquet"
+    changed = change(pq.read_table(path))
+    data = ids.index_bytes(changed.cast(tables.IDS))
+    path.write_bytes(data)
+    part = (tmp_path / "run/manifest/parts/part-00000.parquet").read_bytes()
+    entry = {"rows": len(changed), "sha256": hashlib.sha256(data).hexdigest()}
+    assert message in sealed_again(tmp_path, manifest, part, ids=entry)
+
+
+def test_verify_checks_where_manifest_json_places_the_decisions(tmp_path: Path) -> None:
+    manifest = committed(tmp_path)
+    part = (tmp_path / "run/manifest/parts/part-00000.parquet").read_bytes()
+    first, second = manifest.info["decisions"]
+    (problem,) = sealed_again(tmp_path, manifest, part, decisions=[first, {**second, "first_row": 99}])
+    assert problem.startswith("The first row of part-00001.parquet of the decisions in run/manifest/manifest.json")
 
 
 def test_a_part_with_other_columns_or_row_groups_is_not_of_this_format(tmp_path: Path) -> None:
     manifest = committed(tmp_path)
     rows = manifest.rows(0, len(manifest))
-    (problem,) = sealed_again(tmp_path, manifest, sealed.to_parquet(rows.drop_columns(["quality"])))
-    assert "its columns are not those of format version 1" in problem
-    (problem,) = sealed_again(tmp_path, manifest, sealed.to_parquet(rows, row_group_size=10))
+    (problem,) = sealed_again(tmp_path, manifest, to_parquet(rows.drop_columns(["quality"])))
+    assert "its columns are not those of format version 2" in problem
+    (problem,) = sealed_again(tmp_path, manifest, to_parquet(rows, row_group_size=10))
     assert "its row groups are not of 65,536 rows" in problem
 
 
@@ -559,7 +767,7 @@ def test_a_manifest_is_opened_by_its_directory_its_run_or_a_root_with_one_run(
         manifest = Manifest.open(uri)
         assert manifest.digest == digest
         assert manifest.verify().ok
-        assert manifest.explain(manifest.at(0)["doc_id"])["fate"] == "kept"
+        assert manifest.explain(manifest.at(0)["doc_id"])["outcome"] == "kept"
 
 
 def test_a_manifest_that_is_not_there_is_said_so_with_what_is(tmp_path: Path) -> None:
@@ -626,15 +834,19 @@ def test_a_document_is_found_at_each_of_its_positions(manifest: Manifest) -> Non
 
 
 def test_every_document_of_the_corpus_is_explained(manifest: Manifest) -> None:
-    fates: dict[str, int] = dict.fromkeys(tables.FATES, 0)
+    outcomes: dict[str, int] = dict.fromkeys(tables.OUTCOMES, 0)
     for decided in pa.concat_tables(example()["decisions"]).to_pylist():
         told = manifest.explain(decided["doc_id"])
-        assert (told["fate"], told["reason"], told["row"]) == (decided["fate"], decided["reason"], decided["row"])
+        assert (told["outcome"], told["row"], told["cut"]) == (decided["outcome"], decided["row"], decided["cut"])
+        assert told["reason"] == REASONS[told["outcome"]][2]
+        assert told["arguments"] == json.loads(decided["arguments"] or "{}")
         assert told["uri"] == ["/corpus/a.jsonl", "/corpus/b.parquet"][decided["file"]]
-        assert told["duplicate_of"] == (decided["duplicate_of"] and decided["duplicate_of"].hex())
-        assert bool(told["positions"]) == (told["fate"] == "kept")
-        fates[told["fate"]] += 1
-    assert all(manifest.info["counts"][fate] == count for fate, count in fates.items() if fate != "quarantined")
+        assert told["other"] == (decided["other"] and decided["other"].hex())
+        assert bool(told["positions"]) == (told["outcome"] == "kept")
+        outcomes[told["outcome"]] += 1
+        json.dumps(told)
+    counts = manifest.info["counts"]
+    assert all(counts[outcome] == count for outcome, count in outcomes.items() if outcome != "quarantined")
     with pytest.raises(NotFoundError, match=r"There is no document 0{32} in the corpus of this manifest"):
         manifest.explain(bytes(16))
 
@@ -642,15 +854,126 @@ def test_every_document_of_the_corpus_is_explained(manifest: Manifest) -> None:
 def test_copies_of_a_document_are_explained_by_the_one_that_was_kept(tmp_path: Path) -> None:
     inputs = example()
     decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
-    fate = decided["fate"].to_pylist()
-    copy = fate.index("duplicate")
-    kept = fate.index("kept", copy)
+    outcome = decided["outcome"].to_pylist()
+    copy = outcome.index("duplicate")
+    kept = outcome.index("kept", copy)
     ids = decided["doc_id"].to_pylist()
     ids[copy] = ids[kept]
     inputs["decisions"] = [replaced(decided, "doc_id", pa.array(ids, tables.DOC_ID))]
     told = committed(tmp_path, inputs).explain(ids[kept])
-    assert told["fate"] == "kept"
-    assert [(found["row"], found["fate"]) for found in told["copies"]] == [(decided["row"][copy].as_py(), "duplicate")]
+    assert told["outcome"] == "kept"
+    copies = [(found["row"], found["outcome"]) for found in told["copies"]]
+    assert copies == [(decided["row"][copy].as_py(), "duplicate")]
+
+
+def test_a_look_up_decodes_only_the_row_groups_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = committed(tmp_path, example(200_000, repeats=2))
+    metadata = pq.read_metadata(tmp_path / "run/manifest/ids.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)][:2] == [65_536, 65_536]
+    assert all(metadata.row_group(0).column(index).has_column_index for index in range(2))
+    doc_id = manifest.at(100_000)["doc_id"]
+    positions = manifest.when(doc_id)
+    fresh, decoded = Manifest.open(str(tmp_path)), list[int]()
+    read = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
+        decoded.append(group)
+        return read(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", None)  # nothing is read whole
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    assert fresh.when(doc_id) == positions and 100_000 in positions and len(positions) == 2
+    assert len(decoded) == 3, "one of the index and one for each visit"
+    assert fresh.when(bytes(16)) == []
+
+
+def test_documents_whose_ids_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    def alike(ids: pa.ChunkedArray) -> pa.Array:
+        return pa.array([b"\xff" * 8 + doc_id[8:] for doc_id in ids.to_pylist()], tables.DOC_ID)
+
+    inputs = example()
+    for name in ("chosen", "decisions"):
+        given = inputs[name] if name == "chosen" else pa.concat_tables(inputs[name]).unify_dictionaries()
+        changed = replaced(given, "doc_id", alike(given["doc_id"]))
+        inputs[name] = changed if name == "chosen" else [changed]
+    manifest = committed(tmp_path, inputs)
+    ids = manifest.rows(0, len(manifest))["doc_id"].to_pylist()
+    for doc_id in set(ids):
+        assert manifest.when(doc_id) == [position for position, found in enumerate(ids) if found == doc_id]
+    assert manifest.when(b"\xff" * 8 + bytes(8)) == []
+    assert manifest.verify().ok
+
+
+@settings(deadline=None)
+@given(heads=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=50), cut=st.integers(0, 50))
+def test_an_index_finds_every_position_of_a_prefix(heads: list[int], cut: int) -> None:
+    pieces = [np.array(heads[:cut], np.uint64), np.array(heads[cut:], np.uint64)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("selector.manifest.ids.LEAF_ROWS", 4)  # so that a prefix spans row groups
+        file = pq.ParquetFile(pa.BufferReader(ids.index_bytes(ids.index_of(pieces))))
+    opened = ids.Index("ids.parquet", file)
+    for prefix in {*heads, 0, 1, 2**63, 2**64 - 1}:
+        assert opened.positions(prefix).tolist() == [at for at, head in enumerate(heads) if head == prefix]
+
+
+def test_a_kept_document_is_explained_without_reading_other_decisions(tmp_path: Path) -> None:
+    inputs = example()
+    decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
+    others = ["kept" if outcome == "kept" else "left_out" for outcome in decided["outcome"].to_pylist()]
+    decided = replaced(replaced(decided, "outcome", labels(others)), "value", pa.nulls(60, pa.float64()))
+    inputs["decisions"] = [decided.slice(0, 20), decided.slice(20, 0), decided.slice(20, 20), decided.slice(40)]
+    manifest = committed(tmp_path, {**inputs, "counts": {}})
+    expected = {doc_id: manifest.explain(doc_id) for doc_id in inputs["chosen"]["doc_id"].to_pylist()}
+    rows = {row["doc_id"]: index for index, row in enumerate(decided.to_pylist())}
+    for part in (0, 2, 3):
+        path = tmp_path / f"run/decisions/{part_name(part)}"
+        sound = path.read_bytes()
+        path.write_bytes(b"")
+        for doc_id, told in expected.items():
+            if {0: 0, 1: 2, 2: 3}[rows[doc_id] // 20] == part:
+                with pytest.raises(DamagedError, match=re.escape(path.name)):
+                    manifest.explain(doc_id)
+            else:
+                assert manifest.explain(doc_id) == told
+        path.write_bytes(sound)
+
+
+def test_a_rank_that_the_selector_did_not_give_is_counted_where_it_is_asked_for(tmp_path: Path) -> None:
+    inputs = example()
+    manifest = committed(tmp_path, inputs)
+    decided = pa.concat_tables(inputs["decisions"]).to_pylist()
+    shared = 0
+    for row in decided:
+        told = manifest.explain(row["doc_id"])
+        if row["value"] is None:
+            assert (told["value"], told["rank"], told["of"]) == (None, None, None)
+            continue
+        group = [
+            other for other in decided if (other["arguments"], other["value"] is None) == (row["arguments"], False)
+        ]
+        group.sort(key=lambda other: (-other["value"], other["doc_id"]))
+        assert (told["rank"], told["of"]) == (1 + group.index(row), len(group))
+        shared += sum(other["value"] == row["value"] for other in group) - 1
+    assert shared, "some have equal values, and their ids decide"
+
+
+def test_a_rank_that_the_selector_gave_is_told_from_one_on(tmp_path: Path) -> None:
+    inputs = example()
+    decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
+    inputs["decisions"] = [replaced(decided, "rank", pa.array(range(60), pa.int64()))]
+    told = committed(tmp_path, inputs).explain(decided["doc_id"][7].as_py())
+    assert (told["rank"], told["of"]) == (8, None)
+
+
+def test_describe_tells_reasons_in_few_words(manifest: Manifest) -> None:
+    told, counts = manifest.describe(), manifest.info["counts"]
+    assert told["reasons"] == {
+        "cluster: beyond quota": counts["left_out"],
+        "marked": counts["marked"],
+        "quarantined in embed": counts["quarantined"] - 2,
+        "not_json": 2,
+    }
+    assert told["facts"] == {"select": {"quotas": {"3": 9}, "spent": 1e21}, "order": {"gap": 0.5}}
 
 
 def test_describe_adds_up(manifest: Manifest) -> None:
@@ -663,7 +986,8 @@ def test_describe_adds_up(manifest: Manifest) -> None:
         for name, share in mixture.items():
             there = [row for row in rows if row[column] == name]
             assert share == {"visits": len(there), "tokens": sum(row["num_tokens"] for row in there)}
-        assert sum(share["visits"] for share in mixture.values()) == len(rows)
+        there = [row for row in rows if row[column] is not None]
+        assert sum(share["visits"] for share in mixture.values()) == len(there)
     for tenth, mean in enumerate(told["difficulty"]):
         there = [row["difficulty"] for row in rows if row["position"] * 10 // len(rows) == tenth]
         assert mean == pytest.approx(np.mean(there))

@@ -1,7 +1,7 @@
-"""The laws that every order keeps, ours and anyone's; then what each of ours arranges."""
+"""What each of our orders arranges; the laws that they keep are in tests/testing."""
 
 import hashlib
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,24 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import laws
-from laws import SCORE, arranged, documents
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
-from selector.order import Order
+from selector.order import Order, Pool, ScoreName
 from selector.order.by_score import ByScore
 from selector.order.interleaved import Interleaved
 from selector.order.shuffled import Shuffled
-from selector.plugins.options import Score
-from selector.plugins.pool import Pool
-
-
-@pytest.mark.parametrize("law", laws.ORDER_LAWS)
-@pytest.mark.parametrize("name", plugins.names("orders"))
-def test_every_order_keeps_the_law(name: str, law: Callable[[Order], None]) -> None:
-    for order in laws.variants("orders", name):
-        law(order)
+from selector.testing import EXACT, SCORE, check_order, documents
+from selector.testing._made import TABLES, pool_for
+from selector.testing.orders import arranged, with_visits
 
 
 def test_an_order_of_another_package_is_put_before_the_same_laws(
@@ -37,18 +29,16 @@ def test_an_order_of_another_package_is_put_before_the_same_laws(
     (tmp_path / "elsewhere_orders.py").write_text("""
 import dataclasses
 import numpy as np
-from selector.exact import keyed
-from selector.order import Order, Positions
+from selector.order import Placed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Alphabetical(Order):
+class Alphabetical(Placed):
     "Sorts by id."
-    def arrange(self, chosen, seed):
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        return Positions.of(np.lexsort((ids[:, 1], ids[:, 0])))
+    def keys(self, batch, summary, seed):
+        return np.zeros(batch.num_rows, np.uint64)
 """)
     monkeypatch.syspath_prepend(tmp_path)
-    laws.check_order("elsewhere_orders:Alphabetical")
+    check_order("elsewhere_orders:Alphabetical", examples=5)
 
 
 def places(order: Order, table: pa.Table, seed: int = 7) -> list[int]:
@@ -74,8 +64,8 @@ def test_what_a_score_means_decides_what_is_easy(
     higher_is: str, curriculum: list[int], anti_curriculum: list[int]
 ) -> None:
     table = meaning(documents([{SCORE: score} for score in (9.0, 2.0, None, 2.0, -1.0)]), higher_is)
-    assert places(ByScore(score=Score(SCORE)), table) == curriculum
-    assert places(ByScore(score=Score(SCORE), direction="anti_curriculum"), table) == anti_curriculum
+    assert places(ByScore(score=ScoreName(SCORE)), table) == curriculum
+    assert places(ByScore(score=ScoreName(SCORE), direction="anti_curriculum"), table) == anti_curriculum
 
 
 def test_shuffled_depends_on_the_seed_and_on_nothing_else() -> None:
@@ -85,15 +75,15 @@ def test_shuffled_depends_on_the_seed_and_on_nothing_else() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(laws.TABLES, st.integers(0, 40))
+@given(TABLES, st.integers(0, 40))
 def test_removing_documents_leaves_the_others_in_the_same_shuffled_order(table: pa.Table, some: int) -> None:
     gone = set(table["doc_id"].to_pylist()[:some])
-    whole = [doc_id for doc_id, *_ in arranged(Shuffled(), table, 7, 1) if doc_id not in gone]
-    assert [doc_id for doc_id, *_ in arranged(Shuffled(), table.slice(some), 7, 1)] == whole
+    whole = [doc_id for doc_id, *_ in arranged(Shuffled(), table, 7, 1)[0] if doc_id not in gone]
+    assert [doc_id for doc_id, *_ in arranged(Shuffled(), table.slice(some), 7, 1)[0]] == whole
 
 
 @settings(max_examples=60, deadline=None)
-@given(laws.TABLES, st.integers(1, 6), st.sampled_from(["source", "cluster"]))
+@given(TABLES, st.integers(1, 6), st.sampled_from(["source", "cluster"]))
 def test_interleaved_deals_pieces_like_array_split(
     table: pa.Table, rounds: int, by: Literal["source", "cluster"]
 ) -> None:
@@ -106,7 +96,27 @@ def test_interleaved_deals_pieces_like_array_split(
         for group in sorted(set(groups))
     ]
     expected = [int(i) for r in range(rounds) for piece in pieces for i in piece[r]]
-    assert places(Interleaved(by=by, rounds=rounds, score=Score(SCORE)), table) == expected
+    assert places(Interleaved(by=by, rounds=rounds, score=ScoreName(SCORE)), table) == expected
+
+
+def test_an_exact_score_is_sorted_to_its_last_unit() -> None:
+    table = documents([{EXACT: edits} for edits in (2**60 + 1, 2**60, None, -(2**60) - 1, -(2**60))])
+    assert places(ByScore(score=ScoreName(EXACT)), table) == [3, 4, 1, 0, 2]
+    assert places(ByScore(score=ScoreName(EXACT), direction="anti_curriculum"), table) == [0, 1, 4, 3, 2]
+
+
+def test_the_visits_of_a_shuffled_document_lie_apart_and_its_first_visit_is_where_it_always_was() -> None:
+    table = documents([{"doc_id": keyed.digest(b"%d" % i)} for i in range(50)])
+    twice = with_visits(table, [2] * 50)
+    once = [doc_id for doc_id, *_ in arranged(Shuffled(), table, 7, 1)[0]]
+    visits = Shuffled().arrange(pool_for(Shuffled(), twice, 7), 1).visits["document"].to_pylist()
+    ids = [twice["doc_id"][row].as_py() for row in visits]
+    assert [doc_id for row, doc_id in zip(visits, ids, strict=True) if row % 2 == 0] == once
+    assert sum(one == next_one for one, next_one in itertools.pairwise(ids)) < 5
+
+
+def test_an_order_asks_only_for_the_column_that_makes_its_groups() -> None:
+    assert (Interleaved().needs, Interleaved(by="cluster").needs, Shuffled().needs) == (("source",), ("cluster",), ())
 
 
 def test_interleaved_without_a_score_shuffles_inside_the_groups() -> None:
@@ -142,6 +152,6 @@ def test_golden_orders(name: str, options: dict[str, Any], golden: str) -> None:
             for i in range(300)
         ]
     )
-    visits = arranged(plugins.make("orders", name, options, "order.using"), table, 64, 7)
+    visits, _ = arranged(plugins.make("orders", name, options, "order.using"), table, 64, 7)
     digest = hashlib.sha256(b"".join(doc_id for doc_id, *_ in visits)).hexdigest()[:16]
     assert digest == golden, "changing this changes every user's data"

@@ -35,6 +35,7 @@ def test_every_key_has_a_default_but_the_paths_and_the_budget() -> None:
             "tokenizer": None,
             "max_document_bytes": 1 << 20,
             "rows_per_part": None,
+            "keep_texts": True,
         },
         "embed": {"model": "all-MiniLM-L6-v2", "max_tokens": 256, "long_documents": "mean", "precision": "auto"},
         "cluster": {"num_clusters": "auto", "iterations": 25, "documents_per_cluster": 256},
@@ -216,9 +217,37 @@ def test_white_space_of_a_template_is_kept() -> None:
 
 def test_two_raters_may_share_a_class_but_not_a_score() -> None:
     columns = [{"column": {"column": name, "higher_is": "better"}} for name in ("edu", "fun")]
-    assert list(Policy.of({**LEAST, "rate": columns}).plugins().raters) == ["edu", "fun"]
-    with pytest.raises(PolicyError, match=r"^rate\.1: 'edu' is there already\. Remove one\."):
+    assert list(Policy.of({**LEAST, "rate": columns}).plugins.raters) == ["edu", "fun"]
+    with pytest.raises(PolicyError, match=r"^rate\.1: 'edu' is there already\. Remove one, or give it another name: "):
         Policy.of({**LEAST, "rate": [columns[0], columns[0]]})
+
+
+def test_a_rater_that_is_there_twice_needs_two_names() -> None:
+    words, tokens = {"length": {"unit": "words"}}, {"length": {"unit": "tokens"}}
+    with pytest.raises(
+        PolicyError,
+        match=r"^rate\.1: 'length' is there already\. Remove one, or give it another name: "
+        r"\{length: \{…\}, as: length_2\}\.$",
+    ):
+        Policy.of({**LEAST, "rate": [words, tokens]})
+    policy = Policy.of({**LEAST, "rate": [words, {**tokens, "as": "length_2"}]})
+    assert list(policy.plugins.raters) == ["length", "length_2"]
+    resolved = policy.resolved()
+    assert resolved["rate"] == [words, {**tokens, "as": "length_2"}]
+    assert Policy.of(resolved).resolved() == resolved
+    for alias in ("two words", "", 3, "a.b", None):
+        with pytest.raises(PolicyError, match=r"^rate\.1: after as, write a word of letters, digits and _"):
+            Policy.of({**LEAST, "rate": [words, {**tokens, "as": alias}]})
+
+
+def test_a_column_of_the_corpus_may_be_two_scores() -> None:
+    edu = {"column": {"column": "edu", "higher_is": "better"}}
+    word = {"column": {"column": "edu", "higher_is": "label"}, "as": "word"}
+    raters = Policy.of({**LEAST, "rate": [edu, word]}).plugins.raters
+    assert {label: rater.scores(label) for label, rater in raters.items()} == {
+        "edu": {"edu": "better"},
+        "word": {"word": "label"},
+    }
 
 
 def test_a_policy_cannot_be_changed_once_it_is_made() -> None:

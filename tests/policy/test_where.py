@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selector.errors import PolicyError
-from selector.policy.where import KNOWN, Rule
+from selector.plugins.catalogue import RULE_COLUMNS, Catalogue
+from selector.policy.where import Rule
+from selector.rate.readability import Readability
 
-SCORES = ("readability",)
+SCORES = Catalogue.of({"readability": Readability()})
+NONE = Catalogue()
 
 
 def passed(text: str, **columns: Any) -> list[bool]:
@@ -21,10 +24,29 @@ def passed(text: str, **columns: Any) -> list[bool]:
 
 def test_a_rule_knows_which_columns_it_reads_and_whose_they_are() -> None:
     rule = Rule.of("num_tokens >= 32 AND source = 'web' AND readability < 9 AND lang = 'en' AND edu > 3", SCORES)
-    assert rule.columns == ("num_tokens", "readability", "source")
+    steps = {column.name: column.step for column in rule.columns}
+    assert steps == {
+        "num_tokens": "dedup", "source": "dedup", "readability": "rate/readability", "lang": "columns", "edu": "columns"
+    }  # fmt: skip
     assert rule.corpus_columns == ("edu", "lang") and rule.kinds == (pl.Float64, pl.String)
-    assert Rule.of('"odd name" IS NOT NULL', ()).corpus_columns == ("odd name",)
-    assert all(Rule.of(f"{name} IS NOT NULL", ()).columns == (name,) for name in KNOWN)
+    assert Rule.of('"odd name" IS NOT NULL', NONE).corpus_columns == ("odd name",)
+    for name in RULE_COLUMNS:
+        assert Rule.of(f"{name} IS NOT NULL", NONE).columns == (NONE.find(name, "select.where"),)
+
+
+def test_a_rule_may_name_a_column_by_its_long_name() -> None:
+    text = "score.readability < 9 AND corpus.readability = 'easy' AND corpus.meta.lang = 'en'"
+    rule = Rule.of(text, SCORES)
+    found = {column.name: (column.step, column.column) for column in rule.columns}
+    assert found == {
+        "score.readability": ("rate/readability", "readability"),
+        "corpus.readability": ("columns", "readability"),
+        "corpus.meta.lang": ("columns", "meta.lang"),
+    }
+    columns = {"score.readability": [3.0, 12.0], "corpus.readability": ["easy"] * 2, "corpus.meta.lang": ["en"] * 2}
+    assert passed(text, **columns) == [True, False]
+    with pytest.raises(PolicyError, match=r"select\.where needs the column 'score\.edu'\. There is: "):
+        Rule.of("score.edu > 3", SCORES)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +119,11 @@ def test_what_is_no_condition_on_one_document_is_refused(text: str, message: str
     "text", ["source = 'sum(x)'", "source = 'select'", "over > 3", '"max" > 3', "greatest(a, b) > 3"]
 )
 def test_words_that_only_look_like_other_documents_are_allowed(text: str) -> None:
-    assert Rule.of(text, ()).text == text
+    assert Rule.of(text, NONE).text == text
 
 
 def test_a_rule_that_does_not_fit_the_types_of_the_corpus_is_refused_before_any_work() -> None:
-    rule = Rule.of("num_tokens > 3 AND edu >= 3 AND lang = 'en'", ())
+    rule = Rule.of("num_tokens > 3 AND edu >= 3 AND lang = 'en'", NONE)
     numbers, words, nothing = pa.array([1.0]), pa.array(["en"]), pa.nulls(1)
     rule.check({"edu": numbers, "lang": words})
     rule.check({"edu": nothing, "lang": nothing})
@@ -118,10 +140,10 @@ ODD = [[None, None], ["3", "n/a"], [3.0, None], [True, False], [None, "4"]]
 @pytest.mark.parametrize("edu", ODD)
 @pytest.mark.parametrize("lang", ODD)
 def test_a_part_whose_values_are_of_another_type_never_stops_a_run(edu: list[Any], lang: list[Any]) -> None:
-    rule = Rule.of("edu >= 3 AND STARTS_WITH(lang, 'e')", ())
+    rule = Rule.of("edu >= 3 AND STARTS_WITH(lang, 'e')", NONE)
     table = pa.table({"edu": pa.array(edu), "lang": pa.array(lang)})
     assert rule.test(table).tolist() == [False, False]
-    assert Rule.of("edu >= 3", ()).test(table).tolist() == [
+    assert Rule.of("edu >= 3", NONE).test(table).tolist() == [
         value is not None and not isinstance(value, bool) and value != "n/a" for value in edu
     ]
 
@@ -133,7 +155,7 @@ NUMBERS = st.one_of(st.none(), st.integers(0, 100))
 def test_whether_a_document_passes_does_not_depend_on_its_neighbours(
     rows: list[tuple[int | None, int | None]], least: int, data: st.DataObject
 ) -> None:
-    rule = Rule.of(f"num_tokens >= {least} AND (edu > 50 OR edu IS NULL)", ())
+    rule = Rule.of(f"num_tokens >= {least} AND (edu > 50 OR edu IS NULL)", NONE)
     columns = [pa.array([row[0] for row in rows], pa.uint32()), pa.array([row[1] for row in rows], pa.float64())]
     table = pa.table(columns, names=["num_tokens", "edu"])
     expected = [a is not None and a >= least and (b is None or b > 50) for a, b in rows]

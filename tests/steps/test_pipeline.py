@@ -1,4 +1,4 @@
-"""The whole flow in this process: every row has its fate, the counts add up, and budgets are exact."""
+"""The whole flow in this process: every row has its outcome, the counts add up, and budgets are exact."""
 
 import gzip
 import hashlib
@@ -18,6 +18,7 @@ from conftest import text_of
 from runs import policy_of, run, uncached
 from selector.errors import PolicyError
 from selector.manifest import Manifest
+from selector.manifest.describe import sentence
 from selector.pipeline import Outcome
 
 Make = Callable[..., dict[str, Any]]
@@ -30,7 +31,7 @@ def test_a_second_run_finds_every_step_done(small_policy: Make, tmp_path: Path) 
     assert second.manifest.digest == first.manifest.digest and second.manifest.verify().ok
 
 
-# ---------------------------------------------------------------- every row has its fate
+# ---------------------------------------------------------------- every row has its outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,33 +141,33 @@ def read_as_a_stranger(corpus: Path, model: Path, key: str | None) -> tuple[list
     return documents, num_bad
 
 
-def fates_of(outcome: Outcome) -> dict[tuple[int, int], dict[str, Any]]:
+def decisions_of(outcome: Outcome) -> dict[tuple[int, int], dict[str, Any]]:
     """`decisions` as it lies on disk, by file and row; each is there once."""
     found = [
         row for path in sorted(Path(outcome.uri, "decisions").iterdir()) for row in pq.read_table(path).to_pylist()
     ]
-    fates = {(row["file"], row["row"]): row for row in found}
-    assert len(fates) == len(found)
-    return fates
+    decisions = {(row["file"], row["row"]): row for row in found}
+    assert len(decisions) == len(found)
+    return decisions
 
 
 def choose_as_a_stranger(
     documents: Sequence[Document], missing: str, num_documents: int
 ) -> dict[tuple[int, int], tuple[str, str | None]]:
-    """The fate of every document by the policy of the test below, and the beginning of its reason."""
-    fates: dict[tuple[int, int], tuple[str, str | None]] = {}
+    """The outcome of every document by the policy of the test below, and the beginning of its reason."""
+    outcomes: dict[tuple[int, int], tuple[str, str | None]] = {}
     texts, ids = set[bytes](), set[bytes]()
     live: list[Document] = []
     for document in documents:
         place = document.file, document.row
         if document.text_id in texts:
-            fates[place] = "duplicate", "the same text as another document"
+            outcomes[place] = "duplicate", "the same text as another document"
         texts.add(document.text_id)
     for document in documents:
         place = document.file, document.row
-        if place not in fates:
+        if place not in outcomes:
             if document.doc_id in ids:
-                fates[place] = "quarantined", "quarantined in dedup"
+                outcomes[place] = "quarantined", "quarantined in dedup"
             else:
                 live.append(document)
             ids.add(document.doc_id)
@@ -176,20 +177,20 @@ def choose_as_a_stranger(
     for document in live:
         place = document.file, document.row
         if not (document.lang == "en" and document.num_tokens >= 18):
-            fates[place] = "left_out", "where: "
+            outcomes[place] = "left_out", "where: "
         elif document.edu is None and missing == "drop":
-            fates[place] = "left_out", "no score 'edu': "
+            outcomes[place] = "left_out", "no score 'edu': "
         else:
             score = document.edu if document.edu is not None else {"last": -1.0, "impute": mean}[missing]
             pool.append((-score, document.doc_id, place))
     for rank, (_, _, place) in enumerate(sorted(pool)):
-        fates[place] = ("kept", "among") if rank < num_documents else ("left_out", "not among")
-    return fates
+        outcomes[place] = ("kept", "among") if rank < num_documents else ("left_out", "not among")
+    return outcomes
 
 
 @pytest.mark.parametrize(("key", "budget"), [(None, 50), ("id", 32)])  # more than have a score, less than may be chosen
 @pytest.mark.parametrize("missing", ["drop", "last", "impute"])
-def test_every_document_has_one_fate_and_the_counts_add_up(
+def test_every_document_has_one_outcome_and_the_counts_add_up(
     missing: str, key: str | None, budget: int, corpus: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     runs.use_one_thread()
@@ -211,19 +212,22 @@ def test_every_document_has_one_fate_and_the_counts_add_up(
     expected = choose_as_a_stranger(documents, missing, budget)
     by_place = {(document.file, document.row): document for document in documents}
 
-    fates = fates_of(outcome)
-    assert fates.keys() == by_place.keys() == expected.keys()
-    for place, fate in fates.items():
-        assert (fate["fate"], fate["doc_id"]) == (expected[place][0], by_place[place].doc_id), place
-        assert fate["reason"].startswith(expected[place][1]), place
-        assert fate["inclusion_probability"] == (1.0 if fate["fate"] == "kept" else 0.0)
-        if fate["fate"] == "duplicate":
+    decisions = decisions_of(outcome)
+    assert decisions.keys() == by_place.keys() == expected.keys()
+    for place, decision in decisions.items():
+        assert (decision["outcome"], decision["doc_id"]) == (expected[place][0], by_place[place].doc_id), place
+        said = sentence(decision["reason"], decision["arguments"])
+        assert said.startswith(expected[place][1] or ""), place
+        is_kept, was_asked = decision["outcome"] == "kept", said.startswith(("among", "not among"))
+        assert decision["inclusion_probability"] == ((1.0 if is_kept else 0.0) if was_asked else None)
+        assert decision["visits"] == (1 if is_kept else 0)
+        if decision["outcome"] == "duplicate":
             first = next(document for document in documents if document.text_id == by_place[place].text_id)
-            assert fate["duplicate_of"] == first.doc_id
+            assert decision["other"] == first.doc_id
 
     manifest = outcome.manifest
     visits = manifest.rows(0, len(manifest)).to_pylist()
-    kept = [place for place, (fate, _) in expected.items() if fate == "kept"]
+    kept = [place for place, (told, _) in expected.items() if told == "kept"]
     assert sorted((visit["file"], visit["row"]) for visit in visits) == sorted(kept)
     assert len(kept) == budget if missing != "drop" else 20 < len(kept) < budget
     for visit in visits:
@@ -239,13 +243,13 @@ def test_every_document_has_one_fate_and_the_counts_add_up(
             assert 0 < visit["quality"] < 9 and visit["quality"] % 1, "the mean of those that have one"
 
     counts = manifest.info["counts"]
-    told = Counter(fate for fate, _ in expected.values())
+    told = Counter(name for name, _ in expected.values())
     assert {name: counts[name] for name in ("kept", "left_out", "duplicate")} == {
         name: told[name] for name in ("kept", "left_out", "duplicate")
     }
     assert counts["quarantined"] == told["quarantined"] + num_bad == outcome.num_quarantined and num_bad == len(BAD)
     assert counts["documents"] == len(documents) and counts["rows"] == len(documents) + num_bad
-    assert counts["rows"] == sum(counts[fate] for fate in ("kept", "left_out", "duplicate", "quarantined"))
+    assert counts["rows"] == sum(counts[name] for name in ("kept", "left_out", "duplicate", "quarantined"))
     assert sum(counts["reasons"].values()) == counts["left_out"] + counts["quarantined"]
     assert counts["visits"] == len(kept) and counts["tokens"] == sum(by_place[place].num_tokens for place in kept)
     sources = {name: [d.num_tokens for d in documents if d.source == name] for name in ("books", "web")}

@@ -1,59 +1,45 @@
-"""Measures against a named alternative, in one process and in turns: `python -m jobs.bench embed --documents 512`.
+"""The embed step beside a bare `SentenceTransformer.encode`, in one process and in turns.
 
 Machines are noisy, so the alternatives take turns, several rounds of them, and the median and the ratio of
 medians are what to quote.
 """
 
-import argparse
 import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from selector.cli.demo import documents
-from selector.models.encoder import hardware_precision, stage_for
-from selector.policy.sections import EmbedPolicy
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
-    parser.add_argument("what", choices=["embed"])
-    parser.add_argument("--documents", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args(arguments)
-    embed(chosen.documents, chosen.rounds)
+from selector.models.encoder import Encoder, Precision, bare_model, hardware_precision
 
 
 def embed(num_documents: int, rounds: int) -> None:
-    """Documents per second of the embed stage beside a bare `SentenceTransformer.encode` of the same texts.
+    """Documents per second of the embed step beside a bare `SentenceTransformer.encode` of the same texts.
 
     All load the same weights, use the same threads and see the first 256 tokens of each text.
     """
     import torch
-    from sentence_transformers import SentenceTransformer
 
     texts = [document["text"] for document in documents(num_documents)][:num_documents]
     half = hardware_precision("cpu")
 
     def bare(precision: str) -> Callable[[], Any]:
-        stage = stage_for(EmbedPolicy.model_validate({}), "cpu", "text", 1 << 20)
-        model = SentenceTransformer(stage.folder, device="cpu", local_files_only=True).to(getattr(torch, precision))
+        folder = Encoder.of("all-MiniLM-L6-v2", device="cpu").folder
+        model = bare_model(folder, "cpu").to(getattr(torch, precision))
         model.max_seq_length = 256
         return lambda: model.encode(texts, batch_size=32, show_progress_bar=False, convert_to_tensor=True)
 
-    def ours(precision: str) -> Callable[[], Any]:
-        policy = EmbedPolicy.model_validate({"precision": precision, "long_documents": "truncate"})
-        stage = stage_for(policy, "cpu", "text", 1 << 20)
-        return lambda: stage.encode(texts)
+    def ours(precision: Precision) -> Callable[[], Any]:
+        encoder = Encoder.of("all-MiniLM-L6-v2", device="cpu", precision=precision, long_documents="truncate")
+        return lambda: encoder.encode(texts)
 
     compare(
         {
             "SentenceTransformer.encode, float32": bare("float32"),
             f"SentenceTransformer.encode, {half}": bare(half),
-            "embed stage, float32": ours("float32"),
-            f"embed stage, {half} (the default here)": ours(half),
+            "embed step, float32": ours("float32"),
+            f"embed step, {half} (the default here)": ours(half),
         },
         len(texts),
         rounds,
@@ -75,7 +61,3 @@ def compare(contenders: dict[str, Callable[[], Any]], size: int, rounds: int) ->
     for name, median in medians.items():
         spread = f"{size / max(seconds[name][1:]):.1f} to {size / min(seconds[name][1:]):.1f}"
         print(f"{name:<48} {size / median:7.1f} documents/s ({spread})  x{first / median:.2f}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

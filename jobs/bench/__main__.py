@@ -1,0 +1,98 @@
+"""The command line of the measurements: `python -m jobs.bench WHAT --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from jobs.bench.simulate import WHERE, Simulation, simulate
+from selector.errors import SelectorError
+from selector.policy.values import Amount
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does the measurement, and returns the exit code."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        if chosen.what == "embed":
+            from jobs.bench.embed import embed
+
+            embed(chosen.documents, chosen.rounds)
+        else:
+            asked = Simulation(
+                num_documents=chosen.documents,
+                num_files=chosen.files,
+                num_parts=chosen.parts,
+                num_clusters=chosen.clusters,
+                select=chosen.select,
+                order=chosen.order,
+                where=chosen.where or None,
+                budget=chosen.budget,
+                missing=chosen.missing,
+                executor=chosen.executor,
+                num_workers=chosen.workers,
+                seed=chosen.seed,
+            )
+            simulate(asked, above=chosen.root, keep=chosen.keep, check=chosen.check, again=chosen.again)
+    except SelectorError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description="Measures.")
+    measures = parser.add_subparsers(dest="what", required=True)
+
+    embed = measures.add_parser("embed", help="the embed step beside a bare SentenceTransformer.encode")
+    embed.add_argument("--documents", type=int, default=512)
+    embed.add_argument("--rounds", type=int, default=5)
+
+    simulate = measures.add_parser("simulate", help="select, order and commit over a drawn corpus of N documents")
+    simulate.add_argument("documents", metavar="N", type=_amount, help="100k, 1M, 100M")
+    simulate.add_argument("--files", type=_amount, help="of the corpus; by default one a million documents")
+    simulate.add_argument("--parts", type=_amount, help="about so many; by default as the survey cuts the files")
+    simulate.add_argument("--clusters", type=_amount, default=1024)
+    simulate.add_argument("--select", type=_plugin, default="kmeans_quality", help="NAME or '{NAME: {option: value}}'")
+    simulate.add_argument("--order", type=_plugin, default="by_score", help="NAME or '{NAME: {option: value}}'")
+    simulate.add_argument("--where", default=WHERE, help=f"a rule, '' for none; by default {WHERE}")
+    simulate.add_argument(
+        "--budget", type=_budget, default={"fraction": 0.1}, help="fraction=0.1 (the default), tokens=5M,overshoot=fill"
+    )
+    simulate.add_argument("--missing", choices=("drop", "last", "impute"), default="drop")
+    simulate.add_argument("--executor", default="local")
+    simulate.add_argument("--workers", type=_amount, help="by default as many as the executor would have")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--root", help="a folder below which all is written; by default that of temporary files")
+    simulate.add_argument("--keep", action="store_true", help="leave what was written")
+    simulate.add_argument("--check", action="store_true", help="compare with a reference in NumPy, which holds it all")
+    simulate.add_argument("--again", action="store_true", help="run again with one thing changed at a time")
+    return parser
+
+
+def _amount(text: str) -> int:
+    try:
+        return pydantic.TypeAdapter(Amount).validate_python(text)
+    except pydantic.ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number of 1 or more, e.g. 100k or 1M") from error
+
+
+def _plugin(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str) or (isinstance(value, dict) and len(value) == 1):
+        return value
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: write a name, or one name with its options: '{{top: {{score: quality}}}}'"
+    )
+
+
+def _budget(text: str) -> dict[str, Any]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""A corpus of any size as the steps before select would have left it: drawn, not read.
+
+What a document is follows from its number alone, by a hash: its id, size, source, scores and cluster, and whether it is
+the copy of an earlier one. So any worker draws any part, in memory that does not grow with the corpus.
+
+Why it is fair to measure select, order and manifest on it. Each step before them is the flow's own, run by the flow's
+own runner over real files, and asks for its artefacts by its own keys; survey, dedup and rate do their own work too.
+Only what would need texts or vectors is drawn: ingest and cluster write the tables that they always write, centroids
+are any vectors, and embed leaves no vector, since nothing after cluster reads one. A real run over the same folder then
+finds all of it done, and `simulate` stops if it does not.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selector import pipeline, tables
+from selector.corpus.joined import live_documents
+from selector.engine.executor import Executor
+from selector.engine.part import Resources, Task
+from selector.engine.runner import Runner
+from selector.engine.step import APART, Done, Step, Tables
+from selector.engine.store import Store
+from selector.exact import keyed
+from selector.exact.vectors import vector_column
+from selector.policy import Policy
+from selector.policy.resolve import resolve
+from selector.rate import Meaning, Rater
+from selector.steps.centroids import EVIDENCE, Centroids
+from selector.steps.cluster import Cluster
+from selector.steps.embed import Embed
+from selector.steps.ingest import Ingest
+
+BEFORE = ("survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate")
+"""The families of the steps whose results are there when the clock starts."""
+
+SOURCES = ("web", "books", "code", "law", "chat", "news", "talks", "wiki")
+DUPLICATES, MISSING = 0.05, 0.01
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+UInt64 = npt.NDArray[np.uint64]
+
+Score = Literal["quality", "difficulty"]
+MEANINGS: dict[Score, Meaning] = {"quality": "better", "difficulty": "harder"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """So many documents in so many files, each as long as the others to within a row."""
+
+    num_documents: int
+    num_files: int
+    num_clusters: int
+    seed: int
+
+    def first_of(self, file: int) -> int:
+        """The number of the first document of a file."""
+        return file * self.num_documents // self.num_files
+
+    def write(self, folder: Path) -> None:
+        """The files: Parquet of one short text over and over, of which a million rows take a kilobyte."""
+        folder.mkdir(parents=True)
+        for file in range(self.num_files):
+            num_rows = self.first_of(file + 1) - self.first_of(file)
+            text = f"file {file} of {self}"
+            pq.write_table(pa.table({"text": pa.repeat(text, num_rows)}), folder / f"{file:05}.parquet")
+
+    def ids(self, numbers: Ints) -> UInt64:
+        """The ids of these documents as `keyed.words`, (n, 2). A copy has that of an earlier document."""
+        origins, asked = numbers.copy(), np.arange(len(numbers))
+        while True:
+            is_copy = (_uniform(_mixed(origins[asked], self.seed, 1)) < DUPLICATES) & (origins[asked] > 0)
+            asked = asked[is_copy]
+            if not len(asked):
+                return np.column_stack([_mixed(origins, self.seed, 2), _mixed(origins, self.seed, 3)])
+            origins[asked] = _mixed(origins[asked], self.seed, 4) % origins[asked].astype(np.uint64)
+
+    def sources(self, numbers: Ints) -> npt.NDArray[np.int32]:
+        """The source of each of these documents, as an index into `SOURCES`; copies may lie in another one."""
+        return (_uniform(_mixed(numbers, self.seed, 5)) * len(SOURCES)).astype(np.int32)
+
+    def num_tokens(self, ids: UInt64) -> npt.NDArray[np.uint32]:
+        """Log-normal, with a median of 545 tokens; at least 1."""
+        return np.clip(np.exp(6.3 + _normal(ids, 6)), 1, 2**20).astype(np.uint32)
+
+    def clusters(self, ids: UInt64) -> npt.NDArray[np.int32]:
+        """Clusters of uneven sizes, the first the largest."""
+        return (_uniform(_mixed(ids[:, 0], self.seed, 7)) ** 1.5 * self.num_clusters).astype(np.int32)
+
+
+def scores(ids: UInt64, score: Score) -> npt.NDArray[np.float32]:
+    """Normal, in steps of 1/4096 so that some are equal; NaN where the document has none."""
+    purpose = 8 + 4 * list(MEANINGS).index(score)
+    values = np.rint(_normal(ids, purpose) * 4096) / 4096
+    return np.where(_uniform(_mixed(ids[:, 1], 0, purpose + 2)) < MISSING, np.nan, values).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Rater):
+    """A score that is drawn for each document by its id."""
+
+    score: Score
+    higher_is: Meaning
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        values = scores(keyed.words(batch["doc_id"]), self.score)
+        absent = np.isnan(values)
+        state = np.where(absent, "missing", "ok")
+        return pa.record_batch({"score": pa.array(values, mask=absent), "state": pa.array(state)})
+
+
+def draw(policy: Policy, corpus: Corpus, root: str, executor: Executor) -> None:
+    """Afterwards the root holds what a run of the policy needs, up to select."""
+    steps = [_drawn(step, corpus) for step in pipeline.flow(resolve(policy), executor) if step.family in BEFORE]
+    with Runner(Store.open(root), executor) as runner:
+        runner.run(steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnIngest(Ingest):
+    """Documents without texts."""
+
+    corpus: Corpus = field(metadata=APART)
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        rows = np.arange(task.part.first_row, task.part.first_row + task.part.num_rows)
+        numbers = self.corpus.first_of(task.part.file) + rows
+        words = self.corpus.ids(numbers)
+        ids, num_tokens = keyed.ids(words), self.corpus.num_tokens(words)
+        columns: dict[str, Any] = {
+            "doc_id": ids,
+            "text_id": ids,
+            "row": rows.astype(np.uint32),
+            "source": pa.DictionaryArray.from_arrays(self.corpus.sources(numbers), pa.array(SOURCES)),
+            "num_bytes": 4 * num_tokens,
+            "num_tokens": num_tokens,
+        }
+        arrays = [columns[name] for name in tables.DOCUMENTS.names]
+        return {"documents": pa.table(arrays, schema=tables.DOCUMENTS)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnEmbed(Embed):
+    """No vectors."""
+
+    @property
+    def resources(self) -> Resources:
+        return Resources()
+
+    def prepare(self, task: Task, store: Store) -> None:
+        """No model is loaded."""
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        return {"embeddings": tables.embeddings(1).empty_table()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnCentroids(Centroids):
+    """As many vectors as there are clusters."""
+
+    corpus: Corpus = field(metadata=APART)
+
+    def compute(self, done: Done) -> Tables:
+        numbers = np.arange(self.corpus.num_clusters, dtype=np.int32)
+        vectors = numbers[:, None].astype(np.float32)
+        yield "centroids", pa.table([numbers, vector_column(vectors)], schema=tables.centroids(1))
+        yield "evidence", EVIDENCE.empty_table()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnCluster(Cluster):
+    """The cluster of each document, with a distance that nothing reads."""
+
+    corpus: Corpus = field(metadata=APART)
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        ids = live_documents(task, store)["doc_id"]
+        words = keyed.words(ids)
+        distances = _uniform(words[:, 1]).astype(np.float32)
+        return {"clusters": pa.table([ids, self.corpus.clusters(words), distances], schema=tables.CLUSTERS)}
+
+
+_KINDS: dict[type[Step], type[Any]] = {
+    Ingest: DrawnIngest,
+    Embed: DrawnEmbed,
+    Centroids: DrawnCentroids,
+    Cluster: DrawnCluster,
+}
+
+
+def _drawn(step: Step, corpus: Corpus) -> Step:
+    """A step with the same name and options, and so the same keys, that draws its result where it would need texts."""
+    kind = _KINDS.get(type(step))
+    if kind is None:
+        return step
+    given = {"corpus": corpus} if "corpus" in _names(dataclasses.fields(kind)) else {}
+    return kind(**given, **{name: getattr(step, name) for name in _names(dataclasses.fields(step))})
+
+
+def _names(fields: Iterable["dataclasses.Field[Any]"]) -> list[str]:
+    return [field.name for field in fields]
+
+
+def _mixed(values: npt.NDArray[Any], seed: int, purpose: int) -> UInt64:
+    """64 bits for each value that look random: the output function of SplitMix64 (Steele et al., 2014), twice."""
+    bits = values.astype(np.uint64)
+    for more in (purpose, seed):
+        bits = bits + np.uint64((more * 2 + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _uniform(bits: UInt64) -> Floats:
+    """Numbers on the open interval (0, 1)."""
+    return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def _normal(ids: UInt64, purpose: int) -> Floats:
+    """Standard normal numbers, by the formula of Box and Muller."""
+    radius = np.sqrt(-2 * np.log(_uniform(_mixed(ids[:, 0], 0, purpose))))
+    return radius * np.cos(2 * np.pi * _uniform(_mixed(ids[:, 1], 0, purpose + 1)))

@@ -1,0 +1,310 @@
+"""The same manifest by other means: whole columns in NumPy, sorted and added up, in one process.
+
+It shares nothing with the project but the draws and the arithmetic of `selector.exact` (hashes, keys, shares,
+probabilities), and what a reader of a manifest has: its Parquet tables. So where a shard, a map or a histogram loses a
+document, the two differ. It knows the selectors and orders that are spelt out below.
+"""
+
+import hashlib
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
+from selector import exact
+from selector.errors import UsageError
+from selector.exact import inclusion, keyed
+from selector.exact.draws import Lottery, Moments
+from selector.policy import Policy
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+SELECTORS, ORDERS = ("kmeans_quality", "random", "top"), ("by_score", "shuffled")
+
+_LEAF_ROWS = 65_536
+_COMPARISON = re.compile(r"\s*(\w+)\s*(>=|<=|<>|!=|=|>|<)\s*(?:'([^']*)'|(-?[0-9.]+))\s*")
+_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge, "<=": operator.le, "<>": operator.ne, "!=": operator.ne, "=": operator.eq, ">": operator.gt,
+    "<": operator.lt,
+}  # fmt: skip
+_ROW = np.dtype([
+    ("position", "<i8"), ("doc_id", ">u8", 2), ("visit", "<u2"), ("length", "<u2"), ("phase", "S4"), ("weight", "<f4"),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What becomes of every document, in corpus order, and the order of those that are kept."""
+
+    ids: UInt64  # (documents, 2)
+    outcome: npt.NDArray[np.object_]
+    reason: npt.NDArray[np.object_]  # as sentences
+    probability: Floats  # NaN where no selector was asked
+    order: UInt64  # (visits, 2): the ids, first to last
+    order_digest: str
+
+
+def answer(corpus: Corpus, policy: Policy) -> Answer:
+    """What a policy makes of a drawn corpus. Raises UsageError where this page does not know how."""
+    check_known(policy)
+    numbers = np.arange(corpus.num_documents)
+    ids = corpus.ids(numbers)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "num_tokens": corpus.num_tokens(ids).astype(np.int64),
+        "cluster": corpus.clusters(ids).astype(np.int64),
+        "source": np.array(SOURCES, object)[corpus.sources(numbers)],
+        **{score: scores(ids, score) for score in MEANINGS},
+    }
+    outcome, reason = np.full(len(ids), None, object), np.full(len(ids), None, object)
+
+    def leave(which: Bools, became: str, why: str) -> None:
+        which = which & (outcome == None)  # noqa: E711
+        outcome[which], reason[which] = became, why
+
+    leave(_repeats(ids), "duplicate", "the same text as another document")
+    if policy.select.where is not None:
+        rule = policy.select.where
+        leave(~_passes(rule, columns), "left_out", f"where: {rule}")
+    using, order = policy.select.using, policy.order.using
+    for score in sorted({choice.options["score"] for choice in (using, order) if "score" in choice.options}):
+        if policy.select.missing == "drop":
+            leave(np.isnan(columns[score]), "left_out", f"no score '{score}': missing")
+
+    pool = np.flatnonzero(outcome == None)  # noqa: E711
+    kept, outcome[pool], reason[pool], chance = _select(policy, ids[pool], {k: v[pool] for k, v in columns.items()})
+    probability = np.full(len(ids), np.nan)
+    probability[pool] = chance
+
+    chosen = pool[kept]
+    if order.name == "shuffled":
+        keys = keyed.hashes(keyed.ids(ids[chosen]), policy.seed, "shuffled")
+    else:
+        rises = order.options.get("direction", "curriculum") == "curriculum"
+        keys = (exact.ascending if rises else exact.descending)(_column(columns[order.options["score"]][chosen]))
+    visited = ids[chosen][_sorted(keys, ids[chosen])]
+    return Answer(
+        ids=ids, outcome=outcome, reason=reason, probability=probability, order=visited, order_digest=_digest(visited)
+    )
+
+
+def differences(corpus: Corpus, policy: Policy, run: Path) -> list[str]:
+    """A sentence for everything in which a run's manifest is not the reference's; none if they agree."""
+    wanted, problems = answer(corpus, policy), list[str]()
+    decisions = pq.read_table(run / "decisions").unify_dictionaries().combine_chunks()
+    order = pq.read_table(run / "manifest/parts", columns=["doc_id"])
+    header = json.loads((run / "manifest/manifest.json").read_text("utf-8"))
+    if decisions.num_rows != len(wanted.ids):
+        return [f"{decisions.num_rows:,} documents have an outcome, and {len(wanted.ids):,} were drawn"]
+
+    def compare(what: str, ours: npt.NDArray[Any], right: npt.NDArray[Any]) -> None:
+        unlike = np.flatnonzero(ours != right)
+        if len(unlike):
+            first = int(unlike[0])
+            problems.append(
+                f"{len(unlike):,} documents have another {what}; the first is number {first}: {ours[first]!r} in the "
+                f"manifest, {right[first]!r} in the reference"
+            )
+
+    for word in (0, 1):
+        compare("id", keyed.words(decisions["doc_id"])[:, word], wanted.ids[:, word])
+    compare("outcome", _labels(decisions["outcome"]), wanted.outcome)
+    compare("reason", _sentences(decisions["reason"], decisions["arguments"]), wanted.reason)
+    ours = decisions["inclusion_probability"].to_numpy().astype(np.float64)
+    off = np.abs(np.nan_to_num(ours, nan=-1) - np.nan_to_num(wanted.probability, nan=-1))
+    if off.max() > 1e-5:
+        problems.append(f"an inclusion probability is off by {off.max():.2g}, that of document number {off.argmax()}")
+    if not np.array_equal(keyed.words(order["doc_id"]), wanted.order):
+        problems.append(f"the order of {order.num_rows:,} visits is another; the reference makes {len(wanted.order):,}")
+    if header["order_digest"] != wanted.order_digest:
+        problems.append(f"the order digest is {header['order_digest']}, and the reference's {wanted.order_digest}")
+    return problems
+
+
+def check_known(policy: Policy) -> None:
+    """The reference can answer for this policy. Raises UsageError."""
+    for key, name, known in (
+        ("--select", policy.select.using.name, SELECTORS),
+        ("--order", policy.order.using.name, ORDERS),
+        ("--missing", policy.select.missing, ("drop", "last")),
+    ):
+        if name not in known:
+            raise UsageError(f"{key} {name}: --check knows {', '.join(known)}. Give one of them, or leave out --check.")
+    _comparisons(policy.select.where)
+
+
+def _repeats(ids: UInt64) -> Bools:
+    """Which documents have the id of an earlier one."""
+    order = np.lexsort((np.arange(len(ids)), ids[:, 1], ids[:, 0]))
+    is_repeat = np.zeros(len(ids), np.bool_)
+    is_repeat[order[1:]] = (ids[order[1:]] == ids[order[:-1]]).all(axis=1)
+    return is_repeat
+
+
+def _comparisons(rule: str | None) -> list[tuple[str, str, str | float]]:
+    """A rule as comparisons that all must hold."""
+    ours = [_COMPARISON.fullmatch(part) for part in re.split(r"\bAND\b", rule)] if rule is not None else []
+    if not all(ours):
+        raise UsageError(
+            f"--where {rule!r}: --check knows comparisons with a number or a word, joined by AND. Give such a rule, or "
+            "leave out --check."
+        )
+    return [(m[1], m[2], float(m[4]) if m[3] is None else m[3]) for m in ours if m is not None]
+
+
+def _passes(rule: str, columns: Mapping[str, npt.NDArray[Any]]) -> Bools:
+    passes = np.ones(len(columns["num_tokens"]), np.bool_)
+    for name, sign, value in _comparisons(rule):
+        values = columns[name]
+        if values.dtype == np.float32:
+            passes &= ~np.isnan(values) & _COMPARE[sign](values, np.float32(value))
+        else:
+            passes &= _COMPARE[sign](values, value).astype(np.bool_)
+    return passes
+
+
+def _select(
+    policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Bools, npt.NDArray[np.object_], npt.NDArray[np.object_], Floats]:
+    """Which documents of the pool are kept, the outcome, the reason and the inclusion probability of each."""
+    options, name, budget = policy.select.using.options, policy.select.using.name, policy.select.budget
+    unit = "documents" if budget.documents is not None else "tokens"
+    sizes = columns["num_tokens"] if unit == "tokens" else np.ones(len(ids), np.int64)
+    amount = budget.documents or budget.tokens or int(Fraction(str(budget.fraction)) * int(sizes.sum()))
+    values = _column(columns[options["score"]]) if "score" in options else None
+    lottery: Lottery | None = None
+    clusters, group = np.array([0]), np.zeros(len(ids), np.int64)
+    if values is None:
+        keys = keyed.hashes(keyed.ids(ids), policy.seed, "random")
+    elif name == "top":
+        keys = exact.descending(values)
+    else:
+        clusters, group = np.unique(columns["cluster"], return_inverse=True)
+        lottery = Lottery.of(Moments.of(exact.floats(values)), options.get("temperature", 2.0))
+        uniforms = keyed.uniforms(keyed.ids(ids), policy.seed, "kmeans_quality")
+        keys = lottery.keys(exact.floats(values), uniforms) if lottery.noise else exact.descending(values)
+    totals = _sums(group, sizes, len(clusters))
+    quotas = exact.apportion(amount, totals, totals)
+    within, beyond = _spend(group, keys, ids, sizes, quotas, budget.overshoot)
+    kept = within | beyond
+    spent = _sums(group[kept], sizes[kept], len(clusters))
+
+    if name == "kmeans_quality":
+        said: list[list[str]] = []
+        for cluster, quota in zip(clusters.tolist(), quotas.tolist(), strict=True):
+            within_it, beyond_it = (
+                f"cluster {cluster}: {word} quota {quota} ({unit})" for word in ("within", "beyond")
+            )
+            said.append([within_it, f"{beyond_it}, paid by what other quotas left", beyond_it])
+    elif name == "top":
+        best = f"among the best by {options['score']}, {spent[0]} {unit} in all"
+        said = [[best, best, f"not {best}"]]
+    else:
+        drawn = f"drawn: {spent[0]} of {totals[0]} {unit} were"
+        said = [[drawn, drawn, f"not {drawn}"]]
+    reason = np.array(said, object)[group, np.where(within, 0, np.where(beyond, 1, 2))]
+
+    chance = kept.astype(np.float64)
+    if values is None or (lottery is not None and lottery.noise):
+        stratum, log_weights = 2 * group, np.zeros(len(ids))
+        if values is not None and lottery is not None:
+            scored = exact.floats(values)
+            stratum = stratum + np.isnan(scored)
+            log_weights = lottery.log_weights(scored, _cuts(group, keys, within, len(clusters))[group])
+        whole = inclusion.Drawn(group=stratum, log_weight=log_weights, sizes=sizes)
+        spent_by_stratum = _sums(stratum[kept], sizes[kept], 2 * len(clusters))
+        times = inclusion.solve(lambda work: [work(whole)], spent_by_stratum, _sums(stratum, sizes, 2 * len(clusters)))
+        chance = inclusion.probability(times, stratum, log_weights)
+    return kept, np.where(kept, "kept", "left_out").astype(object), reason, chance
+
+
+def _spend(group: Ints, keys: UInt64, ids: UInt64, sizes: Ints, quotas: Ints, overshoot: str) -> tuple[Bools, Bools]:
+    """Which documents the quota of their group pays, and which what the quotas leave."""
+    within, beyond = np.zeros((2, len(ids)), np.bool_)
+    order = np.lexsort((ids[:, 1], ids[:, 0], keys, group))
+    after = np.cumsum(sizes[order])
+    before_group = np.concatenate([[0], np.cumsum(_sums(group, sizes, len(quotas)))])
+    within[order] = after - before_group[group[order]] <= quotas[group[order]]
+    left = int(quotas.sum() - sizes[within].sum())
+    waiting = np.flatnonzero(~within)
+    for place in waiting[_sorted(keys[waiting], ids[waiting])].tolist() if left else ():
+        fits = sizes[place] <= left
+        if fits or overshoot == "cross":
+            beyond[place], left = True, left - int(sizes[place])
+        if left <= 0 or (not fits and overshoot != "fill"):
+            break
+    return within, beyond
+
+
+def _cuts(group: Ints, keys: UInt64, within: Bools, groups: int) -> UInt64:
+    """The lowest key of each group that its quota did not pay; 0 if it paid for all."""
+    cuts = np.full(groups, exact.LAST)
+    np.minimum.at(cuts, group[~within], keys[~within])
+    return np.where(_sums(group, ~within, groups) > 0, cuts, np.uint64(0))
+
+
+def _digest(ids: UInt64) -> str:
+    """The order digest of these visits, each the first of its document, of weight 1, in the phase main."""
+    rows = np.zeros(len(ids), _ROW)
+    rows["position"], rows["doc_id"], rows["length"], rows["phase"], rows["weight"] = (
+        np.arange(len(ids)),
+        ids,
+        4,
+        b"main",
+        1,
+    )
+    leaves = [b"\0" + rows[start : start + _LEAF_ROWS].tobytes() for start in range(0, len(ids), _LEAF_ROWS)]
+    nodes = [hashlib.blake2b(leaf, digest_size=32).digest() for leaf in leaves]
+    while len(nodes) > 1:
+        pairs = [nodes[at : at + 2] for at in range(0, len(nodes), 2)]
+        nodes = [
+            hashlib.blake2b(b"\1" + b"".join(pair), digest_size=32).digest() if len(pair) == 2 else pair[0]
+            for pair in pairs
+        ]
+    return nodes[0].hex()
+
+
+def _sorted(keys: UInt64, ids: UInt64) -> npt.NDArray[np.intp]:
+    return np.lexsort((ids[:, 1], ids[:, 0], keys))
+
+
+def _sums(group: Ints, sizes: npt.NDArray[Any], groups: int) -> Ints:
+    """What the members of each group add up to; exact below 2**53."""
+    return np.bincount(group, weights=sizes, minlength=groups).astype(np.int64)
+
+
+def _column(values: npt.NDArray[np.float32]) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    labels = column.combine_chunks()
+    return np.array(labels.dictionary.to_pylist(), object)[labels.indices.to_numpy()]
+
+
+def _sentences(templates: pa.ChunkedArray, arguments: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """The reasons with what stands in their braces."""
+    texts, given = templates.combine_chunks(), arguments.combine_chunks()
+    filled = [*given.dictionary.to_pylist(), "{}"]
+    pairs = texts.indices.to_numpy().astype(np.int64) * len(filled)
+    pairs += given.indices.fill_null(len(filled) - 1).to_numpy()
+    used, codes = np.unique(pairs, return_inverse=True)
+    words: list[str] = texts.dictionary.to_pylist()
+    said = [_sentence(words[pair // len(filled)], json.loads(filled[pair % len(filled)])) for pair in used.tolist()]
+    return np.array(said, object)[codes]
+
+
+def _sentence(template: str, given: Mapping[str, Any]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda brace: str(given.get(brace[1], brace[0])), template)

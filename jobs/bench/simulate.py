@@ -1,0 +1,240 @@
+"""What a new manifest costs over a corpus of any size: select, order and commit through the real steps and store.
+
+The corpus is drawn and sealed first, outside the clock (`drawn`). Drawing and running have a process each, so that the
+memory of the one is not counted with the other's, and what a run imports is there when its clock starts.
+"""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobs.bench import drawn, reference
+from jobs.bench.drawn import MEANINGS, Corpus, Score
+from jobs.bench.meter import Lap, Meter
+from selector import pipeline, plugins
+from selector.engine.executor import Executor
+from selector.errors import SelectorError, UsageError
+from selector.order import Placed
+from selector.plugins.options import ScoreName, hints_of, kind_of
+from selector.policy import Policy
+from selector.select import Ranked
+
+WHERE = "num_tokens >= 64 AND source <> 'law'"
+FILE_ROWS = 1 << 20
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What is drawn, and what is then asked of it."""
+
+    num_documents: int
+    num_files: int | None = None  # None: one a million documents
+    num_parts: int | None = None  # None: as the survey cuts the files
+    num_clusters: int = 1024
+    select: Any = "kmeans_quality"  # as a policy writes it; a score that it needs may be left out
+    order: Any = "by_score"
+    where: str | None = WHERE
+    budget: Mapping[str, Any]
+    missing: str = "drop"
+    executor: str = "local"
+    num_workers: int | None = None
+    seed: int = 0
+
+    @property
+    def corpus(self) -> Corpus:
+        """What is drawn. Raises UsageError."""
+        num_files = self.num_files or -(-self.num_documents // FILE_ROWS)
+        if self.num_documents < max(num_files, self.num_clusters):
+            raise UsageError(
+                f"{self.num_documents:,} documents are too few for {num_files:,} files and {self.num_clusters:,} "
+                "clusters. Give more documents, or fewer with --files and --clusters."
+            )
+        return Corpus(
+            num_documents=self.num_documents, num_files=num_files, num_clusters=self.num_clusters, seed=self.seed
+        )
+
+    def policy(self, folder: Path) -> Policy:
+        """The policy over the corpus in a folder. Raises PolicyError or UsageError."""
+        rows_per_part = None if self.num_parts is None else -(-self.num_documents // self.num_parts)
+        rater = "jobs.bench.drawn:Drawn"
+        return Policy.of(
+            {
+                "seed": self.seed,
+                "corpus": {"paths": [str(folder)], "rows_per_part": rows_per_part},
+                "cluster": {"num_clusters": self.num_clusters},
+                "rate": [
+                    {rater: {"score": score, "higher_is": meaning}, "as": score} for score, meaning in MEANINGS.items()
+                ],
+                "select": {
+                    "where": self.where,
+                    "budget": dict(self.budget),
+                    "using": _with_score("selectors", self.select, Ranked, "quality"),
+                    "missing": self.missing,
+                },
+                "order": {"using": _with_score("orders", self.order, Placed, "difficulty")},
+                "manifest": {score: score for score in MEANINGS},
+            }
+        )
+
+    def made_executor(self) -> Executor:
+        """The executor. Raises PolicyError."""
+        workers = {} if self.num_workers is None else {_workers_of(self.executor): self.num_workers}
+        return plugins.make("executors", self.executor, workers, "--executor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run cost, and where its manifest is."""
+
+    laps: Sequence[Lap]
+    uri: str
+    num_kept: int
+
+
+def simulate(
+    asked: Simulation, *, above: str | None = None, keep: bool = False, check: bool = False, again: bool = False
+) -> None:
+    """Draws, runs, prints what it cost and removes it all.
+
+    `check` compares the manifest with the reference's, and raises SelectorError where they differ. `again` runs over
+    what is there with one thing changed at a time.
+    """
+    home = Path(tempfile.mkdtemp(prefix="selector-simulate-", dir=above))
+    try:
+        policy = asked.policy(home / "corpus")
+        if check:
+            reference.check_known(policy)
+        print(_title(asked, policy), flush=True)
+        began = time.monotonic()
+        _in_a_process(draw, asked, home)
+        seconds, num_drawn = time.monotonic() - began, _num_bytes(home)
+        print(
+            f"drawn and sealed: {num_drawn / 1e6:,.1f} MB in {seconds:,.1f} s. The clock starts at load {_load()}.",
+            flush=True,
+        )
+        report = _in_a_process(measure, asked, home)
+        print(_table(report.laps))
+        num_bytes = _num_bytes(home)
+        print(
+            f"{report.num_kept:,} documents in the manifest. On disk {num_bytes / 1e6:,.1f} MB, of which the run wrote "
+            f"{(num_bytes - num_drawn) / 1e6:,.1f} MB. It ended at load {_load()}."
+        )
+        if check:
+            problems = reference.differences(asked.corpus, policy, Path(report.uri))
+            if problems:
+                raise SelectorError(f"The manifest is not the reference's: {'; '.join(problems)}.")
+            print("Ids, outcomes, reasons, inclusion probabilities and the order are those of the reference in NumPy.")
+        for what, changed in changes(asked).items() if again else ():
+            laps = _in_a_process(measure, changed, home).laps
+            ran = ", ".join(lap.name for lap in laps[:-1] if not lap.cached) or "nothing"
+            print(f"{f'again, {what} changed':<34}{_totals(laps)}  ran {ran}", flush=True)
+    finally:
+        if keep:
+            print(f"It is kept in {home}.")
+        else:
+            shutil.rmtree(home)
+
+
+def changes(asked: Simulation) -> dict[str, Simulation]:
+    """What was asked, with one thing changed, by what that is. An order by score turns round, and keeps its pool."""
+    (order,) = _with_score("orders", asked.order, Placed, "difficulty").items()
+    direction = "curriculum" if order[1].get("direction") == "anti_curriculum" else "anti_curriculum"
+    rule = "num_tokens < 30000"
+    return {
+        "nothing": asked,
+        "budget": replace(asked, budget={unit: _less(amount) for unit, amount in asked.budget.items()}),
+        "rule": replace(asked, where=f"{asked.where} AND {rule}" if asked.where else rule),
+        "score": replace(asked, select=_with_score("selectors", asked.select, Ranked, "difficulty")),
+        **(
+            {"order": replace(asked, order={"by_score": order[1] | {"direction": direction}})}
+            if order[0] == "by_score"
+            else {}
+        ),
+    }
+
+
+def draw(asked: Simulation, home: Path) -> None:
+    """Afterwards the corpus is in `home/corpus`, and all that is known of it before select in `home/root`."""
+    corpus = asked.corpus
+    corpus.write(home / "corpus")
+    drawn.draw(asked.policy(home / "corpus"), corpus, str(home / "root"), asked.made_executor())
+
+
+def measure(asked: Simulation, home: Path) -> Report:
+    """A run over what was drawn, and what each step of it cost."""
+    policy, executor = asked.policy(home / "corpus"), asked.made_executor()
+    with Meter(drawn.BEFORE) as meter:
+        outcome = pipeline.build(policy, root=str(home / "root"), executor=executor, progress=meter)
+    return Report(laps=meter.laps, uri=outcome.uri, num_kept=outcome.manifest.info["counts"]["kept"])
+
+
+def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
+    """What the work returns or raises in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _with_score(family: str, said: Any, kind: type[Any], score: Score) -> dict[str, Any]:
+    """A plug-in of this kind as a policy writes it, with a score for each option that must name one."""
+    name, options = (said, {}) if isinstance(said, str) else next(iter(said.items()))
+    cls = plugins.find(family, name)
+    if not issubclass(cls, kind):
+        raise UsageError(f"--{family.removesuffix('s')}: {name} is no {kind.__name__}, and only those are simulated.")
+    hints = {field.name: kind_of(hints_of(cls)[field.name]) for field in dataclasses.fields(cls)}
+    scores = {key: score for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional}
+    return {name: scores | dict(options or {})}
+
+
+def _title(asked: Simulation, policy: Policy) -> str:
+    corpus, select = asked.corpus, policy.select
+    budget = select.budget.model_dump(exclude_none=True)
+    return (
+        f"{corpus.num_documents:,} documents, files: {corpus.num_files}, clusters: {corpus.num_clusters}, seed: "
+        f"{corpus.seed}, executor: {asked.executor}, CPUs: {os.cpu_count()}\n"
+        f"where {select.where}: {select.using.model_dump()} within {budget}, then {policy.order.using.model_dump()}"
+    )
+
+
+def _table(laps: Sequence[Lap]) -> str:
+    """A line for each step, and one for them all."""
+    lines = [f"{'step':<20}{'rows in':>14}{'rows out':>14}{'wall s':>10}{'CPU s':>10}{'peak MB':>10}"]
+    for lap in laps:
+        rows = f"{lap.rows_in:>14,}{lap.rows_out:>14,}" if lap is not laps[-1] else " " * 28
+        name = f"{lap.name}{' (cached)' if lap.cached else ''}"
+        lines.append(f"{name:<20}{rows}{lap.wall:>10.2f}{lap.cpu:>10.2f}{lap.peak_bytes / 1e6:>10,.0f}")
+    return "\n".join([*lines, f"{'all':<48}{_totals(laps)}"])
+
+
+def _totals(laps: Sequence[Lap]) -> str:
+    wall, cpu = sum(lap.wall for lap in laps), sum(lap.cpu for lap in laps)
+    return f"{wall:>10.2f}{cpu:>10.2f}{max(lap.peak_bytes for lap in laps) / 1e6:>10,.0f}"
+
+
+def _less(amount: Any) -> Any:
+    """Nine tenths of an amount; a word stays."""
+    if isinstance(amount, float):
+        return round(0.9 * amount, 9)
+    return amount * 9 // 10 if isinstance(amount, int) else amount
+
+
+def _num_bytes(home: Path) -> int:
+    return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.2f}"
+
+
+def _workers_of(executor: str) -> str:
+    """What an executor calls the number of its workers."""
+    return "actors" if executor == "ray" else "workers"

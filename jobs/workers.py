@@ -1,0 +1,165 @@
+"""Workers on Ray: plain actors that are started, given work, listened to, replaced and stopped.
+
+Ray places actors and carries receipts and answers; results travel through the store. Its own restarts and task retries
+are off, because what becomes of an attempt whose worker died is for its supply to say. An actor holds one thing at a
+time: with a second one queued behind it, an answer that is lost with the process would blame the wrong one.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray as _ray
+from ray import exceptions
+
+from jobs import connection
+from selector.engine.supervise import Failure
+from selector.engine.worker import Told, Work, WorkerState
+from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
+
+ray: Any = _ray  # whose own types are partly unknown
+logger = logging.getLogger(__name__)
+
+_LONG_WAIT = 60.0  # seconds without any worker after which we say so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a worker holds, as Ray counts it. Steps that ask for the same share their workers."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory: float | None = None
+
+    def needs(self) -> dict[str, float]:
+        """By the names that a node's resources have."""
+        return {"CPU": self.cpus, "GPU": self.gpus} | ({"memory": self.memory} if self.memory is not None else {})
+
+    def options(self) -> dict[str, float]:
+        """For `ray.remote`."""
+        told = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        return told | ({"memory": self.memory} if self.memory is not None else {})
+
+
+class WorkerActor:
+    """The worker itself: a Ray actor, in a process of its own, whose main thread does the work."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("POLARS_MAX_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        self._state = WorkerState()
+
+    def place(self) -> tuple[str, int]:
+        """The worker's node and process. The first answer of a worker: now it can begin."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
+    def load(self, work: Work, num_threads: int | None) -> Any:
+        """Drops the work that it has, and takes this one; with so many threads, if that differs from its CPUs."""
+        if num_threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(num_threads)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(num_threads)
+        return self._state.answer("load", work)
+
+    def answer(self, told: Told, given: Any) -> Any:
+        """How that went: an answer, a failure, or the error that ends the run."""
+        return self._state.answer(told, given)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Actor(Worker):
+    """A worker as the driver sees it: starting until it has told its place."""
+
+    actor: Any
+    awaited: Any  # the reference to its next answer; None while it is idle
+    place: tuple[str, int] | None = None  # its node and process
+
+    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
+        if told == "load":
+            job.packed = job.packed or ray.put(job.work)
+            self.awaited = self.actor.load.remote(job.packed, job.num_threads)
+        else:
+            self.awaited = self.actor.answer.remote(told, given)
+
+    def end(self) -> None:
+        """A process that is suspended cannot end itself as Ray asks: on this node it is killed."""
+        with contextlib.suppress(exceptions.RayError):
+            ray.kill(self.actor)
+        is_busy = self.stage in ("load", "prepare", "do")
+        if is_busy and self.place and self.place[0] == ray.get_runtime_context().get_node_id():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.place[1], signal.SIGKILL)
+
+
+class Actors(WorkerPool):
+    """The workers of a run on Ray. Those of a kind that is not asked for make room for those that are."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self._said = time.monotonic()  # that we are waiting
+
+    def hire(self, kind: Hashable) -> Worker:
+        assert isinstance(kind, Kind)
+        self._make_room(kind)
+        actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
+        actor = actor_class.remote()
+        self._said = time.monotonic()
+        return _Actor(kind=kind, actor=actor, awaited=actor.place.remote())
+
+    def keep(self, kinds: Collection[Kind]) -> None:
+        """Ends the workers of all other kinds that have nothing to do."""
+        for worker in [worker for worker in self.workers if worker.stage in ("starting", "idle")]:
+            if worker.kind not in kinds:
+                self.dismiss(worker)
+
+    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
+        actors = {actor.awaited: actor for actor in cast(list[_Actor], self.workers) if actor.awaited is not None}
+        assert actors, "something is open, and nobody is at work"
+        ready, _ = ray.wait(list(actors), num_returns=1 if seconds else len(actors), timeout=seconds)
+        if not ready and seconds:
+            self._say_what_is_awaited()
+        return [(actors[reference], self._receive(actors[reference])) for reference in ready]
+
+    def _receive(self, actor: _Actor) -> Any:
+        reference, actor.awaited = actor.awaited, None
+        try:
+            answer: Any = ray.get(reference)
+        except exceptions.RayTaskError as error:
+            return Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
+        except exceptions.RayError as error:
+            is_beginning = actor.stage in ("starting", "load")
+            actor.place = None  # there is no process any more
+            ran_out = isinstance(error, exceptions.OutOfMemoryError)
+            detail = "The worker ran out of memory." if ran_out else "The worker process died."
+            return Gone(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
+        if actor.stage == "starting":
+            actor.place = answer
+        return answer
+
+    def _make_room(self, kind: Kind) -> None:
+        """Ends idle workers of other kinds if the cluster is too small for both."""
+        available: Mapping[str, float] = ray.cluster_resources()
+        held = [worker.kind for worker in self.workers if isinstance(worker.kind, Kind)]
+        for name, amount in kind.needs().items():
+            if (
+                amount
+                and amount + sum(other.needs().get(name, 0.0) for other in held) > available.get(name, 0.0) + 1e-6
+            ):
+                self.keep([kind])
+
+    def _say_what_is_awaited(self) -> None:
+        """A line once a minute while there is no worker at all."""
+        if any(worker.place for worker in cast(Sequence[_Actor], self.workers)):
+            self._said = time.monotonic()
+        elif time.monotonic() - self._said >= _LONG_WAIT:
+            self._said = time.monotonic()
+            kind = cast(Kind, self.workers[0].kind)
+            logger.warning(
+                "Still waiting for the cluster to start a first worker, which needs %s; see `ray status`.",
+                ", ".join(f"{name}={amount:g}" for name, amount in kind.options().items()),
+            )

@@ -1,0 +1,79 @@
+"""Commands about this machine and what is on it: plug-ins, its fitness, what may go."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from selector import plugins
+from selector.cli.app import Json, Root, Verbose, app, print_json
+from selector.errors import SelectorError
+
+
+@app.command(name="plugins")
+def list_plugins(json: Json = False, _: Verbose = False) -> None:
+    """List the raters, selectors, orders and executors that a policy may name."""
+    from selector.cli import report
+
+    families = {family: plugins.describe(family) for family in ("raters", "selectors", "orders", "executors")}
+    if json:
+        print_json(families)
+    else:
+        report.print_plugins(families)
+
+
+@app.command()
+def doctor(root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
+    """Say whether this machine has what a run needs."""
+    from selector.cli import report
+    from selector.cli.doctor import examine
+
+    findings = examine(root)
+    if json:
+        print_json(
+            {"ok": all(finding.ok for finding in findings), "findings": [asdict(finding) for finding in findings]}
+        )
+    else:
+        report.print_findings(findings)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(SelectorError.exit_code)
+
+
+@app.command()
+def gc(
+    root: Root = "./runs",
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, rather than list it.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Give up runs that have no manifest yet.")] = False,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """List what no manifest needs; with --delete, remove it."""
+    from selector.cli import report
+    from selector.engine import gc as garbage_collection
+    from selector.engine.store import Store
+    from selector.errors import UsageError
+
+    store = Store.open(root)
+    garbage = garbage_collection.find(store)
+    if delete:
+        if garbage.unfinished and not unfinished:
+            runs = "1 run has" if len(garbage.unfinished) == 1 else f"{len(garbage.unfinished)} runs have"
+            raise UsageError(
+                f"{runs} no manifest yet ({', '.join(garbage.unfinished)}). "
+                "Finish what is to stay, or give it up with --unfinished."
+            )
+        garbage_collection.remove(store, garbage)
+    if json:
+        print_json(
+            {
+                "deleted": delete,
+                "bytes": garbage.num_bytes,
+                "keys": list(garbage.keys),
+                "unfinished": list(garbage.unfinished),
+            }
+        )
+    else:
+        for key in garbage.keys:
+            print(key)
+        print(report.of_garbage(garbage, is_removed=delete), file=sys.stderr)

@@ -1,0 +1,141 @@
+"""Commands that make a manifest, or say what making it would be."""
+
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selector import plugins
+from selector.cli.app import (
+    QUARANTINED,
+    Actors,
+    Address,
+    Deadline,
+    ExecutorName,
+    Json,
+    PolicyFile,
+    Root,
+    Set,
+    Verbose,
+    Workers,
+    app,
+    print_json,
+)
+
+
+@app.command()
+def demo(
+    documents: Annotated[int, typer.Option("--documents", min=50, help="How many different docstrings.")] = 3000,
+    folder: Annotated[Path, typer.Option("--folder", help="Where corpus, policy and runs go.")] = Path("selector-demo"),
+    executor: ExecutorName = "ray",
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Run the whole flow on the documentation that comes with your own Python."""
+    from selector.cli import report
+    from selector.cli.demo import prepare
+    from selector.policy import Policy
+
+    policy_file = prepare(folder, documents)
+    with _only_our_output():
+        outcome = _run(Policy.load(policy_file), str(folder / "runs"), _executor(executor))
+    if json:
+        print_json(report.as_json(outcome))
+    else:
+        report.print_outcome(outcome, policy_file, str(folder / "runs"))
+    _exit(outcome.num_quarantined)
+
+
+@app.command()
+def check(policy: PolicyFile, set_: Set = None, json: Json = False, _: Verbose = False) -> None:
+    """Say whether a policy can be run, and what it says with every default spelt out."""
+    import yaml
+
+    from selector.policy import Policy
+    from selector.policy.resolve import resolve
+
+    with _only_our_output():
+        checked = resolve(Policy.load(policy, set_ or ())).policy
+    if json:
+        print_json(checked.resolved())
+    else:
+        print(yaml.safe_dump(checked.resolved(), sort_keys=False, allow_unicode=True), end="")
+
+
+@app.command()
+def plan(
+    policy: PolicyFile,
+    root: Root = "./runs",
+    set_: Set = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Show what is cached and what a run would do."""
+    from selector import pipeline
+    from selector.cli import report
+    from selector.policy import Policy
+
+    with _only_our_output():
+        chosen = _executor(executor, address=address)
+        planned = pipeline.plan(Policy.load(policy, set_ or ()), root=root, executor=chosen)
+    if json:
+        print_json({"steps": [asdict(step) for step in planned]})
+    else:
+        report.print_plan(planned)
+
+
+@app.command()
+def run(
+    policy: PolicyFile,
+    root: Root = "./runs",
+    set_: Set = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    actors: Actors = None,
+    workers: Workers = None,
+    deadline: Deadline = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Make the manifest of a policy, or finish it, or find it finished."""
+    from selector.cli import report
+    from selector.policy import Policy
+
+    with _only_our_output():
+        chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
+        outcome = _run(Policy.load(policy, set_ or ()), root, chosen)
+    if json:
+        print_json(report.as_json(outcome))
+    else:
+        report.print_outcome(outcome, policy, root)
+    _exit(outcome.num_quarantined)
+
+
+def _only_our_output() -> AbstractContextManager[Any]:
+    """Sends to stderr what a plug-in prints: stdout holds the result and nothing else."""
+    return redirect_stdout(sys.stderr)
+
+
+def _executor(name: str, **options: Any) -> Any:
+    given = {key: value for key, value in options.items() if value is not None}
+    return plugins.make("executors", name, given, "--executor")
+
+
+def _run(policy: Any, root: str, executor: Any) -> Any:
+    from selector import pipeline
+    from selector.cli.progress import Watch
+
+    with Watch() as watch:
+        return pipeline.build(policy, root=root, executor=executor, progress=watch)
+
+
+def _exit(num_quarantined: int) -> None:
+    if num_quarantined:
+        rows = "1 row is" if num_quarantined == 1 else f"{num_quarantined} rows are"
+        print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)
+        raise typer.Exit(QUARANTINED)

@@ -1,0 +1,175 @@
+"""Formats of corpus files. One file here is one format: four verbs on a file of that kind.
+
+    peek      what the first rows tell, for a check before any work
+    cut       which ranges of rows become parts, for the survey
+    rows      the rows of one part, for ingest and whatever reads texts
+    rows_at   any rows at any time, for the trainer, long after
+
+All four agree on what a row is, on its number (counted from 0) and on what it holds.
+
+A format is found by the endings that it declares; nothing lists it. The trainer's side comes through here, so a format
+may import NumPy and PyArrow, what reads its bytes, and nothing else that is heavy.
+"""
+
+import abc
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from selector.corpus.formats._cache import Cache
+from selector.corpus.formats._checks import (
+    Corrupt,
+    changed,
+    check_range,
+    check_version,
+    opened,
+    reading,
+    version_of,
+)
+from selector.engine.part import Part
+from selector.errors import CorpusError, did_you_mean
+
+__all__ = [
+    "SMALLEST_PART", "Bad", "Beginning", "Cache", "Corrupt", "Format", "Range", "ReadAt", "Row", "changed",
+    "check_range", "endings", "find", "format_of", "known", "opened", "part_rows", "reading", "rows", "version_of",
+]  # fmt: skip
+
+SMALLEST_PART, _LARGEST_PART = 128, 4096  # rows
+_PARTS_PER_FILE = 16
+
+
+class Range(NamedTuple):
+    """Consecutive rows of a file: what becomes a part."""
+
+    first_row: int
+    num_rows: int
+    start: int  # offsets in the file's uncompressed bytes; 0 and 0 where rows are found by their number
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """A row that cannot be read: one word for the reason, and what the file holds instead."""
+
+    reason: str
+    detail: str
+
+
+Row = Mapping[str, Any] | Bad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """The first rows of a file."""
+
+    columns: Sequence[str] = ()  # none if that cannot be told
+    rows: Sequence[Mapping[str, Any]] = ()  # without bad ones
+    is_empty: bool = False  # the file has no row, good or bad
+
+
+ReadAt = Callable[[npt.NDArray[np.int64], Sequence[str]], list[dict[str, Any]]]
+"""Takes row numbers, ascending, and columns; returns a dict for each number, of those columns that its row has."""
+
+
+class Format(abc.ABC):
+    """One kind of corpus file. A path is that of a local file."""
+
+    name: ClassVar[str]  # as `tables.FILES` has it
+    endings: ClassVar[tuple[str, ...]]  # of the names of its files; where several formats' fit, the longest decides
+
+    @abc.abstractmethod
+    def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
+        """Ranges that cover every row of the file once, in order; of at most so many rows each, if that is given.
+
+        The cut follows from the content of the file alone, and rows appended to a file leave all but the last of its
+        ranges as they are, unless it outgrows them (`part_rows`). Raises Corrupt if the file cannot be read to its end,
+        and CorpusError if the disk does not give it.
+        """
+
+    @abc.abstractmethod
+    def rows(
+        self, part: Part, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None
+    ) -> Iterator[tuple[int, Row]]:
+        """(row number, row) of the part's rows, or of the wanted ones, in order. To read a part, call `rows` below.
+
+        Of a format that keeps columns apart only these are read, None for all; a row of another has all that it has.
+        Where rows are lines, one longer than `max_bytes` is Bad and never held. What is damaged is Bad and costs no
+        more rows than it must.
+        """
+
+    @abc.abstractmethod
+    def rows_at(self, path: str, size: int, cache: Cache) -> ReadAt:
+        """A function that reads any rows at any time. It may be forked, and keeps what it unpacks in the cache.
+
+        Raises CorpusError, and so does the function, naming file and row, if the file is gone, has not this size, or
+        does not hold what it held; UnreachableError if there is no room to unpack it.
+        """
+
+    @abc.abstractmethod
+    def peek(self, path: str, columns: Collection[str], max_bytes: int, num_rows: int) -> Beginning:
+        """What the first `num_rows` rows tell. Raises as `cut` does.
+
+        Of a format that keeps columns apart, all columns are told, and rows have those of `columns` that are there.
+        """
+
+
+def known() -> Mapping[str, Format]:
+    """Every format by its name."""
+    return _found_in(tuple(__path__))
+
+
+def endings() -> list[str]:
+    """The endings of the names of files that can be read, sorted."""
+    return sorted(ending for form in known().values() for ending in form.endings)
+
+
+def format_of(path: str) -> Format:
+    """The format that a file's name tells. Raises CorpusError if there is none."""
+    for ending in sorted(endings(), key=len, reverse=True):
+        if path.endswith(ending):
+            return next(form for form in known().values() if ending in form.endings)
+    raise CorpusError(f"corpus.paths: {path!r} has an unknown format. Known endings: {', '.join(endings())}.")
+
+
+def find(name: str, path: str) -> Format:
+    """The format called `name`, in which a file is said to be. Raises CorpusError if there is none."""
+    if name not in known():
+        raise CorpusError(f"{path} has the format {name!r}. {did_you_mean(str(name), known())}")
+    return known()[name]
+
+
+def rows(
+    part: Part, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None = None
+) -> Iterator[tuple[int, Row]]:
+    """(row number, row) for every row of the part, or for the wanted ones; blank lines are no rows.
+
+    `columns` limits what Parquet reads; a JSONL row has all that its line has. Raises CorpusError if the
+    file is no longer the one that was surveyed.
+    """
+    check_version(part)
+    yield from find(part.format, part.uri).rows(part, columns, max_bytes, wanted)
+    check_version(part)  # what was read is about to be sealed under the checksum of the file that was surveyed
+
+
+def part_rows(num_rows: int, wanted: int | None) -> int:
+    """How many rows at most a part of a file with so many has: as many as wanted, or about a sixteenth of the file."""
+    return wanted or min(_LARGEST_PART, SMALLEST_PART * max(1, -(-num_rows // (SMALLEST_PART * _PARTS_PER_FILE))))
+
+
+@functools.cache
+def _found_in(folders: tuple[str, ...]) -> Mapping[str, Format]:
+    by_name: dict[str, Format] = {}
+    for file in pkgutil.iter_modules(folders):
+        if not file.name.startswith("_"):
+            module = importlib.import_module(f"{__name__}.{file.name}")
+            classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Format)]
+            (form,) = [cls() for cls in classes if cls.__module__ == module.__name__]
+            by_name[form.name] = form
+    return by_name

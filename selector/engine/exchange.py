@@ -1,0 +1,95 @@
+"""Rows of different shards meet: each shard deals its rows into buckets, and each bucket is worked on whole.
+
+Think of sorting letters: every office sorts its own post by destination, then each destination collects from all
+offices. What is dealt lies in the store until the step is done, so a run that was killed deals nothing twice; nobody
+needs it afterwards, and `gc` removes it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector.engine.step import Done
+from selector.engine.store import Store, fingerprint
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+Deal = Callable[[Store, Item], Mapping[int, pa.Table]]
+"""Says which of an item's rows go into which bucket. Picklable; buckets that get nothing may be left out."""
+
+Meet = Callable[[Store, int, Iterator[pa.Table]], Answer]
+"""Works on a bucket: its number, and what each item dealt into it, in the items' order. Picklable; a small answer."""
+
+
+def exchange(
+    done: Done, name: str, mark: Any, items: Sequence[Item], num_buckets: int, deal: Deal[Item], meet: Meet[Answer]
+) -> list[Answer]:
+    """What `meet` says of each bucket, in their order. `mark` is all that decides what is dealt, as JSON.
+
+    A single item for a single bucket is not stored on the way. Raises DamagedError where what was dealt is gone.
+    """
+    if len(items) == 1 and num_buckets == 1:
+        return list(done.map(_AtOnce(store=done.store, deal=deal, meet=meet), items))
+    keys = [f"{name}.dealt/{fingerprint([mark, num_buckets, place])}" for place in range(len(items))]
+    missing = [(key, item) for key, item in zip(keys, items, strict=True) if done.store.find(key) is None]
+    for _ in done.map(_Deal(store=done.store, deal=deal), missing):
+        pass
+    return list(done.map(_Meet(store=done.store, keys=tuple(keys), meet=meet), range(num_buckets)))
+
+
+def by_bucket(rows: pa.Table, buckets: npt.NDArray[Any]) -> dict[int, pa.Table]:
+    """The rows that go into each bucket, in their order; `buckets` has its number for every row."""
+    order = np.argsort(buckets, kind="stable")
+    numbers, firsts = np.unique(buckets[order], return_index=True)
+    dealt = rows.take(pa.array(order))
+    ends = [*firsts[1:].tolist(), len(order)][: len(numbers)]
+    return {
+        number: dealt.slice(first, end - first)
+        for number, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True)
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AtOnce(Generic[Item, Answer]):
+    store: Store
+    deal: Deal[Item]
+    meet: Meet[Answer]
+
+    def __call__(self, item: Item) -> Answer:
+        return self.meet(self.store, 0, iter(self.deal(self.store, item).values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Deal(Generic[Item]):
+    """Stores what an item deals, a table for each bucket."""
+
+    store: Store
+    deal: Deal[Item]
+
+    def __call__(self, keyed: tuple[str, Item]) -> None:
+        key, item = keyed
+        dealt = self.deal(self.store, item)
+        self.store.seal(key, ((str(bucket), table) for bucket, table in sorted(dealt.items())), form="arrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Meet(Generic[Answer]):
+    """Collects a bucket, and works on it."""
+
+    store: Store
+    keys: tuple[str, ...]
+    meet: Meet[Answer]
+
+    def __call__(self, bucket: int) -> Answer:
+        return self.meet(self.store, bucket, self._collected(str(bucket)))
+
+    def _collected(self, bucket: str) -> Iterator[pa.Table]:
+        for key in self.keys:
+            seal = self.store.sealed(key)
+            if bucket in seal.tables:
+                yield self.store.table(seal, bucket)

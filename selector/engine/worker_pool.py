@@ -1,0 +1,249 @@
+"""Workers that outlive what they are given to do: hired once, told what to load next, replaced when they die or hang.
+
+What an executor adds is how a worker is reached. What becomes of an attempt that failed is for its supply to say
+(`Supervision` for the parts of a step, `Answers` for the items of a map).
+"""
+
+import abc
+import logging
+import math
+import time
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from selector.engine.supervise import Failure
+from selector.engine.worker import ErrorMessage, Told, Work
+from selector.errors import SelectorError
+
+logger = logging.getLogger(__name__)
+
+_MOST_FAILED_STARTS = 5  # workers in a row that ended before they had loaded anything
+_LEAST = 30.0  # seconds that an attempt has at least, however few rows it is about: it reads the whole part
+_BEGINNING = 120.0  # seconds that loading and preparing may take at least
+_LONG_WAIT = 60.0  # seconds that we listen at a time
+
+Attempted = TypeVar("Attempted", bound="Assignment")
+Result = TypeVar("Result")
+Reported = TypeVar("Reported", covariant=True)
+
+
+class Assignment(Protocol):
+    """An attempt at something, for one worker that has nothing else to do."""
+
+    @property
+    def given(self) -> Any:
+        """What the work is called with."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """How much of the deadline it has."""
+        ...
+
+
+class Supply(Protocol[Attempted, Reported]):
+    """What there is to do."""
+
+    @property
+    def num_open(self) -> int: ...
+
+    def take(self) -> Attempted | None: ...
+
+    def report(self, attempt: Attempted, outcome: Any, /) -> Reported | None: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Job(Generic[Attempted, Result]):
+    """A piece of work and what it is to be applied to, by workers of one kind, so many of them at most."""
+
+    work: Work
+    supply: Supply[Attempted, Result]
+    kind: Hashable
+    num_workers: int
+    num_threads: int | None = None  # of each of them, where that is for the executor to say
+    outcomes: list[tuple[Any, Any]] = field(default_factory=list[tuple[Any, Any]])  # attempts that ended, and how
+    packed: Any = None  # the work as an executor sends it to its workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """What is heard of a worker when its process has ended."""
+
+    detail: str = "The worker process died."
+    trace: str = ""
+
+
+@dataclass(kw_only=True, eq=False)
+class Worker(abc.ABC):
+    """A worker as the driver sees it."""
+
+    kind: Hashable
+    stage: Literal["starting", "idle", "load", "prepare", "do"] = "starting"
+    job: Job[Any, Any] | None = None  # the one that it has loaded, or is loading
+    attempt: Any = None
+    since: float = 0.0  # when the stage began
+    is_proved: bool = False  # it has loaded something
+    is_prepared: bool = False  # for the job
+
+    @abc.abstractmethod
+    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
+        """Sends word, and does not wait for the answer. A worker that is gone is heard of later."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Ends the process, whatever it is doing."""
+
+
+class WorkerPool(abc.ABC):
+    """All workers of an executor. `deadline` is the seconds that a whole attempt may take.
+
+    It runs from a worker's last sign of life, which is the end of what it was told before: a worker that has still to
+    start, to load the work or to prepare for it is not late with its first attempt.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.workers: list[Worker] = []
+        self._num_failed_starts = 0  # in a row
+
+    @abc.abstractmethod
+    def hire(self, kind: Hashable) -> Worker:
+        """A new worker, which may take a while to start."""
+
+    @abc.abstractmethod
+    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
+        """Everything that was heard since the last time; waits so long at most if that is nothing."""
+
+    def work(self, job: Job[Attempted, Result]) -> Iterator[Result]:
+        """What the supply reports, until nothing is open. Workers are at it while the caller looks at a result."""
+        try:
+            while job.supply.num_open:
+                while not job.outcomes:
+                    self._give(job)
+                    self._listen()
+                outcomes, job.outcomes = job.outcomes, []
+                results: list[Result] = []
+                for attempt, outcome in outcomes:
+                    if isinstance(outcome, ErrorMessage):
+                        raise outcome.to_error()
+                    result = job.supply.report(attempt, outcome)
+                    if result is not None:
+                        results.append(result)
+                self._give(job)
+                yield from results
+        finally:
+            self._leave(job)
+
+    def close(self) -> None:
+        """Ends all workers."""
+        for worker in list(self.workers):
+            self.dismiss(worker)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Ends one worker."""
+        self.workers.remove(worker)
+        worker.end()
+
+    def _give(self, job: Job[Any, Any]) -> None:
+        """Gives every idle worker of the job an attempt, as long as there are any; hires and replaces workers."""
+        wanted = min(job.num_workers, job.supply.num_open)
+        while sum(worker.kind == job.kind for worker in self.workers) < wanted:
+            self.workers.append(self.hire(job.kind))
+        mine = [worker for worker in self.workers if worker.kind == job.kind]
+        num_at_it = sum(worker.job is job for worker in mine)
+        for worker in mine:
+            if worker.stage == "idle" and worker.job is job:
+                worker.attempt = job.supply.take()
+                if worker.attempt is not None:
+                    self._tell(worker, "do" if worker.is_prepared else "prepare")
+            elif worker.stage == "idle" and num_at_it < wanted:
+                worker.job, num_at_it = job, num_at_it + 1
+                worker.is_prepared = not job.work.needs_preparation
+                self._tell(worker, "load")
+
+    def _tell(self, worker: Worker, told: Told) -> None:
+        assert worker.job is not None
+        worker.stage, worker.since = told, time.monotonic()
+        worker.tell(told, worker.job, None if told == "load" else worker.attempt.given)
+
+    def _listen(self) -> None:
+        """Waits until a worker answers, ends or is late, and notes it."""
+        for worker, answer in self.hear(0.0) or self.hear(self._patience()):
+            self._note(worker, answer)
+        now = time.monotonic()
+        for worker in [worker for worker in self.workers if worker.stage in ("load", "prepare", "do")]:
+            if now >= worker.since + self._limit(worker):
+                self._late(worker)
+
+    def _patience(self) -> float:
+        """Seconds until the next worker is late."""
+        ends = [
+            worker.since + self._limit(worker) for worker in self.workers if worker.stage in ("load", "prepare", "do")
+        ]
+        return min(max(0.0, min(ends, default=math.inf) - time.monotonic()), _LONG_WAIT)
+
+    def _limit(self, worker: Worker) -> float:
+        """Seconds that the worker's stage may take: loading and preparing are no part of an attempt's time."""
+        if worker.stage != "do":
+            return max(self.deadline, _BEGINNING)
+        return min(self.deadline, max(_LEAST, self.deadline * worker.attempt.share))
+
+    def _note(self, worker: Worker, answer: Any) -> None:
+        if worker not in self.workers:
+            return
+        job, stage = worker.job, worker.stage
+        if isinstance(answer, Gone):
+            self.dismiss(worker)
+            if worker.attempt is not None and job is not None:
+                failure = Failure(kind="worker_died", detail=answer.detail, trace=answer.trace)
+                job.outcomes.append((worker.attempt, failure))
+            elif stage in ("starting", "load") and not worker.is_proved:
+                self._count_failed_start(answer.trace or answer.detail)
+        elif stage == "load" and isinstance(answer, Failure):
+            self.dismiss(worker)
+            self._count_failed_start(answer.detail)
+        elif stage == "prepare" and answer is None:
+            worker.is_prepared = True
+            self._tell(worker, "do")
+        elif stage in ("starting", "load"):
+            if isinstance(answer, ErrorMessage) and job is not None:
+                job.outcomes.append((None, answer))
+                worker.job = None
+            elif stage == "load":
+                worker.is_proved, self._num_failed_starts = True, 0
+            worker.stage = "idle"
+        else:
+            if job is not None:
+                job.outcomes.append((worker.attempt, answer))
+            worker.stage, worker.attempt = "idle", None
+
+    def _late(self, worker: Worker) -> None:
+        detail = f"It was not done within {self._limit(worker):g} seconds."
+        self.dismiss(worker)
+        if worker.attempt is None or worker.job is None:
+            self._count_failed_start(detail)
+        else:
+            worker.job.outcomes.append((worker.attempt, Failure(kind="deadline", detail=detail)))
+
+    def _count_failed_start(self, cause: str) -> None:
+        """Raises SelectorError once so many workers in a row could not begin that none ever will."""
+        self._num_failed_starts += 1
+        if self._num_failed_starts == _MOST_FAILED_STARTS:
+            self._num_failed_starts = 0
+            raise SelectorError(
+                f"{_MOST_FAILED_STARTS} workers in a row died before they could begin. The last one: {cause} "
+                "Check that this package, and every plug-in that the policy names, can be imported by every worker."
+            )
+
+    def _leave(self, job: Job[Any, Any]) -> None:
+        """The end of a job: the workers forget it. If it comes early, those that are at it, or begin with it, go."""
+        is_early = job.supply.num_open > 0
+        for worker in list(self.workers):
+            is_beginning = worker.stage == "load" if worker.job is job else worker.stage == "starting"
+            is_at_it = worker.job is job and worker.stage in ("prepare", "do")
+            if is_at_it or (is_early and is_beginning and worker.kind == job.kind):
+                self.dismiss(worker)
+            elif worker.job is job:
+                worker.job = None
+        job.outcomes = []

@@ -1,0 +1,167 @@
+"""What is told of a manifest: of the whole, of one document, and the sentence that a reason becomes when it is shown.
+
+A reason is stored as a template and its arguments, which many documents share: "cluster {cluster}: beyond {quota}" and
+{"cluster":17,"quota":12}. Here it becomes "cluster 17: beyond 12". Nothing reads a sentence back.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selector import tables
+from selector.errors import NotFoundError
+from selector.exact import keyed
+from selector.manifest.format import Stored
+from selector.manifest.ledger import labels
+
+_Array = npt.NDArray[Any]
+
+_BRACES = re.compile(r"\{(\w+)\}")
+
+
+def sentence(template: str, arguments: str | None, row: Mapping[str, Any] | None = None) -> str:
+    """The reason as a person reads it: what stands in braces is replaced by its argument, or by the row's value.
+
+    `arguments` is a JSON object, or None where the template is a sentence as it stands. Braces that neither the
+    arguments nor the row have a value for stay as they are.
+    """
+    if arguments is None:
+        return template
+    values: dict[str, Any] = {**(row or {}), **json.loads(arguments)}
+    return _BRACES.sub(
+        lambda brace: _word(values[brace[1]]) if values.get(brace[1]) is not None else brace[0], template
+    )
+
+
+def heading(template: str) -> str:
+    """A template without what differs from document to document or run to run: "cluster: beyond quota", "not drawn".
+
+    A clause after the first that is mostly numbers goes whole.
+    """
+    first, *rest = re.split(r"(?=[:,] )", template)
+    clauses = [first, *(clause for clause in rest if len(_BRACES.findall(re.sub(r"\(.*?\)", "", clause))) < 2)]
+    return re.sub(r"\s*\(?\{\w+\}\)?", "", "".join(clauses)).strip()
+
+
+def describe(stored: Stored) -> dict[str, Any]:
+    """Documents, visits and tokens; phases; visits and tokens by source and by cluster; `difficulty`, its mean in each
+    tenth of the order, None where no visit has one; `reasons`, how many rows were left out for each, in few words; the
+    facts and the counts. Reads through all parts."""
+    header = stored.header
+    sources: dict[str, dict[str, int]] = {}
+    clusters: dict[int, dict[str, int]] = {}
+    rated = np.zeros((10, 2))
+    num_documents = 0
+    for table in stored.parts("parts", ["position", "visit", "source", "cluster", "num_tokens", "difficulty"]):
+        num_documents += int(np.count_nonzero(table["visit"].to_numpy() == 0))
+        _tally(sources, *labels(table["source"]), table["num_tokens"].to_numpy())
+        clustered = table.filter(table["cluster"].is_valid())
+        numbers, codes = np.unique(clustered["cluster"].to_numpy(), return_inverse=True)
+        _tally(clusters, numbers.tolist(), codes, clustered["num_tokens"].to_numpy())
+        table = table.filter(table["difficulty"].is_valid())
+        tenth = table["position"].to_numpy() * 10 // header.counts.visits
+        rated[:, 0] += np.bincount(tenth, minlength=10)
+        rated[:, 1] += np.bincount(tenth, weights=table["difficulty"].to_numpy(), minlength=10)
+    reasons: Counter[str] = Counter()
+    for template, count in header.counts.reasons.items():
+        reasons[heading(template)] += count
+    told = header.to_json()
+    return {
+        "digest": header.digest,
+        "documents": num_documents,
+        "visits": header.counts.visits,
+        "tokens": header.counts.tokens,
+        "phases": told["phases"],
+        "sources": dict(sorted(sources.items())),
+        "clusters": dict(sorted(clusters.items())),
+        "difficulty": [total / count if count else None for count, total in rated.tolist()],
+        "reasons": dict(reasons),
+        "facts": told["facts"],
+        "counts": told["counts"],
+    }
+
+
+def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:
+    """What became of a document, whose visits are these rows of the manifest, and why. Raises NotFoundError."""
+    decided = list(_decisions(stored, doc_id, visits))
+    if not decided:
+        raise NotFoundError(f"There is no document {doc_id.hex()} in the corpus of this manifest.")
+    uris = stored.table("files")["uri"]
+    told, *copies = sorted(decided, key=lambda row: (row["outcome"] != "kept", row["outcome"] == "duplicate"))
+    told["of"] = None
+    if told["rank"] is not None:
+        told["rank"] += 1
+    elif told["value"] is not None:
+        told["rank"], told["of"] = _rank(stored, doc_id, told["arguments"], told["value"])
+    unvisited = stored.table("unvisited").filter(_is(doc_id))["reason"]
+    return {
+        **told,
+        "doc_id": doc_id.hex(),
+        "reason": sentence(told["reason"], told["arguments"], told),
+        "arguments": json.loads(told["arguments"] or "{}"),
+        "other": told["other"] and told["other"].hex(),
+        "uri": uris[told["file"]].as_py(),
+        "positions": visits["position"].to_pylist(),
+        "unvisited": unvisited.to_pylist(),
+        "copies": [{"uri": uris[row["file"]].as_py(), "row": row["row"], "outcome": row["outcome"]} for row in copies],
+    }
+
+
+def _decisions(stored: Stored, doc_id: bytes, visits: pa.Table) -> Iterator[dict[str, Any]]:
+    """The decisions on the documents with this id: found by file and row where it can be one only, else by all ids."""
+    header = stored.header
+    wanted = range(len(header.decisions))
+    if len(visits) and not header.counts.duplicate and not header.counts.quarantined:  # then no other row has this id
+        place = visits["file"][0].as_py(), visits["row"][0].as_py()
+        begins = [(part.first_file, part.first_row) if part.rows else None for part in header.decisions]
+        wanted = [index for index, begin in enumerate(begins) if begin is not None and begin <= place][-1:]
+    for index in wanted:
+        if len(stored.part("decisions", index, ["doc_id"]).filter(_is(doc_id))):
+            yield from stored.part("decisions", index).filter(_is(doc_id)).to_pylist()
+
+
+def _rank(stored: Stored, doc_id: bytes, arguments: str | None, value: float) -> tuple[int, int]:
+    """The place of a value among those of the decisions with the same arguments, from 1 on, and how many those are."""
+    before, of = 0, 0
+    wanted = keyed.words(pa.array([doc_id], tables.DOC_ID))[0]
+    for table in stored.parts("decisions", ["doc_id", "arguments", "value"]):
+        names, codes = labels(table["arguments"])
+        here = (
+            np.array([name == (arguments or "") for name in names], np.bool_)[codes]
+            & table["value"].is_valid().to_numpy()
+        )
+        table = table.filter(pa.array(here))
+        values, ids = table["value"].to_numpy(), keyed.words(table["doc_id"])
+        is_smaller = (ids[:, 0] < wanted[0]) | ((ids[:, 0] == wanted[0]) & (ids[:, 1] < wanted[1]))
+        before += int(np.count_nonzero((values > value) | ((values == value) & is_smaller)))
+        of += len(table)
+    return before + 1, of
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.6g}" if not value.is_integer() else str(int(value))
+    return value.hex() if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False)
+
+
+def _is(doc_id: bytes) -> pc.Expression:
+    return pc.field("doc_id") == pa.scalar(doc_id, tables.DOC_ID)
+
+
+def _tally(account: dict[Any, dict[str, int]], names: list[Any], codes: _Array, tokens: _Array) -> None:
+    """Adds the visits and tokens of each name to the account."""
+    visits = np.bincount(codes, minlength=len(names)).tolist()
+    sums = np.bincount(codes, weights=tokens, minlength=len(names)).tolist()
+    for name, number, total in zip(names, visits, sums, strict=True):
+        entry = account.setdefault(name, {"visits": 0, "tokens": 0})
+        entry["visits"] += number
+        entry["tokens"] += int(total)

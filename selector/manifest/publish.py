@@ -1,0 +1,65 @@
+"""How the objects of a manifest get into their places: once, whole, and manifest.json last."""
+
+import hashlib
+
+from selector.errors import DamagedError, SelectorError
+from selector.manifest.format import part_name
+from selector.manifest.header import Header, Table, unseal
+from selector.storage import Storage
+
+
+class Publisher:
+    """Puts the objects of one manifest in place, whatever a crash or another process has left there."""
+
+    def __init__(self, storage: Storage, home: str, decisions: str) -> None:
+        self._storage = storage
+        self._home = home
+        self._key = f"{home}/manifest.json"
+        self._folders = {"parts": f"{home}/parts", "decisions": decisions}
+        self._committed: dict[str, str] = {}  # what a manifest that is there already says of its objects
+        data = storage.get(self._key)
+        header = None if data is None else self._sound(data)
+        if header is not None:
+            for name in ("files", "ids", "unvisited"):
+                entry: Table | None = getattr(header, name)
+                if entry is not None:
+                    self._committed[f"{home}/{name}.parquet"] = entry.sha256
+            for name, folder in self._folders.items():
+                self._committed |= {f"{folder}/{part.name}": part.sha256 for part in getattr(header, name)}
+
+    def part(self, folder: str, index: int, data: bytes) -> tuple[str, str]:
+        """The name and sha256 of a part, once it is stored."""
+        name = part_name(index)
+        return name, self._put(f"{self._folders[folder]}/{name}", data)
+
+    def table(self, name: str, num_rows: int, data: bytes) -> Table:
+        """What manifest.json says of `<name>.parquet`, once it is stored."""
+        return Table(rows=num_rows, sha256=self._put(f"{self._home}/{name}.parquet", data))
+
+    def manifest(self, data: bytes) -> None:
+        """Commits, unless another process has committed the same. Raises SelectorError if it was something else."""
+        while not self._storage.put_if_absent(self._key, data):
+            stored = self._storage.get(self._key)
+            header = self._sound(stored) if stored is not None and stored != data else None
+            if header is not None:
+                raise SelectorError(
+                    f"{self._key} has the digest {header.digest}, and this run makes {unseal(self._key, data).digest}."
+                    " One run has one manifest, so this is a fault of ours, unless a library has changed since."
+                    " Remove that directory and run again."
+                )
+            if stored == data or (stored is not None and self._storage.compare_and_swap(self._key, stored, data)):
+                break
+
+    def _put(self, key: str, data: bytes) -> str:
+        """The sha256 of the data, once the object has it. What a sound manifest vouches for is left as it is."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self._committed.get(key, sha256) == sha256:
+            self._storage.ensure(key, data)
+        return sha256
+
+    def _sound(self, data: bytes) -> Header | None:
+        """What a stored manifest.json says, unless it is damaged."""
+        try:
+            return unseal(self._key, data)
+        except DamagedError:
+            return None

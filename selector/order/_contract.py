@@ -1,0 +1,85 @@
+"""What an order is asked, and what it answers."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import tables
+from selector.exact import UInt64, argsort
+from selector.plugins.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """The visits, first to last, as a table of `tables.VISITS`: row i is position i.
+
+    `left` (`tables.LEFT`) are the documents that are not visited at all, each with its reason. `phases` says of a
+    phase, by its name, what a reader of the manifest should know: its mixture, hints for the trainer. `facts` go into
+    the manifest: gaps or windows that could not be met.
+    """
+
+    visits: pa.Table
+    left: pa.Table = field(default_factory=tables.LEFT.empty_table)
+    phases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any], ids: UInt64 | None = None) -> "Positions":
+        """Every row of the pool in this order, one phase, weight 1. `rows` are indices into the pool.
+
+        `ids` are the `keyed.words` of the pool's documents, in the pool's order: by them the visits of a document that
+        has several rows are numbered. Without them every visit is a first one.
+        """
+        n = len(rows)
+        visit = np.zeros(n, np.uint16) if ids is None else numbered(ids[rows])
+        phase = pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), pa.array(["main"]))
+        columns = [rows.astype(np.int64), visit, phase, np.ones(n, np.float32)]
+        return cls(visits=pa.table(columns, schema=tables.VISITS))
+
+    def rearranged(self, places: npt.NDArray[Any], ids: UInt64) -> "Positions":
+        """The same visits in another order, with the visits of each document counted anew along it.
+
+        `places` are the positions that the visits have here, in the order in which they are to come. `ids` are the
+        `keyed.words` of the pool's documents, in the pool's order.
+        """
+        moved = self.visits.take(pa.array(places, pa.int64()))
+        visit = pa.array(numbered(ids[moved["document"].to_numpy()]))
+        at = tables.VISITS.get_field_index("visit")
+        return replace(self, visits=moved.set_column(at, tables.VISITS.field(at), visit))
+
+
+def numbered(ids: UInt64) -> npt.NDArray[np.uint16]:
+    """For each visit of an order, how many visits of its document come before it; `ids` are in the order's order."""
+    order = argsort(ids[:, 0], ids)  # the visits of a document stay in their order
+    ordered = ids[order]
+    begins = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else order
+    lengths = np.diff(begins, append=len(order))
+    numbers = np.empty(len(order), np.uint16)
+    numbers[order] = np.arange(len(order)) - np.repeat(begins, lengths)
+    return numbers
+
+
+class Order(abc.ABC):
+    """Arranges the chosen documents."""
+
+    version: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The pool's columns beside doc_id, num_tokens and the scores that options name."""
+        return ()
+
+    @abc.abstractmethod
+    def arrange(self, chosen: Pool, seed: int) -> Positions:
+        """The position of every visit.
+
+        The laws: every row of the pool is visited, or told as left; ties break on the doc_id; the answer depends on the
+        documents and not on how they are cut into shards; randomness is `exact.keyed`; the visits of a document count
+        up from 0 along the order (`numbered`), also where another order's visits are rearranged (`rearranged`).
+        """

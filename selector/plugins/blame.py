@@ -1,0 +1,63 @@
+"""Whose fault it is when a plug-in breaks its contract: its own, and it is named.
+
+A plug-in can come from anywhere, and who reads the message may not have written it.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from selector.errors import SelectorError
+from selector.plugins.pool import Pool
+
+_NOT_ITS_OWN = (SelectorError, OSError, MemoryError)  # a plug-in does no I/O: these come from what it was given
+
+
+def fault(kind: str, name: str, plugin: Any, problem: str) -> SelectorError:
+    """The error that puts a problem on the plug-in that made it.
+
+    `kind` is "rater", "fit", "selector" or "order", `name` what the policy calls it; `problem` goes on after "The rater
+    'name' ".
+    """
+    cls = type(plugin)
+    return SelectorError(
+        f"The {kind} {name!r} {problem}. This is a fault of the {kind}, {cls.__module__}.{cls.__qualname__}."
+    )
+
+
+@contextmanager
+def blamed(kind: str, name: str, plugin: Any) -> Generator[None]:
+    """Puts on the plug-in whatever it raises here, but for errors that are not its own."""
+    try:
+        yield
+    except _NOT_ITS_OWN:
+        raise
+    except (Exception, SystemExit) as error:
+        raise fault(kind, name, plugin, f"failed with {type(error).__name__}: {error}".rstrip(".")) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blamed:
+    """Work of a plug-in that is done elsewhere, with the plug-in's name on what it raises there."""
+
+    kind: str
+    name: str
+    plugin: Any
+    work: Callable[..., Any]
+
+    def __call__(self, *given: Any) -> Any:
+        with blamed(self.kind, self.name, self.plugin):
+            return self.work(*given)
+
+
+def asked_by(pool: Pool, kind: str, name: str, plugin: Any) -> Pool:
+    """The pool as a plug-in is given it: its work is its own fault wherever it is done."""
+
+    def mapped(work: Callable[[pa.RecordBatch], Any], columns: Sequence[str]) -> Iterator[Any]:
+        blaming = Blamed(kind=kind, name=name, plugin=plugin, work=work)
+        return map(blaming, pool.load(columns)) if pool.mapper is None else pool.mapper(blaming, columns)
+
+    return replace(pool, mapper=mapped)

@@ -1,0 +1,50 @@
+"""What pydantic found wrong with a policy, in sentences that name key, value and cure."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from selector import plugins
+from selector.errors import PolicyError, did_you_mean
+
+
+def explained(model: type[BaseModel], error: ValidationError) -> PolicyError:
+    """The error that a user is told."""
+    return PolicyError("\n".join(_explain(model, problem) for problem in _roots(error.errors())))
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    """One problem that pydantic found, as a sentence."""
+    keys = [str(part) for part in problem["loc"] if not (isinstance(part, str) and re.search(r"[\[(]", part))]
+    place = ".".join(keys) or "the policy"
+    if problem["type"] == "extra_forbidden":
+        fields = _fields(model, keys[:-1])
+        return f"{'.'.join(keys[:-1]) or 'The policy'} has no key {keys[-1]!r}. {did_you_mean(keys[-1], fields)}"
+    if problem["type"] == "missing":
+        return f"{place} is missing. It has no default, since only you know it."
+    if problem["type"] == "model_type":
+        return f"{place}: write keys below it: {', '.join(_fields(model, keys))}; it is {problem['input']!r}."
+    return f"{place}: {plugins.wanted(problem)}; it is {problem['input']!r}."
+
+
+def _roots(problems: Sequence[Any]) -> list[Any]:
+    """The problems, less those that only follow from one further in."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if not any(
+            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places
+        )
+    ]
+
+
+def _fields(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        annotation = model.model_fields[key].annotation if key in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,247 @@
+"""A policy made whole, once: its plug-ins, the columns they read, its rule, its files, its models, and what all of
+them hold.
+
+`check`, `plan` and `run` begin with this and ask nobody a second time.
+"""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selector import plugins
+from selector.corpus import files, tokens
+from selector.corpus.columns import Column
+from selector.corpus.joined import ATTACH
+from selector.errors import DamagedError, NotFoundError, PolicyError
+from selector.manifest import Manifest
+from selector.models.encoder import Device, Encoder
+from selector.models.find import checksum, find_model, settings_checksum
+from selector.order import Order
+from selector.plugins import attached, options
+from selector.plugins.catalogue import RATE, Catalogue, corpus_names, steps_of
+from selector.plugins.options import (
+    ManifestPath,
+    ModelPath,
+    Option,
+    ScoreName,
+    SignalName,
+    TablePath,
+    TextsPath,
+    joined,
+    options_of,
+    replaced,
+)
+from selector.policy import preflight
+from selector.policy.sections import Plugins, Policy
+from selector.policy.where import Rule
+from selector.rate import Fit, Rater
+from selector.select import Selector
+
+Plugin = Rater | Fit | Selector | Order
+P = TypeVar("P", bound=Plugin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Everything that a policy says and names."""
+
+    policy: Policy
+    plugins: Plugins  # with the folders of the models that their options name; a rater comes after those that it reads
+    catalogue: Catalogue
+    rule: Rule | None
+    uris: tuple[str, ...]  # of the corpus files, sorted
+    contents: Mapping[str, Mapping[str, str]]  # by a plug-in's place: digests of what its options name, by their paths
+    tokenizer: Path
+    tokenizer_sha256: str
+
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """The policy as JSON with every default and plug-in option spelt out, less what decides nothing of a
+        manifest."""
+        data = self.policy.resolved()
+        del data["corpus"]["keep_texts"]  # it decides where texts are read
+        return data
+
+    @functools.cached_property
+    def sources(self) -> tuple[str | None, ...]:
+        """The constant source of each file, where the policy gives one."""
+        source = self.policy.corpus.source
+        if not isinstance(source, Mapping):
+            return (None,) * len(self.uris)
+        return tuple(files.constant_source(uri, source) for uri in self.uris)
+
+    def identity(self, place: str) -> dict[str, Any]:
+        """All that decides what the plug-in at a place of the policy says."""
+        return plugins.identity(self.plugins.by_place()[place], self.contents[place])
+
+    def columns(self, place: str) -> tuple[Column, ...]:
+        """The columns that the plug-in at a place of the policy reads, each under the name that it uses."""
+        return columns_of(self.plugins.by_place()[place], self.catalogue, place)
+
+    def attached(self, place: str) -> list[Option]:
+        """The options of a plug-in that name tables."""
+        return options_of(self.plugins.by_place()[place], TablePath, TextsPath, ManifestPath)
+
+    @functools.cached_property
+    def used(self) -> tuple[Column, ...]:
+        """The scores without which a document cannot be chosen or placed, under their long names."""
+        names = [
+            option.value
+            for plugin in (self.plugins.selector, self.plugins.order)
+            for option in options_of(plugin, ScoreName)
+            if option.value is not None
+        ]
+        columns = {self.catalogue.find(name, "").name: self.catalogue.find(name, "") for name in sorted(names)}
+        return tuple(columns.values())
+
+    @functools.cached_property
+    def manifest_columns(self) -> tuple[Column, ...]:
+        """The scores that the manifest carries, each under the name of its column there."""
+        named = {name: score for name, score in self.policy.manifest if score is not None}
+        return tuple(replace(self.catalogue.score(_short(score)), name=name) for name, score in named.items())
+
+    @functools.cached_property
+    def corpus_columns(self) -> tuple[str, ...]:
+        """The columns of the corpus that a rule or a plug-in names."""
+        read = [column for place in self.plugins.by_place() for column in self.columns(place)]
+        return corpus_names([*read, *(self.rule.columns if self.rule else ())])
+
+    def encoder(self, device: Device) -> Encoder:
+        """The encoder of the policy's model on a device."""
+        embed = self.policy.embed
+        return Encoder.of(
+            embed.model, device=device, max_tokens=embed.max_tokens, long_documents=embed.long_documents,
+            precision=embed.precision,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def needs_vectors(self) -> bool:
+        """Whether anything that the policy lists reads vectors, clusters, or texts that are to be embedded."""
+        read = [column for place in self.plugins.by_place() for column in self.columns(place)]
+        read += self.rule.columns if self.rule else ()
+        is_embedded = any(
+            option.kind is TextsPath for place in self.plugins.by_place() for option in self.attached(place)
+        )
+        return is_embedded or bool({"embed", "cluster"} & set(steps_of(read)))
+
+
+def resolve(policy: Policy) -> Resolved:
+    """The policy made whole. Raises PolicyError or CorpusError for all that can be known to be wrong before any
+    work."""
+    named = policy.plugins
+    catalogue = Catalogue.of(named.raters)
+    contents: dict[str, dict[str, str]] = {}
+
+    def whole(place: str, plugin: P) -> P:
+        for option in options_of(plugin, ScoreName, SignalName):
+            if option.value is not None:
+                catalogue.check_score(option.value, f"{place}.{option.path}")
+        columns_of(plugin, catalogue, place)
+        settled, contents[place] = _with_models(place, plugin)
+        contents[place] |= {**attached.checksums(plugin, place), **_manifests(plugin, place)}
+        return settled
+
+    settled_plugins = Plugins(
+        raters=_in_turn({label: whole(f"rate.{label}", rater) for label, rater in named.raters.items()}, catalogue),
+        selector=whole("select.using", named.selector),
+        order=whole("order.using", named.order),
+    )
+    for key, name in policy.manifest:
+        if name is not None:
+            catalogue.check_score(name, f"manifest.{key}")
+    rule = Rule.of(policy.select.where, catalogue) if policy.select.where else None
+    declared = policy.corpus.tokenizer
+    tokenizer = tokens.find_tokenizer(declared, find_model(policy.embed.model) if declared is None else None)
+    resolved = Resolved(
+        policy=policy,
+        plugins=settled_plugins,
+        catalogue=catalogue,
+        rule=rule,
+        uris=tuple(files.expand(policy.corpus.paths)),
+        contents=contents,
+        tokenizer=tokenizer,
+        tokenizer_sha256=tokens.sha256_of(tokenizer),
+    )
+    preflight.check(policy, settled_plugins, catalogue, rule, resolved.uris, needs_vectors=resolved.needs_vectors)
+    return resolved
+
+
+def columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Column, ...]:
+    """The columns that a plug-in and the plug-ins in it read, each under the name that it is asked by.
+
+    Columns of attached tables that are keyed by doc_id are called `<option>.<column>`.
+    """
+    tables = {name: (option, field) for name, option, field in joined(plugin)}
+    columns: list[Column] = []
+    for name in options.columns_of(plugin, ()):
+        if name in tables:
+            option, field = tables[name]
+            step = f"{ATTACH}{place}"
+            columns.append(Column(name=name, step=step, table=option.path, column=field.name, type=field.type))
+        else:
+            columns.append(replace(catalogue.find(name, place), name=name))
+    twice = [name for name, option, _ in joined(plugin) if tables[name][0] != option]
+    if twice:
+        raise PolicyError(f"{place}: two of its tables have a column {twice[0]!r}. Give one option another name.")
+    return tuple(columns)
+
+
+def _in_turn(raters: Mapping[str, Rater | Fit], catalogue: Catalogue) -> dict[str, Rater | Fit]:
+    """The raters, each after those whose scores it reads. Raises PolicyError where some wait for each other."""
+    reads = {
+        label: {column.step.removeprefix(RATE) for column in columns_of(rater, catalogue, f"rate.{label}")}
+        for label, rater in raters.items()
+    }
+    placed: dict[str, Rater | Fit] = {}
+    while len(placed) < len(raters):
+        waiting = {label: rater for label, rater in raters.items() if label not in placed}
+        ready = {label: rater for label, rater in waiting.items() if not reads[label] & waiting.keys()}
+        if not ready:
+            raise PolicyError(_waiting({label: reads[label] & waiting.keys() for label in waiting}))
+        placed |= ready
+    return placed
+
+
+def _waiting(reads: Mapping[str, set[str]]) -> str:
+    """What is wrong with raters of which each reads the scores of some others, or its own."""
+    way = [next(iter(reads))]
+    while way.count(way[-1]) == 1:
+        way.append(min(reads[way[-1]]))
+    circle = way[way.index(way[-1]) :]
+    if len(circle) == 2:
+        return f"rate.{circle[0]} reads its own score. A score is there once its rater is done."
+    told = ", ".join(f"{label} reads a score of {other}" for label, other in itertools.pairwise(circle))
+    return f"rate: these raters wait for each other: {told}. One of them has to come first."
+
+
+def _with_models(place: str, plugin: P) -> tuple[P, dict[str, str]]:
+    """The plug-in with the folders of the models that its options name, and their checksums by the options' paths."""
+    folders: dict[str, Any] = {}
+    sums: dict[str, str] = {}
+    for option in options_of(plugin, ModelPath):
+        if option.value is not None:
+            folder = find_model(option.value, f"{place}.{option.path}")
+            folders[option.path] = ModelPath(folder)
+            sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
+    return replaced(plugin, folders), sums
+
+
+def _manifests(plugin: Plugin, place: str) -> dict[str, str]:
+    """The digests of the manifests that the plug-in's options name, by the options' paths."""
+    digests: dict[str, str] = {}
+    for option in options_of(plugin, ManifestPath):
+        if option.value is not None:
+            try:
+                digests[option.path] = Manifest.open(str(option.value)).digest
+            except (NotFoundError, DamagedError) as error:
+                if isinstance(error, DamagedError) or not option.is_optional:
+                    raise PolicyError(f"{place}.{option.path}: {error}") from error
+                digests[option.path] = ""
+    return digests
+
+
+def _short(score: str) -> str:
+    return score.removeprefix("score.")

@@ -1,0 +1,225 @@
+"""The answer of a selector, before it is sealed: what is wrong with it, and whose fault that is.
+
+A selector can come from anywhere. If it spends more than the budget, or forgets a document, a manifest would break its
+promises; so its verdicts are checked here, shard by shard, and the message names the selector.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from selector import tables
+from selector.errors import SelectorError
+from selector.exact import Ints
+from selector.exact.spend import ANY, Budget
+from selector.plugins.blame import asked_by, blamed, fault
+from selector.plugins.pool import Pool
+from selector.select._contract import Decisions, Selector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What the verdicts on some documents come to, by group; those of shards add up."""
+
+    kept: int
+    tokens: int
+    spent: Ints  # (groups,)
+    largest_kept: int
+    smallest_left: Ints  # (groups,), of the documents that were left out; ANY: there is none
+    largest_left: Ints  # (groups,), -1: there is none
+
+    @classmethod
+    def of(cls, budget: Budget, batch: pa.RecordBatch, verdict: pa.RecordBatch, group: Ints, groups: int) -> "Totals":
+        """The totals of one shard. A document that is to be seen several times spends as often."""
+        kept = verdict["kept"].to_numpy(zero_copy_only=False)
+        sizes, visits = budget.sizes(batch), verdict["visits"].to_numpy().astype(np.int64)
+        spent, smallest, largest = np.zeros(groups, np.int64), np.full(groups, ANY), np.full(groups, -1)
+        np.add.at(spent, group[kept], (sizes * visits)[kept])
+        np.minimum.at(smallest, group[~kept], sizes[~kept])
+        np.maximum.at(largest, group[~kept], sizes[~kept])
+        return cls(
+            kept=int(kept.sum()),
+            tokens=int((batch["num_tokens"].to_numpy().astype(np.int64) * visits)[kept].sum()),
+            spent=spent,
+            largest_kept=int(sizes[kept].max(initial=0)),
+            smallest_left=smallest,
+            largest_left=largest,
+        )
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(
+            kept=self.kept + other.kept,
+            tokens=self.tokens + other.tokens,
+            spent=self.spent + other.spent,
+            largest_kept=max(self.largest_kept, other.largest_kept),
+            smallest_left=np.minimum(self.smallest_left, other.smallest_left),
+            largest_left=np.maximum(self.largest_left, other.largest_left),
+        )
+
+
+class Checker:
+    """Takes the verdicts shard by shard, and raises SelectorError where they break the contract.
+
+    `name` is what the policy calls the selector. `ceilings` are what groups may get at most; then every shard comes
+    with the groups of its documents.
+    """
+
+    def __init__(self, name: str, selector: Selector, budget: Budget, ceilings: Ints | None = None) -> None:
+        self.name, self.selector, self.budget, self.fills_budget = name, selector, budget, selector.fills_budget
+        self.ceilings = np.array([ANY]) if ceilings is None else ceilings
+        none = np.zeros(len(self.ceilings), np.int64)
+        self.totals = Totals(
+            kept=0, tokens=0, spent=none, largest_kept=0, smallest_left=none + ANY, largest_left=none - 1
+        )
+
+    def select(self, pool: Pool, seed: int) -> Decisions:
+        """What the selector decides about a pool."""
+        with blamed("selector", self.name, self.selector):
+            asked = asked_by(pool, "selector", self.name, self.selector)
+            decisions = self.selector.select(asked, self.budget, seed)
+        problem = _wrong_decisions(decisions, pool)
+        if problem:
+            raise fault("selector", self.name, self.selector, problem)
+        return replace(decisions, pool=None if decisions.pool is asked else decisions.pool)
+
+    def verdict(self, decisions: Decisions, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The verdict on a shard, checked by itself; a worker says it."""
+        with blamed("selector", self.name, self.selector):
+            verdict = decisions.decide(batch.select(list(decisions.columns)))
+        problem = _problem(batch.num_rows, verdict)
+        if problem:
+            raise fault("selector", self.name, self.selector, problem)
+        return verdict
+
+    def totals_of(self, batch: pa.RecordBatch, verdict: pa.RecordBatch, group: Ints | None = None) -> Totals:
+        """What a verdict comes to; `batch` has num_tokens."""
+        group = np.zeros(batch.num_rows, np.int64) if group is None else group
+        return Totals.of(self.budget, batch, verdict, group, len(self.ceilings))
+
+    def add(self, totals: Totals) -> None:
+        """Adds what the verdict on a shard comes to."""
+        self.totals += totals
+
+    def batch(self, batch: pa.RecordBatch, verdict: Any, group: Ints | None = None) -> None:
+        """Checks and adds the verdict on one shard, of which `batch` has num_tokens."""
+        problem = _problem(batch.num_rows, verdict)
+        if problem:
+            raise fault("selector", self.name, self.selector, problem)
+        self.add(self.totals_of(batch, verdict, group))
+
+    def shards(self, decisions: Decisions, pool: Pool) -> Iterator[pa.RecordBatch]:
+        """The shards about which the selector decides, with what it reads; they have to be those of its pool."""
+        columns = dict.fromkeys(("doc_id", "num_tokens", *decisions.columns))
+        own_batches = (decisions.pool or pool).batches(*columns)
+        for asked in pool.batches("doc_id"):
+            batch = next(own_batches, None)
+            if batch is None or not batch["doc_id"].equals(asked["doc_id"]):
+                raise self._others()
+            yield batch
+        if next(own_batches, None) is not None:
+            raise self._others()
+
+    def _others(self) -> SelectorError:
+        return fault("selector", self.name, self.selector, "decides about other documents than those of its pool")
+
+    def end(self) -> int:
+        """What was spent, once every shard was there."""
+        problem = self._of_budget()
+        if problem:
+            raise fault("selector", self.name, self.selector, problem)
+        return int(self.totals.spent.sum())
+
+    def why_unspent(self, num_documents: int) -> str:
+        """Why budget is left, of a pool of so many documents."""
+        if self.totals.kept == num_documents:
+            return "every document that may be chosen is"
+        return "no further document fits" if self.fills_budget else "the selector takes no more by its own rule"
+
+    def _of_budget(self) -> str | None:
+        totals, budget = self.totals, self.budget
+        spent = int(totals.spent.sum())
+        told = f"kept {totals.kept:,} documents with {totals.tokens:,} tokens"
+        told = f"{told}, and the budget is {budget.amount:,} {budget.unit}"
+        left = budget.amount - spent
+        if left < 0 and not (budget.overshoot == "cross" and left + totals.largest_kept > 0):
+            return told
+        over = np.flatnonzero(totals.spent > self.ceilings)
+        if len(over):
+            group = int(over[0])
+            return (
+                f"spent {totals.spent[group]:,} {budget.unit} on group {group}, which may get {self.ceilings[group]:,}"
+            )
+        if left > 0 and self.fills_budget and self._fits(left):
+            return f"{told}; it left out documents that would have fitted"
+        return None
+
+    def _fits(self, left: int) -> bool:
+        """Whether a document was left out that the rest of the budget would have paid for in its turn."""
+        totals, rooms = self.totals, self.ceilings - self.totals.spent
+        waits = (totals.largest_left >= 0) & (self.ceilings > 0)
+        if self.budget.overshoot == "fill":
+            return bool((waits & (totals.smallest_left <= np.minimum(rooms, left))).any())
+        waits &= totals.largest_left <= rooms  # a group may have ended before a document that is too large for it
+        if self.budget.overshoot == "cross":
+            return bool(waits.any())
+        return bool(waits.any() and totals.largest_left[self.ceilings > 0].max() <= left)
+
+
+def _wrong_decisions(decisions: Any, pool: Pool) -> str | None:
+    """What is wrong with decisions before anybody is decided about, in words; None if nothing is."""
+    if not isinstance(decisions, Decisions):
+        return f"answered with a {type(decisions).__name__} instead of `Decisions`"
+    known = (decisions.pool or pool).schema.names
+    unknown = [name for name in decisions.columns if name not in known]
+    if unknown:
+        return f"decides by the column {unknown[0]!r}, which its pool does not have: it has {', '.join(known)}"
+    try:
+        json.dumps(dict(decisions.facts), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"tells facts that are not JSON ({error})"
+    waiting: Any = decisions.waiting
+    if waiting is not None and not (isinstance(waiting, str) and waiting):
+        return f"waits for {waiting!r}, which are no words"
+    return None
+
+
+def _problem(num_rows: int, verdict: Any) -> str | None:
+    """What is wrong with the verdict on so many documents, in words; None if nothing is."""
+    if not isinstance(verdict, pa.RecordBatch):
+        return f"answered with a {type(verdict).__name__} instead of a pyarrow.RecordBatch of `tables.VERDICTS`"
+    if not verdict.schema.equals(tables.VERDICTS):
+        return f"answered with other columns than `tables.VERDICTS`: {_difference(verdict.schema, tables.VERDICTS)}"
+    if verdict.num_rows != num_rows:
+        return f"answered with {verdict.num_rows:,} verdicts for {num_rows:,} documents"
+    for field in tables.VERDICTS:
+        num_null = 0 if field.nullable else _num_null(verdict[field.name])
+        if num_null:
+            return f"left the column {field.name!r} null for {num_null:,} documents"
+    if (verdict["kept"].to_numpy(zero_copy_only=False) & (verdict["visits"].to_numpy() == 0)).any():
+        return "kept documents that are to be seen 0 times"
+    chance = verdict["inclusion_probability"].drop_null().to_numpy()
+    bad = chance[~((chance >= 0) & (chance <= 1))]
+    if len(bad):
+        return f"gave the inclusion probability {bad[0]}, which is not between 0 and 1"
+    return None
+
+
+def _num_null(column: pa.Array) -> int:
+    """How many values are null; of labels also those whose word is null."""
+    return column.dictionary_decode().null_count if pa.types.is_dictionary(column.type) else column.null_count
+
+
+def _difference(given: pa.Schema, wanted: pa.Schema) -> str:
+    """What distinguishes two schemas, by the first field."""
+    for field in wanted:
+        at = given.get_field_index(field.name)
+        if at < 0:
+            return f"{field.name!r} is missing"
+        if not given.field(at).equals(field):
+            told = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
+            return f"{field.name!r} is {told[0]}, not {told[1]}"
+    return f"they are {', '.join(given.names)}, not {', '.join(wanted.names)}"

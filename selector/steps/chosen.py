@@ -1,0 +1,92 @@
+"""The chosen documents, shard by shard: a row for every visit that select decided."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from selector.corpus.columns import Column
+from selector.engine.step import Done
+from selector.engine.store import Store
+from selector.plugins.catalogue import KNOWN
+from selector.plugins.pool import Pool
+from selector.steps.select import Select, chosen_of, parts_of
+from selector.steps.shards import batch_of
+
+DECIDED = ("inclusion_probability", "round", "visits", "reason", "arguments")
+"""What select says of a document that was chosen."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """The chosen documents of one shard: where their columns are stored."""
+
+    shard: int
+    names: tuple[str, ...]
+    columns: tuple[str, ...]  # the keys of these, of all documents that may be chosen
+    chosen: str  # the key of what select said
+
+    def read(self, store: Store) -> pa.RecordBatch:
+        """The rows, with these columns and those of `DECIDED`; those of a document one after another."""
+        chosen = chosen_of(store, self.chosen)
+        batch = batch_of(store, self.names, self.columns).take(chosen["place"].combine_chunks())
+        arrays = [*batch.columns, *(chosen[name].combine_chunks() for name in DECIDED)]
+        schema = pa.schema([*batch.schema, *(chosen.schema.field(name) for name in DECIDED)])
+        whole = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        visits = chosen["visits"].to_numpy()
+        return whole.take(pa.array(np.repeat(np.arange(len(visits)), visits))) if (visits != 1).any() else whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which columns of the chosen documents are read."""
+
+    select: Select
+    columns: tuple[Column, ...]
+
+    def identities(self, done: Done) -> list[Any]:
+        """What decides these columns of the documents of every part."""
+        return replace(self.select.gather, columns=self.columns).identities(done)
+
+    def sheets(self, done: Done) -> list[Sheet]:
+        """The chosen documents with these columns, once they are stored."""
+        by_name, schema = self._columns(done)
+        shards = self.select.shards(done)
+        keys = shards.columns(list(by_name.values()), schema)
+        return [
+            Sheet(shard=i, names=tuple(by_name), columns=columns, chosen=part["key"])
+            for i, (columns, part) in enumerate(zip(keys, parts_of(done), strict=True))
+        ]
+
+    def pool(self, done: Done) -> Pool:
+        """What an order sees."""
+        _, schema = self._columns(done)
+        sheets, store = self.sheets(done), done.store
+        num_rows = sum(int(chosen_of(store, sheet.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for sheet in sheets)
+
+        def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            return (sheet.read(store).select(list(names)) for sheet in sheets)
+
+        def mapped(work: Callable[[pa.RecordBatch], Answer], names: Sequence[str]) -> Iterator[Answer]:
+            return done.map(functools.partial(_on_sheet, store, tuple(names), work), sheets)
+
+        decided = [
+            field
+            for field in sheets[0].read(store).schema
+            if field.name in ("inclusion_probability", "round", "visits")
+        ]
+        return Pool(schema=pa.schema([*schema, *decided]), num_documents=int(num_rows), load=load, mapper=mapped)
+
+    def _columns(self, done: Done) -> tuple[dict[str, Column], pa.Schema]:
+        by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
+        schema = self.select.shards(done).pool(list(by_name.values())).schema
+        return by_name, pa.schema([schema.field(name) for name in by_name])
+
+
+def _on_sheet(store: Store, names: tuple[str, ...], work: Callable[[pa.RecordBatch], Answer], sheet: Sheet) -> Answer:
+    return work(sheet.read(store).select(list(names)))

@@ -1,0 +1,88 @@
+"""Columns: what rows of the corpus hold in the columns that a rule or a plug-in names, each in one type.
+
+It reads the corpus again and nothing else depends on it, so a policy that names another column tokenises and embeds
+nothing anew.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from selector.corpus import formats
+from selector.corpus.columns import column, common
+from selector.engine.part import Task
+from selector.engine.step import APART, Done, Fold, Tables
+from selector.engine.store import Store
+from selector.steps import survey
+from selector.steps.survey import Survey
+
+TYPES = pa.schema([("name", pa.string()), ("type", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns(Fold):
+    """Per part and column a table of `row` and `value`; of the whole corpus, the type of every column."""
+
+    name: str = field(default="columns", metadata=APART)
+    output = "rows"
+    folded = "types"
+    reads: tuple[str, ...] = field(default=("survey",), metadata=APART)
+
+    survey: Survey = field(metadata=APART)
+    names: tuple[str, ...]
+    max_document_bytes: int
+
+    def rows_in(self, done: Done) -> int:
+        return sum(part.num_rows for part in survey.parts(done, self.survey))
+
+    def tasks(self, done: Done) -> Sequence[Task]:
+        parts = survey.parts(done, self.survey)
+        return [Task(key=self.key(part.sha256, part.first_row, part.num_rows), part=part) for part in parts]
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        part = task.part
+        mask = task.mask(np.arange(part.first_row, part.first_row + part.num_rows))
+        wanted = None if mask.all() else {part.first_row + int(index) for index in np.flatnonzero(mask)}
+        numbers: list[int] = []
+        values: dict[str, list[Any]] = {name: [] for name in self.names}
+        for number, row in formats.rows(part, self.names, self.max_document_bytes, wanted):
+            if not isinstance(row, formats.Bad):  # ingest says what is wrong with it
+                numbers.append(number)
+                for name, held in values.items():
+                    held.append(row.get(name))
+        rows = pa.array(numbers, pa.uint32())
+        return {
+            "rows": pa.table({"row": rows}),
+            **{f"column.{name}": pa.table({"row": rows, "value": column(held)}) for name, held in values.items()},
+        }
+
+    def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
+        kinds: dict[str, set[pa.DataType]] = {name: set() for name in self.names}
+        for part in parts:
+            for name in self.names:
+                kinds[name].add(part[f"column.{name}"].schema.field("value").type)
+        told = [
+            {"name": name, "type": spell(common(sorted(kinds_of_column, key=str)))}
+            for name, kinds_of_column in kinds.items()
+        ]
+        yield "types", pa.Table.from_pylist(told, schema=TYPES)
+
+
+def spell(kind: pa.DataType) -> str:
+    """An Arrow type as text, whole: a timestamp with its unit and zone, a decimal with its digits."""
+    return pa.schema([("value", kind)]).serialize().hex()
+
+
+def types(done: Done) -> dict[str, pa.DataType]:
+    """The type of every column of the corpus that was asked for."""
+    return done.once("columns: types", lambda: read_types(done.store, done["columns"].seal.key))
+
+
+def read_types(store: Store, key: str) -> dict[str, pa.DataType]:
+    """The same, from the step's answer."""
+    told = store.read(key, "types").to_pylist()
+    schemas = {row["name"]: pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(row["type"]))) for row in told}
+    return {name: schema.field("value").type for name, schema in schemas.items()}

@@ -1,0 +1,62 @@
+"""Fit: what a rater must know of the corpus before it can rate, learned once and stored."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from selector.engine.step import APART, Done, Tables, Whole
+from selector.engine.store import Seal, Store
+from selector.exact import keyed
+from selector.plugins import attached
+from selector.plugins.catalogue import KNOWN
+from selector.plugins.pool import Pool
+from selector.rate import Fit
+from selector.rate._fitted import learned
+from selector.steps import attach
+from selector.steps.gather import Gather
+from selector.steps.rate import batch_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitStep(Whole):
+    """The table `fit`: what the plug-in learned from a keyed sample of the corpus, or from all of it."""
+
+    plugin: Fit = field(metadata=APART)
+    label: str
+    plugin_identity: Mapping[str, Any]
+    seed: int
+    gather: Gather = field(metadata=APART)
+
+    def rows_in(self, done: Done) -> int:
+        return done["dedup"].rows_out
+
+    def inputs(self, done: Done) -> Any:
+        return self.gather.identities(done)
+
+    def rows_out(self, seal: Seal, store: Store) -> int:
+        return seal.tables["fit"].num_rows
+
+    def compute(self, done: Done) -> Tables:
+        plugin = attached.attach(self.plugin, attach.loaded(done, self.gather.attach))
+        yield "fit", learned(self.label, plugin, self._sample(done), self.seed)
+
+    def _sample(self, done: Done) -> Pool:
+        """What a fit sees: the whole corpus, or a keyed sample of about the size that it asks for."""
+        tasks, store = self.gather.tasks(done), done.store
+        wanted = self.plugin.sample
+        share = 1.0 if wanted is None else min(1.0, wanted / max(1, done["dedup"].rows_out))
+        by_name = {column.name: column for column in (KNOWN["doc_id"], *self.gather.columns)}
+
+        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            lined_up = [name for name in by_name if name in columns or by_name[name].step in ("embed", "cluster")]
+            asked = [by_name[name] for name in dict.fromkeys(("doc_id", *lined_up))]
+            for task in tasks:
+                batch = batch_of(self.gather.reader.read(store, task, asked))
+                drawn = keyed.uniforms(batch.column("doc_id"), self.seed, "fit") <= share
+                yield batch.filter(pa.array(drawn)).select(list(columns))
+
+        schema = self.gather.reader.read(store, tasks[0], list(by_name.values())).schema
+        num_documents = sum(batch.num_rows for batch in load(["doc_id"]))
+        return Pool(schema=schema, num_documents=num_documents, load=load)

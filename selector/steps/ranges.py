@@ -1,0 +1,244 @@
+"""A placed order over shards: one distributed sort by (group, key, id), then arithmetic on ranks.
+
+Every shard deals its rows into ranges of the sort key, every range is sorted on its own, and what comes before a range
+is known by counting. Where the order says places of its own, the ranges deal again, by place. At last each shard gets
+back the positions of its rows. The answer is that of `Placed.arrange`, bit for bit.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import tables
+from selector.engine.exchange import by_bucket, exchange
+from selector.engine.step import Done
+from selector.engine.store import Store, fingerprint
+from selector.exact import Ints, UInt64, keyed
+from selector.order import Placed, numbered
+from selector.order._placed import Read, columns_read, labelled, left_out, placed
+from selector.plugins.blame import asked_by, blamed
+from selector.plugins.pool import Pool
+from selector.steps.chosen import Sheet
+
+RANGE_ROWS = 1 << 20
+_SAMPLE = 1024  # of each shard, to find where ranges begin
+
+_KEYS = ("group", "key", "high", "low")  # what rows are sorted by
+_SORTED = pa.schema([("group", pa.int64()), ("shard", pa.int32()), ("row", pa.int64())])
+_PLACED = pa.schema(
+    [("row", pa.int64()), ("position", pa.int64()), ("phase", tables.LABEL), ("loss_weight", pa.float32())]
+)
+POSITIONS = pa.schema(
+    [
+        ("row", pa.int64()),  # of the shard's chosen documents
+        ("position", pa.int64()),  # in the order; the table is sorted by it
+        ("visit", pa.uint16()),
+        ("phase", tables.LABEL),
+        ("loss_weight", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """What a shard says of its rows before they are sorted: how many, of which groups, and a sample of their keys."""
+
+    rows: int
+    sizes: Ints
+    sample: npt.NDArray[np.uint64]  # (m, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Range:
+    """A stretch of the order: where its rows are stored, and how many come before it."""
+
+    key: str
+    rows: int
+    first: int = 0
+
+
+def arranged(
+    done: Done, mark: Any, name: str, order: Placed, pool: Pool, sheets: Sequence[Sheet], seed: int
+) -> list[str]:
+    """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`).
+
+    `name` is what the policy calls the order, for the message where it fails.
+    """
+
+    with blamed("order", name, order):
+        summary = order.summary(asked_by(pool, "order", name, order), seed)
+    read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
+    counted = list(done.map(functools.partial(_count, done.store, read), sheets))
+    sizes = np.zeros(max((len(one.sizes) for one in counted), default=0), np.int64)
+    for one in counted:
+        sizes[: len(one.sizes)] += one.sizes
+    total = sum(one.rows for one in counted)
+    cuts = _cuts([(one.sample, one.rows) for one in counted], -(-total // RANGE_ROWS))
+    deal = functools.partial(_deal_by_key, read, cuts)
+    ranges = _in_line(exchange(done, "order", [mark, "keys"], sheets, len(cuts) + 1, deal, _sort_by_key))
+    if type(order).place is not Placed.place:
+        samples = list(done.map(functools.partial(_sample_places, done.store, order, sizes), ranges))
+        cuts = _cuts([(sample, one.rows) for sample, one in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS))
+        again = functools.partial(_deal_by_place, order, sizes, cuts)
+        ranges = _in_line(exchange(done, "order", [mark, "places"], ranges, len(cuts) + 1, again, _sort_by_place))
+    back = functools.partial(_deal_back, order, summary)
+    keys = [f"order.parts/{fingerprint([mark, sheet.shard])}" for sheet in sheets]
+    collect = functools.partial(_collect, read, tuple(sheets), tuple(keys))
+    return exchange(done, "order", [mark, "back"], ranges, len(sheets), back, collect)
+
+
+def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
+    """The ranges, each with what comes before it."""
+    firsts = np.cumsum([0, *(one.rows for one in ranges)]).tolist()
+    return [_Range(key=one.key, rows=one.rows, first=first) for one, first in zip(ranges, firsts, strict=False)]
+
+
+def _cuts(samples: Sequence[tuple[npt.NDArray[np.uint64], int]], num_ranges: int) -> npt.NDArray[np.uint64]:
+    """Where ranges begin, shape (ranges - 1, columns), so that they have about the same number of rows."""
+    width = next((sample.shape[1] for sample, _ in samples), 1)
+    rows = np.concatenate([np.empty((0, width), np.uint64), *(sample for sample, _ in samples)])
+    weights = np.concatenate([np.empty(0), *(np.full(len(s), rows / max(len(s), 1)) for s, rows in samples)])
+    order = np.lexsort(rows.T[::-1])
+    reached = np.cumsum(weights[order])
+    if num_ranges < 2 or not len(order):
+        return rows[:0]
+    wanted = reached[-1] * np.arange(1, num_ranges) / num_ranges
+    at = np.minimum(np.searchsorted(reached, wanted), len(order) - 1)
+    return np.unique(rows[order[at]], axis=0)
+
+
+def _range_of(rows: npt.NDArray[np.uint64], cuts: npt.NDArray[np.uint64]) -> Ints:
+    """The range of each row: how many cuts are not behind it."""
+    number = np.zeros(len(rows), np.int64)
+    for cut in cuts:  # few: one for each million rows
+        is_before, is_equal = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+        for column, value in zip(rows.T, cut, strict=True):
+            is_before |= is_equal & (column < value)
+            is_equal &= column == value
+        number += ~is_before
+    return number
+
+
+def _sampled(rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Rows at even distances along their order."""
+    if len(rows) <= _SAMPLE:
+        return rows
+    order = np.lexsort(rows.T[::-1])
+    return rows[order[np.linspace(0, len(order) - 1, _SAMPLE).astype(np.int64)]]
+
+
+# What is asked of workers.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """How the order reads a shard's rows."""
+
+    read: Read
+    names: tuple[str, ...]
+
+    def __call__(self, store: Store, sheet: Sheet) -> tuple[Ints, npt.NDArray[np.uint64]]:
+        """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`."""
+        counts, ids, groups, keys = self.read(sheet.read(store).select(list(self.names)))
+        return counts, np.column_stack([groups.astype(np.uint64), keys, ids])
+
+
+def _count(store: Store, read: _Reading, sheet: Sheet) -> _Counted:
+    _, rows = read(store, sheet)
+    return _Counted(rows=len(rows), sizes=np.bincount(rows[:, 0].astype(np.int64)), sample=_sampled(rows))
+
+
+def _deal_by_key(read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, sheet: Sheet) -> Mapping[int, pa.Table]:
+    counts, rows = read(store, sheet)
+    row = np.repeat(np.arange(len(counts)), counts)
+    shard = np.full(len(rows), sheet.shard, np.int32)
+    whole = pa.table([*rows.T, shard, row], names=[*_KEYS, "shard", "row"])
+    return by_bucket(whole, _range_of(rows, cuts))
+
+
+def _sort_by_key(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+    whole = _whole(dealt, [*_KEYS, "shard", "row"])
+    columns = [whole[name].to_numpy() for name in (*_KEYS, "shard", "row")]
+    order = np.lexsort(columns[::-1])
+    return _stored(store, "keys", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
+
+
+def _sample_places(store: Store, order: Placed, sizes: Ints, one: _Range) -> npt.NDArray[np.uint64]:
+    return _sampled(_places(store, order, sizes, one)[0])
+
+
+def _places(store: Store, order: Placed, sizes: Ints, one: _Range) -> tuple[npt.NDArray[np.uint64], pa.Table]:
+    """The place, the group and the rank of each row of a range, and the rows."""
+    rows = store.read(one.key, "rows")
+    group = rows["group"].to_numpy()
+    rank = one.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
+    place = placed(order, group, rank, sizes)
+    return np.column_stack(
+        [place.astype(np.uint64) ^ np.uint64(2**63), group.astype(np.uint64), rank.astype(np.uint64)]
+    ), rows
+
+
+def _deal_by_place(
+    order: Placed, sizes: Ints, cuts: npt.NDArray[np.uint64], store: Store, one: _Range
+) -> Mapping[int, pa.Table]:
+    places, rows = _places(store, order, sizes, one)
+    whole = pa.table([*places.T, rows["shard"], rows["row"]], names=["place", "group", "rank", "shard", "row"])
+    return by_bucket(whole, _range_of(places, cuts))
+
+
+def _sort_by_place(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+    names = ["place", "group", "rank", "shard", "row"]
+    whole = _whole(dealt, names)
+    place, group, rank, shard, row = (whole[name].to_numpy() for name in names)
+    order = np.lexsort((rank, group, place))
+    return _stored(store, "places", group[order].astype(np.int64), shard[order], row[order])
+
+
+def _deal_back(order: Placed, summary: Any, store: Store, one: _Range) -> Mapping[int, pa.Table]:
+    rows = store.read(one.key, "rows")
+    phase, weights = labelled(order, rows["group"].to_numpy(), summary)
+    positions = one.first + np.arange(rows.num_rows)
+    whole = pa.table([rows["row"], positions, phase, weights], schema=_PLACED)
+    return by_bucket(whole, rows["shard"].to_numpy())
+
+
+def _collect(
+    read: _Reading,
+    sheets: tuple[Sheet, ...],
+    keys: tuple[str, ...],
+    store: Store,
+    shard: int,
+    dealt: Iterator[pa.Table],
+) -> str:
+    """Stores the positions of a shard's rows; its key."""
+    sheet = sheets[shard]
+    whole = pa.concat_tables([_PLACED.empty_table(), *dealt]).unify_dictionaries().sort_by("position").combine_chunks()
+    batch = sheet.read(store)
+    ids: UInt64 = keyed.words(batch["doc_id"])
+    counts, _ = read(store, sheet)
+    visit = numbered(ids[whole["row"].to_numpy()])
+    positions = pa.table(
+        [whole["row"], whole["position"], visit, whole["phase"], whole["loss_weight"]], schema=POSITIONS
+    )
+    left = left_out(read.read.order, np.flatnonzero(counts == 0))
+    return store.seal(keys[shard], [("positions", positions), ("left", left)], form="arrow").key
+
+
+def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
+    """All rows of a bucket; none, if nothing was dealt into it."""
+    tables_dealt = list(dealt)
+    if not tables_dealt:
+        return pa.table([pa.array([], pa.int64()) for _ in names], names=list(names))
+    return pa.concat_tables(tables_dealt).combine_chunks()
+
+
+def _stored(store: Store, what: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
+    """A sorted range, once it is stored."""
+    table = pa.table([group, shard.astype(np.int32), row], schema=_SORTED)
+    mark = keyed.digest(b"".join(np.ascontiguousarray(column).tobytes() for column in (group, shard, row))).hex()
+    return _Range(key=store.seal(f"order.sorted/{what}-{mark}", [("rows", table)], form="arrow").key, rows=len(group))

@@ -1,0 +1,160 @@
+"""A run beside its steps: where it lies, what it is called, what is checked on the way, what is written at its end."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selector import failpoint, storage
+from selector.engine import gc
+from selector.engine.runner import Runner
+from selector.engine.step import Done, Step
+from selector.engine.store import Store, canonical_json, fingerprint
+from selector.errors import CorpusError, PolicyError, UsageError
+from selector.manifest import Manifest
+from selector.manifest.header import FORMAT_VERSION
+from selector.policy import Policy
+from selector.policy.resolve import Resolved
+from selector.steps import account, dedup, survey
+from selector.steps.manifest import ManifestStep, run_id
+
+_BYTES_PER_DOCUMENT = 1500  # of artefacts, embedding included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A policy's flow over a store."""
+
+    policy: Resolved
+    manifest: ManifestStep
+    store: Store
+    is_dry: bool
+
+    @classmethod
+    def open(cls, policy: Resolved, flow: Sequence[Step], root: str, *, is_dry: bool = False) -> "Run":
+        """The run below a root. Raises UsageError for a root that it cannot use."""
+        store = Store.open(root)
+        _check_root(policy.policy, policy.uris, store)
+        if not is_dry:
+            storage.check(store.storage)
+        (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
+        return cls(policy=policy, manifest=manifest, store=store, is_dry=is_dry)
+
+    def after(self) -> Mapping[str, Callable[[Done], None]]:
+        """What is done once the corpus is surveyed, and once its documents are known: the policy has to fit them."""
+        return {"survey": self._surveyed, "dedup": self._deduplicated}
+
+    def _surveyed(self, done: Done) -> None:
+        parts = survey.parts(done, self.manifest.survey)
+        num_rows = sum(part.num_rows for part in parts)
+        _check_rows(self.policy, num_rows, survey.unreadable(done)["detail"].to_pylist())
+        plan = {
+            "format_version": FORMAT_VERSION,
+            "policy": self.policy.data,
+            "files": survey.inventory(done).to_pylist(),
+            "parts": fingerprint([[part.file, part.first_row, part.num_rows, part.source] for part in parts]),
+            "tokenizer": self.policy.tokenizer_sha256,
+            "models": self.manifest.models,
+            "plugins": self.manifest.plugins,
+            "versions": self.manifest.versions,
+        }
+        name = done.once("run", lambda: fingerprint(plan)[:16])
+        if self.store.storage.get(f"{name}/plan.json") is None:  # or else the run was begun, and needs less
+            _check_space(self.store, num_rows, self._kept_bytes(done))
+        if not self.is_dry:
+            self.store.storage.ensure(f"{name}/plan.json", canonical_json(plan))
+            failpoint.reach("plan.written")
+
+    def _kept_bytes(self, done: Done) -> int:
+        """About how many bytes of text are to be stored: compressed, a third of what plain files hold."""
+        if not self.policy.policy.corpus.keep_texts:
+            return 0
+        files = survey.inventory(done)
+        is_plain = np.array([form == "jsonl" for form in files["format"].to_pylist()])
+        return int(np.where(is_plain, 0.4, 1.2) @ files["size"].to_numpy())
+
+    def _deduplicated(self, done: Done) -> None:
+        num_documents = done["dedup"].rows_out
+        lost = {} if num_documents else account.lost_rows(done)
+        _check_documents(self.policy, num_documents, dedup.num_tokens(done), lost)
+
+    def finish(self, done: Done, runner: Runner) -> Manifest:
+        """The committed manifest, once what lies beside it is written: the quarantine, the log, the list of
+        artefacts."""
+        name, parts = run_id(done), survey.parts(done, self.manifest.survey)
+        account.write_quarantine(done, parts, account.bad_rows(done, parts), name)
+        account.write_log(done.store, name, runner.log)
+        gc.keep(done.store, name, done.used)
+        return Manifest.open(self.address(done))
+
+    def address(self, done: Done) -> str:
+        """Where the run lies."""
+        return f"{self.store.storage.address}/{run_id(done)}"
+
+
+def _check_root(policy: Policy, uris: Sequence[str], store: Store) -> None:
+    """No run of the policy would read what it wrote. Raises UsageError."""
+    root = f"{store.storage.address}/"
+    folders = [path for path in policy.corpus.paths if os.path.isdir(os.path.expanduser(path))]
+    for path in folders:
+        if root.startswith(f"{os.path.realpath(os.path.expanduser(path))}/"):
+            raise _inside(store, f"the corpus folder {path!r}")
+    if any(os.path.realpath(uri).startswith(root) for uri in uris):
+        raise _inside(store, f"the corpus {', '.join(policy.corpus.paths)}")
+
+
+def _inside(store: Store, what: str) -> UsageError:
+    return UsageError(
+        f"--root: {store.storage.address} lies inside {what}, so a run would read what it wrote. Give another root."
+    )
+
+
+def _check_rows(policy: Resolved, num_rows: int, lost: Sequence[str]) -> None:
+    """The budget and the clusters fit a corpus of so many rows; `lost` says which files cannot be read."""
+    if not num_rows:
+        reason = f" ({'; '.join(lost)})" if lost else ""
+        raise CorpusError(
+            f"corpus.paths: there is no readable row in {', '.join(policy.policy.corpus.paths)}{reason}. "
+            "Give files with rows."
+        )
+    _check_documents(policy, num_rows, None)
+
+
+def _check_space(store: Store, num_rows: int, num_text_bytes: int) -> None:
+    """The disk has room for the artefacts of so many rows, and for texts of so many bytes. Raises UsageError."""
+    free, needed = store.storage.free_bytes(), num_rows * _BYTES_PER_DOCUMENT + num_text_bytes
+    if free is not None and free < needed:
+        raise UsageError(
+            f"--root: {store.storage.address} has {free / 1e6:,.1f} MB free, and {num_rows} rows need about "
+            f"{needed / 1e6:,.1f} MB. Free some space, or give another root."
+        )
+
+
+def _check_documents(
+    policy: Resolved, num_documents: int, num_tokens: int | None, lost: Mapping[str, int] | None = None
+) -> None:
+    """The budget and the clusters fit so many documents and tokens; `lost` counts bad rows by reason."""
+    if not num_documents:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((lost or {}).items()))
+        what = f"no row of {', '.join(policy.policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
+        raise CorpusError(
+            f"corpus.paths: {what}. Give files with rows, and in corpus.text the column that holds the text."
+        )
+    budget, num_clusters = policy.policy.select.budget, policy.policy.cluster.num_clusters
+    wanted_clusters = num_clusters if num_clusters != "auto" and policy.needs_vectors else None
+    for unit, wanted, available in (
+        ("select.budget.documents", budget.documents, num_documents),
+        ("select.budget.tokens", budget.tokens, num_tokens),
+        (
+            "cluster.num_clusters",
+            wanted_clusters,
+            num_documents,
+        ),
+    ):
+        if wanted is not None and available is not None and wanted > available:
+            what = "tokens" if unit.endswith("tokens") else "documents"
+            cure = (
+                "Lower it, or write auto." if "clusters" in unit else "Lower it, or write fraction: 1.0 for all of it."
+            )
+            raise PolicyError(f"{unit} is {wanted}, and the corpus has only {available} {what}. {cure}")

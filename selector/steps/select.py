@@ -1,0 +1,263 @@
+"""Select: what becomes of every document of the corpus, and why."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import exact, tables
+from selector.corpus.columns import Column
+from selector.engine.step import APART, Done, Tables, Whole
+from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.manifest.format import canonical
+from selector.plugins import attached
+from selector.plugins.catalogue import KNOWN
+from selector.plugins.pool import Pool
+from selector.policy.sections import SelectPolicy
+from selector.select import Decisions, Selector
+from selector.select._check import Checker, Totals
+from selector.steps import attach
+from selector.steps.gather import Gather
+from selector.steps.shards import Shard, Shards, batch_of, documents_of
+from selector.steps.verdict import KEPT, LEFT_OUT, Court
+
+PARTS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Whole):
+    """`parts`, a row for each shard: `key` is that of its `decisions` (`tables.DECISIONS` of every document, in corpus
+    order) and `chosen` (what is said of those that are kept); and `facts`."""
+
+    name: str = field(default="select", metadata=APART)
+    version = 3
+
+    selector: Selector = field(metadata=APART)
+    selector_identity: Mapping[str, Any]
+    policy: SelectPolicy = field(metadata=APART)
+    label: str = field(metadata=APART)  # what the policy calls the selector
+    options: Mapping[str, Any]  # the policy's, spelt out, but for the selector's own
+    seed: int
+    columns: tuple[Column, ...] = field(metadata=APART)  # that the selector reads
+    order_scores: tuple[str, ...] = field(metadata=APART)  # used by the order alone
+    court: Court = field(metadata=APART)
+    gather: Gather = field(metadata=APART)  # of every column that may be asked for
+
+    def rows_in(self, done: Done) -> int:
+        return done["ingest"].rows_out
+
+    def inputs(self, done: Done) -> Any:
+        court = self._decisive(done)
+        gather = replace(self.gather, columns=(*self.columns, *court.columns))
+        lost = [
+            [step, part, seal.tables["quarantine"].sha256]
+            for step in court.raters
+            for part, seal in enumerate(done[step].parts)
+            if seal.tables["quarantine"].num_rows  # so a rater that loses nothing and that nobody reads decides nothing
+        ]
+        return [court.identity(), [seal.key for seal in done["ingest"].parts], gather.identities(done), lost]
+
+    def rows_out(self, seal: Seal, store: Store) -> int:
+        return sum(store.table(seal, "parts", ["kept"])["kept"].to_pylist())
+
+    def shares(self, done: Done) -> list[str]:
+        return [key for part in parts_of(done) for key in (part["key"], f"{part['key']}/chosen")]
+
+    def compute(self, done: Done) -> Tables:
+        selector = attached.attach(self.selector, attach.loaded(done, self.gather.attach))
+        shards = self.shards(done)
+        pool = shards.pool(self.columns)
+        budget = self.policy.budget.of(sum(pool.map(_num_tokens, "num_tokens")))
+        checker = Checker(self.label, selector, budget)
+        decisions = checker.select(pool, self.seed)
+        mark = fingerprint([self.identity(), self.inputs(done)])
+        written: list[dict[str, Any]] = []
+        for key, num_rows, totals in self._decided(done, shards, pool, decisions, checker, mark):
+            checker.add(totals)
+            written.append({"key": key, "rows": num_rows, "kept": totals.kept})
+        spent = checker.end()
+        facts: dict[str, Any] = dict(decisions.facts)
+        if decisions.waiting:
+            facts["waiting"] = decisions.waiting
+        if spent < budget.amount:
+            reason = checker.why_unspent(pool.num_documents)
+            facts["shortfall"] = {"unit": budget.unit, "budget": budget.amount, "spent": spent, "reason": reason}
+        yield "parts", pa.Table.from_pylist(written, schema=PARTS)
+        yield "facts", pa.table({"json": [canonical_json(facts).decode()]})
+
+    def shards(self, done: Done) -> Shards:
+        """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
+        said = done.once("select: shards", lambda: Shards.of(done, self._decisive(done), self.gather))
+        return said.read_by(self.gather)
+
+    def _decided(
+        self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, mark: str
+    ) -> Iterator[tuple[str, int, Totals]]:
+        """For each shard where its decisions are stored, how many they are, and what they come to."""
+        store = done.store
+        names = tuple(dict.fromkeys(("num_tokens", *decisions.columns)))
+        keys = [f"select.parts/{fingerprint([mark, shard.key])}" for shard in shards.shards]
+        work = _Decide(store=store, decisions=replace(decisions, pool=None), checker=checker)
+        if decisions.pool is None:
+            known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
+            columns = shards.columns([known[name] for name in names], pool.schema)
+            items = [
+                _ToDecide(key=key, shard=shard, names=names, columns=stored)
+                for key, shard, stored in zip(keys, shards.shards, columns, strict=True)
+            ]
+            yield from done.map(work, items)
+            return
+        for key, shard, batch in zip(keys, shards.shards, checker.shards(decisions, pool), strict=True):
+            yield work.on(key, shard, batch)
+
+    def _decisive(self, done: Done) -> Court:
+        """The court with those scores that decide who may be chosen: the selector's, and of the order's those that some
+        document lacks. So an order by another score chooses anew only where it must."""
+        used, means = done.once("select: scores", lambda: self._scores(done))
+        return replace(self.court, used=used, means=means)
+
+    def _scores(self, done: Done) -> tuple[tuple[Column, ...], dict[str, pa.Scalar]]:
+        """The used scores that decide, and the means that stand in for them."""
+        used = self._lacking(done)
+        imputed = used if self.court.missing == "impute" else ()
+        scores = {column.column: done.tables(column.step, column.table, [column.column]) for column in imputed}
+        return used, {name: _mean(table[name] for table in in_parts) for name, in_parts in scores.items()}
+
+    def _lacking(self, done: Done) -> tuple[Column, ...]:
+        court = self.court
+
+        def lacks(column: Column) -> bool:
+            values = done.tables(column.step, column.table, [column.column])
+            return any(table[0].null_count > 0 for table in values)
+
+        return tuple(
+            column
+            for column in court.used
+            if column.name not in self.order_scores or (court.missing != "last" and lacks(column))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ToDecide:
+    """A shard that is to be decided, the keys of its columns, and where the decisions are to be stored."""
+
+    key: str
+    shard: Shard
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decide:
+    """Decides a shard: stores what became of each document, and says how many they are and what they come to."""
+
+    store: Store
+    decisions: Decisions
+    checker: Checker
+
+    def __call__(self, item: _ToDecide) -> tuple[str, int, Totals]:
+        return self.on(item.key, item.shard, batch_of(self.store, item.names, item.columns))
+
+    def on(self, key: str, shard: Shard, batch: pa.RecordBatch) -> tuple[str, int, Totals]:
+        said = self.checker.verdict(self.decisions, batch)
+        totals = self.checker.totals_of(batch, said)
+        documents, eligible = documents_of(self.store, shard)
+        decided = _decisions(self.store, shard, documents, eligible, said)
+        kept = np.flatnonzero(said["kept"].to_numpy(zero_copy_only=False))
+        chosen = pa.Table.from_batches([said.take(pa.array(kept))]).drop_columns("kept")
+        chosen = chosen.append_column("place", pa.array(kept, pa.int64()))
+        self.store.seal(f"{key}/chosen", [("chosen", chosen)], form="arrow")
+        self.store.seal(key, [("decisions", decided)])
+        return key, documents.num_rows, totals
+
+
+def decisions_of(done: Done, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of decisions, in corpus order."""
+    return (done.store.read(part["key"], "decisions", columns) for part in parts_of(done))
+
+
+def parts_of(done: Done) -> list[dict[str, Any]]:
+    """A row of `PARTS` for each shard."""
+    return done.once("select: parts", lambda: done.table("select", "parts").to_pylist())
+
+
+def chosen_of(store: Store, key: str) -> pa.Table:
+    """What is said of the documents of a shard that are kept, and their places among those that may be chosen."""
+    return store.read(f"{key}/chosen", "chosen")
+
+
+def facts_of(done: Done) -> dict[str, Any]:
+    """What the selector said of its choice as a whole."""
+    return json.loads(done.table("select", "facts")["json"][0].as_py())
+
+
+def _mean(pieces: Iterator[pa.ChunkedArray]) -> pa.Scalar:
+    """The mean of a score over the documents that have it, in the score's own type; of none, its zero."""
+    kind, count, sums, units = pa.float32(), 0, exact.parts(np.empty(0)), 0
+    for piece in pieces:
+        values = piece.drop_null()
+        kind, count = piece.type, count + len(values)
+        if pa.types.is_floating(kind):
+            sums += exact.parts(exact.floats(values))
+        else:
+            keys = exact.ascending(values)
+            units += (int((keys >> np.uint64(32)).sum()) << 32) + int((keys & np.uint64(2**32 - 1)).sum())
+    if pa.types.is_floating(kind):
+        return pa.scalar(float(exact.total(sums) / max(count, 1)), kind)
+    unit = round(Fraction(units, count)) - 2**63 if count else 0
+    if pa.types.is_decimal(kind):
+        return pa.scalar(Decimal(unit).scaleb(-kind.scale), kind)
+    return pa.scalar(unit, pa.int64()).cast(pa.int32() if pa.types.is_date32(kind) else pa.int64()).cast(kind)
+
+
+def _num_tokens(batch: pa.RecordBatch) -> int:
+    return int(batch["num_tokens"].to_numpy().sum(dtype=np.int64))
+
+
+def _decisions(
+    store: Store, shard: Shard, documents: pa.Table, eligible: npt.NDArray[np.int64], said: pa.RecordBatch
+) -> pa.Table:
+    """`tables.DECISIONS` of a shard; `said` is the selector's verdict on those of its documents that may be chosen."""
+    n, code = documents.num_rows, documents["code"].to_numpy()
+    rulings, leaders = store.read(shard.key, "rulings"), store.read(shard.key, "leaders")
+    outcome = np.append(rulings["outcome"].to_numpy(), -1).astype(np.int32)[code]
+    outcome[eligible] = np.where(said["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
+    place = np.full(n, -1, np.int64)  # in the selector's answer
+    place[eligible] = np.arange(len(eligible))
+    answered = pa.Table.from_batches([said], tables.VERDICTS).take(pa.array(place, mask=place < 0))
+    other = np.where(place >= 0, place + leaders.num_rows, -1)
+    other[leaders["place"].to_numpy()] = np.arange(leaders.num_rows)
+    others = pa.concat_arrays([leaders["leader"].combine_chunks(), said["other"]])
+    columns: dict[str, Any] = {
+        **{name: answered[name] for name in answered.schema.names},
+        "doc_id": documents["doc_id"],
+        "file": documents["file"],
+        "row": documents["row"],
+        "outcome": pa.DictionaryArray.from_arrays(outcome, pa.array(tables.OUTCOMES)),
+        "visits": np.where(outcome == KEPT, answered["visits"].fill_null(0).to_numpy(), 0).astype(np.uint16),
+        "round": answered["round"].fill_null(0),
+        "other": others.take(pa.array(other, mask=other < 0)),
+        **{name: _either(said[name], place, rulings[name], code) for name in ("reason", "arguments")},
+    }
+    table = pa.table([columns[name] for name in tables.DECISIONS.names], schema=tables.DECISIONS)
+    return canonical(table, tables.DECISIONS)
+
+
+def _either(
+    answered: pa.DictionaryArray, place: npt.NDArray[np.int64], ruled: pa.ChunkedArray, code: npt.NDArray[np.int32]
+) -> pa.DictionaryArray:
+    """The labels of an answer where there is one (a place in it, or -1), and those of the rulings elsewhere."""
+    late = answered.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    early = ruled.combine_chunks().dictionary_encode()
+    codes = np.append(early.indices.fill_null(-1).to_numpy(zero_copy_only=False), -1).astype(np.int32)[code]
+    reached = place >= 0
+    taken = late[place[reached]]
+    codes[reached] = np.where(taken < 0, -1, taken + len(early.dictionary))
+    words = pa.concat_arrays([early.dictionary.cast(pa.string()), answered.dictionary.cast(pa.string())])
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), words)

@@ -1,0 +1,279 @@
+"""All formats agree on what a row is: cut, read, read again at random and looked at, the same rows come back."""
+
+import bz2
+import dataclasses
+import gzip
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import MemoryStorage
+from selector import tables
+from selector.corpus import files, formats
+from selector.corpus.rows import Rows
+from selector.engine.part import Part
+from selector.engine.store import Store
+from selector.errors import CorpusError
+from selector.steps.survey import Survey
+
+Documents = list[dict[str, Any]]
+SOME = [{"text": f"déjà {number}\n", "n": number} for number in range(11)]
+
+
+def lines_of(documents: Documents) -> bytes:
+    return b"".join(json.dumps(document, ensure_ascii=False).encode() + b"\n" for document in documents)
+
+
+def write_parquet(path: Path, documents: Documents, rows_in_group: int = 1000) -> None:
+    schema = pa.schema([("text", pa.string()), ("n", pa.int64())])
+    pq.write_table(pa.Table.from_pylist(documents, schema), path, row_group_size=rows_in_group)
+
+
+WRITERS: Mapping[str, Callable[[Path, Documents], object]] = {
+    "jsonl": lambda path, documents: path.write_bytes(lines_of(documents)),
+    "jsonl.gz": lambda path, documents: path.write_bytes(gzip.compress(lines_of(documents), 1)),
+    "parquet": write_parquet,
+}
+
+
+def part_of(path: Path, form: formats.Format, cut: formats.Range) -> Part:
+    version = formats.version_of(str(path))
+    return Part(file=0, uri=str(path), format=form.name, sha256="", version=version, source=None, **cut._asdict())
+
+
+def reader_of(path: Path, form: formats.Format, cache_bytes: int) -> Rows:
+    file = {"uri": str(path), "format": form.name, "size": path.stat().st_size}
+    return Rows(pa.Table.from_pylist([file], tables.FILES), cache_bytes)
+
+
+def assert_all_verbs_agree(form: formats.Format, path: Path, documents: Documents, data: st.DataObject) -> None:
+    most = data.draw(st.integers(1, len(documents) + 1) | st.none(), "rows per part")
+    ranges = form.cut(str(path), most)
+    assert [cut.first_row for cut in ranges] == [*itertools.accumulate([0, *(cut.num_rows for cut in ranges)])][:-1]
+    assert sum(cut.num_rows for cut in ranges) == len(documents)
+    assert all(0 < cut.num_rows <= (most or len(documents)) for cut in ranges)
+
+    parts = [part_of(path, form, cut) for cut in data.draw(st.permutations(ranges), "order of parts")]
+    there = dict(pair for part in parts for pair in formats.rows(part, None, 1 << 20))
+    assert there == dict(enumerate(documents))
+    wanted = data.draw(st.sets(st.integers(0, len(documents))), "wanted rows")
+    some = dict(pair for part in parts for pair in formats.rows(part, ["text", "n"], 1 << 20, wanted))
+    assert some == {number: row for number, row in there.items() if number in wanted}
+
+    numbers = data.draw(st.lists(st.sampled_from(range(len(documents)))) if documents else st.just([]), "at random")
+    reader = reader_of(path, form, data.draw(st.sampled_from([0, 1 << 20]), "cache"))
+    for pick in [numbers, *([number] for number in numbers)]:
+        assert reader.read([0] * len(pick), pick, ["text", "n"]) == [documents[number] for number in pick]
+
+    first = data.draw(st.integers(1, 20), "rows to look at")
+    beginning = form.peek(str(path), ["text", "n", "absent"], 1 << 20, first)
+    assert list(beginning.rows) == documents[:first] and beginning.is_empty == (not documents)
+    assert not documents or set(beginning.columns) == {"text", "n"}
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=9) | st.sampled_from(["\n\r\n", "\u2028\x85", "x" * 700, "🎉\0"])
+ROWS = st.lists(st.fixed_dictionaries({"text": TEXTS, "n": st.integers(-(2**63), 2**63 - 1) | st.none()}), max_size=12)
+
+
+@pytest.mark.parametrize("name", formats.known())
+@settings(max_examples=60)
+@given(data=st.data(), rows=ROWS, repeated=st.sampled_from([1, 1, 40]))
+def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(
+    name: str, data: st.DataObject, rows: Documents, repeated: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    form, documents = formats.find(name, "here"), rows * repeated
+    path = tmp_path_factory.getbasetemp() / f"agree{form.endings[0]}"
+    if name == "parquet":
+        write_parquet(path, documents, data.draw(st.integers(1, 100), "rows in a group"))
+    else:
+        WRITERS[name](path, documents)
+    assert_all_verbs_agree(form, path, documents, data)
+
+
+@pytest.mark.parametrize("name", formats.known())
+def test_rows_appended_to_a_file_leave_all_but_its_last_range_as_they_are(name: str, tmp_path: Path) -> None:
+    form, path = formats.find(name, "here"), tmp_path / "a"
+    before, after = ((WRITERS[name](path, SOME * times), form.cut(str(path), None))[1] for times in (20, 30))
+    assert len(before) > 1 and before[:-1] == after[: len(before) - 1]
+
+
+@pytest.mark.parametrize("name", formats.known())
+def test_a_disk_that_does_not_give_a_file_is_told_from_a_file_that_is_corrupt(name: str, tmp_path: Path) -> None:
+    form, path = formats.find(name, "here"), str(tmp_path / "gone")
+    for use in (lambda: form.cut(path, None), lambda: form.peek(path, [], 1 << 20, 9)):
+        with pytest.raises(CorpusError, match=r"The corpus file .*gone cannot be read: .*No such file or directory"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["jsonl.gz", "parquet"])
+def test_bytes_that_are_not_of_a_format_are_corrupt_to_cut_and_to_peek(name: str, tmp_path: Path) -> None:
+    form, path = formats.find(name, "here"), tmp_path / "page"
+    path.write_bytes(b"<html>not found</html>")
+    for use in (lambda: form.cut(str(path), None), lambda: form.peek(str(path), [], 1 << 20, 9)):
+        with pytest.raises(formats.Corrupt, match=r"(?i)not a gzip|magic bytes"):
+            use()
+
+
+def test_want_of_memory_says_nothing_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(path := tmp_path / "a.parquet", SOME)
+    form = formats.format_of(str(path))
+    part = part_of(path, form, form.cut(str(path), None)[0])
+
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", exhausted)
+    with pytest.raises(MemoryError, match="malloc of size 64 failed"):
+        list(formats.rows(part, None, 1 << 20))
+
+
+# ---------------------------------------------------------------- a format in one file
+
+Added = Callable[[str, str], None]
+BZ2 = '''
+"""Lines of JSON, packed with bzip2."""
+
+import bz2
+
+from selector.corpus.formats._lines import Lines
+
+
+class JsonlBz2(Lines):
+    name = "jsonl.bz2"
+    endings = (".jsonl.bz2", ".ndjson.bz2")
+    packed_as = "bzip2"
+    damage = (EOFError,)
+
+    def open(self, file):
+        return bz2.open(file)
+'''
+POEM = '''
+"""Poems: the lines of a text are the rows of a file."""
+
+from selector.corpus.formats import Beginning, Format, Range, opened, part_rows, reading
+
+
+def lines(path):
+    with reading(path), open(path) as file:
+        return [{"text": line} for line in file.read().splitlines()]
+
+
+class Poem(Format):
+    name = "poem"
+    endings = (".poem.jsonl",)
+
+    def cut(self, path, rows_per_part):
+        num_rows, most = len(lines(path)), part_rows(len(lines(path)), rows_per_part)
+        return [Range(first, min(most, num_rows - first), 0, 0) for first in range(0, num_rows, most)]
+
+    def rows(self, part, columns, max_bytes, wanted):
+        for number in range(part.first_row, part.first_row + part.num_rows):
+            if wanted is None or number in wanted:
+                yield number, lines(part.uri)[number]
+
+    def rows_at(self, path, size, cache):
+        opened(path, size).close()
+        return lambda rows, columns: [lines(path)[row] for row in rows]
+
+    def peek(self, path, columns, max_bytes, num_rows):
+        rows = lines(path)
+        return Beginning(columns=["text"], rows=rows[:num_rows], is_empty=not rows)
+'''
+
+
+@pytest.fixture
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Added]:
+    """Puts a file into the folder of formats."""
+    folder = tmp_path / "formats"
+    folder.mkdir()
+    before = set(sys.modules)
+
+    def add(name: str, source: str) -> None:
+        (folder / name).write_text(source, "utf-8")
+        monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(folder)])
+
+    yield add
+    for name in set(sys.modules) - before:
+        if name.startswith(f"{formats.__name__}."):
+            del sys.modules[name]
+            delattr(formats, name.rpartition(".")[2])
+
+
+def test_a_format_added_in_one_file_is_found_and_does_all_that_ours_do(added: Added, tmp_path: Path) -> None:
+    packed = bz2.compress(lines_of(SOME))
+    for name in ("a.jsonl.bz2", "b.ndjson.bz2", "c.jsonl"):
+        (tmp_path / name).write_bytes(packed if name.endswith("bz2") else lines_of(SOME))
+    assert files.expand([str(tmp_path)]) == [str(tmp_path / "c.jsonl")]
+    with pytest.raises(CorpusError, match=r"b\.ndjson\.bz2' has an unknown format\. Known endings: \.jsonl, "):
+        formats.format_of(str(tmp_path / "b.ndjson.bz2"))
+
+    added("jsonl_bz2.py", BZ2)
+    found = files.expand([str(tmp_path)])
+    assert [formats.format_of(path).name for path in found] == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
+    stage = Survey(rows_per_part=4)
+    told = [stage.process(stage.task(path, None), Store(MemoryStorage())) for path in found]
+    assert all(answer["parts"].equals(told[2]["parts"]) for answer in told)
+    inventory = pa.concat_tables([answer["file"] for answer in told])
+    assert inventory["format"].to_pylist() == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
+    assert Rows(inventory).read([1, 0, 2], [10, 3, 5], ["n"]) == [{"n": 10}, {"n": 3}, {"n": 5}]
+    part = dataclasses.replace(stage.task(found[0], None).part, **told[0]["parts"].to_pylist()[1])
+    assert list(formats.rows(part, None, 1 << 20)) == list(enumerate(SOME))[4:8]
+    assert formats.format_of(found[0]).peek(found[0], [], 1 << 20, 2).rows == SOME[:2]
+
+    Path(found[1]).write_bytes(packed[:-9])
+    lost = stage.process(stage.task(found[1], None), Store(MemoryStorage()))["quarantine"].to_pylist()
+    assert [row["reason"] for row in lost] == ["corrupt_file"]
+    file = {"uri": found[1], "format": "jsonl.bz2", "size": len(packed) - 9}
+    with pytest.raises(CorpusError, match=r"b\.ndjson\.bz2 is not what it was: it is not whole bzip2 \("):
+        Rows(pa.Table.from_pylist([file], tables.FILES)).read([0], [0], ["text"])
+
+
+def test_a_format_may_be_of_any_kind_and_the_longest_ending_decides(added: Added, tmp_path: Path) -> None:
+    path = tmp_path / "a.poem.jsonl"
+    path.write_text("roses\nviolets\nsugar\n", "utf-8")
+    assert formats.format_of(str(path)).name == "jsonl"
+    added("poem.py", POEM)
+    form = formats.format_of(str(path))
+    assert form.name == "poem" and files.expand([str(tmp_path)]) == [str(path)]
+    verses = [{"text": line} for line in ("roses", "violets", "sugar")]
+    parts = [part_of(path, form, cut) for cut in form.cut(str(path), 2)]
+    assert [pair for part in parts for pair in formats.rows(part, None, 1 << 20)] == list(enumerate(verses))
+    assert reader_of(path, form, 0).read([0, 0], [2, 0], ["text"]) == [verses[2], verses[0]]
+    assert form.peek(str(path), [], 1 << 20, 1).rows == verses[:1]
+
+
+# ---------------------------------------------------------------- the trainer's side
+
+
+def test_reading_rows_at_random_needs_numpy_and_pyarrow_alone(tmp_path: Path) -> None:
+    for name, write in WRITERS.items():
+        write(tmp_path / f"a.{name}", SOME)
+    code = f"""
+import sys
+import pyarrow as pa
+from selector import tables
+from selector.corpus.rows import Rows
+names = {list(WRITERS)!r}
+sizes = {[(tmp_path / f"a.{name}").stat().st_size for name in WRITERS]!r}
+files = [{{"uri": f"{tmp_path}/a.{{n}}", "format": n, "size": s}} for n, s in zip(names, sizes)]
+rows = Rows(pa.Table.from_pylist(files, tables.FILES)).read([0, 1, 2], [4, 5, 6], ["n"])
+assert [row["n"] for row in rows] == [4, 5, 6], rows
+print(*sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    loaded = ended.stdout.split()
+    assert not {name.partition(".")[0] for name in loaded} & {"polars", "pydantic", "torch", "yaml", "pandas", "ray"}
+    floors = ("errors", "tables", "exact", "storage", "engine", "engine.part", "corpus")
+    ours = {name.removeprefix("selector.") for name in loaded if name.startswith("selector.")}
+    assert {name for name in ours if name not in floors and not name.startswith("corpus.")} == set()

@@ -1,0 +1,218 @@
+"""The simulation: what it draws, that the flow makes the manifest of the reference of it, and what it tells."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.bench.__main__ import main
+from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
+from jobs.bench.meter import Meter
+from jobs.bench.reference import ORDERS, SELECTORS, differences
+from jobs.bench.simulate import Report, Simulation, draw, measure
+from selector import plugins
+from selector.engine.step import Result
+from selector.errors import SelectorError, UsageError
+from selector.order import Placed
+from selector.select import Ranked
+
+pytestmark = pytest.mark.slow
+
+DRAWN = Simulation(num_documents=20_000, num_clusters=24, budget={"fraction": 0.2}, seed=3)
+CUTS = {"1 part": (1, 1), "3 parts": (1, 3), "5 files of 4 parts": (5, 20), "2 files of 30 parts": (2, 60)}
+BUDGETS: Mapping[str, dict[str, Any]] = {"documents": {"documents": 3000}, "tokens": {"fraction": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Simulation, Path]]:
+    """The same documents in every cut, drawn once: what was asked, and where it lies."""
+    made: dict[str, tuple[Simulation, Path]] = {}
+    for cut, (num_files, num_parts) in CUTS.items():
+        asked = dataclasses.replace(DRAWN, num_files=num_files, num_parts=num_parts)
+        made[cut] = asked, tmp_path_factory.mktemp("home")
+        draw(*made[cut])
+    return made
+
+
+def assert_equal(asked: Simulation, home: Path) -> Report:
+    """The flow and the reference make the same of what was drawn."""
+    report = measure(asked, home)
+    assert differences(asked.corpus, asked.policy(home / "corpus"), Path(report.uri)) == []
+    return report
+
+
+CASES = [
+    (selector, order, unit, overshoot)
+    for selector in SELECTORS
+    for order in ORDERS
+    for unit in BUDGETS
+    for overshoot in ("stop", "fill", "cross")
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "selector", "order", "unit", "overshoot"), [(number, *case) for number, case in enumerate(CASES)]
+)
+def test_the_flow_makes_the_manifest_of_the_reference(
+    number: int, selector: str, order: str, unit: str, overshoot: str, homes: dict[str, tuple[Simulation, Path]]
+) -> None:
+    """Every case in one cut, in turn; the next test has every cut."""
+    asked, home = list(homes.values())[number % len(homes)]
+    budget = BUDGETS[unit] | {"overshoot": overshoot}
+    assert_equal(dataclasses.replace(asked, select=selector, order=order, budget=budget), home)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"select": {"kmeans_quality": {"temperature": 0.5}}, "missing": "last", "budget": {"tokens": 900_000}},
+        {"select": {"kmeans_quality": {"temperature": 0}}, "where": "quality > -1.5 AND source = 'web'"},
+        {"order": {"by_score": {"direction": "anti_curriculum"}}, "where": None, "budget": {"fraction": 1.0}},
+    ],
+    ids=["scores may be missing", "nothing is drawn", "all is kept"],
+)
+def test_the_manifest_is_the_same_in_every_cut(
+    changed: dict[str, Any], cut: str, homes: dict[str, tuple[Simulation, Path]]
+) -> None:
+    asked, home = homes[cut]
+    assert_equal(dataclasses.replace(asked, **changed), home)
+
+
+RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
+PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
+
+
+@pytest.mark.parametrize(
+    ("selector", "order"), [*((name, "shuffled") for name in RANKED), *(("random", name) for name in PLACED)]
+)
+def test_any_ranked_selector_and_any_placed_order_is_simulated_by_its_name(
+    selector: str, order: str, homes: dict[str, tuple[Simulation, Path]]
+) -> None:
+    asked, home = homes["3 parts"]
+    assert measure(dataclasses.replace(asked, select=selector, order=order), home).num_kept > 0
+
+
+def test_all_before_select_is_found_done_and_every_step_is_measured(
+    homes: dict[str, tuple[Simulation, Path]],
+) -> None:
+    asked, home = homes["1 part"]
+    laps = measure(dataclasses.replace(asked, budget={"documents": 777}), home).laps
+    names = [lap.name for lap in laps]
+    assert names[:8] == [
+        "survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate/quality", "rate/difficulty",
+    ]  # fmt: skip
+    assert all(lap.cached for lap in laps[:8])
+    assert names[-3:] == ["order", "manifest", "the end"] and "select" in names
+    assert all(lap.wall >= 0 and lap.cpu >= 0 and lap.peak_bytes > 1 << 20 for lap in laps)
+
+
+def test_a_run_that_asks_for_something_else_than_was_drawn_is_stopped(
+    homes: dict[str, tuple[Simulation, Path]], tmp_path: Path
+) -> None:
+    asked, home = homes["1 part"]
+    (tmp_path / "corpus").symlink_to(home / "corpus")
+    with pytest.raises(SelectorError, match="survey was to be found done"):
+        measure(asked, tmp_path)
+
+
+def test_a_difference_is_told_with_the_first_document_that_it_is_about(
+    homes: dict[str, tuple[Simulation, Path]],
+) -> None:
+    asked, home = homes["3 parts"]
+    report = measure(asked, home)
+    other = dataclasses.replace(asked, budget={"fraction": 0.201})
+    problems = differences(asked.corpus, other.policy(home / "corpus"), Path(report.uri))
+    told = " ".join(problems)
+    for what in ("another outcome; the first is number", "another reason", "probability is off", "visits is another"):
+        assert what in told
+    assert "the order digest is" in told and "another id" not in told
+    fewer = dataclasses.replace(asked.corpus, num_documents=19_999)
+    assert differences(fewer, asked.policy(home / "corpus"), Path(report.uri)) == [
+        "20,000 documents have an outcome, and 19,999 were drawn"
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 12])
+def test_a_document_is_what_its_number_says_wherever_it_is_drawn(seed: int) -> None:
+    corpus = Corpus(num_documents=50_000, num_files=3, num_clusters=100, seed=seed)
+    ids = corpus.ids(np.arange(50_000))
+    assert np.array_equal(corpus.ids(np.arange(31_000, 31_100)), ids[31_000:31_100])
+    first = np.unique(ids, axis=0, return_index=True)[1]
+    assert 0.045 < 1 - len(first) / 50_000 < 0.055, "a twentieth of the documents are copies of earlier ones"
+    assert [corpus.first_of(file) for file in range(4)] == [0, 16_666, 33_333, 50_000]
+    clusters, tokens, sources = corpus.clusters(ids), corpus.num_tokens(ids), corpus.sources(np.arange(50_000))
+    assert set(clusters.tolist()) == set(range(100)) and set(sources.tolist()) == set(range(len(SOURCES)))
+    assert 500 < np.median(tokens) < 600 and tokens.min() > 0
+    for score in MEANINGS:
+        values = scores(ids, score)
+        assert 0.008 < np.isnan(values).mean() < 0.012, "a hundredth have no score"
+        assert abs(np.nanmean(values)) < 0.02 and 0.98 < np.nanstd(values) < 1.02
+        assert len(np.unique(values)) < 25_000, "some are equal"
+    quality, difficulty = (np.nan_to_num(scores(ids, score)) for score in MEANINGS)
+    assert abs((quality * difficulty).mean()) < 0.02, "one score says nothing of the other"
+
+
+def test_the_meter_counts_what_processes_below_it_use() -> None:
+    code = """
+import time
+data, began = bytearray(200 << 20), time.process_time()
+while time.process_time() < began + 0.5:
+    pass
+"""
+    with Meter(()) as meter:
+        subprocess.run([sys.executable, "-c", code], check=True)
+        meter.ended(Result(name="work", fingerprint="", cached=False, rows_in=2, rows_out=1, num_bytes=0, seconds=0.0))
+    work, end = meter.laps
+    assert work.cpu >= 0.5 and work.peak_bytes > 200 << 20
+    assert (work.name, work.rows_in, work.rows_out, work.cached) == ("work", 2, 1, False)
+    assert end.cpu < 0.5 and end.peak_bytes < work.peak_bytes
+
+
+def test_the_command_measures_checks_and_removes_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["simulate", "3k", "--clusters", "8", "--parts", "2", "--root", str(tmp_path)]
+    assert main([*asked, "--budget", "documents=100", "--check", "--again"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("3,000 documents, files: 1, clusters: 8, seed: 0, executor: local")
+    assert "100 documents in the manifest." in told and "are those of the reference" in told
+    lines = {line.split("  ")[0]: line for line in told.splitlines()}
+    assert lines["again, nothing changed"].endswith("ran nothing")
+    assert lines["again, order changed"].endswith("ran order, manifest")
+    for what in ("budget", "rule", "score"):
+        assert lines[f"again, {what} changed"].endswith("select, order, manifest")
+    assert os.listdir(tmp_path) == []
+
+    assert main([*asked, "--select", "random", "--order", "shuffled", "--keep"]) == 0
+    (kept,) = os.listdir(tmp_path)
+    assert f"It is kept in {tmp_path / kept}." in capsys.readouterr().out
+    assert {"corpus", "root"} <= set(os.listdir(tmp_path / kept))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--clusters", "2000"], "1,000 documents are too few for 1 files and 2,000 clusters"),
+        (["--select", "shuffled"], "There is no selector called 'shuffled'"),
+        (["--where", "num_tokens + 1 > 5", "--check"], "--check knows comparisons with a number or a word"),
+        (["--missing", "impute", "--check"], "--missing impute: --check knows drop, last"),
+        (["--workers", "0"], "write a whole number of 1 or more"),
+        (["--select", "[top]"], "write a name, or one name with its options"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_drawn(
+    asked: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: Any = main(["simulate", "1k", "--clusters", "8", "--root", str(tmp_path), *asked])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == UsageError.exit_code and told in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

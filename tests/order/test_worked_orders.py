@@ -1,0 +1,61 @@
+"""The worked cases of the published orders: computed independently of this code, and copied here by their ids."""
+
+import pyarrow as pa
+import pytest
+
+from selector.exact import keyed
+from selector.order import Order, Pool, ScoreName
+from selector.order.by_score import ByScore
+from selector.order.interleaved import Interleaved
+from selector.testing import SCORE, documents
+
+DOCS = {  # topic, difficulty, quality
+    "d00": ("math", 0.90, 0.95), "d01": ("code", 0.10, 0.40), "d02": ("web", 0.35, 0.30), "d03": ("math", 0.20, 0.70),
+    "d04": ("web", 0.05, 0.10), "d05": ("code", 0.60, 0.80), "d06": ("web", 0.75, 0.55), "d07": ("math", 0.50, 0.60),
+    "d08": ("code", 0.35, 0.50), "d09": ("web", 0.55, 0.20), "d10": ("math", 0.30, 0.90), "d11": ("code", 0.80, 0.85),
+}  # fmt: skip
+DIFFICULTY, QUALITY = ScoreName("difficulty"), ScoreName("quality")
+ORDERS = {
+    "curriculum": (ByScore(score=DIFFICULTY), "04 01 03 10 02 08 07 09 05 06 11 00"),
+    "anti": (ByScore(score=DIFFICULTY, direction="anti_curriculum"), "00 11 06 05 09 07 02 08 10 03 01 04"),
+    "quality ascending": (ByScore(score=QUALITY), "04 09 02 01 08 06 07 03 05 11 10 00"),
+    "blocked curriculum": (Interleaved(rounds=1, score=DIFFICULTY), "01 08 05 11 03 10 07 00 04 02 09 06"),
+    "interleaved curriculum": (Interleaved(rounds=3, score=DIFFICULTY), "01 08 03 10 04 02 05 07 09 11 00 06"),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_11_1_orders_are_those_of_the_worked_case(case: str) -> None:
+    order, expected = ORDERS[case]
+    names = sorted(DOCS, key=lambda name: keyed.digest(name.encode()))  # any order but that of the names
+    pool = Pool.of(
+        pa.table(
+            [
+                pa.array([name.encode().ljust(16, b"\0") for name in names], pa.binary(16)),
+                pa.array([DOCS[name][0] for name in names]).dictionary_encode(),
+                pa.array([DOCS[name][1] for name in names], pa.float32()),
+                pa.array([DOCS[name][2] for name in names], pa.float32()),
+            ],
+            schema=pa.schema(
+                [
+                    ("doc_id", pa.binary(16)),
+                    ("source", pa.dictionary(pa.int32(), pa.string())),
+                    pa.field("difficulty", pa.float32(), metadata={"higher_is": "harder"}),
+                    pa.field("quality", pa.float32(), metadata={"higher_is": "better"}),
+                ]
+            ),
+        ),
+        shard_rows=5,
+    )
+    assert arranged(order, pool, names) == expected
+
+
+def arranged(order: Order, pool: Pool, names: list[str]) -> str:
+    return " ".join(names[i].removeprefix("d") for i in order.arrange(pool, 7).visits["document"].to_pylist())
+
+
+def test_o7_ties_are_in_the_order_of_their_ids() -> None:
+    rows = [("a0", 0.5), ("b", 0.5), ("z", 0.1), ("a", 0.5)]
+    table = documents([{"doc_id": name.encode().ljust(16, b"\0"), SCORE: score} for name, score in rows])
+    order = ByScore(score=ScoreName(SCORE)).arrange(Pool.of(table), 0).visits["document"].to_pylist()
+    assert [rows[i][0] for i in order] == ["z", "a", "a0", "b"]
