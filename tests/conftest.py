@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,3 +155,29 @@ def small_policy(small_corpus: Path, tiny_model: Path) -> Callable[..., dict[str
         }
 
     return make
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every fsync, link and replace, in order, with the name of what it was about."""
+    made: list[str] = []
+
+    def noted(verb: str, name_of: Callable[..., str]) -> None:
+        call = getattr(os, verb)
+
+        def wrapper(*args: Any, **options: Any) -> Any:
+            result = call(*args, **options)
+            made.append(f"{verb} {name_of(*args)}")
+            return result
+
+        monkeypatch.setattr(os, verb, wrapper)
+
+    noted("fsync", lambda descriptor: _plain(os.readlink(f"/proc/self/fd/{descriptor}")))
+    noted("link", lambda _, target: _plain(target))
+    noted("replace", lambda _, target: _plain(target))
+    return made
+
+
+def _plain(path: Any) -> str:
+    name = Path(path).name
+    return "the data" if name.startswith(".partial-") else name
