@@ -22,7 +22,7 @@ KINDS = (TablePath, TextsPath)
 _ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
 
-def checksums(plugin: Any, place: str) -> dict[str, str]:
+def checksums(plugin: object, place: str) -> dict[str, str]:
     """What identifies the tables that the plug-in's options name, by the options' paths.
 
     Raises PolicyError, naming `place` in the policy, for one that cannot be read or lacks a column.
@@ -51,7 +51,7 @@ def empty(option: Option) -> pa.Table:
     return _schema(option).empty_table()
 
 
-def attach(plugin: Any, loaded: Mapping[str, pa.Table]) -> Any:
+def attach(plugin: object, loaded: Mapping[str, pa.Table]) -> Any:
     """The plug-in with the tables that its options name, by their paths; an absent optional one has no rows."""
     given: dict[str, Any] = {}
     for option in options_of(plugin, TablePath, TextsPath, ManifestPath):

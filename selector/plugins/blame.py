@@ -16,7 +16,7 @@ from selector.plugins.pool import Pool
 _NOT_ITS_OWN = (SelectorError, OSError, MemoryError)  # a plug-in does no I/O: these come from what it was given
 
 
-def fault(kind: str, name: str, plugin: Any, problem: str) -> SelectorError:
+def fault(kind: str, name: str, plugin: object, problem: str) -> SelectorError:
     """The error that puts a problem on the plug-in that made it.
 
     `kind` is "rater", "fit", "selector" or "order", `name` what the policy calls it; `problem` goes on after "The rater
@@ -29,7 +29,7 @@ def fault(kind: str, name: str, plugin: Any, problem: str) -> SelectorError:
 
 
 @contextmanager
-def blamed(kind: str, name: str, plugin: Any) -> Generator[None]:
+def blamed(kind: str, name: str, plugin: object) -> Generator[None]:
     """Puts on the plug-in whatever it raises here, but for errors that are not its own."""
     try:
         yield
@@ -45,7 +45,7 @@ class Blamed:
 
     kind: str
     name: str
-    plugin: Any
+    plugin: object
     work: Callable[..., Any]
 
     def __call__(self, *given: Any) -> Any:
@@ -53,7 +53,7 @@ class Blamed:
             return self.work(*given)
 
 
-def asked_by(pool: Pool, kind: str, name: str, plugin: Any) -> Pool:
+def asked_by(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
     """The pool as a plug-in is given it: its work is its own fault wherever it is done."""
 
     def mapped(work: Callable[[pa.RecordBatch], Any], columns: Sequence[str]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ short one (`readability`, `lang`). This is the only list of them: who reads colu
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -52,6 +52,15 @@ class Score:
     passes_on: bool = False
 
 
+class Scoring(Protocol):
+    """What has scores: a rater, or a fit."""
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    def scores(self, name: str) -> Mapping[str, str]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
     """The columns that one policy's plug-ins and rule may name."""
@@ -59,7 +68,7 @@ class Catalogue:
     scores: Mapping[str, Score] = field(default_factory=dict[str, Score])
 
     @classmethod
-    def of(cls, raters: Mapping[str, Any]) -> "Catalogue":
+    def of(cls, raters: Mapping[str, Scoring]) -> "Catalogue":
         """The catalogue of these raters, by their labels. Raises PolicyError where two of them give one name."""
         scores: dict[str, Score] = {}
         for label, rater in raters.items():

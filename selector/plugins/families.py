@@ -17,11 +17,11 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
-from selector.plugins.options import KINDS, ModelPath, TablePath, hints_of, is_plugin, kind_of
+from selector.plugins.options import KINDS, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
 
 # Each family: the folder that holds ours, and the classes in that folder's __init__ of which they extend one.
 # Executors have no folder here, since Ray lives outside this package: ours are entry points like anyone's.
@@ -135,12 +135,19 @@ def family_of(cls: Any) -> str | None:
     return next((family for family in FAMILIES if issubclass(cls, _contracts(family))), None)
 
 
-def name_of(plugin: Any) -> str:
+def name_of(plugin: object) -> str:
     """What a policy calls a plug-in: the name of its file, of its entry point, or `package.module:Class`."""
     return _named(type(plugin))[0]
 
 
-def identity(plugin: Any, contents: Mapping[str, str] | None = None) -> dict[str, Any]:
+class Versioned(Protocol):
+    """What a rater, a fit, a selector and an order say of their answers."""
+
+    version: ClassVar[int]  # raised where the same options give another answer
+    libraries: ClassVar[tuple[str, ...]]  # distributions whose version may change it
+
+
+def identity(plugin: Versioned, contents: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All that decides what a plug-in says, as JSON: family, policy name, version, libraries and options.
 
     Where its file lies decides nothing. One from elsewhere has its origin too: its distribution and that one's version,
@@ -151,13 +158,13 @@ def identity(plugin: Any, contents: Mapping[str, str] | None = None) -> dict[str
     name, origin = _named(cls)
     options: dict[str, Any] = {}
     hints = hints_of(cls)
-    for field in dataclasses.fields(plugin):
-        value = getattr(plugin, field.name)
+    for field in fields_of(plugin):
+        value: Any = getattr(plugin, field.name)
         inside = _below(field.name, contents or {})
-        if isinstance(value, tuple) and any(map(is_plugin, value)):
-            options[field.name] = [identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
-        elif is_plugin(value):
+        if is_plugin(value):
             options[field.name] = identity(value, inside)
+        elif isinstance(value, tuple) and any(map(is_plugin, value)):
+            options[field.name] = [identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
         elif kind_of(hints[field.name]).base in KINDS and isinstance(value, (ModelPath, TablePath)):
             options[field.name] = (contents or {}).get(field.name, str(value))
         else:
@@ -165,16 +172,16 @@ def identity(plugin: Any, contents: Mapping[str, str] | None = None) -> dict[str
     told = {
         "family": family_of(cls),
         "name": name,
-        "version": cls.version,
-        "libraries": versions(cls.libraries),
+        "version": plugin.version,
+        "libraries": versions(plugin.libraries),
         "options": options,
     }
     return told | ({"origin": origin} if origin else {})
 
 
-def options_spelt_out(plugin: Any) -> dict[str, Any]:
+def options_spelt_out(plugin: object) -> dict[str, Any]:
     """The options of a plug-in as a policy writes them, every one of them said."""
-    return {field.name: _spelt_out(getattr(plugin, field.name)) for field in dataclasses.fields(plugin)}
+    return {field.name: _spelt_out(getattr(plugin, field.name)) for field in fields_of(plugin)}
 
 
 def _spelt_out(value: Any) -> Any:

@@ -107,6 +107,12 @@ def arrow_type(name: str) -> pa.DataType:
     return tables.DOC_ID if name == "doc_id" else pa.type_for_alias(name)
 
 
+def fields_of(plugin: object) -> tuple[dataclasses.Field[Any], ...]:
+    """The options of a plug-in: the fields of its dataclass."""
+    assert dataclasses.is_dataclass(plugin) and not isinstance(plugin, type), f"{plugin!r} is no plug-in"
+    return dataclasses.fields(plugin)
+
+
 P = TypeVar("P")
 KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, TextsPath, ManifestPath, TablePath)
 NO_COLUMNS = Columns()
@@ -123,7 +129,7 @@ class Option:
     columns: Columns
 
 
-def options_of(plugin: Any, *kinds: Any) -> list[Option]:
+def options_of(plugin: object, *kinds: Any) -> list[Option]:
     """The options of these kinds, those of plug-ins that are options included, in the order of the fields.
 
     An option that may hold several (a tuple) counts once for each; one that was left out is there with the value None.
@@ -131,12 +137,12 @@ def options_of(plugin: Any, *kinds: Any) -> list[Option]:
     return [option for option in _walk(plugin, "") if option.kind in kinds]
 
 
-def named(plugin: Any, *kinds: Any) -> tuple[str, ...]:
+def named(plugin: object, *kinds: Any) -> tuple[str, ...]:
     """The values of `options_of` that are there, each once."""
     return tuple(dict.fromkeys(option.value for option in options_of(plugin, *kinds) if option.value is not None))
 
 
-def columns_of(plugin: Any, always: Sequence[str] = ("doc_id", "num_tokens")) -> tuple[str, ...]:
+def columns_of(plugin: object, always: Sequence[str] = ("doc_id", "num_tokens")) -> tuple[str, ...]:
     """The columns of its batches or its pool: those that are always there, what it and the plug-ins below it need, the
     scores that options name, and those of its keyed tables."""
     needs = [need for inner in plugins_in(plugin) for need in getattr(inner, "needs", ())]
@@ -144,16 +150,16 @@ def columns_of(plugin: Any, always: Sequence[str] = ("doc_id", "num_tokens")) ->
     return tuple(dict.fromkeys((*always, *needs, *named(plugin, ScoreName, SignalName), *tables)))
 
 
-def plugins_in(plugin: Any) -> Iterator[Any]:
+def plugins_in(plugin: object) -> Iterator[Any]:
     """The plug-in and every plug-in below it that is an option."""
     yield plugin
     for inner in inside(plugin):
         yield from plugins_in(inner)
 
 
-def inside(plugin: Any) -> list[Any]:
+def inside(plugin: object) -> list[Any]:
     """The plug-ins that are options of this one."""
-    values = [value for field in dataclasses.fields(plugin) for value in _each(getattr(plugin, field.name))]
+    values = [value for field in fields_of(plugin) for value in _each(getattr(plugin, field.name))]
     return [value for value in values if is_plugin(value)]
 
 
@@ -161,7 +167,7 @@ def is_plugin(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def joined(plugin: Any) -> list[tuple[str, Option, pa.Field]]:
+def joined(plugin: object) -> list[tuple[str, Option, pa.Field]]:
     """The columns of attached tables that are joined to the documents: each with its name in a batch, the option that
     names its table, and its field there."""
     return [
@@ -233,9 +239,9 @@ def hints_of(cls: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def _walk(plugin: Any, prefix: str) -> Iterator[Option]:
+def _walk(plugin: object, prefix: str) -> Iterator[Option]:
     hints = hints_of(type(plugin))
-    for field in dataclasses.fields(plugin):
+    for field in fields_of(plugin):
         kind, value = kind_of(hints[field.name]), getattr(plugin, field.name)
         path = f"{prefix}{field.name}"
         if kind.is_many and value is not None:
