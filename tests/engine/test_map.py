@@ -31,6 +31,8 @@ from selector.engine.worker import ItemWork, Told, pickled
 from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
 from selector.errors import DamagedError, SelectorError, UsageError
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

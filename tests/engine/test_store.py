@@ -23,6 +23,8 @@ from selector.engine.step import Map
 from selector.engine.store import Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
 from selector.errors import DamagedError, UnreachableError, UsageError
 
+pytestmark = pytest.mark.slow
+
 KEY = "part/0123"
 TABLES = {
     "numbers": pa.table({"n": [1, 2, 3]}),

@@ -18,6 +18,8 @@ from selector.exact import spend as budgets
 from selector.exact.apportion import apportion, tally
 from selector.exact.spend import Overshoot, Queued, Taken, take
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = st.lists(st.one_of(st.integers(0, 10**15), st.decimals(0, 1000, places=3).map(float)), max_size=12)
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from selector import exact
 
+pytestmark = pytest.mark.slow
+
 INT64 = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**53, 2**53 + 1, 20240131]))
 DAYS = st.dates()
 MOMENTS = st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31))

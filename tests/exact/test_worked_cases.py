@@ -15,6 +15,8 @@ from selector.select.top import Top
 from selector.testing._made import SCORE, documents
 from selector.testing.selectors import decide
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- A, C9, G1, Q1: integer allocation
 
 APPORTIONED: dict[str, tuple[int, list[float], list[int] | None, list[int]]] = {

@@ -16,6 +16,8 @@ from selector.testing._law import check as check_laws
 from selector.testing._made import pool_for
 from selector.testing.orders import with_visits
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alphabetical(Placed):

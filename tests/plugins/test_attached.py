@@ -26,6 +26,8 @@ from selector.pipeline import Outcome
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 
+pytestmark = pytest.mark.slow
+
 TRIALS = '''
 """Plug-ins of every family whose options name tables."""
 

@@ -22,6 +22,8 @@ from selector.testing.orders import check_order
 from selector.testing.raters import check_rater
 from selector.testing.selectors import check_selector
 
+pytestmark = pytest.mark.slow
+
 # One file each, as somebody else would write it.
 FILES = {
     "share.py": """

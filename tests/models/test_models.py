@@ -1,0 +1,58 @@
+"""Models: where they are, what goes through one together, and what is nearest to what."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selector.errors import PolicyError
+from selector.models.batching import batches, pooled
+from selector.models.find import checksum, find_model
+from selector.models.neighbours import kmeans, nearest
+
+
+@given(lengths=st.lists(st.integers(1, 512), max_size=60), batch_tokens=st.integers(1, 2048))
+def test_every_window_is_in_one_batch_and_no_batch_is_too_large(lengths: list[int], batch_tokens: int) -> None:
+    found = [batch.tolist() for batch in batches(np.array(lengths, np.int64), batch_tokens)]
+    assert sorted(window for batch in found for window in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) == 1 or len(batch) * max(lengths[window] for window in batch) <= batch_tokens
+
+
+def test_a_text_is_the_mean_of_its_windows_by_their_tokens() -> None:
+    vectors = np.array([[1, 0], [0, 1], [2, 2]], np.float32)
+    mean = pooled(vectors, np.array([3, 1, 5]), np.array([1, 1, 0]), 2)
+    assert mean.tolist() == [[2, 2], [0.75, 0.25]]
+
+
+def test_the_nearest_are_those_of_a_search_through_all() -> None:
+    random = np.random.default_rng(5)
+    vectors, base = (random.standard_normal((n, 8)).astype(np.float32) for n in (40, 25))
+    labels, distances = nearest(vectors, base, 3)
+    every = np.linalg.norm(vectors[:, None] - base[None], axis=2)
+    assert labels.tolist() == np.argsort(every, axis=1)[:, :3].tolist()
+    assert np.allclose(distances, np.sort(every, axis=1)[:, :3], atol=1e-5)
+
+
+def test_centroids_are_the_same_for_one_seed_and_the_sample_where_it_is_no_larger() -> None:
+    sample = np.random.default_rng(5).standard_normal((200, 4)).astype(np.float32)
+    first, again = (kmeans(sample, 7, 10, 3) for _ in range(2))
+    assert first.shape == (7, 4) and np.array_equal(first, again)
+    assert kmeans(sample[:5], 7, 10, 3) is not sample and np.array_equal(kmeans(sample[:5], 7, 10, 3), sample[:5])
+
+
+def test_a_model_is_found_by_its_folder_and_known_by_its_weights(tiny_model: Path, tmp_path: Path) -> None:
+    assert find_model(str(tiny_model)) == tiny_model.resolve()
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "elsewhere"))
+    assert checksum(copy) == checksum(tiny_model)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert checksum(copy) != checksum(tiny_model)
+    weights.unlink()
+    with pytest.raises(PolicyError, match=r"embed\.model: .*elsewhere holds no \.safetensors file"):
+        find_model(str(copy))
+    with pytest.raises(PolicyError, match=r"there is no folder 'all-MiniLM-L6', .*Did you mean 'all-MiniLM-L6-v2'"):
+        find_model("all-MiniLM-L6")
