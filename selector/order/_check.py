@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from selector import tables
 from selector.exact import UInt64, keyed
 from selector.order._contract import Order, Positions, numbered
-from selector.plugins.blame import asked_by, blamed, fault
+from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
 from selector.plugins.pool import Pool
 
 
@@ -46,9 +45,9 @@ def _problem(ids: UInt64, positions: Any) -> str | None:
     rows = len(ids)
     for told, table, schema in (("visits", positions.visits, tables.VISITS), ("left", positions.left, tables.LEFT)):
         if not table.schema.equals(schema):
-            return f"answers with other columns than `tables.{told.upper()}`: {_difference(table.schema, schema)}"
+            return f"answers with other columns than `tables.{told.upper()}`: {difference(table.schema, schema)}"
         for field in schema:
-            num_null = 0 if field.nullable else _num_null(table[field.name])
+            num_null = 0 if field.nullable else count_null(table[field.name])
             if num_null:
                 return f"leaves the column {field.name!r} of {told} null in {num_null:,} rows"
         places = table["document"].to_numpy()
@@ -81,25 +80,6 @@ def _problem(ids: UInt64, positions: Any) -> str | None:
     except (TypeError, ValueError) as error:
         return f"tells phases or facts that are not JSON ({error})"
     return None
-
-
-def _difference(given: pa.Schema, wanted: pa.Schema) -> str:
-    """What distinguishes two schemas, by the first field."""
-    for field in wanted:
-        at = given.get_field_index(field.name)
-        if at < 0:
-            return f"{field.name!r} is missing"
-        if not given.field(at).equals(field):
-            told = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
-            return f"{field.name!r} is {told[0]}, not {told[1]}"
-    return f"they are {', '.join(given.names)}, not {', '.join(wanted.names)}"
-
-
-def _num_null(column: pa.ChunkedArray) -> int:
-    """How many values are null; of labels also those whose word is null."""
-    if not pa.types.is_dictionary(column.type):
-        return column.null_count
-    return sum(chunk.dictionary_decode().null_count for chunk in column.chunks)
 
 
 def _some(mask: npt.NDArray[np.bool_], ids: UInt64) -> str:

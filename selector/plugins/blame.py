@@ -61,3 +61,22 @@ def asked_by(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
         return map(blaming, pool.load(columns)) if pool.mapper is None else pool.mapper(blaming, columns)
 
     return replace(pool, mapper=mapped)
+
+
+def count_null(column: pa.Array | pa.ChunkedArray) -> int:
+    """How many values of an answer's column are null; of labels also those whose word is null."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    decoded = [chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk for chunk in chunks]
+    return sum(chunk.null_count for chunk in decoded)
+
+
+def difference(given: pa.Schema, wanted: pa.Schema) -> str:
+    """What distinguishes two schemas, by the first field."""
+    for field in wanted:
+        at = given.get_field_index(field.name)
+        if at < 0:
+            return f"{field.name!r} is missing"
+        if not given.field(at).equals(field):
+            told = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
+            return f"{field.name!r} is {told[0]}, not {told[1]}"
+    return f"they are {', '.join(given.names)}, not {', '.join(wanted.names)}"

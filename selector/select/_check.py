@@ -16,7 +16,7 @@ from selector import tables
 from selector.errors import SelectorError
 from selector.exact import Ints
 from selector.exact.spend import ANY, Budget
-from selector.plugins.blame import asked_by, blamed, fault
+from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
 from selector.plugins.pool import Pool
 from selector.select._contract import Decisions, Selector
 
@@ -192,11 +192,11 @@ def _problem(num_rows: int, verdict: Any) -> str | None:
     if not isinstance(verdict, pa.RecordBatch):
         return f"answered with a {type(verdict).__name__} instead of a pyarrow.RecordBatch of `tables.VERDICTS`"
     if not verdict.schema.equals(tables.VERDICTS):
-        return f"answered with other columns than `tables.VERDICTS`: {_difference(verdict.schema, tables.VERDICTS)}"
+        return f"answered with other columns than `tables.VERDICTS`: {difference(verdict.schema, tables.VERDICTS)}"
     if verdict.num_rows != num_rows:
         return f"answered with {verdict.num_rows:,} verdicts for {num_rows:,} documents"
     for field in tables.VERDICTS:
-        num_null = 0 if field.nullable else _num_null(verdict[field.name])
+        num_null = 0 if field.nullable else count_null(verdict[field.name])
         if num_null:
             return f"left the column {field.name!r} null for {num_null:,} documents"
     if (verdict["kept"].to_numpy(zero_copy_only=False) & (verdict["visits"].to_numpy() == 0)).any():
@@ -206,20 +206,3 @@ def _problem(num_rows: int, verdict: Any) -> str | None:
     if len(bad):
         return f"gave the inclusion probability {bad[0]}, which is not between 0 and 1"
     return None
-
-
-def _num_null(column: pa.Array) -> int:
-    """How many values are null; of labels also those whose word is null."""
-    return column.dictionary_decode().null_count if pa.types.is_dictionary(column.type) else column.null_count
-
-
-def _difference(given: pa.Schema, wanted: pa.Schema) -> str:
-    """What distinguishes two schemas, by the first field."""
-    for field in wanted:
-        at = given.get_field_index(field.name)
-        if at < 0:
-            return f"{field.name!r} is missing"
-        if not given.field(at).equals(field):
-            told = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
-            return f"{field.name!r} is {told[0]}, not {told[1]}"
-    return f"they are {', '.join(given.names)}, not {', '.join(wanted.names)}"
