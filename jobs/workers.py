@@ -90,7 +90,7 @@ class _Actor(Worker):
         """A process that is suspended cannot end itself as Ray asks: on this node it is killed."""
         with contextlib.suppress(exceptions.RayError):
             ray.kill(self.actor)
-        is_busy = self.stage in ("load", "prepare", "do")
+        is_busy = self.state in ("load", "prepare", "do")
         if is_busy and self.place and self.place[0] == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.place[1], signal.SIGKILL)
@@ -113,7 +113,7 @@ class Actors(WorkerPool):
 
     def keep(self, kinds: Collection[Kind]) -> None:
         """Ends the workers of all other kinds that have nothing to do."""
-        for worker in [worker for worker in self.workers if worker.stage in ("starting", "idle")]:
+        for worker in [worker for worker in self.workers if worker.state in ("starting", "idle")]:
             if worker.kind not in kinds:
                 self.dismiss(worker)
 
@@ -132,12 +132,12 @@ class Actors(WorkerPool):
         except exceptions.RayTaskError as error:
             return Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayError as error:
-            is_beginning = actor.stage in ("starting", "load")
+            is_beginning = actor.state in ("starting", "load")
             actor.place = None  # there is no process any more
             ran_out = isinstance(error, exceptions.OutOfMemoryError)
             detail = "The worker ran out of memory." if ran_out else "The worker process died."
             return Gone(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
-        if actor.stage == "starting":
+        if actor.state == "starting":
             actor.place = answer
         return answer
 

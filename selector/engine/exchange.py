@@ -27,15 +27,15 @@ Meet = Callable[[Store, int, Iterator[pa.Table]], Answer]
 
 
 def exchange(
-    done: Done, name: str, mark: Any, items: Sequence[Item], num_buckets: int, deal: Deal[Item], meet: Meet[Answer]
+    done: Done, name: str, inputs: Any, items: Sequence[Item], num_buckets: int, deal: Deal[Item], meet: Meet[Answer]
 ) -> list[Answer]:
-    """What `meet` says of each bucket, in their order. `mark` is all that decides what is dealt, as JSON.
+    """What `meet` says of each bucket, in their order. `inputs` is all that decides what is dealt, as JSON.
 
     A single item for a single bucket is not stored on the way. Raises DamagedError where what was dealt is gone.
     """
     if len(items) == 1 and num_buckets == 1:
         return list(done.map(_AtOnce(store=done.store, deal=deal, meet=meet), items))
-    keys = [f"{name}.dealt/{fingerprint([mark, num_buckets, place])}" for place in range(len(items))]
+    keys = [f"{name}.dealt/{fingerprint([inputs, num_buckets, place])}" for place in range(len(items))]
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if done.store.find(key) is None]
     for _ in done.map(_Deal(store=done.store, deal=deal), missing):
         pass

@@ -83,7 +83,7 @@ class Processes(WorkerPool):
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what work prints is not the command's result
             )
-            return _Process(kind=kind, stage="idle", process=process, pipe=Connection(ours.detach()))
+            return _Process(kind=kind, state="idle", process=process, pipe=Connection(ours.detach()))
 
     def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
         by_pipe = {worker.pipe: worker for worker in cast(list[_Process], self.workers)}

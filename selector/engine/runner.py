@@ -138,8 +138,8 @@ class Runner:
     def _map(self, step: Map, name: str) -> Result:
         """Every task's seal, in their order; what is sealed already is not done again."""
         tasks = step.tasks(self.done)
-        mark = fingerprint([name, [task.key for task in tasks]])
-        listed = self.store.find(f"steps/{name}/{mark}")
+        step_fingerprint = fingerprint([name, [task.key for task in tasks]])
+        listed = self.store.find(f"steps/{name}/{step_fingerprint}")
         if listed is not None:
             rows = self.store.table(listed, "seals").to_pylist()
             seals = {row["key"]: seal_from_bytes(row["key"], row["seal"].encode()) for row in rows}
@@ -149,11 +149,11 @@ class Runner:
             written = [seal_to_bytes(seals[task.key]).decode() for task in tasks]
             if not self.is_dry:
                 table = pa.table([[task.key for task in tasks], written], schema=_LISTED)
-                self.store.seal(f"steps/{name}/{mark}", [("seals", table)])
-        self.done.used += [f"steps/{name}/{mark}", *(task.key for task in tasks)]
+                self.store.seal(f"steps/{name}/{step_fingerprint}", [("seals", table)])
+        self.done.used += [f"steps/{name}/{step_fingerprint}", *(task.key for task in tasks)]
         rows_out = sum(seals[task.key].tables[step.output].num_rows for task in tasks)
         return Result(
-            name=step.name, fingerprint=mark, cached=cached, rows_in=0, rows_out=rows_out, seconds=0.0,
+            name=step.name, fingerprint=step_fingerprint, cached=cached, rows_in=0, rows_out=rows_out, seconds=0.0,
             num_bytes=sum(seal.num_bytes for seal in seals.values()), parts=[seals[task.key] for task in tasks],
         )  # fmt: skip
 
@@ -194,31 +194,32 @@ class Runner:
 
     def _fold(self, step: Fold) -> Result:
         mapped = self._map(step, f"{step.name}{PARTS}")
-        mark = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
+        step_fingerprint = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
 
         def said() -> Iterator[Mapping[str, pa.Table]]:
             for seal in mapped.parts:
                 yield {name: self.store.table(seal, name) for name in seal.tables if name != "quarantine"}
 
-        seal, cached = self._once(step, mark, lambda: step.fold(self.done, said()))
+        seal, cached = self._once(step, step_fingerprint, lambda: step.fold(self.done, said()))
         return replace(
-            mapped, fingerprint=mark, cached=cached, rows_out=seal.tables[step.folded].num_rows,
+            mapped, fingerprint=step_fingerprint, cached=cached, rows_out=seal.tables[step.folded].num_rows,
             num_bytes=mapped.num_bytes + seal.num_bytes, answer=seal,
         )  # fmt: skip
 
     def _whole(self, step: Whole) -> Result:
-        mark = fingerprint([step.name, step.identity(), step.inputs(self.done)])
-        seal, cached = self._once(step, mark, lambda: step.compute(self.done), step)
+        step_fingerprint = step.fingerprint(self.done)
+        seal, cached = self._once(step, step_fingerprint, lambda: step.compute(self.done), step)
+        rows_out, num_bytes = step.rows_out(seal, self.store), step.num_bytes(seal, self.store)
         return Result(
-            name=step.name, fingerprint=mark, cached=cached, rows_in=0, rows_out=step.rows_out(seal, self.store),
-            num_bytes=step.num_bytes(seal, self.store), seconds=0.0, answer=seal,
+            name=step.name, fingerprint=step_fingerprint, cached=cached, rows_in=0, rows_out=rows_out,
+            num_bytes=num_bytes, seconds=0.0, answer=seal,
         )  # fmt: skip
 
     def _once(
-        self, step: Step, mark: str, compute: Callable[[], Tables], whole: Whole | None = None
+        self, step: Step, step_fingerprint: str, compute: Callable[[], Tables], whole: Whole | None = None
     ) -> tuple[Seal, bool]:
         """The seal of a step with one answer, and whether it was there."""
-        key = f"{step.name}/{mark}"
+        key = f"{step.name}/{step_fingerprint}"
         seal = self.store.find(key)
         is_there = seal is not None and (whole is None or whole.is_sound(seal, self.store))
         if seal is None or not is_there:
@@ -242,6 +243,7 @@ def repair(store: Store, damaged: DamagedError) -> None:
     if not store.is_sound(damaged.key):
         store.discard(damaged.key)
     family = damaged.key.partition("/")[0]
-    for prefix in (f"steps/{family}/", *([f"{family.removesuffix(PARTS)}/"] if family.endswith(PARTS) else [])):
+    step = family.partition(".")[0]
+    for prefix in (f"steps/{family}/", *([f"{step}/"] if step != family else [])):
         for key in list(store.seals(prefix)):
             store.discard(key)

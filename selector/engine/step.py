@@ -31,7 +31,8 @@ Answer = TypeVar("Answer")
 Tables = Iterable[tuple[str, pa.Table]]
 
 PARTS = ".parts"
-"""Ends the family under which a step with one answer files what it stores of each part."""
+"""Ends the family under which a step with one answer files what it stores of each part; what comes before the point is
+the step's own."""
 
 APART: dict[str, Any] = {"apart": True}
 """Metadata of a step's field that says where to find things and not what to do: no part of the fingerprint."""
@@ -190,6 +191,12 @@ class Whole(Step, abc.ABC):
     @abc.abstractmethod
     def inputs(self, done: Done) -> Any:
         """All that decides the answer beside the step's own identity, as JSON."""
+
+    def fingerprint(self, done: Done) -> str:
+        """Of the step and of all that decides its answer."""
+        return done.once(
+            f"{self.name}: fingerprint", lambda: fingerprint([self.name, self.identity(), self.inputs(done)])
+        )
 
     @abc.abstractmethod
     def compute(self, done: Done) -> Tables:

@@ -79,10 +79,10 @@ class Worker(abc.ABC):
     """A worker as the driver sees it."""
 
     kind: Hashable
-    stage: Literal["starting", "idle", "load", "prepare", "do"] = "starting"
+    state: Literal["starting", "idle", "load", "prepare", "do"] = "starting"
     job: Job[Any, Any] | None = None  # the one that it has loaded, or is loading
     attempt: Any = None
-    since: float = 0.0  # when the stage began
+    since: float = 0.0  # when the state began
     is_proved: bool = False  # it has loaded something
     is_prepared: bool = False  # for the job
 
@@ -153,18 +153,18 @@ class WorkerPool(abc.ABC):
         mine = [worker for worker in self.workers if worker.kind == job.kind]
         num_at_it = sum(worker.job is job for worker in mine)
         for worker in mine:
-            if worker.stage == "idle" and worker.job is job:
+            if worker.state == "idle" and worker.job is job:
                 worker.attempt = job.supply.take()
                 if worker.attempt is not None:
                     self._tell(worker, "do" if worker.is_prepared else "prepare")
-            elif worker.stage == "idle" and num_at_it < wanted:
+            elif worker.state == "idle" and num_at_it < wanted:
                 worker.job, num_at_it = job, num_at_it + 1
                 worker.is_prepared = not job.work.needs_preparation
                 self._tell(worker, "load")
 
     def _tell(self, worker: Worker, told: Told) -> None:
         assert worker.job is not None
-        worker.stage, worker.since = told, time.monotonic()
+        worker.state, worker.since = told, time.monotonic()
         worker.tell(told, worker.job, None if told == "load" else worker.attempt.given)
 
     def _listen(self) -> None:
@@ -172,51 +172,51 @@ class WorkerPool(abc.ABC):
         for worker, answer in self.hear(0.0) or self.hear(self._patience()):
             self._note(worker, answer)
         now = time.monotonic()
-        for worker in [worker for worker in self.workers if worker.stage in ("load", "prepare", "do")]:
+        for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
             if now >= worker.since + self._limit(worker):
                 self._late(worker)
 
     def _patience(self) -> float:
         """Seconds until the next worker is late."""
         ends = [
-            worker.since + self._limit(worker) for worker in self.workers if worker.stage in ("load", "prepare", "do")
+            worker.since + self._limit(worker) for worker in self.workers if worker.state in ("load", "prepare", "do")
         ]
         return min(max(0.0, min(ends, default=math.inf) - time.monotonic()), _LONG_WAIT)
 
     def _limit(self, worker: Worker) -> float:
-        """Seconds that the worker's stage may take: loading and preparing are no part of an attempt's time."""
-        if worker.stage != "do":
+        """Seconds that the worker's state may take: loading and preparing are no part of an attempt's time."""
+        if worker.state != "do":
             return max(self.deadline, _BEGINNING)
         return min(self.deadline, max(_LEAST, self.deadline * worker.attempt.share))
 
     def _note(self, worker: Worker, answer: Any) -> None:
         if worker not in self.workers:
             return
-        job, stage = worker.job, worker.stage
+        job, state = worker.job, worker.state
         if isinstance(answer, Gone):
             self.dismiss(worker)
             if worker.attempt is not None and job is not None:
                 failure = Failure(kind="worker_died", detail=answer.detail, trace=answer.trace)
                 job.outcomes.append((worker.attempt, failure))
-            elif stage in ("starting", "load") and not worker.is_proved:
+            elif state in ("starting", "load") and not worker.is_proved:
                 self._count_failed_start(answer.trace or answer.detail)
-        elif stage == "load" and isinstance(answer, Failure):
+        elif state == "load" and isinstance(answer, Failure):
             self.dismiss(worker)
             self._count_failed_start(answer.detail)
-        elif stage == "prepare" and answer is None:
+        elif state == "prepare" and answer is None:
             worker.is_prepared = True
             self._tell(worker, "do")
-        elif stage in ("starting", "load"):
+        elif state in ("starting", "load"):
             if isinstance(answer, ErrorMessage) and job is not None:
                 job.outcomes.append((None, answer))
                 worker.job = None
-            elif stage == "load":
+            elif state == "load":
                 worker.is_proved, self._num_failed_starts = True, 0
-            worker.stage = "idle"
+            worker.state = "idle"
         else:
             if job is not None:
                 job.outcomes.append((worker.attempt, answer))
-            worker.stage, worker.attempt = "idle", None
+            worker.state, worker.attempt = "idle", None
 
     def _late(self, worker: Worker) -> None:
         detail = f"It was not done within {self._limit(worker):g} seconds."
@@ -240,8 +240,8 @@ class WorkerPool(abc.ABC):
         """The end of a job: the workers forget it. If it comes early, those that are at it, or begin with it, go."""
         is_early = job.supply.num_open > 0
         for worker in list(self.workers):
-            is_beginning = worker.stage == "load" if worker.job is job else worker.stage == "starting"
-            is_at_it = worker.job is job and worker.stage in ("prepare", "do")
+            is_beginning = worker.state == "load" if worker.job is job else worker.state == "starting"
+            is_at_it = worker.job is job and worker.state in ("prepare", "do")
             if is_at_it or (is_early and is_beginning and worker.kind == job.kind):
                 self.dismiss(worker)
             elif worker.job is job:

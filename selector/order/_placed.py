@@ -77,8 +77,8 @@ class Placed(Order):
     @final
     def arrange(self, chosen: Pool, seed: int) -> Positions:
         summary = self.summary(chosen, seed)
-        sheets = chosen.map(Read(order=self, summary=summary, seed=seed), *columns_read(self, chosen))
-        counts, ids, groups, keys = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *sheets, strict=True))
+        shards = chosen.map(Read(order=self, summary=summary, seed=seed), *columns_read(self, chosen))
+        counts, ids, groups, keys = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *shards, strict=True))
         rows = np.repeat(np.arange(len(counts)), counts)
 
         by_key = exact.argsort(keys, ids)

@@ -13,7 +13,7 @@ from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
-from selector.steps.select import Select, chosen_of, parts_of
+from selector.steps.select import Select, chosen_of, shards_of
 from selector.steps.shards import batch_of
 
 DECIDED = ("inclusion_probability", "round", "visits", "reason", "arguments")
@@ -23,10 +23,10 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sheet:
+class ChosenShard:
     """The chosen documents of one shard: where their columns are stored."""
 
-    shard: int
+    number: int
     names: tuple[str, ...]
     columns: tuple[str, ...]  # the keys of these, of all documents that may be chosen
     chosen: str  # the key of what select said
@@ -53,31 +53,31 @@ class Chosen:
         """What decides these columns of the documents of every part."""
         return replace(self.select.gather, columns=self.columns).identities(done)
 
-    def sheets(self, done: Done) -> list[Sheet]:
+    def shards(self, done: Done) -> list[ChosenShard]:
         """The chosen documents with these columns, once they are stored."""
         by_name, schema = self._columns(done)
         shards = self.select.shards(done)
         keys = shards.columns(list(by_name.values()), schema)
         return [
-            Sheet(shard=i, names=tuple(by_name), columns=columns, chosen=part["key"])
-            for i, (columns, part) in enumerate(zip(keys, parts_of(done), strict=True))
+            ChosenShard(number=i, names=tuple(by_name), columns=columns, chosen=one["key"])
+            for i, (columns, one) in enumerate(zip(keys, shards_of(done), strict=True))
         ]
 
     def pool(self, done: Done) -> Pool:
         """What an order sees."""
         _, schema = self._columns(done)
-        sheets, store = self.sheets(done), done.store
-        num_rows = sum(int(chosen_of(store, sheet.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for sheet in sheets)
+        shards, store = self.shards(done), done.store
+        num_rows = sum(int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for shard in shards)
 
         def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            return (sheet.read(store).select(list(names)) for sheet in sheets)
+            return (shard.read(store).select(list(names)) for shard in shards)
 
         def mapped(work: Callable[[pa.RecordBatch], Answer], names: Sequence[str]) -> Iterator[Answer]:
-            return done.map(functools.partial(_on_sheet, store, tuple(names), work), sheets)
+            return done.map(functools.partial(_on_shard, store, tuple(names), work), shards)
 
         decided = [
             field
-            for field in sheets[0].read(store).schema
+            for field in shards[0].read(store).schema
             if field.name in ("inclusion_probability", "round", "visits")
         ]
         return Pool(schema=pa.schema([*schema, *decided]), num_documents=int(num_rows), load=load, mapper=mapped)
@@ -88,5 +88,7 @@ class Chosen:
         return by_name, pa.schema([schema.field(name) for name in by_name])
 
 
-def _on_sheet(store: Store, names: tuple[str, ...], work: Callable[[pa.RecordBatch], Answer], sheet: Sheet) -> Answer:
-    return work(sheet.read(store).select(list(names)))
+def _on_shard(
+    store: Store, names: tuple[str, ...], work: Callable[[pa.RecordBatch], Answer], shard: ChosenShard
+) -> Answer:
+    return work(shard.read(store).select(list(names)))

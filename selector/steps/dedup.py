@@ -86,15 +86,15 @@ def num_tokens(done: Done) -> int:
 def dedup(done: Done, documents: Sequence[Seal], *, has_keys: bool) -> pa.Table:
     """A row of `SHARES` for each part; the documents that go on, and what a part lost, are sealed on the way."""
     items = list(_items(documents))
-    mark = [seal.key for seal in documents]
+    inputs = [seal.key for seal in documents]
     num_buckets = max(1, -(-sum(item.num_rows for item in items) // BUCKET_ROWS))
     duplicates = tuple(
-        exchange(done, "dedup", mark, items, num_buckets, functools.partial(_deal, num_buckets, "text_id", ()), _meet)
+        exchange(done, "dedup", inputs, items, num_buckets, functools.partial(_deal, num_buckets, "text_id", ()), _meet)
     )
     clashes: tuple[str, ...] = ()
     if has_keys:
         deal = functools.partial(_deal, num_buckets, "doc_id", duplicates)
-        clashes = tuple(exchange(done, "dedup", [mark, "keys"], items, num_buckets, deal, _meet))
+        clashes = tuple(exchange(done, "dedup", [inputs, "keys"], items, num_buckets, deal, _meet))
     share = functools.partial(_shares, done.store, duplicates, clashes)
     return pa.concat_tables([SHARES.empty_table(), *done.map(share, items)])
 
@@ -147,8 +147,8 @@ def _meet(store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
     gone = ordinals[order][~is_first]
     by_ordinal = np.argsort(gone)
     table = pa.table([gone[by_ordinal], keyed.ids(ids[leader[by_ordinal]])], schema=_GONE)
-    mark = fingerprint([bucket, _digest(gone[by_ordinal], ids[leader[by_ordinal]])])
-    return store.seal(f"dedup.gone/{mark}", [("gone", table)], form="arrow").key
+    digest = fingerprint([bucket, _digest(gone[by_ordinal], ids[leader[by_ordinal]])])
+    return store.seal(f"dedup.gone/{digest}", [("gone", table)], form="arrow").key
 
 
 def _shares(store: Store, duplicates: tuple[str, ...], clashes: tuple[str, ...], item: _Item) -> pa.Table:
@@ -173,8 +173,8 @@ def _share(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
     if gone.num_rows:
         numbers = (gone["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
         told = pa.table([numbers, gone["leader"], gone["is_clash"]], schema=LOST)
-        mark = _digest(numbers, keyed.words(told["leader"]), told["is_clash"].to_numpy())
-        lost = store.seal(f"dedup.parts/lost-{mark}", [("lost", told)]).key
+        digest = _digest(numbers, keyed.words(told["leader"]), told["is_clash"].to_numpy())
+        lost = store.seal(f"dedup.parts/lost-{digest}", [("lost", told)]).key
     table = table.filter(pa.array(~_contains(gone["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
     source = table["source"].combine_chunks().dictionary_decode()
     texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["row"].to_numpy())

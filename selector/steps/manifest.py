@@ -17,7 +17,7 @@ from selector.errors import SelectorError
 from selector.manifest import Manifest, commit
 from selector.manifest.commit import PART_ROWS
 from selector.steps import account, order, select, survey
-from selector.steps.chosen import Chosen, Sheet
+from selector.steps.chosen import Chosen, ChosenShard
 from selector.steps.survey import Survey
 
 _FIXED = ("doc_id", "source", "cluster", "file", "row", "num_tokens", "inclusion_probability", "reason", "arguments")
@@ -87,24 +87,24 @@ class ManifestStep(Whole):
     def _parts(self, done: Done) -> Iterator[pa.Table]:
         """The visits, part by part: shards deal their rows, and each part puts its own in order."""
         items = [
-            (sheet, part["key"]) for sheet, part in zip(self.chosen.sheets(done), order.parts_of(done), strict=True)
+            (shard, one["key"]) for shard, one in zip(self.chosen.shards(done), order.shards_of(done), strict=True)
         ]
-        num_parts = -(-sum(part["visits"] for part in order.parts_of(done)) // PART_ROWS)
+        num_parts = -(-sum(one["visits"] for one in order.shards_of(done)) // PART_ROWS)
         names = tuple(column.name for column in self.columns)
         if num_parts:
-            mark = fingerprint([self.identity(), self.inputs(done)])
-            deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, mark)
-            keys = exchange(done, "manifest", mark, items, num_parts, deal, line_up)
+            own = self.fingerprint(done)
+            deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, own)
+            keys = exchange(done, "manifest", own, items, num_parts, deal, line_up)
             for key in keys:
                 yield done.store.read(key, "rows")
 
     def _unvisited(self, done: Done) -> pa.Table | None:
         """What the order does not visit, in corpus order."""
         left: list[pa.Table] = []
-        for sheet, part in zip(self.chosen.sheets(done), order.parts_of(done), strict=True):
-            rows = done.store.read(part["key"], "left")
+        for shard, one in zip(self.chosen.shards(done), order.shards_of(done), strict=True):
+            rows = done.store.read(one["key"], "left")
             if rows.num_rows:
-                batch = pa.Table.from_batches([sheet.read(done.store).select(["doc_id", "file", "row"])])
+                batch = pa.Table.from_batches([shard.read(done.store).select(["doc_id", "file", "row"])])
                 taken = batch.take(rows["document"])
                 for name in ("reason", "arguments"):
                     taken = taken.append_column(name, rows[name])
@@ -112,11 +112,11 @@ class ManifestStep(Whole):
         return pa.concat_tables(left).unify_dictionaries() if left else None
 
 
-def _deal(scores: tuple[str, ...], store: Store, item: tuple[Sheet, str]) -> Mapping[int, pa.Table]:
+def _deal(scores: tuple[str, ...], store: Store, item: tuple[ChosenShard, str]) -> Mapping[int, pa.Table]:
     """The visits of a shard's documents, by the part of the manifest that they fall into."""
-    sheet, key = item
+    shard, key = item
     positions = store.read(key, "positions")
-    chosen = pa.Table.from_batches([sheet.read(store)])
+    chosen = pa.Table.from_batches([shard.read(store)])
     for name in ("difficulty", "quality"):
         values = pa.nulls(len(chosen), pa.float32())
         if name in scores:
@@ -129,17 +129,17 @@ def _deal(scores: tuple[str, ...], store: Store, item: tuple[Sheet, str]) -> Map
     return by_bucket(rows, positions["position"].to_numpy() // PART_ROWS)
 
 
-def _line_up(mark: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
+def _line_up(own: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
     """Stores the visits of a part in the order of their positions; the key."""
     rows = pa.concat_tables(dealt, promote_options="permissive").unify_dictionaries()
-    key = f"manifest.rows/{fingerprint([mark, bucket])}"
+    key = f"manifest.rows/{fingerprint([own, bucket])}"
     return store.seal(key, [("rows", rows.sort_by("position").combine_chunks())], form="arrow").key
 
 
 def _decisions(done: Done) -> Iterator[bytes]:
     """The decisions as select stored them, byte for byte."""
-    for part in select.parts_of(done):
-        seal = done.store.sealed(part["key"])
+    for one in select.shards_of(done):
+        seal = done.store.sealed(one["key"])
         yield done.store.blob(seal, "decisions")
 
 

@@ -15,14 +15,14 @@ from selector.order import Order, Placed, Positions, arranged
 from selector.plugins import attached
 from selector.plugins.pool import Pool
 from selector.steps import attach, ranges
-from selector.steps.chosen import Chosen, Sheet
+from selector.steps.chosen import Chosen, ChosenShard
 
-PARTS = pa.schema([("key", pa.string()), ("visits", pa.int64())])
+SHARDS = pa.schema([("key", pa.string()), ("visits", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderStep(Whole):
-    """`parts`, a row for each shard: `key` is that of the `positions` of its chosen documents (`ranges.POSITIONS`),
+    """`shards`, a row for each shard: `key` is that of the `positions` of its chosen documents (`ranges.POSITIONS`),
     and of those that are `left` (`tables.LEFT`); and `facts`."""
 
     name: str = field(default="order", metadata=APART)
@@ -39,33 +39,33 @@ class OrderStep(Whole):
         return [done["select"].fingerprint, self.chosen.identities(done)]
 
     def rows_out(self, seal: Seal, store: Store) -> int:
-        return sum(store.table(seal, "parts", ["visits"])["visits"].to_pylist())
+        return sum(store.table(seal, "shards", ["visits"])["visits"].to_pylist())
 
     def shares(self, done: Done) -> list[str]:
-        return [part["key"] for part in parts_of(done)]
+        return [one["key"] for one in shards_of(done)]
 
     def compute(self, done: Done) -> Tables:
         order = attached.attach(self.order, attach.loaded(done, self.attach))
-        mark = fingerprint([self.identity(), self.inputs(done)])
-        pool, sheets = self.chosen.pool(done), self.chosen.sheets(done)
+        own = self.fingerprint(done)
+        pool, shards = self.chosen.pool(done), self.chosen.shards(done)
         facts: dict[str, Any] = {"facts": {}, "phases": {}}
         if isinstance(order, Placed):
-            keys = ranges.arranged(done, mark, self.label, order, pool, sheets, self.seed)
+            keys = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)
         else:
             ids = keyed.words(pool.table("doc_id")["doc_id"])
             positions = arranged(self.label, order, pool, ids, self.seed)
             keys = [
-                _stored(done.store, mark, sheet, *cut) for sheet, cut in zip(sheets, _cut(pool, positions), strict=True)
+                _stored(done.store, own, shard, *cut) for shard, cut in zip(shards, _cut(pool, positions), strict=True)
             ]
             facts = {"facts": dict(positions.facts), "phases": {k: dict(v) for k, v in positions.phases.items()}}
         rows = [{"key": key, "visits": _num_visits(done.store, key)} for key in keys]
-        yield "parts", pa.Table.from_pylist(rows, schema=PARTS)
+        yield "shards", pa.Table.from_pylist(rows, schema=SHARDS)
         yield "facts", pa.table({"json": [canonical_json(facts).decode()]})
 
 
-def parts_of(done: Done) -> list[dict[str, Any]]:
-    """A row of `PARTS` for each shard."""
-    return done.once("order: parts", lambda: done.table("order", "parts").to_pylist())
+def shards_of(done: Done) -> list[dict[str, Any]]:
+    """A row of `SHARDS` for each shard."""
+    return done.once("order: shards", lambda: done.table("order", "shards").to_pylist())
 
 
 def facts_of(done: Done) -> dict[str, Any]:
@@ -96,11 +96,11 @@ def _of_rows(table: pa.Table, first: int, end: int) -> pa.Table:
     return table.slice(start, stop - start).set_column(at, "row", pa.array(rows[start:stop] - first))
 
 
-def _stored(store: Store, mark: str, sheet: Sheet, visits: pa.Table, left: pa.Table) -> str:
+def _stored(store: Store, own: str, shard: ChosenShard, visits: pa.Table, left: pa.Table) -> str:
     """The key of a shard's positions, once they are stored."""
     positions = visits.select(ranges.POSITIONS.names).cast(ranges.POSITIONS)
     left = left.rename_columns(["document", *left.schema.names[1:]])
-    key = f"order.parts/{fingerprint([mark, sheet.shard])}"
+    key = f"order.shards/{fingerprint([own, shard.number])}"
     return store.seal(key, [("positions", positions), ("left", left)], form="arrow").key
 
 

@@ -29,7 +29,7 @@ from selector.steps.order import OrderStep
 from selector.steps.rate import Rate
 from selector.steps.select import Select
 from selector.steps.survey import Survey
-from selector.steps.verdict import Court
+from selector.steps.verdict import Eligibility
 
 LIBRARIES = (
     "faiss-cpu",
@@ -165,7 +165,7 @@ class Plan:
             columns=mine,
             order_scores=tuple(sorted(of_order - of_selector)),
             gather=gather,
-            court=Court(
+            eligibility=Eligibility(
                 reader=gather.reader,
                 raters=losing,
                 used=policy.used,

@@ -23,7 +23,7 @@ from selector.order import Placed, numbered
 from selector.order._placed import Read, columns_read, labelled, left_out, placed
 from selector.plugins.blame import asked_by, blamed
 from selector.plugins.pool import Pool
-from selector.steps.chosen import Sheet
+from selector.steps.chosen import ChosenShard
 
 RANGE_ROWS = 1 << 20
 _SAMPLE = 1024  # of each shard, to find where ranges begin
@@ -63,7 +63,7 @@ class _Range:
 
 
 def arranged(
-    done: Done, mark: Any, name: str, order: Placed, pool: Pool, sheets: Sequence[Sheet], seed: int
+    done: Done, inputs: Any, name: str, order: Placed, pool: Pool, shards: Sequence[ChosenShard], seed: int
 ) -> list[str]:
     """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`).
 
@@ -73,23 +73,23 @@ def arranged(
     with blamed("order", name, order):
         summary = order.summary(asked_by(pool, "order", name, order), seed)
     read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
-    counted = list(done.map(functools.partial(_count, done.store, read), sheets))
+    counted = list(done.map(functools.partial(_count, done.store, read), shards))
     sizes = np.zeros(max((len(one.sizes) for one in counted), default=0), np.int64)
     for one in counted:
         sizes[: len(one.sizes)] += one.sizes
     total = sum(one.rows for one in counted)
     cuts = _cuts([(one.sample, one.rows) for one in counted], -(-total // RANGE_ROWS))
     deal = functools.partial(_deal_by_key, read, cuts)
-    ranges = _in_line(exchange(done, "order", [mark, "keys"], sheets, len(cuts) + 1, deal, _sort_by_key))
+    ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, _sort_by_key))
     if type(order).place is not Placed.place:
         samples = list(done.map(functools.partial(_sample_places, done.store, order, sizes), ranges))
         cuts = _cuts([(sample, one.rows) for sample, one in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS))
         again = functools.partial(_deal_by_place, order, sizes, cuts)
-        ranges = _in_line(exchange(done, "order", [mark, "places"], ranges, len(cuts) + 1, again, _sort_by_place))
+        ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, _sort_by_place))
     back = functools.partial(_deal_back, order, summary)
-    keys = [f"order.parts/{fingerprint([mark, sheet.shard])}" for sheet in sheets]
-    collect = functools.partial(_collect, read, tuple(sheets), tuple(keys))
-    return exchange(done, "order", [mark, "back"], ranges, len(sheets), back, collect)
+    keys = [f"order.shards/{fingerprint([inputs, shard.number])}" for shard in shards]
+    collect = functools.partial(_collect, read, tuple(shards), tuple(keys))
+    return exchange(done, "order", [inputs, "back"], ranges, len(shards), back, collect)
 
 
 def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
@@ -142,22 +142,24 @@ class _Reading:
     read: Read
     names: tuple[str, ...]
 
-    def __call__(self, store: Store, sheet: Sheet) -> tuple[Ints, npt.NDArray[np.uint64]]:
+    def __call__(self, store: Store, shard: ChosenShard) -> tuple[Ints, npt.NDArray[np.uint64]]:
         """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`."""
-        counts, ids, groups, keys = self.read(sheet.read(store).select(list(self.names)))
+        counts, ids, groups, keys = self.read(shard.read(store).select(list(self.names)))
         return counts, np.column_stack([groups.astype(np.uint64), keys, ids])
 
 
-def _count(store: Store, read: _Reading, sheet: Sheet) -> _Counted:
-    _, rows = read(store, sheet)
+def _count(store: Store, read: _Reading, shard: ChosenShard) -> _Counted:
+    _, rows = read(store, shard)
     return _Counted(rows=len(rows), sizes=np.bincount(rows[:, 0].astype(np.int64)), sample=_sampled(rows))
 
 
-def _deal_by_key(read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, sheet: Sheet) -> Mapping[int, pa.Table]:
-    counts, rows = read(store, sheet)
+def _deal_by_key(
+    read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, shard: ChosenShard
+) -> Mapping[int, pa.Table]:
+    counts, rows = read(store, shard)
     row = np.repeat(np.arange(len(counts)), counts)
-    shard = np.full(len(rows), sheet.shard, np.int32)
-    whole = pa.table([*rows.T, shard, row], names=[*_KEYS, "shard", "row"])
+    number = np.full(len(rows), shard.number, np.int32)
+    whole = pa.table([*rows.T, number, row], names=[*_KEYS, "shard", "row"])
     return by_bucket(whole, _range_of(rows, cuts))
 
 
@@ -209,24 +211,24 @@ def _deal_back(order: Placed, summary: Any, store: Store, one: _Range) -> Mappin
 
 def _collect(
     read: _Reading,
-    sheets: tuple[Sheet, ...],
+    shards: tuple[ChosenShard, ...],
     keys: tuple[str, ...],
     store: Store,
-    shard: int,
+    number: int,
     dealt: Iterator[pa.Table],
 ) -> str:
     """Stores the positions of a shard's rows; its key."""
-    sheet = sheets[shard]
+    shard = shards[number]
     whole = pa.concat_tables([_PLACED.empty_table(), *dealt]).unify_dictionaries().sort_by("position").combine_chunks()
-    batch = sheet.read(store)
+    batch = shard.read(store)
     ids: UInt64 = keyed.words(batch["doc_id"])
-    counts, _ = read(store, sheet)
+    counts, _ = read(store, shard)
     visit = numbered(ids[whole["row"].to_numpy()])
     positions = pa.table(
         [whole["row"], whole["position"], visit, whole["phase"], whole["loss_weight"]], schema=POSITIONS
     )
     left = left_out(read.read.order, np.flatnonzero(counts == 0))
-    return store.seal(keys[shard], [("positions", positions), ("left", left)], form="arrow").key
+    return store.seal(keys[number], [("positions", positions), ("left", left)], form="arrow").key
 
 
 def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
@@ -240,5 +242,5 @@ def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
 def _stored(store: Store, what: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
     """A sorted range, once it is stored."""
     table = pa.table([group, shard.astype(np.int32), row], schema=_SORTED)
-    mark = keyed.digest(b"".join(np.ascontiguousarray(column).tobytes() for column in (group, shard, row))).hex()
-    return _Range(key=store.seal(f"order.sorted/{what}-{mark}", [("rows", table)], form="arrow").key, rows=len(group))
+    digest = keyed.digest(b"".join(np.ascontiguousarray(column).tobytes() for column in (group, shard, row))).hex()
+    return _Range(key=store.seal(f"order.sorted/{what}-{digest}", [("rows", table)], form="arrow").key, rows=len(group))

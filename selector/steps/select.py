@@ -25,14 +25,14 @@ from selector.select._check import Checker, Totals
 from selector.steps import attach
 from selector.steps.gather import Gather
 from selector.steps.shards import Shard, Shards, batch_of, documents_of
-from selector.steps.verdict import KEPT, LEFT_OUT, Court
+from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility
 
-PARTS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
+SHARDS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Select(Whole):
-    """`parts`, a row for each shard: `key` is that of its `decisions` (`tables.DECISIONS` of every document, in corpus
+    """`shards`, a row for each shard: `key` is that of its `decisions` (`tables.DECISIONS` of every document, in corpus
     order) and `chosen` (what is said of those that are kept); and `facts`."""
 
     name: str = field(default="select", metadata=APART)
@@ -46,28 +46,28 @@ class Select(Whole):
     seed: int
     columns: tuple[Column, ...] = field(metadata=APART)  # that the selector reads
     order_scores: tuple[str, ...] = field(metadata=APART)  # used by the order alone
-    court: Court = field(metadata=APART)
+    eligibility: Eligibility = field(metadata=APART)
     gather: Gather = field(metadata=APART)  # of every column that may be asked for
 
     def rows_in(self, done: Done) -> int:
         return done["ingest"].rows_out
 
     def inputs(self, done: Done) -> Any:
-        court = self._decisive(done)
-        gather = replace(self.gather, columns=(*self.columns, *court.columns))
+        eligibility = self._decisive(done)
+        gather = replace(self.gather, columns=(*self.columns, *eligibility.columns))
         lost = [
             [step, part, seal.tables["quarantine"].sha256]
-            for step in court.raters
+            for step in eligibility.raters
             for part, seal in enumerate(done[step].parts)
             if seal.tables["quarantine"].num_rows  # so a rater that loses nothing and that nobody reads decides nothing
         ]
-        return [court.identity(), [seal.key for seal in done["ingest"].parts], gather.identities(done), lost]
+        return [eligibility.identity(), [seal.key for seal in done["ingest"].parts], gather.identities(done), lost]
 
     def rows_out(self, seal: Seal, store: Store) -> int:
-        return sum(store.table(seal, "parts", ["kept"])["kept"].to_pylist())
+        return sum(store.table(seal, "shards", ["kept"])["kept"].to_pylist())
 
     def shares(self, done: Done) -> list[str]:
-        return [key for part in parts_of(done) for key in (part["key"], f"{part['key']}/chosen")]
+        return [key for one in shards_of(done) for key in (one["key"], f"{one['key']}/chosen")]
 
     def compute(self, done: Done) -> Tables:
         selector = attached.attach(self.selector, attach.loaded(done, self.gather.attach))
@@ -76,9 +76,9 @@ class Select(Whole):
         budget = self.policy.budget.of(sum(pool.map(_num_tokens, "num_tokens")))
         checker = Checker(self.label, selector, budget)
         decisions = checker.select(pool, self.seed)
-        mark = fingerprint([self.identity(), self.inputs(done)])
+        own = self.fingerprint(done)
         written: list[dict[str, Any]] = []
-        for key, num_rows, totals in self._decided(done, shards, pool, decisions, checker, mark):
+        for key, num_rows, totals in self._decided(done, shards, pool, decisions, checker, own):
             checker.add(totals)
             written.append({"key": key, "rows": num_rows, "kept": totals.kept})
         spent = checker.end()
@@ -88,7 +88,7 @@ class Select(Whole):
         if spent < budget.amount:
             reason = checker.why_unspent(pool.num_documents)
             facts["shortfall"] = {"unit": budget.unit, "budget": budget.amount, "spent": spent, "reason": reason}
-        yield "parts", pa.Table.from_pylist(written, schema=PARTS)
+        yield "shards", pa.Table.from_pylist(written, schema=SHARDS)
         yield "facts", pa.table({"json": [canonical_json(facts).decode()]})
 
     def shards(self, done: Done) -> Shards:
@@ -97,12 +97,12 @@ class Select(Whole):
         return said.read_by(self.gather)
 
     def _decided(
-        self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, mark: str
+        self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, own: str
     ) -> Iterator[tuple[str, int, Totals]]:
         """For each shard where its decisions are stored, how many they are, and what they come to."""
         store = done.store
         names = tuple(dict.fromkeys(("num_tokens", *decisions.columns)))
-        keys = [f"select.parts/{fingerprint([mark, shard.key])}" for shard in shards.shards]
+        keys = [f"select.shards/{fingerprint([own, shard.key])}" for shard in shards.shards]
         work = _Decide(store=store, decisions=replace(decisions, pool=None), checker=checker)
         if decisions.pool is None:
             known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
@@ -116,21 +116,21 @@ class Select(Whole):
         for key, shard, batch in zip(keys, shards.shards, checker.shards(decisions, pool), strict=True):
             yield work.on(key, shard, batch)
 
-    def _decisive(self, done: Done) -> Court:
-        """The court with those scores that decide who may be chosen: the selector's, and of the order's those that some
-        document lacks. So an order by another score chooses anew only where it must."""
+    def _decisive(self, done: Done) -> Eligibility:
+        """What decides who may be chosen: of the scores the selector's, and of the order's those that some document
+        lacks. So an order by another score chooses anew only where it must."""
         used, means = done.once("select: scores", lambda: self._scores(done))
-        return replace(self.court, used=used, means=means)
+        return replace(self.eligibility, used=used, means=means)
 
     def _scores(self, done: Done) -> tuple[tuple[Column, ...], dict[str, pa.Scalar]]:
         """The used scores that decide, and the means that stand in for them."""
         used = self._lacking(done)
-        imputed = used if self.court.missing == "impute" else ()
+        imputed = used if self.eligibility.missing == "impute" else ()
         scores = {column.column: done.tables(column.step, column.table, [column.column]) for column in imputed}
         return used, {name: _mean(table[name] for table in in_parts) for name, in_parts in scores.items()}
 
     def _lacking(self, done: Done) -> tuple[Column, ...]:
-        court = self.court
+        eligibility = self.eligibility
 
         def lacks(column: Column) -> bool:
             values = done.tables(column.step, column.table, [column.column])
@@ -138,8 +138,8 @@ class Select(Whole):
 
         return tuple(
             column
-            for column in court.used
-            if column.name not in self.order_scores or (court.missing != "last" and lacks(column))
+            for column in eligibility.used
+            if column.name not in self.order_scores or (eligibility.missing != "last" and lacks(column))
         )
 
 
@@ -179,12 +179,12 @@ class _Decide:
 
 def decisions_of(done: Done, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The tables of decisions, in corpus order."""
-    return (done.store.read(part["key"], "decisions", columns) for part in parts_of(done))
+    return (done.store.read(one["key"], "decisions", columns) for one in shards_of(done))
 
 
-def parts_of(done: Done) -> list[dict[str, Any]]:
-    """A row of `PARTS` for each shard."""
-    return done.once("select: parts", lambda: done.table("select", "parts").to_pylist())
+def shards_of(done: Done) -> list[dict[str, Any]]:
+    """A row of `SHARDS` for each shard."""
+    return done.once("select: shard keys", lambda: done.table("select", "shards").to_pylist())
 
 
 def chosen_of(store: Store, key: str) -> pa.Table:
@@ -225,8 +225,8 @@ def _decisions(
 ) -> pa.Table:
     """`tables.DECISIONS` of a shard; `said` is the selector's verdict on those of its documents that may be chosen."""
     n, code = documents.num_rows, documents["code"].to_numpy()
-    rulings, leaders = store.read(shard.key, "rulings"), store.read(shard.key, "leaders")
-    outcome = np.append(rulings["outcome"].to_numpy(), -1).astype(np.int32)[code]
+    outcomes, leaders = store.read(shard.key, "outcomes"), store.read(shard.key, "leaders")
+    outcome = np.append(outcomes["outcome"].to_numpy(), -1).astype(np.int32)[code]
     outcome[eligible] = np.where(said["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
     place = np.full(n, -1, np.int64)  # in the selector's answer
     place[eligible] = np.arange(len(eligible))
@@ -243,7 +243,7 @@ def _decisions(
         "visits": np.where(outcome == KEPT, answered["visits"].fill_null(0).to_numpy(), 0).astype(np.uint16),
         "round": answered["round"].fill_null(0),
         "other": others.take(pa.array(other, mask=other < 0)),
-        **{name: _either(said[name], place, rulings[name], code) for name in ("reason", "arguments")},
+        **{name: _either(said[name], place, outcomes[name], code) for name in ("reason", "arguments")},
     }
     table = pa.table([columns[name] for name in tables.DECISIONS.names], schema=tables.DECISIONS)
     return canonical(table, tables.DECISIONS)
@@ -252,7 +252,7 @@ def _decisions(
 def _either(
     answered: pa.DictionaryArray, place: npt.NDArray[np.int64], ruled: pa.ChunkedArray, code: npt.NDArray[np.int32]
 ) -> pa.DictionaryArray:
-    """The labels of an answer where there is one (a place in it, or -1), and those of the rulings elsewhere."""
+    """The labels of an answer where there is one (a place in it, or -1), and those of the outcomes elsewhere."""
     late = answered.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     early = ruled.combine_chunks().dictionary_encode()
     codes = np.append(early.indices.fill_null(-1).to_numpy(zero_copy_only=False), -1).astype(np.int32)[code]

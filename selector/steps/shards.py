@@ -25,15 +25,15 @@ from selector.plugins.pool import Pool
 from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
-from selector.steps.verdict import CLASH, DUPLICATE, Court, Ruling
+from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome
 
 SHARD_ROWS = 1 << 20
 
 ELIGIBLE = -1
-"""The code of a document that may be chosen; any other is the number of its ruling."""
+"""The code of a document that may be chosen; any other is the number of its outcome."""
 
 DOCUMENTS = pa.schema([("doc_id", tables.DOC_ID), ("file", pa.uint32()), ("row", pa.uint32()), ("code", pa.int32())])
-RULINGS = pa.schema([("outcome", pa.int32()), ("reason", pa.string()), ("arguments", pa.string())])
+OUTCOMES = pa.schema([("outcome", pa.int32()), ("reason", pa.string()), ("arguments", pa.string())])
 LEADERS = pa.schema([("place", pa.int64()), ("leader", tables.DOC_ID)])
 
 Answer = TypeVar("Answer")
@@ -51,24 +51,24 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """The corpus before a court, shard by shard."""
+    """The corpus shard by shard, with what became of every document before any selector saw it."""
 
     done: Done
-    court: Court
+    eligibility: Eligibility
     gather: Gather  # of every column that may be asked for
     shards: tuple[Shard, ...]
     num_eligible: tuple[int, ...]
 
     @classmethod
-    def of(cls, done: Done, court: Court, gather: Gather) -> "Shards":
+    def of(cls, done: Done, eligibility: Eligibility, gather: Gather) -> "Shards":
         """The shards, once the verdict on every document is said and stored."""
-        shards = tuple(_cut(done, court, gather))
+        shards = tuple(_cut(done, eligibility, gather))
         missing = [shard for shard in shards if done.store.find(shard.key) is None]
-        for _ in done.map(functools.partial(_judge, done.store, court), missing):
+        for _ in done.map(functools.partial(_say, done.store, eligibility), missing):
             pass
         return cls(
             done=done,
-            court=court,
+            eligibility=eligibility,
             gather=gather,
             shards=shards,
             num_eligible=tuple(_num_rows(done.store, shard.key, "eligible") for shard in shards),
@@ -86,7 +86,7 @@ class Shards:
         """The documents that may be chosen, with these columns."""
         by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *columns)}
         store = self.done.store
-        first = self.court.read(store, self.shards[0].tasks[0], list(by_name.values())).schema
+        first = self.eligibility.read(store, self.shards[0].tasks[0], list(by_name.values())).schema
         schema = pa.schema([first.field(name) for name in by_name])
 
         def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -111,7 +111,7 @@ class Shards:
             for one in wanted
             if (lacking := [(c, key) for c, key in zip(one.columns, one.keys, strict=True) if store.find(key) is None])
         ]
-        for _ in self.done.map(functools.partial(_collect, store, self.court, fields), missing):
+        for _ in self.done.map(functools.partial(_collect, store, self.eligibility, fields), missing):
             pass
         return [one.keys for one in wanted]
 
@@ -121,11 +121,11 @@ class Shards:
         start = 0
         for shard in self.shards:
             end = start + len(shard.tasks)
-            marks = [
+            names = [
                 fingerprint([shard.key, column.step, column.table, column.column, told[start:end]])
                 for column, told in zip(columns, by_column, strict=True)
             ]
-            yield tuple(f"shards.columns/{mark}" for mark in marks)
+            yield tuple(f"shards.columns/{name}" for name in names)
             start = end
 
 
@@ -138,9 +138,9 @@ class _Wanted:
     keys: tuple[str, ...]
 
 
-def _cut(done: Done, court: Court, gather: Gather) -> Iterator[Shard]:
+def _cut(done: Done, eligibility: Eligibility, gather: Gather) -> Iterator[Shard]:
     """Consecutive parts, until they have about `SHARD_ROWS` documents."""
-    decisive = replace(gather, columns=court.columns).identities(done)
+    decisive = replace(gather, columns=eligibility.columns).identities(done)
     tasks, shares, ingested = gather.tasks(done), dedup.shares(done), done["ingest"].parts
     start = rows = 0
     for i, seal in enumerate(ingested):
@@ -151,12 +151,12 @@ def _cut(done: Done, court: Court, gather: Gather) -> Iterator[Shard]:
             documents = tuple(one.key for one in ingested[parts])
             quarantines = [
                 [step, j - start, seal.tables["quarantine"].sha256]
-                for step in court.raters
+                for step in eligibility.raters
                 for j, seal in enumerate(done[step].parts[parts], start)
                 if seal.tables["quarantine"].num_rows
             ]
-            mark = fingerprint([court.identity(), decisive[parts], documents, lost, quarantines])
-            yield Shard(key=f"shards/{mark}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
+            name = fingerprint([eligibility.identity(), decisive[parts], documents, lost, quarantines])
+            yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
             start, rows = i + 1, 0
 
 
@@ -167,11 +167,11 @@ def _num_rows(store: Store, key: str, table: str) -> int:
 # What is asked of workers.
 
 
-def _judge(store: Store, court: Court, shard: Shard) -> None:
+def _say(store: Store, eligibility: Eligibility, shard: Shard) -> None:
     """Says the verdict on every document of a shard, and stores it."""
     pieces: list[pa.Table] = []
     leaders: list[pa.Table] = []
-    rulings: dict[tuple[int, str, str | None], int] = {}
+    outcomes: dict[tuple[int, str, str | None], int] = {}
     place = 0
     for task, documents_key, lost_key in zip(shard.tasks, shard.documents, shard.lost, strict=True):
         documents = store.read(documents_key, "documents", ["doc_id", "row"])
@@ -181,36 +181,39 @@ def _judge(store: Store, court: Court, shard: Shard) -> None:
         if lost.num_rows:
             at = np.searchsorted(rows, lost["row"].to_numpy())
             is_clash = lost["is_clash"].to_numpy(zero_copy_only=False)
-            both = [_number(rulings, DUPLICATE), _number(rulings, CLASH)]
+            both = [_number(outcomes, DUPLICATE), _number(outcomes, CLASH)]
             code[at] = np.where(is_clash, both[1], both[0])
             leaders.append(pa.table([at + place, lost["leader"]], schema=LEADERS))
-        verdict = court.judge(store, task)
+        verdict = eligibility.verdict(store, task)
         at = np.searchsorted(rows, verdict.live["row"].to_numpy())
-        numbers = np.array([_number(rulings, ruling) for ruling in verdict.rulings] or [ELIGIBLE], np.int32)
+        numbers = np.array([_number(outcomes, outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
         code[at] = np.where(verdict.is_eligible, ELIGIBLE, numbers[np.maximum(verdict.code, 0)])
         file = np.full(len(rows), task.part.file, np.uint32)
         pieces.append(pa.table([documents["doc_id"], file, documents["row"], code], schema=DOCUMENTS))
         place += len(rows)
     whole = pa.concat_tables(pieces)
     eligible = np.flatnonzero(whole["code"].to_numpy() == ELIGIBLE)
-    said = [(outcome, reason, arguments) for outcome, reason, arguments in rulings]
+    said = [(outcome, reason, arguments) for outcome, reason, arguments in outcomes]
     sealed = [
         ("documents", whole),
         ("eligible", pa.table({"place": eligible})),
-        ("rulings", pa.Table.from_pylist([dict(zip(RULINGS.names, row, strict=True)) for row in said], schema=RULINGS)),
+        (
+            "outcomes",
+            pa.Table.from_pylist([dict(zip(OUTCOMES.names, row, strict=True)) for row in said], schema=OUTCOMES),
+        ),
         ("leaders", pa.concat_tables([LEADERS.empty_table(), *leaders])),
     ]
     store.seal(shard.key, sealed, form="arrow")
 
 
-def _number(rulings: dict[tuple[int, str, str | None], int], ruling: Ruling) -> int:
-    """The number of a ruling among those of the shard."""
-    said = reasons(np.zeros(1, np.int32), [ruling.reason])
-    key = (ruling.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
-    return rulings.setdefault(key, len(rulings))
+def _number(outcomes: dict[tuple[int, str, str | None], int], outcome: Outcome) -> int:
+    """The number of an outcome among those of the shard."""
+    said = reasons(np.zeros(1, np.int32), [outcome.reason])
+    key = (outcome.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
+    return outcomes.setdefault(key, len(outcomes))
 
 
-def _collect(store: Store, court: Court, fields: Mapping[str, pa.Field], wanted: _Wanted) -> None:
+def _collect(store: Store, eligibility: Eligibility, fields: Mapping[str, pa.Field], wanted: _Wanted) -> None:
     """Stores columns of those documents of a shard that may be chosen."""
     shard = wanted.shard
     documents = store.read(shard.key, "documents", ["row", "code"])
@@ -223,7 +226,7 @@ def _collect(store: Store, court: Court, fields: Mapping[str, pa.Field], wanted:
         chosen = rows[start:end][is_eligible[start:end]]
         if len(chosen):
             asked = [KNOWN["row"], *(column for column in wanted.columns if column.name != "row")]
-            live = court.read(store, task, asked)
+            live = eligibility.read(store, task, asked)
             pieces.append(live.take(pa.array(np.searchsorted(live["row"].to_numpy(), chosen))))
         start = end
     for column, key in zip(wanted.columns, wanted.keys, strict=True):

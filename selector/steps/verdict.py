@@ -28,25 +28,25 @@ KEPT, LEFT_OUT, QUARANTINED = (tables.OUTCOMES.index(word) for word in ("kept", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruling:
+class Outcome:
     """Why documents are left out: an index into `tables.OUTCOMES`, and the reason."""
 
     outcome: int
     reason: Reason
 
 
-DUPLICATE = Ruling(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
-CLASH = Ruling(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
+DUPLICATE = Outcome(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
+CLASH = Outcome(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A part's documents that go on, and which of them cannot be chosen: `code` is an index into `rulings`, -1 for
+    """A part's documents that go on, and which of them cannot be chosen: `code` is an index into `outcomes`, -1 for
     none."""
 
     live: pa.Table
     code: npt.NDArray[np.int32]
-    rulings: Sequence[Ruling]
+    outcomes: Sequence[Outcome]
 
     @property
     def is_eligible(self) -> Bools:
@@ -54,7 +54,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Court:
+class Eligibility:
     """Says the verdict on the documents of a part."""
 
     reader: PartReader
@@ -78,18 +78,17 @@ class Court:
             "means": {name: str(mean) for name, mean in self.means.items()},
         }
 
-    def judge(self, store: Store, task: Task) -> Verdict:
+    def verdict(self, store: Store, task: Task) -> Verdict:
         """The verdict on a part."""
         asked = {column.name: column for column in (KNOWN["doc_id"], KNOWN["row"], *self.columns)}
         live = self.reader.read(store, task, [*asked.values(), *state_columns(self.used)])
         code = np.full(live.num_rows, -1, np.int32)
-        rulings: list[Ruling] = []
-        case = Case(court=self, store=store, task=task, live=live)
+        outcomes: list[Outcome] = []
         for clause in CLAUSES:
-            for which, ruling in clause(case):
-                code[which & (code < 0)] = len(rulings)
-                rulings.append(ruling)
-        return Verdict(live=live, code=code, rulings=rulings)
+            for which, outcome in clause(Live(eligibility=self, store=store, task=task, documents=live)):
+                code[which & (code < 0)] = len(outcomes)
+                outcomes.append(outcome)
+        return Verdict(live=live, code=code, outcomes=outcomes)
 
     def read(self, store: Store, task: Task, columns: Sequence[Column]) -> pa.Table:
         """The documents of a part that go on, with these columns as whoever chooses sees them: the mean of a used score
@@ -102,48 +101,48 @@ class Court:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """The documents of one part that go on, before the court."""
+class Live:
+    """The documents of one part that go on, and where more is known of them."""
 
-    court: Court
+    eligibility: Eligibility
     store: Store
     task: Task
-    live: pa.Table
+    documents: pa.Table
 
 
-Clause = Callable[[Case], Iterator[tuple[Bools, Ruling]]]
+Clause = Callable[[Live], Iterator[tuple[Bools, Outcome]]]
 
 
-def quarantined(case: Case) -> Iterator[tuple[Bools, Ruling]]:
+def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     """What a step lost."""
-    for step in case.court.raters:
-        seal = case.store.sealed(case.task.inputs[step])
+    for step in live.eligibility.raters:
+        seal = live.store.sealed(live.task.inputs[step])
         if seal.tables["quarantine"].num_rows:
-            lost = case.store.table(seal, "quarantine", ["row", "step", "reason"]).group_by(["step", "reason"])
+            lost = live.store.table(seal, "quarantine", ["row", "step", "reason"]).group_by(["step", "reason"])
             for group in lost.aggregate([("row", "list")]).to_pylist():
                 said = {"step": group["step"], "reason": group["reason"]}
-                which = np.isin(case.live["row"].to_numpy(), group["row_list"])
-                yield which, Ruling(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", said))
+                which = np.isin(live.documents["row"].to_numpy(), group["row_list"])
+                yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", said))
 
 
-def ruled_out(case: Case) -> Iterator[tuple[Bools, Ruling]]:
+def ruled_out(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     """What the rule does not let pass."""
-    rule = case.court.rule
+    rule = live.eligibility.rule
     if rule is not None:
-        passed = rule.test(case.live.select([column.name for column in rule.columns]))
-        yield ~passed, Ruling(outcome=LEFT_OUT, reason=f"where: {rule.text}")
+        passed = rule.test(live.documents.select([column.name for column in rule.columns]))
+        yield ~passed, Outcome(outcome=LEFT_OUT, reason=f"where: {rule.text}")
 
 
-def without_score(case: Case) -> Iterator[tuple[Bools, Ruling]]:
+def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     """What lacks a score that is used, where such documents are dropped."""
-    for score in case.court.used if case.court.missing == "drop" else ():
-        absent = case.live[score.name].is_null().to_numpy()
+    for score in live.eligibility.used if live.eligibility.missing == "drop" else ():
+        absent = live.documents[score.name].is_null().to_numpy()
         if absent.any():
-            states = case.live[tables.state_of(score.name)].combine_chunks()
+            states = live.documents[tables.state_of(score.name)].combine_chunks()
             codes = states.indices.to_numpy(zero_copy_only=False)  # NaN where a table lost the document
             for index, state in enumerate(states.dictionary.to_pylist()):
                 said = {"score": score.column, "state": state}
-                yield absent & (codes == index), Ruling(outcome=LEFT_OUT, reason=("no score '{score}': {state}", said))
+                yield absent & (codes == index), Outcome(outcome=LEFT_OUT, reason=("no score '{score}': {state}", said))
 
 
 CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)

@@ -38,9 +38,9 @@ def test_an_item_is_dealt_once_however_often_the_run_is_begun_again() -> None:
         dealt.append(item)
         return deal(given, item)
 
-    answers = [exchange(Done(store), "toy", "mark", items, 3, noted, meet) for _ in range(2)]
+    answers = [exchange(Done(store), "toy", "inputs", items, 3, noted, meet) for _ in range(2)]
     assert answers[0] == answers[1] and dealt == items
-    exchange(Done(store), "toy", "another mark", items, 3, noted, meet)
+    exchange(Done(store), "toy", "other inputs", items, 3, noted, meet)
     assert dealt == items * 2
 
 
@@ -53,7 +53,7 @@ def test_what_was_dealt_and_is_gone_is_damage_and_not_nothing() -> None:
         store.discard(next(iter(store.seals("toy.dealt/"))))
 
     with pytest.raises(DamagedError, match=r"toy\.dealt/\w+ is damaged: it is gone"):
-        exchange(Done(store, mapper), "toy", "mark", items, 3, deal, meet)
+        exchange(Done(store, mapper), "toy", "inputs", items, 3, deal, meet)
 
 
 def test_rows_keep_their_order_within_a_bucket() -> None:

@@ -337,7 +337,7 @@ class Puppets(WorkerPool):
 
     def hire(self, kind: Hashable) -> Worker:
         self.hired += 1
-        return Puppet(kind=kind, stage="idle")
+        return Puppet(kind=kind, state="idle")
 
     def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
         if not seconds:
@@ -345,7 +345,7 @@ class Puppets(WorkerPool):
         heard: list[tuple[Worker, Any]] = []
         for worker in self.workers:
             assert isinstance(worker, Puppet)
-            answer = self.play(worker) if worker.told and worker.stage != "idle" else LATER
+            answer = self.play(worker) if worker.told and worker.state != "idle" else LATER
             if answer is not LATER:
                 heard.append((worker, answer))
         self.now += 0.0 if heard else seconds
@@ -408,7 +408,7 @@ def test_a_trial_has_as_much_of_the_deadline_as_of_the_rows_from_the_end_of_its_
     began: list[float] = []
 
     def play(worker: Puppet) -> Any:
-        if worker.stage == "do":
+        if worker.state == "do":
             began.append(worker.since)
             return LATER
         worker_pool.now += 800
@@ -429,7 +429,7 @@ def test_a_hanging_row_costs_trials_of_less_than_two_deadlines_where_each_cost_o
     while ranges:
         first, end = ranges.pop()
         if first <= row < end:
-            worker = Puppet(kind=None, stage="do", attempt=trial(first, end, num_rows=num_rows))
+            worker = Puppet(kind=None, state="do", attempt=trial(first, end, num_rows=num_rows))
             cost += limits._limit(worker) if (first, end) != (0, num_rows) else 0.0  # pyright: ignore[reportPrivateUsage]
             middle = (first + end) // 2
             ranges += [(first, middle), (middle, end)] if end - first > 1 else []
@@ -441,7 +441,7 @@ def test_a_worker_that_could_not_begin_blames_no_attempt_and_is_replaced(answer:
     failures = [answer] * 4
 
     def play(worker: Puppet) -> Any:
-        if worker.stage == "load":
+        if worker.state == "load":
             return failures.pop() if failures else None
         return pickled(42)
 
@@ -453,7 +453,7 @@ def test_a_worker_that_could_not_begin_blames_no_attempt_and_is_replaced(answer:
 
 def test_a_worker_that_dies_idle_is_no_failed_start() -> None:
     def play(worker: Puppet) -> Any:
-        if worker.stage == "load":
+        if worker.state == "load":
             return Gone() if worker.is_proved else None
         return pickled(42)
 

@@ -141,7 +141,7 @@ def an_empty_root(_: World, root: Path) -> None:
 
 
 def a_root_with_damage(world: World, root: Path) -> None:
-    flip(stored(world.copy(root), "select.parts", "decisions"), 1000)
+    flip(stored(world.copy(root), "select.shards", "decisions"), 1000)
     take_manifest(root)
 
 
@@ -304,7 +304,7 @@ def test_it_does_not_matter_to_the_others_if_some_of_them_are_killed(world: Worl
 def test_eight_processes_that_find_the_same_damage_all_get_over_it(world: World, tmp_path: Path) -> None:
     root = world.copy(tmp_path / "root")
     shutil.rmtree(run_folder(root))
-    for step, table in (("select.parts", "decisions"), ("dedup.parts", "documents"), ("rate", "ratings")):
+    for step, table in (("select.shards", "decisions"), ("dedup.parts", "documents"), ("rate", "ratings")):
         flip(stored(root, step, table), 700)
     flip(next((root / "artifacts/seals/dedup").iterdir()), 99)
     children = together([world.policy] * 8, root, tmp_path)
