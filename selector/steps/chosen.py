@@ -55,9 +55,8 @@ class Chosen:
 
     def shards(self, done: Done) -> list[ChosenShard]:
         """The chosen documents with these columns, once they are stored."""
-        by_name, schema = self._columns(done)
-        shards = self.select.shards(done)
-        keys = shards.columns(list(by_name.values()), schema)
+        by_name = self._columns()
+        keys = self.select.shards(done).columns(list(by_name.values()))
         return [
             ChosenShard(number=i, names=tuple(by_name), columns=columns, chosen=one["key"])
             for i, (columns, one) in enumerate(zip(keys, shards_of(done), strict=True))
@@ -65,7 +64,7 @@ class Chosen:
 
     def pool(self, done: Done) -> Pool:
         """What an order sees."""
-        _, schema = self._columns(done)
+        schema = self.select.shards(done).pool(self.columns).schema
         shards, store = self.shards(done), done.store
         num_rows = sum(int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for shard in shards)
 
@@ -82,10 +81,8 @@ class Chosen:
         ]
         return Pool(schema=pa.schema([*schema, *decided]), num_documents=int(num_rows), load=load, mapper=mapped)
 
-    def _columns(self, done: Done) -> tuple[dict[str, Column], pa.Schema]:
-        by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
-        schema = self.select.shards(done).pool(list(by_name.values())).schema
-        return by_name, pa.schema([schema.field(name) for name in by_name])
+    def _columns(self) -> dict[str, Column]:
+        return {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
 
 
 def _on_shard(

@@ -153,7 +153,8 @@ class Plan:
         read = [*mine, *policy.used, *(policy.rule.columns if policy.rule else ())]
         vectors = [step for step in ("embed", "cluster") if self.encoder is not None and self._is_read(step)]
         losing = (*(["columns"] if policy.corpus_columns else []), *vectors, *raters)
-        gather = self._gather((*read, *_whose_quarantine_counts(losing)), "select.using")
+        later = (*policy.columns("order.using"), *self._told)
+        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), "select.using")
         return Select(
             reads=gather.reads,
             selector=policy.plugins.selector,
@@ -163,6 +164,7 @@ class Plan:
             options={name: value for name, value in policy.data["select"].items() if name != "using"},
             seed=policy.policy.seed,
             columns=mine,
+            later=later,
             order_scores=tuple(sorted(of_order - of_selector)),
             gather=gather,
             eligibility=Eligibility(
@@ -177,39 +179,36 @@ class Plan:
     @functools.cached_property
     def order(self) -> OrderStep:
         place = "order.using"
-        attach, columns = self._attach(place), self.policy.columns(place)
-        select = self._select_with(columns)
+        attach = self._attach(place)
         return OrderStep(
-            reads=("select", *select.gather.reads, *([attach] if attach else [])),
+            reads=("select", *self.select.reads, *([attach] if attach else [])),
             order=self.policy.plugins.order,
             label=next(iter(self.policy.data["order"]["using"])),
             order_identity=self.policy.identity(place),
             seed=self.policy.policy.seed,
-            chosen=Chosen(select=select, columns=columns),
+            chosen=Chosen(select=self.select, columns=self.policy.columns(place)),
             attach=attach,
         )
 
     @functools.cached_property
     def manifest(self) -> ManifestStep:
         raters = tuple(f"{RATE}{label}" for label in self.policy.plugins.raters)
-        cluster = ["cluster"] if self.encoder is not None and self._is_read("cluster") else []
-        known = [KNOWN[name] for name in ("source", "file", "row", *cluster)]
-        select = self._select_with((*known, *self.policy.manifest_columns))
         return ManifestStep(
-            reads=("order", "select", *select.gather.reads, *raters),
+            reads=("order", "select", *self.select.reads, *raters),
             survey=self.survey,
             policy=self.policy.data,
             models={"embed": self.encoder.identity()} if self.encoder is not None else {},
             plugins={place: self.policy.identity(place) for place in self.policy.plugins.by_place()},
             versions={"selector": __version__, **versions(LIBRARIES)},
-            chosen=Chosen(select=select, columns=(*known, *self.policy.manifest_columns)),
+            chosen=Chosen(select=self.select, columns=self._told),
             columns=self.policy.manifest_columns,
         )
 
-    def _select_with(self, columns: Sequence[Column]) -> Select:
-        """The step that selects, where these columns of its documents may be asked for too."""
-        gather = self.select.gather
-        return replace(self.select, gather=replace(gather, columns=(*gather.columns, *columns)))
+    @functools.cached_property
+    def _told(self) -> tuple[Column, ...]:
+        """What the manifest tells of a document beside what every step knows of it."""
+        cluster = ["cluster"] if self.encoder is not None and self._is_read("cluster") else []
+        return (*(KNOWN[name] for name in ("source", "file", "row", *cluster)), *self.policy.manifest_columns)
 
     def _gather(self, columns: Sequence[Column], place: str) -> Gather:
         corpus = self.policy.policy.corpus

@@ -45,6 +45,7 @@ class Select(Whole):
     options: Mapping[str, Any]  # the policy's, spelt out, but for the selector's own
     seed: int
     columns: tuple[Column, ...] = field(metadata=APART)  # that the selector reads
+    later: tuple[Column, ...] = field(metadata=APART)  # of the chosen, that later steps read
     order_scores: tuple[str, ...] = field(metadata=APART)  # used by the order alone
     eligibility: Eligibility = field(metadata=APART)
     gather: Gather = field(metadata=APART)  # of every column that may be asked for
@@ -93,8 +94,8 @@ class Select(Whole):
 
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
-        said = done.once("select: shards", lambda: Shards.of(done, self._decisive(done), self.gather))
-        return said.read_by(self.gather)
+        columns = (KNOWN["num_tokens"], *self.columns, *self.later)
+        return done.once("select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns))
 
     def _decided(
         self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, own: str
@@ -106,7 +107,7 @@ class Select(Whole):
         work = _Decide(store=store, decisions=replace(decisions, pool=None), checker=checker)
         if decisions.pool is None:
             known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
-            columns = shards.columns([known[name] for name in names], pool.schema)
+            columns = shards.columns([known[name] for name in names])
             items = [
                 _ToDecide(key=key, shard=shard, names=names, columns=stored)
                 for key, shard, stored in zip(keys, shards.shards, columns, strict=True)

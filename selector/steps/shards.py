@@ -1,13 +1,13 @@
 """Shards: the documents of the corpus from selection on, about a million at a time, in columns that are read as they
 lie.
 
-A shard is some consecutive parts. The verdict on its documents is said once, on a worker, and stored; so is each column
-of those that may be chosen, when somebody first asks for it. Whoever passes over the pool then reads these columns, and
+A shard is some consecutive parts. The verdict on its documents is said once, on a worker, and stored with the columns
+of those that may be chosen. Whoever passes over the pool then reads these columns, and
 no part is opened again.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from selector.plugins.pool import Pool
 from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
-from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome
+from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome, Verdict
 
 SHARD_ROWS = 1 << 20
 
@@ -54,88 +54,89 @@ class Shards:
     """The corpus shard by shard, with what became of every document before any selector saw it."""
 
     done: Done
-    eligibility: Eligibility
-    gather: Gather  # of every column that may be asked for
     shards: tuple[Shard, ...]
+    fields: Mapping[Column, pa.Field]  # of the columns that may be asked for
+    keys: Mapping[Column, tuple[str, ...]]  # where they are stored, shard by shard
     num_eligible: tuple[int, ...]
 
     @classmethod
-    def of(cls, done: Done, eligibility: Eligibility, gather: Gather) -> "Shards":
-        """The shards, once the verdict on every document is said and stored."""
+    def of(cls, done: Done, eligibility: Eligibility, gather: Gather, columns: Sequence[Column]) -> "Shards":
+        """The shards, once the verdict on every document is said, and stored with it what may be asked of those that
+        may be chosen: these columns and the doc_id. So a part is opened once."""
+        wanted = tuple(dict.fromkeys((KNOWN["doc_id"], *columns)))
         shards = tuple(_cut(done, eligibility, gather))
-        missing = [shard for shard in shards if done.store.find(shard.key) is None]
-        for _ in done.map(functools.partial(_say, done.store, eligibility), missing):
+        schema = eligibility.read(done.store, shards[0].tasks[0], _numbered(wanted)).schema
+        fields = {column: schema.field(i).with_name(column.name) for i, column in enumerate(wanted)}
+        keys = list(_keys(done, gather, shards, wanted))
+        for _ in done.map(functools.partial(_store, done.store, eligibility, fields), _lacking(done, shards, keys)):
             pass
         return cls(
             done=done,
-            eligibility=eligibility,
-            gather=gather,
             shards=shards,
+            fields=fields,
+            keys=dict(zip(wanted, zip(*keys, strict=True), strict=True)),
             num_eligible=tuple(_num_rows(done.store, shard.key, "eligible") for shard in shards),
         )
-
-    def read_by(self, gather: Gather) -> "Shards":
-        """The same documents and verdicts, for a reader that may ask for other columns."""
-        if gather == self.gather:
-            return self
-        tasks = iter(gather.tasks(self.done))
-        shards = tuple(replace(shard, tasks=tuple(next(tasks) for _ in shard.tasks)) for shard in self.shards)
-        return replace(self, gather=gather, shards=shards)
 
     def pool(self, columns: Sequence[Column]) -> Pool:
         """The documents that may be chosen, with these columns."""
         by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *columns)}
         store = self.done.store
-        first = self.eligibility.read(store, self.shards[0].tasks[0], list(by_name.values())).schema
-        schema = pa.schema([first.field(name) for name in by_name])
+
+        def keys(names: Sequence[str]) -> list[tuple[str, ...]]:
+            return self.columns([by_name[name] for name in names])
 
         def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            for keys in self.columns([by_name[name] for name in names], schema):
-                yield batch_of(store, names, keys)
+            return (batch_of(store, names, of_shard) for of_shard in keys(names))
 
         def mapped(work: Callable[[pa.RecordBatch], Answer], names: Sequence[str]) -> Iterator[Answer]:
-            keys = self.columns([by_name[name] for name in names], schema)
-            return self.done.map(functools.partial(_on_batch, store, tuple(names), work), keys)
+            return self.done.map(functools.partial(_on_batch, store, tuple(names), work), keys(names))
 
+        schema = pa.schema([self.fields[column] for column in by_name.values()])
         return Pool(schema=schema, num_documents=sum(self.num_eligible), load=load, mapper=mapped)
 
-    def columns(self, columns: Sequence[Column], schema: pa.Schema) -> list[tuple[str, ...]]:
-        """The keys of these columns of every shard, once they are stored."""
-        wanted = [
-            _Wanted(shard=shard, columns=tuple(columns), keys=keys)
-            for shard, keys in zip(self.shards, self._keys(columns), strict=True)
-        ]
-        store, fields = self.done.store, {column.name: schema.field(column.name) for column in columns}
-        missing = [
-            replace(one, columns=tuple(c for c, _ in lacking), keys=tuple(key for _, key in lacking))
-            for one in wanted
-            if (lacking := [(c, key) for c, key in zip(one.columns, one.keys, strict=True) if store.find(key) is None])
-        ]
-        for _ in self.done.map(functools.partial(_collect, store, self.eligibility, fields), missing):
-            pass
-        return [one.keys for one in wanted]
-
-    def _keys(self, columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
-        """Where each column of each shard is stored: what decides it is the verdict and the artefacts it comes from."""
-        by_column = [replace(self.gather, columns=(column,), attach=None).identities(self.done) for column in columns]
-        start = 0
-        for shard in self.shards:
-            end = start + len(shard.tasks)
-            names = [
-                fingerprint([shard.key, column.step, column.table, column.column, told[start:end]])
-                for column, told in zip(columns, by_column, strict=True)
-            ]
-            yield tuple(f"shards.columns/{name}" for name in names)
-            start = end
+    def columns(self, columns: Sequence[Column]) -> list[tuple[str, ...]]:
+        """The keys of these columns of every shard."""
+        return list(zip(*(self.keys[column] for column in columns), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """Columns of a shard, and where each is to be stored."""
+    """What of a shard is to be stored: the verdict, if it is not there, and columns of what may be chosen, by key."""
 
     shard: Shard
-    columns: tuple[Column, ...]
-    keys: tuple[str, ...]
+    is_new: bool
+    columns: Mapping[str, int]  # which of all columns
+
+
+def _lacking(done: Done, shards: Sequence[Shard], keys: Sequence[tuple[str, ...]]) -> list[_Wanted]:
+    """What is not stored yet."""
+    wanted: list[_Wanted] = []
+    for shard, of_shard in zip(shards, keys, strict=True):
+        is_new = done.store.find(shard.key) is None
+        columns = {key: i for i, key in enumerate(of_shard) if done.store.find(key) is None}
+        if is_new or columns:
+            wanted.append(_Wanted(shard=shard, is_new=is_new, columns=columns))
+    return wanted
+
+
+def _keys(done: Done, gather: Gather, shards: Sequence[Shard], columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
+    """Where each column of each shard is stored: what decides it is the verdict and the artefacts it comes from."""
+    by_column = [replace(gather, columns=(column,), attach=None).identities(done) for column in columns]
+    start = 0
+    for shard in shards:
+        end = start + len(shard.tasks)
+        names = [
+            fingerprint([shard.key, column.step, column.table, column.column, told[start:end]])
+            for column, told in zip(columns, by_column, strict=True)
+        ]
+        yield tuple(f"shards.columns/{name}" for name in names)
+        start = end
+
+
+def _numbered(columns: Iterable[Column]) -> list[Column]:
+    """The columns under names that are all different: two plug-ins may call two columns by one name."""
+    return [replace(column, name=f"column {i}") for i, column in enumerate(columns)]
 
 
 def _cut(done: Done, eligibility: Eligibility, gather: Gather) -> Iterator[Shard]:
@@ -167,74 +168,67 @@ def _num_rows(store: Store, key: str, table: str) -> int:
 # What is asked of workers.
 
 
-def _say(store: Store, eligibility: Eligibility, shard: Shard) -> None:
-    """Says the verdict on every document of a shard, and stores it."""
+def _store(store: Store, eligibility: Eligibility, fields: Mapping[Column, pa.Field], wanted: _Wanted) -> None:
+    """Stores the verdict on every document of a shard, and columns of those that may be chosen."""
+    columns = _numbered(fields)
+    asked = [columns[i] for i in wanted.columns.values()]
+    said = _Said()
     pieces: list[pa.Table] = []
-    leaders: list[pa.Table] = []
-    outcomes: dict[tuple[int, str, str | None], int] = {}
-    place = 0
-    for task, documents_key, lost_key in zip(shard.tasks, shard.documents, shard.lost, strict=True):
-        documents = store.read(documents_key, "documents", ["doc_id", "row"])
+    for task, documents, lost in zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True):
+        verdict = eligibility.verdict(store, task, asked)
+        pieces.append(verdict.live.select([column.name for column in asked]).filter(pa.array(verdict.is_eligible)))
+        if wanted.is_new:
+            said.add(store.read(documents, "documents", ["doc_id", "row"]), task.part.file, store, lost, verdict)
+    for (key, i), field in ((one, list(fields.values())[one[1]]) for one in wanted.columns.items()):
+        schema = pa.schema([field.with_name(columns[i].name)])
+        values = pa.concat_tables(piece.select(schema.names).cast(schema) for piece in pieces).unify_dictionaries()
+        nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
+        store.seal(key, [("column", nameless)], form="arrow")
+    if wanted.is_new:
+        store.seal(wanted.shard.key, said.tables(), form="arrow")
+
+
+class _Said:
+    """The verdict on the documents of a shard, part by part."""
+
+    def __init__(self) -> None:
+        self._documents: list[pa.Table] = []
+        self._leaders: list[pa.Table] = []
+        self._outcomes: dict[tuple[int, str, str | None], int] = {}
+        self._place = 0
+
+    def add(self, documents: pa.Table, file: int, store: Store, lost_key: str | None, verdict: Verdict) -> None:
+        """Adds a part: all its documents, what dedup took from it, and the verdict on the others."""
         rows = documents["row"].to_numpy()
         code = np.full(len(rows), ELIGIBLE, np.int32)
         lost = dedup.lost_of(store, lost_key)
         if lost.num_rows:
             at = np.searchsorted(rows, lost["row"].to_numpy())
             is_clash = lost["is_clash"].to_numpy(zero_copy_only=False)
-            both = [_number(outcomes, DUPLICATE), _number(outcomes, CLASH)]
+            both = [self._number(DUPLICATE), self._number(CLASH)]
             code[at] = np.where(is_clash, both[1], both[0])
-            leaders.append(pa.table([at + place, lost["leader"]], schema=LEADERS))
-        verdict = eligibility.verdict(store, task)
+            self._leaders.append(pa.table([at + self._place, lost["leader"]], schema=LEADERS))
         at = np.searchsorted(rows, verdict.live["row"].to_numpy())
-        numbers = np.array([_number(outcomes, outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
+        numbers = np.array([self._number(outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
         code[at] = np.where(verdict.is_eligible, ELIGIBLE, numbers[np.maximum(verdict.code, 0)])
-        file = np.full(len(rows), task.part.file, np.uint32)
-        pieces.append(pa.table([documents["doc_id"], file, documents["row"], code], schema=DOCUMENTS))
-        place += len(rows)
-    whole = pa.concat_tables(pieces)
-    eligible = np.flatnonzero(whole["code"].to_numpy() == ELIGIBLE)
-    said = [(outcome, reason, arguments) for outcome, reason, arguments in outcomes]
-    sealed = [
-        ("documents", whole),
-        ("eligible", pa.table({"place": eligible})),
-        (
-            "outcomes",
-            pa.Table.from_pylist([dict(zip(OUTCOMES.names, row, strict=True)) for row in said], schema=OUTCOMES),
-        ),
-        ("leaders", pa.concat_tables([LEADERS.empty_table(), *leaders])),
-    ]
-    store.seal(shard.key, sealed, form="arrow")
+        files = np.full(len(rows), file, np.uint32)
+        self._documents.append(pa.table([documents["doc_id"], files, documents["row"], code], schema=DOCUMENTS))
+        self._place += len(rows)
 
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """What is stored of the shard."""
+        whole = pa.concat_tables(self._documents)
+        yield "documents", whole
+        yield "eligible", pa.table({"place": np.flatnonzero(whole["code"].to_numpy() == ELIGIBLE)})
+        outcomes = [dict(zip(OUTCOMES.names, row, strict=True)) for row in self._outcomes]
+        yield "outcomes", pa.Table.from_pylist(outcomes, schema=OUTCOMES)
+        yield "leaders", pa.concat_tables([LEADERS.empty_table(), *self._leaders])
 
-def _number(outcomes: dict[tuple[int, str, str | None], int], outcome: Outcome) -> int:
-    """The number of an outcome among those of the shard."""
-    said = reasons(np.zeros(1, np.int32), [outcome.reason])
-    key = (outcome.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
-    return outcomes.setdefault(key, len(outcomes))
-
-
-def _collect(store: Store, eligibility: Eligibility, fields: Mapping[str, pa.Field], wanted: _Wanted) -> None:
-    """Stores columns of those documents of a shard that may be chosen."""
-    shard = wanted.shard
-    documents = store.read(shard.key, "documents", ["row", "code"])
-    is_eligible = documents["code"].to_numpy() == ELIGIBLE
-    rows = documents["row"].to_numpy()
-    pieces: list[pa.Table] = []
-    start = 0
-    for task, documents_key in zip(shard.tasks, shard.documents, strict=True):
-        end = start + _num_rows(store, documents_key, "documents")
-        chosen = rows[start:end][is_eligible[start:end]]
-        if len(chosen):
-            asked = [KNOWN["row"], *(column for column in wanted.columns if column.name != "row")]
-            live = eligibility.read(store, task, asked)
-            pieces.append(live.take(pa.array(np.searchsorted(live["row"].to_numpy(), chosen))))
-        start = end
-    for column, key in zip(wanted.columns, wanted.keys, strict=True):
-        schema = pa.schema([fields[column.name]])
-        values = [piece.select([column.name]).cast(schema) for piece in pieces]
-        table = pa.concat_tables(values).unify_dictionaries() if values else schema.empty_table()
-        nameless = table.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
-        store.seal(key, [("column", nameless)], form="arrow")
+    def _number(self, outcome: Outcome) -> int:
+        """The number of an outcome among those of the shard."""
+        said = reasons(np.zeros(1, np.int32), [outcome.reason])
+        key = (outcome.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
+        return self._outcomes.setdefault(key, len(self._outcomes))
 
 
 def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.RecordBatch:

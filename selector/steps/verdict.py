@@ -78,24 +78,27 @@ class Eligibility:
             "means": {name: str(mean) for name, mean in self.means.items()},
         }
 
-    def verdict(self, store: Store, task: Task) -> Verdict:
-        """The verdict on a part."""
-        asked = {column.name: column for column in (KNOWN["doc_id"], KNOWN["row"], *self.columns)}
-        live = self.reader.read(store, task, [*asked.values(), *state_columns(self.used)])
+    def verdict(self, store: Store, task: Task, columns: Sequence[Column] = ()) -> Verdict:
+        """The verdict on a part; its documents come with these columns as `read` gives them."""
+        known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["row"], *self.columns)}
+        live = self.reader.read(store, task, [*known.values(), *state_columns(self.used), *columns])
         code = np.full(live.num_rows, -1, np.int32)
         outcomes: list[Outcome] = []
         for clause in CLAUSES:
             for which, outcome in clause(Live(eligibility=self, store=store, task=task, documents=live)):
                 code[which & (code < 0)] = len(outcomes)
                 outcomes.append(outcome)
-        return Verdict(live=live, code=code, outcomes=outcomes)
+        return Verdict(live=self._imputed(live, columns), code=code, outcomes=outcomes)
 
     def read(self, store: Store, task: Task, columns: Sequence[Column]) -> pa.Table:
         """The documents of a part that go on, with these columns as whoever chooses sees them: the mean of a used score
         where there is none, if that is the policy."""
-        live = self.reader.read(store, task, columns)
-        for at, column in enumerate(columns):
+        return self._imputed(self.reader.read(store, task, columns), columns)
+
+    def _imputed(self, live: pa.Table, columns: Sequence[Column]) -> pa.Table:
+        for column in columns:
             if column.meaning is not None and column.column in self.means:
+                at = live.schema.get_field_index(column.name)
                 live = live.set_column(at, live.schema.field(at), live.column(at).fill_null(self.means[column.column]))
         return live
 
