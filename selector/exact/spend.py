@@ -23,7 +23,8 @@ from selector.exact.sortkeys import Ints, UInt64
 Overshoot = Literal["stop", "fill", "cross"]
 Bools = npt.NDArray[np.bool_]
 
-LIMIT = 1 << 20  # documents held in memory at once
+LIMIT = 1 << 16  # documents sorted at once, where a cut can be narrowed down to fewer
+WINDOW = 1 << 20  # documents served one by one at once
 BINS = 1 << 20  # amounts counted at once, unless there are more groups than that
 ANY = int(np.iinfo(np.int64).max)
 
@@ -77,12 +78,17 @@ class Queued:
         """The same documents as a single queue would serve them."""
         return self.where(np.lexsort(tuple(reversed(self.digits))))
 
-    def compare(self, cuts: UInt64) -> tuple[Bools, Bools]:
-        """Which documents come before their cut, a row of three digits each or one for all, and which lie on it."""
-        before, on = np.zeros(len(self.key), np.bool_), np.ones(len(self.key), np.bool_)
-        for digit, cut in zip(self.digits, cuts.T, strict=True):
-            before |= on & (digit < cut)
-            on &= digit == cut
+    def compare(self, cuts: UInt64, which: Ints | None = None) -> tuple[Bools, Bools]:
+        """Which documents come before their cut, and which lie on it: the one cut of three digits, or `which` says
+        which of some rows of three. Ids are looked at only where keys tie."""
+        key = cuts[0] if which is None else cuts[:, 0][which]
+        before, on = self.key < key, self.key == key
+        tied = np.flatnonzero(on)
+        if len(tied):
+            ids, cut = self.ids[tied], cuts[1:] if which is None else cuts[which[tied], 1:]
+            is_first = ids[:, 0] == cut[..., 0]
+            before[tied] = (ids[:, 0] < cut[..., 0]) | is_first & (ids[:, 1] < cut[..., 1])
+            on[tied] = is_first & (ids[:, 1] == cut[..., 1])
         return before, on
 
 
@@ -110,7 +116,7 @@ class Taken:
 
     def within(self, queued: Queued) -> Bools:
         """Whether each document was taken by the quota of its group."""
-        return queued.compare(self.cuts[queued.group])[0] | self.whole[queued.group]
+        return queued.compare(self.cuts, queued.group)[0] | self.whole[queued.group]
 
     def mask(self, queued: Queued) -> Bools:
         """Whether each document was taken."""
@@ -128,7 +134,7 @@ class Taken:
         # The limits of a group fall, so the first one below a size decides.
         first = np.searchsorted(_pairs(self.stops.T), _pairs((group, -queued.sizes)), side="right")
         at = np.minimum(first, len(self.stops) - 1)
-        return (first == at) & (self.stops[at, 0] == group) & ~queued.compare(self.starts[at])[0]
+        return (first == at) & (self.stops[at, 0] == group) & ~queued.compare(self.starts, at)[0]
 
 
 def take(
@@ -174,6 +180,7 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
             starts.append(start)
 
     amount, start, last, is_more = taken.spent + left, np.zeros(3, np.uint64), None, True
+    width = LIMIT  # most often the first few are all
     while left > 0 and is_more:
         room = rooms.tolist()
         for group in np.flatnonzero(rooms < (ANY if overshoot == "fill" else 0)).tolist():
@@ -181,7 +188,8 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
         if overshoot == "fill":
             note(_EVERYONE, left, start)
         most = np.minimum(rooms, left) if overshoot == "fill" else np.where(rooms < 0, _ENDED, ANY)
-        window, is_more = _front(_only(queues, _Waiting(taken=taken, most=most, start=start)), count)
+        window, is_more = _front(_only(queues, _Waiting(taken=taken, most=most, start=start)), width, count)
+        width = WINDOW
         digits = np.stack(window.digits, axis=1)
         for i, (group, size) in enumerate(zip(window.group.tolist(), window.sizes.tolist(), strict=True)):
             if size > room[group]:
@@ -212,15 +220,13 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
     )
 
 
-def _front(queues: Queues, most: int) -> tuple[Queued, bool]:
-    """The first of at most so many documents, all in one queue, as many as LIMIT allows; and whether there are more."""
-    if most <= LIMIT:
-        return _held(queues).in_turn(), False
-    count = sum(queues(_count))
-    if count <= LIMIT:
-        return _held(queues).in_turn(), False
-    cuts, _, _ = _cut(_only(queues, _as_one), np.array([LIMIT]), count)
-    return _held(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
+def _front(queues: Queues, width: int, most: int) -> tuple[Queued, bool]:
+    """The first `width` documents, all in one queue, of which there are at most so many; and whether there are more."""
+    if most > width:
+        cuts, whole, _ = _cut(_only(queues, _as_one), np.array([width]), most)
+        if not whole[0]:
+            return _held(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
+    return _held(queues).in_turn(), False
 
 
 def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]:

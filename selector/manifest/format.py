@@ -13,7 +13,9 @@ Equal content has equal bytes, however it was computed and by how many processes
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -103,12 +105,28 @@ def canonical(table: pa.Table, schema: pa.Schema) -> pa.Table:
     for field in schema:
         column = table[field.name]
         if field.type == tables.LABEL:
-            column = column.cast(pa.string()).combine_chunks().dictionary_encode()
+            column = _as_they_appear(column)
         column = column.cast(field.type)
         if column.null_count and not field.nullable:
             raise SelectorError(f"The column {field.name} has {column.null_count} nulls, which is a fault of ours.")
         columns.append(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _as_they_appear(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Labels whose words are numbered in the order in which they appear."""
+    whole: Any = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    labels: pa.DictionaryArray = whole.combine_chunks()
+    words = labels.dictionary.cast(pa.string()).dictionary_encode()  # two of its words may be equal
+    same = words.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    codes = np.append(same, -1)[labels.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    first = np.full(len(words.dictionary) + 1, len(codes), np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # of what is assigned twice the last stays
+    used = np.argsort(first[:-1], kind="stable")[: np.count_nonzero(first[:-1] < len(codes))]
+    number = np.full(len(first), -1, np.int32)
+    number[used] = np.arange(len(used))
+    numbers = number[codes]
+    return pa.DictionaryArray.from_arrays(pa.array(numbers, mask=numbers < 0), words.dictionary.take(pa.array(used)))
 
 
 def part_bytes(rows: pa.Table) -> bytes:
