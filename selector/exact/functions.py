@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 
+from selector.exact.pieces import in_pieces
 from selector.exact.sortkeys import Floats
 
 _LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # few enough bits that a multiple by an exponent is exact
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 
 
+@in_pieces
 def log(x: Floats) -> Floats:
     """Natural logarithm of positive finite numbers, to about 5e-16 of its value."""
     fraction, exponent = np.frexp(x)
@@ -24,6 +26,7 @@ def log(x: Floats) -> Floats:
     return exponent * _LN2_HIGH + (exponent * _LN2_LOW + s * series)
 
 
+@in_pieces
 def expm1(x: Floats) -> Floats:
     """exp(x) - 1, to about 4e-16 of its value; what lies above 709 counts as 709."""
     x = np.clip(x, -750.0, 709.0)

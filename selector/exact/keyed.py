@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector.exact.pieces import in_pieces
+
 UInt64 = npt.NDArray[np.uint64]
 
 
@@ -51,6 +53,7 @@ def uniforms(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> npt.ND
     return ((hashes(ids, seed, purpose) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
+@in_pieces
 def siphash(messages: UInt64, key: bytes) -> UInt64:
     """SipHash-2-4 of 16-byte messages, each given as two little-endian words: shape (n, 2) to (n,)."""
     k0, k1 = (np.uint64(int.from_bytes(half, "little")) for half in (key[:8], key[8:]))

@@ -56,9 +56,8 @@ class Blamed:
 def asked_by(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
     """The pool as a plug-in is given it: its work is its own fault wherever it is done."""
 
-    def mapped(work: Callable[[pa.RecordBatch], Any], columns: Sequence[str]) -> Iterator[Any]:
-        blaming = Blamed(kind=kind, name=name, plugin=plugin, work=work)
-        return map(blaming, pool.load(columns)) if pool.mapper is None else pool.mapper(blaming, columns)
+    def mapped(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        return pool.mapper(Blamed(kind=kind, name=name, plugin=plugin, work=work), items)
 
     return replace(pool, mapper=mapped)
 

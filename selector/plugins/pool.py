@@ -5,9 +5,10 @@ same shards again; so an exact method passes over the pool as often as it needs,
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,14 +16,86 @@ import pyarrow as pa
 
 from selector.exact import keyed
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Load = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+
+
+class Shard(Protocol):
+    """Some documents of a pool, wherever their columns are. Picklable."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        """These columns of the documents, in corpus order."""
+        ...
 
 
 class Mapper(Protocol):
-    """Asks every shard with these columns what `work` says of it."""
+    """Asks workers what `work`, which is picklable, says of each of some items: answers in the items' order."""
 
-    def __call__(self, work: Callable[[pa.RecordBatch], Answer], columns: Sequence[str], /) -> Iterator[Answer]: ...
+    def __call__(self, work: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]: ...
+
+
+class Keeper(Protocol):
+    """Keeps columns that were worked out of a shard where any worker finds them."""
+
+    def begin(self) -> "Keep":
+        """How the next columns are kept; called in the same order in every run, so that a run goes on where it was."""
+        ...
+
+
+class Keep(Protocol):
+    """Keeps what `work` says of the shard of this number, unless it is kept already. Picklable."""
+
+    def __call__(self, number: int, work: Callable[[], pa.RecordBatch], /) -> Shard: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A shard in memory."""
+
+    batch: pa.RecordBatch
+
+    @property
+    def num_rows(self) -> int:
+        return self.batch.num_rows
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.batch.select(list(columns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A shard with further columns, which lie elsewhere."""
+
+    shard: Shard
+    more: Shard
+    names: tuple[str, ...]  # of the further columns
+
+    @property
+    def num_rows(self) -> int:
+        return self.shard.num_rows
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        theirs = [name for name in columns if name in self.names]
+        others = [name for name in columns if name not in self.names]
+        read = [shard.read(asked) for shard, asked in ((self.shard, others), (self.more, theirs)) if asked]
+        found = {name: (column, batch.schema.field(name)) for batch in read for name, column in _named(batch)}
+        return pa.RecordBatch.from_arrays(
+            [found[name][0] for name in columns], schema=pa.schema([found[name][1] for name in columns])
+        )
+
+
+class InMemory:
+    """Keeps columns in memory."""
+
+    def begin(self) -> Keep:
+        return _held
+
+
+def _held(_: int, work: Callable[[], pa.RecordBatch]) -> Shard:
+    return Rows(batch=work())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +110,9 @@ class Pool:
 
     schema: pa.Schema
     num_documents: int
-    load: Load
-    mapper: Mapper | None = None
-    """Does what `map` says where the shards are; without one it is done here."""
+    shards: Sequence[Shard]
+    mapper: Mapper = map
+    keeper: Keeper = field(default_factory=InMemory)
     given: pa.Table | None = None
     """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the
     pool: context for the choice, never decided."""
@@ -47,17 +120,14 @@ class Pool:
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":
         """A pool over a table in memory."""
-
-        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            chosen = data.select(list(columns)).combine_chunks()
-            for start in range(0, data.num_rows, shard_rows):
-                yield from chosen.slice(start, shard_rows).to_batches()
-
-        return cls(schema=data.schema, num_documents=data.num_rows, load=load, given=given)
+        whole = data.combine_chunks()
+        cut = (whole.slice(start, shard_rows) for start in range(0, data.num_rows, shard_rows))
+        shards = [Rows(batch=batch) for rows in cut for batch in rows.to_batches()]
+        return cls(schema=data.schema, num_documents=data.num_rows, shards=shards, given=given)
 
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """The shards with these columns, in corpus order. Their number of rows differs, and may be 0."""
-        return self.load(columns)
+        return (shard.read(columns) for shard in self.shards)
 
     def map(self, work: Callable[[pa.RecordBatch], Answer], *columns: str) -> Iterator[Answer]:
         """What `work` says of every shard with these columns, in corpus order.
@@ -65,7 +135,14 @@ class Pool:
         `work` must be picklable (a function of a module, a frozen dataclass with `__call__`, a `functools.partial` of
         those), since it runs where the shards are; its answers are small.
         """
-        return map(work, self.load(columns)) if self.mapper is None else self.mapper(work, columns)
+        return self.mapper(functools.partial(_on_shard, work, columns), self.shards)
+
+    def extended(self, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema) -> "Pool":
+        """This pool with the columns that `work` says of every shard, in the schema `returns`; they are worked out now,
+        and kept. Like that of `map` it must be picklable."""
+        extend = functools.partial(_extend, work, columns, returns, self.keeper.begin())
+        shards = list(self.mapper(extend, list(enumerate(self.shards))))
+        return dataclasses.replace(self, schema=pa.schema([*self.schema, *returns]), shards=shards)
 
     def exchange(
         self, by: str, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema
@@ -98,19 +175,13 @@ class Pool:
 
     def with_columns(self, more: pa.Table) -> "Pool":
         """This pool with further columns, one row for each of its documents, in their order."""
-        names = more.schema.names
-
-        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            place = 0
-            inner = [name for name in columns if name not in names]
-            for batch in self.load(inner or ["doc_id"]):
-                rows = more.slice(place, batch.num_rows).combine_chunks()
-                place += batch.num_rows
-                arrays = [rows[name].combine_chunks() if name in names else batch.column(name) for name in columns]
-                yield pa.record_batch(arrays, schema=pa.schema([schema.field(name) for name in columns]))
-
-        schema = pa.schema([*self.schema, *more.schema])
-        return dataclasses.replace(self, schema=schema, load=load, mapper=None)
+        names = tuple(more.schema.names)
+        firsts = [0, *itertools.accumulate(shard.num_rows for shard in self.shards)]
+        shards = [
+            Beside(shard=shard, more=Rows(batch=_whole(more.slice(first, shard.num_rows))), names=names)
+            for shard, first in zip(self.shards, firsts, strict=False)
+        ]
+        return dataclasses.replace(self, schema=pa.schema([*self.schema, *more.schema]), shards=shards)
 
     def table(self, *columns: str) -> pa.Table:
         """These columns whole: for plug-ins that say how large a pool they can hold."""
@@ -120,3 +191,34 @@ class Pool:
     def higher_is(self, score: str) -> str:
         """What a large value of this score means: harder, better, rarer or closer."""
         return (self.schema.field(score).metadata or {})[b"higher_is"].decode()
+
+
+def _on_shard(work: Callable[[pa.RecordBatch], Answer], columns: Sequence[str], shard: Shard) -> Answer:
+    return work(shard.read(columns))
+
+
+def _extend(
+    work: Callable[[pa.RecordBatch], pa.RecordBatch],
+    columns: Sequence[str],
+    returns: pa.Schema,
+    keep: Keep,
+    numbered: tuple[int, Shard],
+) -> Shard:
+    number, shard = numbered
+
+    def answered() -> pa.RecordBatch:
+        answer = work(shard.read(columns))
+        assert answer.num_rows == shard.num_rows, "the work answers with a row for every document of the shard"
+        return answer.cast(returns)
+
+    return Beside(shard=shard, more=keep(number, answered), names=tuple(returns.names))
+
+
+def _named(batch: pa.RecordBatch) -> list[tuple[str, pa.Array]]:
+    return list(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def _whole(table: pa.Table) -> pa.RecordBatch:
+    """The table as one batch, also if it has no rows."""
+    arrays = [column.combine_chunks() for column in table.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)

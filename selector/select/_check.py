@@ -5,7 +5,7 @@ promises; so its verdicts are checked here, shard by shard, and the message name
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from selector.errors import SelectorError
 from selector.exact import Ints
 from selector.exact.spend import ANY, Budget
 from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
-from selector.plugins.pool import Pool
+from selector.plugins.pool import Pool, Shard
 from selector.select._contract import Decisions, Selector
 
 
@@ -111,17 +111,21 @@ class Checker:
             raise fault("selector", self.name, self.selector, problem)
         self.add(self.totals_of(batch, verdict, group))
 
-    def shards(self, decisions: Decisions, pool: Pool) -> Iterator[pa.RecordBatch]:
-        """The shards about which the selector decides, with what it reads; they have to be those of its pool."""
-        columns = dict.fromkeys(("doc_id", "num_tokens", *decisions.columns))
-        own_batches = (decisions.pool or pool).batches(*columns)
-        for asked in pool.batches("doc_id"):
-            batch = next(own_batches, None)
-            if batch is None or not batch["doc_id"].equals(asked["doc_id"]):
-                raise self._others()
-            yield batch
-        if next(own_batches, None) is not None:
+    def shards(self, decisions: Decisions, pool: Pool) -> Sequence[tuple[Shard, Shard]]:
+        """The shards about which the selector decides, each beside that of its pool."""
+        decided = (decisions.pool or pool).shards
+        if len(decided) != len(pool.shards):
             raise self._others()
+        return list(zip(decided, pool.shards, strict=True))
+
+    def read(self, decisions: Decisions, decided: Shard, asked: Shard) -> pa.RecordBatch:
+        """What the selector reads of a shard; it has to be that of its pool."""
+        columns = dict.fromkeys(("num_tokens", *decisions.columns))
+        if decided is asked:
+            return asked.read(list(columns))
+        if not decided.read(["doc_id"])["doc_id"].equals(asked.read(["doc_id"])["doc_id"]):
+            raise self._others()
+        return decided.read(list(columns))
 
     def _others(self) -> SelectorError:
         return fault("selector", self.name, self.selector, "decides about other documents than those of its pool")

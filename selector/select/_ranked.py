@@ -28,6 +28,14 @@ from selector.select._contract import Decisions, Reason, Selector, reasons, verd
 Bools = npt.NDArray[np.bool_]
 Answer = TypeVar("Answer")
 
+_KEY, _GROUP, _ALLOWED, _STRATUM, _VALUE = "queue.key", "queue.group", "queue.allowed", "queue.stratum", "queue.value"
+_DRAWN, _WEIGHT = "queue.drawn", "queue.log_weight"
+_QUEUE = ("doc_id", "num_tokens", _KEY, _GROUP, _ALLOWED)
+_LINED_UP = pa.schema(
+    [(_KEY, pa.uint64()), (_GROUP, pa.int32()), (_ALLOWED, pa.bool_()), (_STRATUM, pa.int32()), (_VALUE, pa.float64())]
+)
+_WEIGHED = pa.schema([(_DRAWN, pa.int64()), (_WEIGHT, pa.float64())])
+
 _MOST_TOLD = 4096
 _BRACES = re.compile(r"\{(\w+)\}")
 
@@ -151,20 +159,26 @@ class Ranked(Selector):
         sizes = totals.sum(axis=1)
         quotas = self.quotas(names, sizes, budget, summary)
         ceilings = self.ceilings(names, sizes, budget, summary)
+        lined_up = whole.extended(functools.partial(_lined_up, view), *columns, returns=_LINED_UP)
 
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
-            return whole.map(functools.partial(_queued, view, work), *columns)
+            return lined_up.map(functools.partial(_queued, budget, work), *_QUEUE)
 
         taken = take(queues, quotas, budget.overshoot, ceilings, count=pool.num_documents)
         spent, cuts = np.zeros_like(totals), np.full(len(names), -np.inf)
-        for some, cut in whole.map(functools.partial(_outcome, view, taken, totals.shape), *columns):
+        for some, cut in lined_up.map(
+            functools.partial(_outcome, budget, taken, totals.shape), *_QUEUE, _STRATUM, _VALUE
+        ):
             spent, cuts = spent + some, np.maximum(cuts, cut)
-
-        def draws(work: Callable[[Drawn], Answer]) -> Iterable[Answer]:
-            return whole.map(functools.partial(_drawn, view, taken, totals.shape[1], work), *columns)
 
         log_times = None
         if self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None:
+            weigh = functools.partial(_weighed, view, taken, totals.shape[1])
+            weighed = lined_up.extended(weigh, *columns, _GROUP, _STRATUM, returns=_WEIGHED)
+
+            def draws(work: Callable[[Drawn], Answer]) -> Iterable[Answer]:
+                return weighed.map(functools.partial(_drawn, budget, work), "num_tokens", _ALLOWED, *_WEIGHED.names)
+
             log_times = solve(draws, spent.reshape(-1), totals.reshape(-1))
         decide = _Decide(
             view=view,
@@ -228,32 +242,65 @@ def _sizes(view: _View, batch: pa.RecordBatch) -> dict[Any, Ints]:
     return {name: sizes[i] for i, name in enumerate(used) if present[i]}
 
 
-def _queued(view: _View, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
-    return work(view.queued(batch).where(view.allowed(batch)))
+def _lined_up(view: _View, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """What the selector says of each document, asked once."""
+    queued, values = view.queued(batch), view.selector.values(batch, view.summary, view.seed)
+    columns = {
+        _KEY: queued.key,
+        _GROUP: queued.group,
+        _ALLOWED: view.allowed(batch),
+        _STRATUM: view.strata(batch),
+        _VALUE: np.full(batch.num_rows, np.nan) if values is None else values,
+    }
+    return _record(columns, _LINED_UP)
 
 
-def _outcome(view: _View, taken: Taken, shape: tuple[int, int], batch: pa.RecordBatch) -> tuple[Ints, Floats]:
+def _queue_of(budget: Budget, batch: pa.RecordBatch) -> tuple[Queued, Bools]:
+    """The documents in their queues, and which may be taken."""
+    queued = Queued(
+        group=batch[_GROUP].to_numpy().astype(np.int64),
+        key=batch[_KEY].to_numpy(),
+        ids=keyed.words(batch["doc_id"]),
+        sizes=budget.sizes(batch),
+    )
+    return queued, batch[_ALLOWED].to_numpy(zero_copy_only=False)
+
+
+def _queued(budget: Budget, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
+    queued, allowed = _queue_of(budget, batch)
+    return work(queued if allowed.all() else queued.where(allowed))
+
+
+def _outcome(budget: Budget, taken: Taken, shape: tuple[int, int], batch: pa.RecordBatch) -> tuple[Ints, Floats]:
     """What was spent by group and stratum, and the largest value of each group that was left out."""
-    queued = view.queued(batch)
-    kept = taken.mask(queued) & view.allowed(batch)
+    queued, allowed = _queue_of(budget, batch)
+    kept = taken.mask(queued) & allowed
     spent = np.zeros(shape, np.int64)
-    np.add.at(spent, (queued.group[kept], view.strata(batch)[kept]), queued.sizes[kept])
-    cuts = np.full(shape[0], -np.inf)
-    values = view.selector.values(batch, view.summary, view.seed)
-    if values is not None:
-        left = ~kept & ~np.isnan(values)
-        np.maximum.at(cuts, queued.group[left], values[left])
+    np.add.at(spent, (queued.group[kept], batch[_STRATUM].to_numpy()[kept]), queued.sizes[kept])
+    cuts, values = np.full(shape[0], -np.inf), batch[_VALUE].to_numpy()
+    left = ~kept & ~np.isnan(values)
+    np.maximum.at(cuts, queued.group[left], values[left])
     return spent, cuts
 
 
-def _drawn(
-    view: _View, taken: Taken, num_strata: int, work: Callable[[Drawn], Answer], batch: pa.RecordBatch
-) -> Answer:
-    group, allowed = view.groups(batch), view.allowed(batch)
+def _weighed(view: _View, taken: Taken, num_strata: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """In which stratum, of those of all groups, each document is, and what it weighs there."""
+    group = batch[_GROUP].to_numpy()
     log_weight = view.selector.log_weights(batch, view.summary, taken.cuts[group, 0])
     assert log_weight is not None
-    stratum, sizes = group * num_strata + view.strata(batch), view.budget.sizes(batch)
-    return work(Drawn(group=stratum[allowed], log_weight=log_weight[allowed], sizes=sizes[allowed]))
+    return _record(
+        {_DRAWN: group.astype(np.int64) * num_strata + batch[_STRATUM].to_numpy(), _WEIGHT: log_weight}, _WEIGHED
+    )
+
+
+def _drawn(budget: Budget, work: Callable[[Drawn], Answer], batch: pa.RecordBatch) -> Answer:
+    allowed = batch[_ALLOWED].to_numpy(zero_copy_only=False)
+    drawn = Drawn(
+        group=batch[_DRAWN].to_numpy()[allowed],
+        log_weight=batch[_WEIGHT].to_numpy()[allowed],
+        sizes=budget.sizes(batch)[allowed],
+    )
+    return work(drawn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +387,10 @@ def _table(by_name: Mapping[Any, Ints], names: Sequence[Any]) -> Ints:
     for i, name in enumerate(names):
         table[i, : len(by_name[name])] = by_name[name]
     return table
+
+
+def _record(columns: Mapping[str, npt.NDArray[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def _empty(pool: Pool, columns: Sequence[str]) -> pa.RecordBatch:

@@ -1,9 +1,8 @@
 """The chosen documents, shard by shard: a row for every visit that select decided."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,10 @@ from selector.engine.store import Store
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
 from selector.steps.select import Select, chosen_of, shards_of
-from selector.steps.shards import batch_of
+from selector.steps.shards import Kept, batch_of
 
 DECIDED = ("inclusion_probability", "round", "visits", "reason", "arguments")
 """What select says of a document that was chosen."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +59,35 @@ class Chosen:
             for i, (columns, one) in enumerate(zip(keys, shards_of(done), strict=True))
         ]
 
-    def pool(self, done: Done) -> Pool:
-        """What an order sees."""
-        schema = self.select.shards(done).pool(self.columns).schema
+    def pool(self, done: Done, whose: str) -> Pool:
+        """What an order sees; what is worked out of it is kept as `whose`."""
+        schema = self.select.shards(done).pool(self.columns, whose).schema
         shards, store = self.shards(done), done.store
-        num_rows = sum(int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for shard in shards)
-
-        def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            return (shard.read(store).select(list(names)) for shard in shards)
-
-        def mapped(work: Callable[[pa.RecordBatch], Answer], names: Sequence[str]) -> Iterator[Answer]:
-            return done.map(functools.partial(_on_shard, store, tuple(names), work), shards)
-
+        num_rows = [int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for shard in shards]
         decided = [
             field
             for field in shards[0].read(store).schema
             if field.name in ("inclusion_probability", "round", "visits")
         ]
-        return Pool(schema=pa.schema([*schema, *decided]), num_documents=int(num_rows), load=load, mapper=mapped)
+        return Pool(
+            schema=pa.schema([*schema, *decided]),
+            num_documents=sum(num_rows),
+            shards=[_Rows(store=store, shard=one, num_rows=n) for one, n in zip(shards, num_rows, strict=True)],
+            mapper=done.map,
+            keeper=Kept(store=store, whose=whose),
+        )
 
     def _columns(self) -> dict[str, Column]:
         return {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
 
 
-def _on_shard(
-    store: Store, names: tuple[str, ...], work: Callable[[pa.RecordBatch], Answer], shard: ChosenShard
-) -> Answer:
-    return work(shard.read(store).select(list(names)))
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """A shard of what an order sees."""
+
+    store: Store
+    shard: ChosenShard
+    num_rows: int
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.shard.read(self.store).select(list(columns))

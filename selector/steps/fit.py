@@ -1,11 +1,13 @@
 """Fit: what a rater must know of the corpus before it can rate, learned once and stored."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from selector.corpus.columns import Column
+from selector.engine.part import Task
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store
 from selector.exact import keyed
@@ -49,14 +51,42 @@ class FitStep(Whole):
         share = 1.0 if wanted is None else min(1.0, wanted / max(1, done["dedup"].rows_out))
         by_name = {column.name: column for column in (KNOWN["doc_id"], *self.gather.columns)}
 
-        def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            lined_up = [name for name in by_name if name in columns or by_name[name].step in ("embed", "cluster")]
-            asked = [by_name[name] for name in dict.fromkeys(("doc_id", *lined_up))]
-            for task in tasks:
-                batch = batch_of(self.gather.reader.read(store, task, asked))
-                drawn = keyed.uniforms(batch.column("doc_id"), self.seed, "fit") <= share
-                yield batch.filter(pa.array(drawn)).select(list(columns))
-
+        drawn = _Drawn(store=store, gather=self.gather, columns=by_name, seed=self.seed, share=share)
+        shards = list(done.map(drawn, tasks))
         schema = self.gather.reader.read(store, tasks[0], list(by_name.values())).schema
-        num_documents = sum(batch.num_rows for batch in load(["doc_id"]))
-        return Pool(schema=schema, num_documents=num_documents, load=load)
+        num_documents = sum(shard.num_rows for shard in shards)
+        return Pool(schema=schema, num_documents=num_documents, shards=shards, mapper=done.map)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """Says which documents of a part are drawn."""
+
+    store: Store
+    gather: Gather
+    columns: Mapping[str, Column]
+    seed: int
+    share: float
+
+    def __call__(self, task: Task) -> "_Shard":
+        return _Shard(drawn=self, task=task, num_rows=self.read(task, ["doc_id"]).num_rows)
+
+    def read(self, task: Task, names: Sequence[str]) -> pa.RecordBatch:
+        """These columns of the documents of a part that are drawn."""
+        lined_up = [name for name, column in self.columns.items() if column.step in ("embed", "cluster")]
+        asked = [self.columns[name] for name in dict.fromkeys(("doc_id", *lined_up, *names))]
+        batch = batch_of(self.gather.reader.read(self.store, task, asked))
+        chosen = keyed.uniforms(batch.column("doc_id"), self.seed, "fit") <= self.share
+        return batch.filter(pa.array(chosen)).select(list(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """The documents of a part that are drawn."""
+
+    drawn: _Drawn
+    task: Task
+    num_rows: int
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.drawn.read(self.task, columns)

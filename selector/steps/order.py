@@ -47,7 +47,7 @@ class OrderStep(Whole):
     def compute(self, done: Done) -> Tables:
         order = attached.attach(self.order, attach.loaded(done, self.attach))
         own = self.fingerprint(done)
-        pool, shards = self.chosen.pool(done), self.chosen.shards(done)
+        pool, shards = self.chosen.pool(done, own), self.chosen.shards(done)
         facts: dict[str, Any] = {"facts": {}, "phases": {}}
         if isinstance(order, Placed):
             keys = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)

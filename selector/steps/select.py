@@ -19,12 +19,13 @@ from selector.manifest.format import canonical
 from selector.plugins import attached
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
+from selector.plugins.pool import Shard as PoolShard
 from selector.policy.sections import SelectPolicy
 from selector.select import Decisions, Selector
 from selector.select._check import Checker, Totals
 from selector.steps import attach
 from selector.steps.gather import Gather
-from selector.steps.shards import Shard, Shards, batch_of, documents_of
+from selector.steps.shards import Shard, Shards, documents_of
 from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility
 
 SHARDS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
@@ -73,11 +74,11 @@ class Select(Whole):
     def compute(self, done: Done) -> Tables:
         selector = attached.attach(self.selector, attach.loaded(done, self.gather.attach))
         shards = self.shards(done)
-        pool = shards.pool(self.columns)
+        own = self.fingerprint(done)
+        pool = shards.pool(self.columns, own)
         budget = self.policy.budget.of(sum(pool.map(_num_tokens, "num_tokens")))
         checker = Checker(self.label, selector, budget)
         decisions = checker.select(pool, self.seed)
-        own = self.fingerprint(done)
         written: list[dict[str, Any]] = []
         for key, num_rows, totals in self._decided(done, shards, pool, decisions, checker, own):
             checker.add(totals)
@@ -101,21 +102,12 @@ class Select(Whole):
         self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, own: str
     ) -> Iterator[tuple[str, int, Totals]]:
         """For each shard where its decisions are stored, how many they are, and what they come to."""
-        store = done.store
-        names = tuple(dict.fromkeys(("num_tokens", *decisions.columns)))
-        keys = [f"select.shards/{fingerprint([own, shard.key])}" for shard in shards.shards]
-        work = _Decide(store=store, decisions=replace(decisions, pool=None), checker=checker)
-        if decisions.pool is None:
-            known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *self.columns)}
-            columns = shards.columns([known[name] for name in names])
-            items = [
-                _ToDecide(key=key, shard=shard, names=names, columns=stored)
-                for key, shard, stored in zip(keys, shards.shards, columns, strict=True)
-            ]
-            yield from done.map(work, items)
-            return
-        for key, shard, batch in zip(keys, shards.shards, checker.shards(decisions, pool), strict=True):
-            yield work.on(key, shard, batch)
+        work = _Decide(store=done.store, decisions=replace(decisions, pool=None), checker=checker)
+        items = [
+            _ToDecide(key=f"select.shards/{fingerprint([own, shard.key])}", shard=shard, decided=decided, asked=asked)
+            for shard, (decided, asked) in zip(shards.shards, checker.shards(decisions, pool), strict=True)
+        ]
+        return done.map(work, items)
 
     def _decisive(self, done: Done) -> Eligibility:
         """What decides who may be chosen: of the scores the selector's, and of the order's those that some document
@@ -146,12 +138,12 @@ class Select(Whole):
 
 @dataclass(frozen=True, kw_only=True)
 class _ToDecide:
-    """A shard that is to be decided, the keys of its columns, and where the decisions are to be stored."""
+    """A shard that is to be decided: where the decisions are to be stored, and what they are made of."""
 
     key: str
     shard: Shard
-    names: tuple[str, ...]
-    columns: tuple[str, ...]
+    decided: PoolShard
+    asked: PoolShard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +155,8 @@ class _Decide:
     checker: Checker
 
     def __call__(self, item: _ToDecide) -> tuple[str, int, Totals]:
-        return self.on(item.key, item.shard, batch_of(self.store, item.names, item.columns))
-
-    def on(self, key: str, shard: Shard, batch: pa.RecordBatch) -> tuple[str, int, Totals]:
+        key, shard = item.key, item.shard
+        batch = self.checker.read(self.decisions, item.decided, item.asked)
         said = self.checker.verdict(self.decisions, batch)
         totals = self.checker.totals_of(batch, said)
         documents, eligible = documents_of(self.store, shard)

@@ -19,9 +19,9 @@ from selector import tables
 from selector.corpus.columns import Column
 from selector.engine.part import Task
 from selector.engine.step import Done
-from selector.engine.store import Store, fingerprint
+from selector.engine.store import Seal, Store, fingerprint
 from selector.plugins.catalogue import KNOWN
-from selector.plugins.pool import Pool
+from selector.plugins.pool import Keep, Pool
 from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
@@ -78,22 +78,20 @@ class Shards:
             num_eligible=tuple(_num_rows(done.store, shard.key, "eligible") for shard in shards),
         )
 
-    def pool(self, columns: Sequence[Column]) -> Pool:
-        """The documents that may be chosen, with these columns."""
+    def pool(self, columns: Sequence[Column], whose: str) -> Pool:
+        """The documents that may be chosen, with these columns; what is worked out of them is kept as `whose`."""
         by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *columns)}
-        store = self.done.store
-
-        def keys(names: Sequence[str]) -> list[tuple[str, ...]]:
-            return self.columns([by_name[name] for name in names])
-
-        def load(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            return (batch_of(store, names, of_shard) for of_shard in keys(names))
-
-        def mapped(work: Callable[[pa.RecordBatch], Answer], names: Sequence[str]) -> Iterator[Answer]:
-            return self.done.map(functools.partial(_on_batch, store, tuple(names), work), keys(names))
-
-        schema = pa.schema([self.fields[column] for column in by_name.values()])
-        return Pool(schema=schema, num_documents=sum(self.num_eligible), load=load, mapper=mapped)
+        shards = [
+            Stored(store=self.done.store, keys=dict(zip(by_name, keys, strict=True)), num_rows=num_rows)
+            for keys, num_rows in zip(self.columns(list(by_name.values())), self.num_eligible, strict=True)
+        ]
+        return Pool(
+            schema=pa.schema([self.fields[column] for column in by_name.values()]),
+            num_documents=sum(self.num_eligible),
+            shards=shards,
+            mapper=self.done.map,
+            keeper=Kept(store=self.done.store, whose=whose),
+        )
 
     def columns(self, columns: Sequence[Column]) -> list[tuple[str, ...]]:
         """The keys of these columns of every shard."""
@@ -239,10 +237,55 @@ def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.Reco
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _on_batch(
-    store: Store, names: Sequence[str], work: Callable[[pa.RecordBatch], Answer], keys: Sequence[str]
-) -> Answer:
-    return work(batch_of(store, names, keys))
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A shard whose columns are stored apart."""
+
+    store: Store
+    keys: Mapping[str, str]  # by name
+    num_rows: int
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return batch_of(self.store, columns, [self.keys[name] for name in columns])
+
+
+class Kept:
+    """Keeps in the store what is worked out of shards."""
+
+    def __init__(self, *, store: Store, whose: str) -> None:
+        self._store, self._whose = store, whose
+        self._number = 0
+
+    def begin(self) -> Keep:
+        self._number += 1
+        return functools.partial(_keep, self._store, f"{self._whose} {self._number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeptShard:
+    """Columns that were worked out of a shard, tables of one artefact."""
+
+    store: Store
+    seal: Seal
+
+    @property
+    def num_rows(self) -> int:
+        return next(iter(self.seal.tables.values())).num_rows
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        read = [self.store.table(self.seal, name) for name in columns]
+        schema = pa.schema([table.schema.field(0) for table in read])
+        return pa.RecordBatch.from_arrays([table.column(0).combine_chunks() for table in read], schema=schema)
+
+
+def _keep(store: Store, whose: str, number: int, work: Callable[[], pa.RecordBatch]) -> _KeptShard:
+    """Stores the columns of a shard, if they are not there yet."""
+    key = f"shards.kept/{fingerprint([whose, number])}"
+    seal = store.find(key)
+    if seal is None:
+        columns = pa.Table.from_batches([work()])
+        seal = store.seal(key, ((name, columns.select([name])) for name in columns.schema.names), form="arrow")
+    return _KeptShard(store=store, seal=seal)
 
 
 def documents_of(store: Store, shard: Shard) -> tuple[pa.Table, npt.NDArray[Any]]:

@@ -10,7 +10,7 @@ import itertools
 import pickle
 import random
 import typing
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -36,6 +36,7 @@ from selector.plugins import (
 from selector.plugins.catalogue import CORPUS
 from selector.plugins.catalogue import SCORE as SCORES
 from selector.plugins.options import arrow_type, columns_of, hints_of, joined, kind_of
+from selector.plugins.pool import Rows
 from selector.testing._awkward import AWKWARD
 from selector.testing._law import corpus_values
 
@@ -203,14 +204,14 @@ def pool_for(
     ids = keyed.words(prepared["doc_id"])
     first = np.flatnonzero(np.r_[True, (ids[1:] != ids[:-1]).any(axis=1)]) if len(ids) else np.empty(0, np.int64)
     ends = [0, *first[::shard_documents].tolist(), prepared.num_rows, prepared.num_rows]
-
-    def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        chosen = prepared.select(list(columns))
-        for begin, end in itertools.pairwise(ends):
-            yield from chosen.slice(begin, end - begin).to_batches() or [_no_rows(chosen.schema)]
-
+    batches = [
+        batch
+        for begin, end in itertools.pairwise(ends)
+        for batch in prepared.slice(begin, end - begin).to_batches() or [_no_rows(prepared.schema)]
+    ]
+    shards = [Rows(batch=batch) for batch in batches]
     known = None if given is None else made_for(plugin, given).select(prepared.schema.names)
-    return Pool(schema=prepared.schema, num_documents=prepared.num_rows, load=load, given=known)
+    return Pool(schema=prepared.schema, num_documents=prepared.num_rows, shards=shards, given=known)
 
 
 class _Elsewhere(Pool):

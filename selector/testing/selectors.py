@@ -236,7 +236,8 @@ def _verdicts(
     checker = Checker("tried", selector, budget)
     decisions = checker.select(pool, seed)
     pairs: list[tuple[pa.RecordBatch, pa.RecordBatch]] = []
-    for batch in checker.shards(decisions, pool):
+    for shards in checker.shards(decisions, pool):
+        batch = checker.read(decisions, *shards)
         verdict = checker.verdict(decisions, batch)
         checker.add(checker.totals_of(batch, verdict))
         pairs.append((batch, verdict))

@@ -124,7 +124,7 @@ def test_what_a_placed_order_can_say_keeps_the_laws(cls: type[Order]) -> None:
 @pytest.mark.parametrize("cls", [Alphabetical, Laps, Folded, OddOnes])
 def test_a_pool_of_one_document_or_none_is_arranged_too(cls: type[Order], table: pa.Table) -> None:
     checked(cls(), table)
-    empty = Pool(schema=table.schema, num_documents=0, load=lambda _: iter(()))
+    empty = Pool(schema=table.schema, num_documents=0, shards=[])
     assert cls().arrange(empty, 0).visits.num_rows == 0, "a pool may have no shards at all"
 
 
