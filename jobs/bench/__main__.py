@@ -21,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.embed import embed
 
             embed(chosen.documents, chosen.rounds)
+        elif chosen.what == "ingest":
+            from jobs.bench.ingest import ingest
+
+            ingest(chosen.paths, chosen.executor, chosen.rounds)
         else:
             asked = Simulation(
                 num_documents=chosen.documents,
@@ -50,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     embed = measures.add_parser("embed", help="the embed step beside a bare SentenceTransformer.encode")
     embed.add_argument("--documents", type=int, default=512)
     embed.add_argument("--rounds", type=int, default=5)
+
+    ingest = measures.add_parser("ingest", help="survey and ingest of JSON lines beside json and encode_batch")
+    ingest.add_argument("paths", metavar="PATH", nargs="+")
+    ingest.add_argument("--executor", default="ray")
+    ingest.add_argument("--rounds", type=int, default=3)
 
     simulate = measures.add_parser("simulate", help="select, order and commit over a drawn corpus of N documents")
     simulate.add_argument("documents", metavar="N", type=_amount, help="100k, 1M, 100M")
