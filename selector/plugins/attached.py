@@ -15,9 +15,16 @@ import pyarrow.parquet as pq
 
 from selector import tables
 from selector.errors import CorpusError, PolicyError, did_you_mean
-from selector.plugins.options import ManifestPath, Option, TablePath, TextsPath, options_of, replaced
-
-KINDS = (TablePath, TextsPath)
+from selector.plugins.options import (
+    TABLE_KINDS,
+    ManifestPath,
+    Option,
+    TablePath,
+    TextsPath,
+    options_of,
+    replaced,
+    written,
+)
 
 _ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
@@ -27,21 +34,20 @@ def checksums(plugin: object, place: str) -> dict[str, str]:
 
     Raises PolicyError, naming `place` in the policy, for one that cannot be read or lacks a column.
     """
-    rows: dict[str, str] = {}
-    for option in options_of(plugin, *KINDS):
-        if option.value is not None:
-            data = _read(option, place)
-            rows[option.path] = "" if data is None else hashlib.sha256(data).hexdigest()
-            if data is not None:
-                _table(option, place, data)
-    return rows
+    by_path: dict[str, str] = {}
+    for option in written(plugin, TablePath, TextsPath):
+        data = _read(option, place)
+        by_path[option.path] = _checksum(data)
+        if data is not None:
+            _table(option, place, data)
+    return by_path
 
 
 def load(option: Option, place: str, checksum: str | None = None) -> pa.Table:
     """The rows of the table that an option names, in the types that it declares; none where an optional one is
     absent. Raises CorpusError where it is no longer what has this checksum."""
     data = _read(option, place) if option.value is not None else None
-    if checksum is not None and checksum != ("" if data is None else hashlib.sha256(data).hexdigest()):
+    if checksum is not None and checksum != _checksum(data):
         raise CorpusError(f"{place}.{option.path}: {option.value} changed during the run. Run the same command again.")
     return empty(option) if data is None else _table(option, place, data)
 
@@ -54,7 +60,7 @@ def empty(option: Option) -> pa.Table:
 def attach(plugin: object, loaded: Mapping[str, pa.Table]) -> Any:
     """The plug-in with the tables that its options name, by their paths; an absent optional one has no rows."""
     given: dict[str, Any] = {}
-    for option in options_of(plugin, TablePath, TextsPath, ManifestPath):
+    for option in options_of(plugin, *TABLE_KINDS):
         value = option.value if option.value is not None else option.kind("")
         given[option.path] = value.attached(loaded[option.path] if option.path in loaded else empty(option))
     return replaced(plugin, given)
@@ -105,6 +111,11 @@ def _ids(values: pa.ChunkedArray) -> pa.Array:
         return values.combine_chunks().cast(tables.DOC_ID)
     written = values.cast(pa.string()).to_pylist()
     return pa.array([None if value is None else bytes.fromhex(value) for value in written], tables.DOC_ID)
+
+
+def _checksum(data: bytes | None) -> str:
+    """The sha256 of a file's bytes; empty where an optional file is absent."""
+    return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
 def _read(option: Option, place: str) -> bytes | None:

@@ -114,7 +114,9 @@ def fields_of(plugin: object) -> tuple[dataclasses.Field[Any], ...]:
 
 
 P = TypeVar("P")
-KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, TextsPath, ManifestPath, TablePath)
+TABLE_KINDS: tuple[Any, ...] = (TablePath, TextsPath, ManifestPath)
+"""The kinds of options that name a table."""
+KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, *TABLE_KINDS)
 NO_COLUMNS = Columns()
 
 
@@ -137,9 +139,14 @@ def options_of(plugin: object, *kinds: Any) -> list[Option]:
     return [option for option in _walk(plugin, "") if option.kind in kinds]
 
 
+def written(plugin: object, *kinds: Any) -> list[Option]:
+    """Those of `options_of` that were not left out."""
+    return [option for option in options_of(plugin, *kinds) if option.value is not None]
+
+
 def named(plugin: object, *kinds: Any) -> tuple[str, ...]:
-    """The values of `options_of` that are there, each once."""
-    return tuple(dict.fromkeys(option.value for option in options_of(plugin, *kinds) if option.value is not None))
+    """What the options of these kinds name, each once."""
+    return tuple(dict.fromkeys(option.value for option in written(plugin, *kinds)))
 
 
 def columns_of(plugin: object, always: Sequence[str] = ("doc_id", "num_tokens")) -> tuple[str, ...]:

@@ -7,9 +7,8 @@ from selector.corpus.columns import column
 from selector.errors import CorpusError, PolicyError, did_you_mean
 from selector.models.encoder import most_tokens
 from selector.models.find import find_model
-from selector.plugins.catalogue import CORPUS, RULE_COLUMNS, Catalogue
-from selector.plugins.options import plugins_in
-from selector.policy.sections import CorpusPolicy, Plugins, Policy
+from selector.plugins.catalogue import RULE_COLUMNS, Catalogue
+from selector.policy.sections import CorpusPolicy, Policy
 from selector.policy.where import Rule
 
 _ROWS_TO_LOOK_AT = 100
@@ -17,33 +16,32 @@ _ROWS_TO_LOOK_AT = 100
 
 def check(
     policy: Policy,
-    plugins: Plugins,
     catalogue: Catalogue,
     rule: Rule | None,
     uris: Sequence[str],
     *,
+    corpus_columns: Mapping[str, str],
     needs_vectors: bool,
 ) -> None:
     """The model can be used, and the corpus has the columns that the policy names, and rows. Raises PolicyError or
-    CorpusError."""
+    CorpusError.
+
+    `corpus_columns` are the columns of the corpus that the rule and plug-ins read, each with the place that names it.
+    """
     if needs_vectors:
         _check_model(policy)
-    _check_corpus(policy, plugins, catalogue, rule, uris)
+    _check_corpus(policy, catalogue, rule, uris, corpus_columns)
 
 
 def _check_corpus(
-    policy: Policy, plugins: Plugins, catalogue: Catalogue, rule: Rule | None, uris: Sequence[str]
+    policy: Policy, catalogue: Catalogue, rule: Rule | None, uris: Sequence[str], corpus_columns: Mapping[str, str]
 ) -> None:
     wanted = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
         wanted[policy.corpus.key] = "corpus.key"
     if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
         wanted[policy.corpus.source] = "corpus.source"
-    for place, plugin in plugins.by_place().items():
-        for inner in plugins_in(plugin):
-            needs = [need.removeprefix(CORPUS) for need in inner.needs if need.startswith(CORPUS)]
-            wanted |= dict.fromkeys(needs, place)
-    wanted |= dict.fromkeys(rule.corpus_columns if rule else (), "select.where")
+    wanted |= corpus_columns
     if isinstance(policy.corpus.source, Mapping):
         _check_constants(policy.corpus.source, uris)
     rows_seen = False

@@ -23,16 +23,18 @@ from selector.order import Order
 from selector.plugins import attached, options
 from selector.plugins.catalogue import RATE, Catalogue, corpus_names, steps_of
 from selector.plugins.options import (
+    TABLE_KINDS,
     ManifestPath,
     ModelPath,
     Option,
     ScoreName,
     SignalName,
-    TablePath,
     TextsPath,
     joined,
+    named,
     options_of,
     replaced,
+    written,
 )
 from selector.policy import preflight
 from selector.policy.sections import Plugins, Policy
@@ -53,6 +55,7 @@ class Resolved:
     catalogue: Catalogue
     rule: Rule | None
     uris: tuple[str, ...]  # of the corpus files, sorted
+    columns: Mapping[str, tuple[Column, ...]]  # by a plug-in's place: what it reads, each under the name that it uses
     contents: Mapping[str, Mapping[str, str]]  # by a plug-in's place: digests of what its options name, by their paths
     tokenizer: Path
     tokenizer_sha256: str
@@ -77,37 +80,38 @@ class Resolved:
         """All that decides what the plug-in at a place of the policy says."""
         return plugins.identity(self.plugins.by_place()[place], self.contents[place])
 
-    def columns(self, place: str) -> tuple[Column, ...]:
-        """The columns that the plug-in at a place of the policy reads, each under the name that it uses."""
-        return columns_of(self.plugins.by_place()[place], self.catalogue, place)
-
     def attached(self, place: str) -> list[Option]:
         """The options of a plug-in that name tables."""
-        return options_of(self.plugins.by_place()[place], TablePath, TextsPath, ManifestPath)
+        return options_of(self.plugins.by_place()[place], *TABLE_KINDS)
+
+    def scores_used(self, *plugins: Selector | Order) -> tuple[Column, ...]:
+        """The scores without which these plug-ins can do nothing with a document, under their long names."""
+        names = sorted(name for plugin in plugins for name in named(plugin, ScoreName))
+        return tuple({column.name: column for column in (self.catalogue.find(name, "") for name in names)}.values())
+
+    @property
+    def rule_columns(self) -> tuple[Column, ...]:
+        """The columns that the rule reads, each under the name that it uses."""
+        return self.rule.columns if self.rule is not None else ()
 
     @functools.cached_property
-    def used(self) -> tuple[Column, ...]:
-        """The scores without which a document cannot be chosen or placed, under their long names."""
-        names = [
-            option.value
-            for plugin in (self.plugins.selector, self.plugins.order)
-            for option in options_of(plugin, ScoreName)
-            if option.value is not None
-        ]
-        columns = {self.catalogue.find(name, "").name: self.catalogue.find(name, "") for name in sorted(names)}
-        return tuple(columns.values())
+    def steps_read(self) -> frozenset[str]:
+        """The steps that write a column which a plug-in or the rule reads; clusters are made of vectors."""
+        read = [column for columns in self.columns.values() for column in columns]
+        steps = frozenset(steps_of([*read, *self.rule_columns]))
+        return steps | {"embed"} if "cluster" in steps else steps
 
     @functools.cached_property
     def manifest_columns(self) -> tuple[Column, ...]:
         """The scores that the manifest carries, each under the name of its column there."""
-        named = {name: score for name, score in self.policy.manifest if score is not None}
-        return tuple(replace(self.catalogue.score(_short(score)), name=name) for name, score in named.items())
+        carried = {name: score for name, score in self.policy.manifest if score is not None}
+        return tuple(replace(self.catalogue.find(score, ""), name=name) for name, score in carried.items())
 
     @functools.cached_property
-    def corpus_columns(self) -> tuple[str, ...]:
-        """The columns of the corpus that a rule or a plug-in names."""
-        read = [column for place in self.plugins.by_place() for column in self.columns(place)]
-        return corpus_names([*read, *(self.rule.columns if self.rule else ())])
+    def corpus_columns(self) -> dict[str, str]:
+        """The columns of the corpus that a plug-in or the rule reads, each with the policy's key that names it."""
+        by_place = {**self.columns, "select.where": self.rule_columns}
+        return {name: place for place, columns in by_place.items() for name in corpus_names(columns)}
 
     def encoder(self, device: Device) -> Encoder:
         """The encoder of the policy's model on a device."""
@@ -120,34 +124,32 @@ class Resolved:
     @functools.cached_property
     def needs_vectors(self) -> bool:
         """Whether anything that the policy lists reads vectors, clusters, or texts that are to be embedded."""
-        read = [column for place in self.plugins.by_place() for column in self.columns(place)]
-        read += self.rule.columns if self.rule else ()
-        is_embedded = any(
-            option.kind is TextsPath for place in self.plugins.by_place() for option in self.attached(place)
-        )
-        return is_embedded or bool({"embed", "cluster"} & set(steps_of(read)))
+        has_texts = any(options_of(plugin, TextsPath) for plugin in self.plugins.by_place().values())
+        return has_texts or "embed" in self.steps_read
 
 
 def resolve(policy: Policy) -> Resolved:
     """The policy made whole. Raises PolicyError or CorpusError for all that can be known to be wrong before any
     work."""
-    named = policy.plugins
-    catalogue = Catalogue.of(named.raters)
+    made = policy.plugins
+    catalogue = Catalogue.of(made.raters)
+    columns: dict[str, tuple[Column, ...]] = {}
     contents: dict[str, dict[str, str]] = {}
 
-    def whole(place: str, plugin: P) -> P:
-        for option in options_of(plugin, ScoreName, SignalName):
-            if option.value is not None:
-                catalogue.check_score(option.value, f"{place}.{option.path}")
-        columns_of(plugin, catalogue, place)
-        settled, contents[place] = _with_models(place, plugin)
+    def checked(place: str, plugin: P) -> P:
+        """The plug-in with the folders of its models; what it reads, and what its options name, is noted."""
+        for option in written(plugin, ScoreName, SignalName):
+            catalogue.check_score(option.value, f"{place}.{option.path}")
+        columns[place] = _columns_of(plugin, catalogue, place)
+        with_models, contents[place] = _with_models(place, plugin)
         contents[place] |= {**attached.checksums(plugin, place), **_manifests(plugin, place)}
-        return settled
+        return with_models
 
-    settled_plugins = Plugins(
-        raters=_in_turn({label: whole(f"rate.{label}", rater) for label, rater in named.raters.items()}, catalogue),
-        selector=whole("select.using", named.selector),
-        order=whole("order.using", named.order),
+    raters = {label: checked(f"rate.{label}", rater) for label, rater in made.raters.items()}
+    plugins_made_whole = Plugins(
+        raters=_by_what_they_read(raters, columns),
+        selector=checked("select.using", made.selector),
+        order=checked("order.using", made.order),
     )
     for key, name in policy.manifest:
         if name is not None:
@@ -157,20 +159,24 @@ def resolve(policy: Policy) -> Resolved:
     tokenizer = tokens.find_tokenizer(declared, find_model(policy.embed.model) if declared is None else None)
     resolved = Resolved(
         policy=policy,
-        plugins=settled_plugins,
+        plugins=plugins_made_whole,
         catalogue=catalogue,
         rule=rule,
         uris=tuple(files.expand(policy.corpus.paths)),
+        columns=columns,
         contents=contents,
         tokenizer=tokenizer,
         tokenizer_sha256=tokens.sha256_of(tokenizer),
     )
-    preflight.check(policy, settled_plugins, catalogue, rule, resolved.uris, needs_vectors=resolved.needs_vectors)
+    preflight.check(
+        policy, catalogue, rule, resolved.uris,
+        corpus_columns=resolved.corpus_columns, needs_vectors=resolved.needs_vectors,
+    )  # fmt: skip
     return resolved
 
 
-def columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Column, ...]:
-    """The columns that a plug-in and the plug-ins in it read, each under the name that it is asked by.
+def _columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Column, ...]:
+    """The columns that a plug-in and the plug-ins in it read, each under the name that it uses.
 
     Columns of attached tables that are keyed by doc_id are called `<option>.<column>`.
     """
@@ -189,23 +195,22 @@ def columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Column
     return tuple(columns)
 
 
-def _in_turn(raters: Mapping[str, Rater | Fit], catalogue: Catalogue) -> dict[str, Rater | Fit]:
+def _by_what_they_read(
+    raters: Mapping[str, Rater | Fit], columns: Mapping[str, tuple[Column, ...]]
+) -> dict[str, Rater | Fit]:
     """The raters, each after those whose scores it reads. Raises PolicyError where some wait for each other."""
-    reads = {
-        label: {column.step.removeprefix(RATE) for column in columns_of(rater, catalogue, f"rate.{label}")}
-        for label, rater in raters.items()
-    }
+    reads = {label: {column.step.removeprefix(RATE) for column in columns[f"rate.{label}"]} for label in raters}
     placed: dict[str, Rater | Fit] = {}
     while len(placed) < len(raters):
         waiting = {label: rater for label, rater in raters.items() if label not in placed}
         ready = {label: rater for label, rater in waiting.items() if not reads[label] & waiting.keys()}
         if not ready:
-            raise PolicyError(_waiting({label: reads[label] & waiting.keys() for label in waiting}))
+            raise PolicyError(_circle({label: reads[label] & waiting.keys() for label in waiting}))
         placed |= ready
     return placed
 
 
-def _waiting(reads: Mapping[str, set[str]]) -> str:
+def _circle(reads: Mapping[str, set[str]]) -> str:
     """What is wrong with raters of which each reads the scores of some others, or its own."""
     way = [next(iter(reads))]
     while way.count(way[-1]) == 1:
@@ -213,35 +218,29 @@ def _waiting(reads: Mapping[str, set[str]]) -> str:
     circle = way[way.index(way[-1]) :]
     if len(circle) == 2:
         return f"rate.{circle[0]} reads its own score. A score is there once its rater is done."
-    told = ", ".join(f"{label} reads a score of {other}" for label, other in itertools.pairwise(circle))
-    return f"rate: these raters wait for each other: {told}. One of them has to come first."
+    links = ", ".join(f"{label} reads a score of {other}" for label, other in itertools.pairwise(circle))
+    return f"rate: these raters wait for each other: {links}. One of them has to come first."
 
 
 def _with_models(place: str, plugin: P) -> tuple[P, dict[str, str]]:
     """The plug-in with the folders of the models that its options name, and their checksums by the options' paths."""
     folders: dict[str, Any] = {}
     sums: dict[str, str] = {}
-    for option in options_of(plugin, ModelPath):
-        if option.value is not None:
-            folder = find_model(option.value, f"{place}.{option.path}")
-            folders[option.path] = ModelPath(folder)
-            sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
+    for option in written(plugin, ModelPath):
+        folder = find_model(option.value, f"{place}.{option.path}")
+        folders[option.path] = ModelPath(folder)
+        sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
     return replaced(plugin, folders), sums
 
 
 def _manifests(plugin: Plugin, place: str) -> dict[str, str]:
     """The digests of the manifests that the plug-in's options name, by the options' paths."""
     digests: dict[str, str] = {}
-    for option in options_of(plugin, ManifestPath):
-        if option.value is not None:
-            try:
-                digests[option.path] = Manifest.open(str(option.value)).digest
-            except (NotFoundError, DamagedError) as error:
-                if isinstance(error, DamagedError) or not option.is_optional:
-                    raise PolicyError(f"{place}.{option.path}: {error}") from error
-                digests[option.path] = ""
+    for option in written(plugin, ManifestPath):
+        try:
+            digests[option.path] = Manifest.open(str(option.value)).digest
+        except (NotFoundError, DamagedError) as error:
+            if isinstance(error, DamagedError) or not option.is_optional:
+                raise PolicyError(f"{place}.{option.path}: {error}") from error
+            digests[option.path] = ""
     return digests
-
-
-def _short(score: str) -> str:
-    return score.removeprefix("score.")

@@ -11,7 +11,7 @@ from selector.corpus.joined import ATTACH, INGEST, LIVE, Reader
 from selector.engine.part import Task
 from selector.engine.step import Done
 from selector.engine.store import Store
-from selector.plugins.catalogue import steps_of
+from selector.plugins.catalogue import corpus_names, steps_of
 from selector.steps import columns as columns_step
 from selector.steps import dedup, survey
 from selector.steps.survey import Survey
@@ -71,9 +71,9 @@ class Gather:
     def identities(self, done: Done) -> list[Any]:
         """What decides the columns of each part: the artefacts, and of the corpus's own columns only those that are
         read."""
-        names = sorted({column.column for column in self.columns if column.step == "columns"})
+        names = corpus_names(self.columns)
         kinds = columns_step.types(done) if names else {}
-        told: list[Any] = []
+        identities: list[Any] = []
         for i, task in enumerate(self.tasks(done)):
             inputs: dict[str, Any] = dict(task.inputs)
             inputs.pop(INGEST, None)  # its texts are those of the documents that go on
@@ -81,5 +81,5 @@ class Gather:
                 seal = done["columns"].parts[i]
                 inputs.pop(TYPES)
                 inputs["columns"] = [[seal.tables[f"column.{name}"].sha256, str(kinds[name])] for name in names]
-            told.append(inputs)
-        return told
+            identities.append(inputs)
+        return identities

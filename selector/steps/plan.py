@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from selector import __version__
 from selector.corpus.columns import Column
@@ -11,7 +10,8 @@ from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
 from selector.models.encoder import Device, Encoder
 from selector.plugins.catalogue import KNOWN, RATE
-from selector.plugins.options import ScoreName, TextsPath, named
+from selector.plugins.options import TextsPath
+from selector.policy import Policy
 from selector.policy.resolve import Resolved
 from selector.rate import Fit, Rater
 from selector.steps.attach import Attach
@@ -49,44 +49,55 @@ LIBRARIES = (
 class Plan:
     """Every step that a policy may need; which of them run follows from who reads them."""
 
-    policy: Resolved
+    resolved: Resolved
     encoder: Encoder | None  # where anything is embedded
 
     @classmethod
-    def of(cls, policy: Resolved, device: Device) -> "Plan":
-        return cls(policy=policy, encoder=policy.encoder(device) if policy.needs_vectors else None)
+    def of(cls, resolved: Resolved, device: Device) -> "Plan":
+        """The steps of a policy, whose models run on this device."""
+        return cls(resolved=resolved, encoder=resolved.encoder(device) if resolved.needs_vectors else None)
+
+    @property
+    def policy(self) -> Policy:
+        """What the user wrote."""
+        return self.resolved.policy
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """The names of the steps that rate."""
+        return tuple(f"{RATE}{label}" for label in self.resolved.plugins.raters)
 
     @functools.cached_property
     def survey(self) -> Survey:
-        corpus = self.policy.policy.corpus
-        return Survey(rows_per_part=corpus.rows_per_part, uris=self.policy.uris, sources=self.policy.sources)
+        corpus = self.policy.corpus
+        return Survey(rows_per_part=corpus.rows_per_part, uris=self.resolved.uris, sources=self.resolved.sources)
 
     @functools.cached_property
     def ingest(self) -> Ingest:
-        corpus = self.policy.policy.corpus
+        corpus = self.policy.corpus
         return Ingest(
             survey=self.survey,
             text=corpus.text,
             key_column=corpus.key,
             source_column=corpus.source if isinstance(corpus.source, str) else None,
             max_document_bytes=corpus.max_document_bytes,
-            tokenizer=str(self.policy.tokenizer),
-            tokenizer_sha256=self.policy.tokenizer_sha256,
+            tokenizer=str(self.resolved.tokenizer),
+            tokenizer_sha256=self.resolved.tokenizer_sha256,
             keep_texts=corpus.keep_texts,
         )
 
     @functools.cached_property
     def columns(self) -> Columns:
-        most = self.policy.policy.corpus.max_document_bytes
-        return Columns(survey=self.survey, names=self.policy.corpus_columns, max_document_bytes=most)
+        most = self.policy.corpus.max_document_bytes
+        return Columns(survey=self.survey, names=tuple(sorted(self.resolved.corpus_columns)), max_document_bytes=most)
 
     @functools.cached_property
     def dedup(self) -> Dedup:
-        return Dedup(has_keys=self.policy.policy.corpus.key is not None)
+        return Dedup(has_keys=self.policy.corpus.key is not None)
 
     @functools.cached_property
     def embed(self) -> Embed | None:
-        corpus = self.policy.policy.corpus
+        corpus = self.policy.corpus
         if self.encoder is None:
             return None
         return Embed(
@@ -95,12 +106,12 @@ class Plan:
 
     @functools.cached_property
     def centroids(self) -> Centroids:
-        options = self.policy.policy.cluster
+        options = self.policy.cluster
         return Centroids(
             num_clusters=options.num_clusters,
             iterations=options.iterations,
             documents_per_cluster=options.documents_per_cluster,
-            seed=self.policy.policy.seed,
+            seed=self.policy.seed,
         )
 
     @functools.cached_property
@@ -111,12 +122,12 @@ class Plan:
     def attached(self) -> list[Attach]:
         """One step for each plug-in whose options name tables."""
         steps: list[Attach] = []
-        for place in self.policy.plugins.by_place():
-            options = tuple(self.policy.attached(place))
+        for place in self.resolved.plugins.by_place():
+            options = tuple(self.resolved.attached(place))
             if options:
                 is_embedded = any(option.kind is TextsPath for option in options)
                 paths = {option.path for option in options}
-                contents = {path: digest for path, digest in self.policy.contents[place].items() if path in paths}
+                contents = {path: digest for path, digest in self.resolved.contents[place].items() if path in paths}
                 encoder = self.encoder if is_embedded else None
                 steps.append(
                     Attach(name=f"{ATTACH}{place}", place=place, options=options, contents=contents, encoder=encoder)
@@ -126,12 +137,12 @@ class Plan:
     @functools.cached_property
     def ratings(self) -> list[Step]:
         """The raters, each after its fit and after those whose scores it reads."""
-        return [step for label, rater in self.policy.plugins.raters.items() for step in self._rating(label, rater)]
+        return [step for label, rater in self.resolved.plugins.raters.items() for step in self._rating(label, rater)]
 
     def _rating(self, label: str, rater: Rater | Fit) -> list[Step]:
         """The step of one rater, and before it that of its fit if it has one."""
         place = f"rate.{label}"
-        gather, identity = self._gather(self.policy.columns(place), place), self.policy.identity(place)
+        gather, identity = self._gather(self.resolved.columns[place], place), self.resolved.identity(place)
         rate = Rate(
             name=f"{RATE}{label}", reads=gather.reads, rater=rater, label=label, rater_identity=identity, gather=gather
         )
@@ -139,40 +150,36 @@ class Plan:
             return [rate]
         fit = FitStep(
             name=f"fit/{label}", reads=gather.reads, plugin=rater, label=label, plugin_identity=identity,
-            seed=self.policy.policy.seed, gather=gather,
+            seed=self.policy.seed, gather=gather,
         )  # fmt: skip
         return [fit, replace(rate, reads=(*rate.reads, fit.name))]
 
     @functools.cached_property
     def select(self) -> Select:
-        policy = self.policy
-        mine = policy.columns("select.using")
-        raters = tuple(f"{RATE}{label}" for label in policy.plugins.raters)
-        of_order = {policy.catalogue.find(name, "").name for name in named(policy.plugins.order, ScoreName)}
-        of_selector = {policy.catalogue.find(name, "").name for name in named(policy.plugins.selector, ScoreName)}
-        read = [*mine, *policy.used, *(policy.rule.columns if policy.rule else ())]
-        vectors = [step for step in ("embed", "cluster") if self.encoder is not None and self._is_read(step)]
-        losing = (*(["columns"] if policy.corpus_columns else []), *vectors, *raters)
-        later = (*policy.columns("order.using"), *self._told)
-        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), "select.using")
+        place, resolved, selector = "select.using", self.resolved, self.resolved.plugins.selector
+        columns, used = resolved.columns[place], resolved.scores_used(selector, resolved.plugins.order)
+        losing = (*(step for step in ("columns", "embed", "cluster") if step in resolved.steps_read), *self.raters)
+        read = (*columns, *used, *resolved.rule_columns)
+        later = (*resolved.columns["order.using"], *self._carried)
+        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), place)
         return Select(
             reads=gather.reads,
-            selector=policy.plugins.selector,
-            selector_identity=policy.identity("select.using"),
-            policy=policy.policy.select,
-            label=next(iter(policy.data["select"]["using"])),
-            options={name: value for name, value in policy.data["select"].items() if name != "using"},
-            seed=policy.policy.seed,
-            columns=mine,
+            selector=selector,
+            selector_identity=resolved.identity(place),
+            policy=self.policy.select,
+            label=self.policy.select.using.name,
+            options={name: value for name, value in resolved.data["select"].items() if name != "using"},
+            seed=self.policy.seed,
+            columns=columns,
             later=later,
-            order_scores=tuple(sorted(of_order - of_selector)),
+            order_scores=tuple(column.name for column in used if column not in resolved.scores_used(selector)),
             gather=gather,
             eligibility=Eligibility(
                 reader=gather.reader,
                 raters=losing,
-                used=policy.used,
-                rule=policy.rule,
-                missing=policy.policy.select.missing,
+                used=used,
+                rule=resolved.rule,
+                missing=self.policy.select.missing,
             ),
         )
 
@@ -182,36 +189,35 @@ class Plan:
         attach = self._attach(place)
         return OrderStep(
             reads=("select", *self.select.reads, *([attach] if attach else [])),
-            order=self.policy.plugins.order,
-            label=next(iter(self.policy.data["order"]["using"])),
-            order_identity=self.policy.identity(place),
-            seed=self.policy.policy.seed,
-            chosen=Chosen(select=self.select, columns=self.policy.columns(place)),
+            order=self.resolved.plugins.order,
+            label=self.policy.order.using.name,
+            order_identity=self.resolved.identity(place),
+            seed=self.policy.seed,
+            chosen=Chosen(select=self.select, columns=self.resolved.columns[place]),
             attach=attach,
         )
 
     @functools.cached_property
     def manifest(self) -> ManifestStep:
-        raters = tuple(f"{RATE}{label}" for label in self.policy.plugins.raters)
         return ManifestStep(
-            reads=("order", "select", *self.select.reads, *raters),
+            reads=("order", "select", *self.select.reads, *self.raters),
             survey=self.survey,
-            policy=self.policy.data,
+            policy=self.resolved.data,
             models={"embed": self.encoder.identity()} if self.encoder is not None else {},
-            plugins={place: self.policy.identity(place) for place in self.policy.plugins.by_place()},
+            plugins={place: self.resolved.identity(place) for place in self.resolved.plugins.by_place()},
             versions={"selector": __version__, **versions(LIBRARIES)},
-            chosen=Chosen(select=self.select, columns=self._told),
-            columns=self.policy.manifest_columns,
+            chosen=Chosen(select=self.select, columns=self._carried),
+            columns=self.resolved.manifest_columns,
         )
 
     @functools.cached_property
-    def _told(self) -> tuple[Column, ...]:
-        """What the manifest tells of a document beside what every step knows of it."""
-        cluster = ["cluster"] if self.encoder is not None and self._is_read("cluster") else []
-        return (*(KNOWN[name] for name in ("source", "file", "row", *cluster)), *self.policy.manifest_columns)
+    def _carried(self) -> tuple[Column, ...]:
+        """The columns of a document that the manifest carries, beside what every step knows of it."""
+        cluster = ["cluster"] if "cluster" in self.resolved.steps_read else []
+        return (*(KNOWN[name] for name in ("source", "file", "row", *cluster)), *self.resolved.manifest_columns)
 
     def _gather(self, columns: Sequence[Column], place: str) -> Gather:
-        corpus = self.policy.policy.corpus
+        corpus = self.policy.corpus
         return Gather(
             survey=self.survey,
             columns=tuple(columns),
@@ -220,14 +226,7 @@ class Plan:
         )
 
     def _attach(self, place: str) -> str | None:
-        return f"{ATTACH}{place}" if self.policy.attached(place) else None
-
-    def _is_read(self, step: str) -> bool:
-        """Whether any plug-in or the rule reads what a step writes; clusters are made of vectors."""
-        places = self.policy.plugins.by_place()
-        read: list[Any] = [column.step for place in places for column in self.policy.columns(place)]
-        read += [column.step for column in self.policy.rule.columns] if self.policy.rule else []
-        return step in read or (step == "embed" and "cluster" in read)
+        return f"{ATTACH}{place}" if self.resolved.attached(place) else None
 
 
 def _whose_quarantine_counts(steps: Sequence[str]) -> list[Column]:

@@ -26,20 +26,20 @@ _BYTES_PER_DOCUMENT = 1500  # of artefacts, embedding included
 class Run:
     """A policy's flow over a store."""
 
-    policy: Resolved
+    resolved: Resolved
     manifest: ManifestStep
     store: Store
     is_dry: bool
 
     @classmethod
-    def open(cls, policy: Resolved, flow: Sequence[Step], root: str, *, is_dry: bool = False) -> "Run":
+    def open(cls, resolved: Resolved, flow: Sequence[Step], root: str, *, is_dry: bool = False) -> "Run":
         """The run below a root. Raises UsageError for a root that it cannot use."""
         store = Store.open(root)
-        _check_root(policy.policy, policy.uris, store)
+        _check_root(resolved.policy, resolved.uris, store)
         if not is_dry:
             storage.check(store.storage)
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
-        return cls(policy=policy, manifest=manifest, store=store, is_dry=is_dry)
+        return cls(resolved=resolved, manifest=manifest, store=store, is_dry=is_dry)
 
     def after(self) -> Mapping[str, Callable[[Done], None]]:
         """What is done once the corpus is surveyed, and once its documents are known: the policy has to fit them."""
@@ -48,13 +48,13 @@ class Run:
     def _surveyed(self, done: Done) -> None:
         parts = survey.parts(done, self.manifest.survey)
         num_rows = sum(part.num_rows for part in parts)
-        _check_rows(self.policy, num_rows, survey.unreadable(done)["detail"].to_pylist())
+        _check_rows(self.resolved, num_rows, survey.unreadable(done)["detail"].to_pylist())
         plan = {
             "format_version": FORMAT_VERSION,
-            "policy": self.policy.data,
+            "policy": self.resolved.data,
             "files": survey.inventory(done).to_pylist(),
             "parts": fingerprint([[part.file, part.first_row, part.num_rows, part.source] for part in parts]),
-            "tokenizer": self.policy.tokenizer_sha256,
+            "tokenizer": self.resolved.tokenizer_sha256,
             "models": self.manifest.models,
             "plugins": self.manifest.plugins,
             "versions": self.manifest.versions,
@@ -68,7 +68,7 @@ class Run:
 
     def _kept_bytes(self, done: Done) -> int:
         """About how many bytes of text are to be stored: compressed, a third of what plain files hold."""
-        if not self.policy.policy.corpus.keep_texts:
+        if not self.resolved.policy.corpus.keep_texts:
             return 0
         files = survey.inventory(done)
         is_plain = np.array([form == "jsonl" for form in files["format"].to_pylist()])
@@ -77,7 +77,7 @@ class Run:
     def _deduplicated(self, done: Done) -> None:
         num_documents = done["dedup"].rows_out
         lost = {} if num_documents else account.lost_rows(done)
-        _check_documents(self.policy, num_documents, dedup.num_tokens(done), lost)
+        _check_documents(self.resolved, num_documents, dedup.num_tokens(done), lost)
 
     def finish(self, done: Done, runner: Runner) -> Manifest:
         """The committed manifest, once what lies beside it is written: the quarantine, the log, the list of
@@ -110,15 +110,15 @@ def _inside(store: Store, what: str) -> UsageError:
     )
 
 
-def _check_rows(policy: Resolved, num_rows: int, lost: Sequence[str]) -> None:
+def _check_rows(resolved: Resolved, num_rows: int, lost: Sequence[str]) -> None:
     """The budget and the clusters fit a corpus of so many rows; `lost` says which files cannot be read."""
     if not num_rows:
         reason = f" ({'; '.join(lost)})" if lost else ""
         raise CorpusError(
-            f"corpus.paths: there is no readable row in {', '.join(policy.policy.corpus.paths)}{reason}. "
+            f"corpus.paths: there is no readable row in {', '.join(resolved.policy.corpus.paths)}{reason}. "
             "Give files with rows."
         )
-    _check_documents(policy, num_rows, None)
+    _check_documents(resolved, num_rows, None)
 
 
 def _check_space(store: Store, num_rows: int, num_text_bytes: int) -> None:
@@ -132,17 +132,17 @@ def _check_space(store: Store, num_rows: int, num_text_bytes: int) -> None:
 
 
 def _check_documents(
-    policy: Resolved, num_documents: int, num_tokens: int | None, lost: Mapping[str, int] | None = None
+    resolved: Resolved, num_documents: int, num_tokens: int | None, lost: Mapping[str, int] | None = None
 ) -> None:
     """The budget and the clusters fit so many documents and tokens; `lost` counts bad rows by reason."""
     if not num_documents:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((lost or {}).items()))
-        what = f"no row of {', '.join(policy.policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
+        what = f"no row of {', '.join(resolved.policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
         raise CorpusError(
             f"corpus.paths: {what}. Give files with rows, and in corpus.text the column that holds the text."
         )
-    budget, num_clusters = policy.policy.select.budget, policy.policy.cluster.num_clusters
-    wanted_clusters = num_clusters if num_clusters != "auto" and policy.needs_vectors else None
+    budget, num_clusters = resolved.policy.select.budget, resolved.policy.cluster.num_clusters
+    wanted_clusters = num_clusters if num_clusters != "auto" and "cluster" in resolved.steps_read else None
     for unit, wanted, available in (
         ("select.budget.documents", budget.documents, num_documents),
         ("select.budget.tokens", budget.tokens, num_tokens),

@@ -35,7 +35,7 @@ from selector.plugins import (
 )
 from selector.plugins.catalogue import CORPUS
 from selector.plugins.catalogue import SCORE as SCORES
-from selector.plugins.options import arrow_type, columns_of, hints_of, joined, kind_of
+from selector.plugins.options import TABLE_KINDS, arrow_type, columns_of, hints_of, joined, kind_of
 from selector.plugins.pool import Rows
 from selector.testing._awkward import AWKWARD
 from selector.testing._law import corpus_values
@@ -149,8 +149,10 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
 
 def attached(plugin: Any) -> Any:
     """The plug-in with a made table wherever an option names a table; an empty one where it was left out."""
-    asked = options_of(plugin, TablePath, TextsPath, ManifestPath)
-    return replaced(plugin, {option.path: _path(option).attached(table_of(option)) for option in asked})
+    tables_named = {
+        option.path: _path(option).attached(table_of(option)) for option in options_of(plugin, *TABLE_KINDS)
+    }
+    return replaced(plugin, tables_named)
 
 
 def table_of(option: Option) -> pa.Table:
