@@ -5,10 +5,8 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 
-from selector.corpus.formats import endings, format_of, version_of
+from selector.corpus.formats import endings, format_of
 from selector.errors import CorpusError, without_secrets
-
-__all__ = ["constant_source", "expand", "format_of", "version_of"]
 
 
 def expand(paths: Sequence[str]) -> list[str]:

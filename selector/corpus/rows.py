@@ -15,6 +15,9 @@ import pyarrow as pa
 from selector.corpus import formats
 from selector.errors import CorpusError
 
+CACHE_BYTES = 256 << 20
+"""Of decoded tables, for one reader."""
+
 
 class Rows:
     """The rows of the corpus whose files are listed in a table of `tables.FILES`. For one thread at a time.
@@ -22,14 +25,13 @@ class Rows:
     Safe to fork and to pickle: what was unpacked or decoded stays behind.
     """
 
-    def __init__(self, files: pa.Table, cache_bytes: int = 256 << 20) -> None:
+    def __init__(self, files: pa.Table) -> None:
         self._files = files
-        self._cache_bytes = cache_bytes
-        self._cache = formats.Cache(cache_bytes)
+        self._cache = formats.Cache(CACHE_BYTES)
         self._opened: dict[int, formats.ReadAt] = {}
 
-    def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table, int]]:
-        return Rows, (self._files, self._cache_bytes)
+    def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table]]:
+        return Rows, (self._files,)
 
     def read(self, files: npt.ArrayLike, rows: npt.ArrayLike, columns: Sequence[str]) -> list[dict[str, Any]]:
         """One dict for each pair (index of a file, row number), in the order asked for; shape (n,) each.

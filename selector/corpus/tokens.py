@@ -88,11 +88,6 @@ class TokenCounter:
             return None
         return mark, token
 
-    @property
-    def num_known(self) -> int:
-        """How many pieces are remembered: at most twice KNOWN_PIECES."""
-        return len(self._known) + len(self._known_before)
-
     def count(self, texts: Sequence[str]) -> Ints:
         """Tokens of each text, special ones not counted."""
         if self._cuts is None:

@@ -107,12 +107,12 @@ class Catalogue:
             meaning=score.meaning,
         )
 
-    def check_score(self, name: str, where: str, *, is_label: bool = False) -> Column:
+    def check_score(self, name: str, where: str) -> Column:
         """The column of a score that an option names. Raises PolicyError if no rater gives it, or gives words."""
         short = name.removeprefix(SCORE)
         if short not in self.scores:
             raise PolicyError(f"{where}: no rater gives the score {name!r}. {did_you_mean(name, self.scores)}")
-        if self.scores[short].meaning == "label" and not is_label:
+        if self.scores[short].meaning == "label":
             raise PolicyError(f"{where}: {name!r} is a label, a word for each document. Name a score that is a number.")
         return self.score(short)
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from selector import tables
 from selector.errors import SelectorError
-from selector.exact import Ints
 from selector.exact.spend import ANY, Budget
 from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
 from selector.plugins.pool import Pool, Shard
@@ -23,31 +22,27 @@ from selector.select._contract import Decisions, Selector
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What the verdicts on some documents come to, by group; those of shards add up."""
+    """What the verdicts on some documents come to; those of shards add up."""
 
-    kept: int
-    tokens: int
-    spent: Ints  # (groups,)
-    largest_kept: int
-    smallest_left: Ints  # (groups,), of the documents that were left out; ANY: there is none
-    largest_left: Ints  # (groups,), -1: there is none
+    kept: int = 0
+    tokens: int = 0
+    spent: int = 0
+    largest_kept: int = 0
+    smallest_left: int = ANY  # of the documents that were left out; ANY: there is none
+    largest_left: int = -1  # -1: there is none
 
     @classmethod
-    def of(cls, budget: Budget, batch: pa.RecordBatch, verdict: pa.RecordBatch, group: Ints, groups: int) -> "Totals":
+    def of(cls, budget: Budget, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> "Totals":
         """The totals of one shard. A document that is to be seen several times spends as often."""
         kept = verdict["kept"].to_numpy(zero_copy_only=False)
         sizes, visits = budget.sizes(batch), verdict["visits"].to_numpy().astype(np.int64)
-        spent, smallest, largest = np.zeros(groups, np.int64), np.full(groups, ANY), np.full(groups, -1)
-        np.add.at(spent, group[kept], (sizes * visits)[kept])
-        np.minimum.at(smallest, group[~kept], sizes[~kept])
-        np.maximum.at(largest, group[~kept], sizes[~kept])
         return cls(
             kept=int(kept.sum()),
             tokens=int((batch["num_tokens"].to_numpy().astype(np.int64) * visits)[kept].sum()),
-            spent=spent,
+            spent=int((sizes * visits)[kept].sum()),
             largest_kept=int(sizes[kept].max(initial=0)),
-            smallest_left=smallest,
-            largest_left=largest,
+            smallest_left=int(sizes[~kept].min(initial=ANY)),
+            largest_left=int(sizes[~kept].max(initial=-1)),
         )
 
     def __add__(self, other: "Totals") -> "Totals":
@@ -56,25 +51,20 @@ class Totals:
             tokens=self.tokens + other.tokens,
             spent=self.spent + other.spent,
             largest_kept=max(self.largest_kept, other.largest_kept),
-            smallest_left=np.minimum(self.smallest_left, other.smallest_left),
-            largest_left=np.maximum(self.largest_left, other.largest_left),
+            smallest_left=min(self.smallest_left, other.smallest_left),
+            largest_left=max(self.largest_left, other.largest_left),
         )
 
 
 class Checker:
     """Takes the verdicts shard by shard, and raises SelectorError where they break the contract.
 
-    `name` is what the policy calls the selector. `ceilings` are what groups may get at most; then every shard comes
-    with the groups of its documents.
+    `name` is what the policy calls the selector.
     """
 
-    def __init__(self, name: str, selector: Selector, budget: Budget, ceilings: Ints | None = None) -> None:
+    def __init__(self, name: str, selector: Selector, budget: Budget) -> None:
         self.name, self.selector, self.budget, self.fills_budget = name, selector, budget, selector.fills_budget
-        self.ceilings = np.array([ANY]) if ceilings is None else ceilings
-        none = np.zeros(len(self.ceilings), np.int64)
-        self.totals = Totals(
-            kept=0, tokens=0, spent=none, largest_kept=0, smallest_left=none + ANY, largest_left=none - 1
-        )
+        self.totals = Totals()
 
     def select(self, pool: Pool, seed: int) -> Decisions:
         """What the selector decides about a pool."""
@@ -95,21 +85,13 @@ class Checker:
             raise fault("selector", self.name, self.selector, problem)
         return verdict
 
-    def totals_of(self, batch: pa.RecordBatch, verdict: pa.RecordBatch, group: Ints | None = None) -> Totals:
+    def totals_of(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> Totals:
         """What a verdict comes to; `batch` has num_tokens."""
-        group = np.zeros(batch.num_rows, np.int64) if group is None else group
-        return Totals.of(self.budget, batch, verdict, group, len(self.ceilings))
+        return Totals.of(self.budget, batch, verdict)
 
     def add(self, totals: Totals) -> None:
         """Adds what the verdict on a shard comes to."""
         self.totals += totals
-
-    def batch(self, batch: pa.RecordBatch, verdict: Any, group: Ints | None = None) -> None:
-        """Checks and adds the verdict on one shard, of which `batch` has num_tokens."""
-        problem = _problem(batch.num_rows, verdict)
-        if problem:
-            raise fault("selector", self.name, self.selector, problem)
-        self.add(self.totals_of(batch, verdict, group))
 
     def shards(self, decisions: Decisions, pool: Pool) -> Sequence[tuple[Shard, Shard]]:
         """The shards about which the selector decides, each beside that of its pool."""
@@ -135,7 +117,7 @@ class Checker:
         problem = self._of_budget()
         if problem:
             raise fault("selector", self.name, self.selector, problem)
-        return int(self.totals.spent.sum())
+        return self.totals.spent
 
     def why_unspent(self, num_documents: int) -> str:
         """Why budget is left, of a pool of so many documents."""
@@ -145,32 +127,22 @@ class Checker:
 
     def _of_budget(self) -> str | None:
         totals, budget = self.totals, self.budget
-        spent = int(totals.spent.sum())
-        told = f"kept {totals.kept:,} documents with {totals.tokens:,} tokens"
-        told = f"{told}, and the budget is {budget.amount:,} {budget.unit}"
-        left = budget.amount - spent
+        spending = f"kept {totals.kept:,} documents with {totals.tokens:,} tokens"
+        spending = f"{spending}, and the budget is {budget.amount:,} {budget.unit}"
+        left = budget.amount - totals.spent
         if left < 0 and not (budget.overshoot == "cross" and left + totals.largest_kept > 0):
-            return told
-        over = np.flatnonzero(totals.spent > self.ceilings)
-        if len(over):
-            group = int(over[0])
-            return (
-                f"spent {totals.spent[group]:,} {budget.unit} on group {group}, which may get {self.ceilings[group]:,}"
-            )
+            return spending
         if left > 0 and self.fills_budget and self._fits(left):
-            return f"{told}; it left out documents that would have fitted"
+            return f"{spending}; it left out documents that would have fitted"
         return None
 
     def _fits(self, left: int) -> bool:
         """Whether a document was left out that the rest of the budget would have paid for in its turn."""
-        totals, rooms = self.totals, self.ceilings - self.totals.spent
-        waits = (totals.largest_left >= 0) & (self.ceilings > 0)
+        smallest, largest = self.totals.smallest_left, self.totals.largest_left
+        is_left_out = largest >= 0
         if self.budget.overshoot == "fill":
-            return bool((waits & (totals.smallest_left <= np.minimum(rooms, left))).any())
-        waits &= totals.largest_left <= rooms  # a group may have ended before a document that is too large for it
-        if self.budget.overshoot == "cross":
-            return bool(waits.any())
-        return bool(waits.any() and totals.largest_left[self.ceilings > 0].max() <= left)
+            return is_left_out and smallest <= left
+        return is_left_out and (self.budget.overshoot == "cross" or largest <= left)
 
 
 def _wrong_decisions(decisions: Any, pool: Pool) -> str | None:

@@ -113,7 +113,8 @@ class Ranked(Selector):
         return apportion(budget.amount, sizes, sizes)
 
     def ceilings(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints | None:
-        """What each group gets at most, of what other quotas leave too; 0: nothing at all. None: there is no limit."""
+        """What each group gets at most, of what other quotas leave too; 0: nothing at all. None: there is no limit.
+        If that may leave budget over, `fills_budget` is False."""
         return None
 
     def strata(self, batch: pa.RecordBatch, summary: Any) -> Ints:

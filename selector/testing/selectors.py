@@ -72,7 +72,7 @@ def law_the_budget_is_kept_and_spent(selector: Selector, table: pa.Table, budget
         full.fills_budget = True
         for batch, said in pairs:
             may = pa.array(~np.isin(np.array(said["reason"].to_pylist(), object), list(never)))
-            full.batch(batch.filter(may), said.filter(may))
+            full.add(full.totals_of(batch.filter(may), said.filter(may)))
         with asserting("it ends early, and the budget is the reason that it gives"):
             full.end()
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from conftest import MemoryStorage
 from selector import tables
 from selector.corpus import files, formats
+from selector.corpus import rows as rows_module
 from selector.corpus.rows import Rows
 from selector.engine.part import Part
 from selector.engine.store import Store
@@ -53,7 +55,8 @@ def part_of(path: Path, form: formats.Format, cut: formats.Range) -> Part:
 
 def reader_of(path: Path, form: formats.Format, cache_bytes: int) -> Rows:
     file = {"uri": str(path), "format": form.name, "size": path.stat().st_size}
-    return Rows(pa.Table.from_pylist([file], tables.FILES), cache_bytes)
+    with patch.object(rows_module, "CACHE_BYTES", cache_bytes):
+        return Rows(pa.Table.from_pylist([file], tables.FILES))
 
 
 def assert_all_verbs_agree(form: formats.Format, path: Path, documents: Documents, data: st.DataObject) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector import tables
+from selector.corpus import rows
 from selector.corpus.formats import _lines
 from selector.corpus.render import NoText, columns, render
 from selector.corpus.rows import Rows
@@ -156,7 +157,8 @@ def test_a_row_group_is_decoded_at_most_twice(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(pq, "ParquetFile", Counting)
     for cache_bytes, expected in ((10**6, [3, 0, 1]), (0, [3, 0, 1, 3, 0])):
-        reader = Rows(files, cache_bytes=cache_bytes)
+        monkeypatch.setattr(rows, "CACHE_BYTES", cache_bytes)
+        reader = Rows(files)
         for row in (10, 0, 5, 9, 1, 3, 10, 0, 4):
             assert reader.read([0], [row], ["text", "key", "chat"]) == [DOCUMENTS[row]]
         assert decoded == expected

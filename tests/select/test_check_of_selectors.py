@@ -45,7 +45,7 @@ def check(
     """What was spent on shards of (num_tokens, kept)."""
     checker = Checker("mine", selector or Tried(), budget)
     for num_tokens, kept in shards:
-        checker.batch(shard(num_tokens), verdict(kept, **columns))
+        checker.add(checker.totals_of(shard(num_tokens), verdict(kept, **columns)))
     return checker.end()
 
 
@@ -95,20 +95,6 @@ def test_a_document_that_is_seen_several_times_spends_as_often() -> None:
         check(TOKENS, ([10], [1]), visits=np.array([4], np.uint16))
 
 
-def test_no_group_gets_more_than_its_ceiling() -> None:
-    def with_ceilings(kept: list[int], *ceilings: int) -> int:
-        checker = Checker("mine", Tried(), TOKENS, np.array(ceilings))
-        checker.batch(shard([10, 10, 10]), verdict(kept), np.array([0, 0, 1]))
-        return checker.end()
-
-    assert with_ceilings([1, 0, 1], 15, 30) == 20, "the first group ended before its ceiling"
-    assert with_ceilings([1, 1, 0], 30, 0) == 20, "the second one gets nothing"
-    with pytest.raises(SelectorError, match="spent 20 tokens on group 0, which may get 15"):
-        with_ceilings([1, 1, 1], 15, 30)
-    with pytest.raises(SelectorError, match="left out documents that would have fitted"):
-        with_ceilings([1, 0, 1], 20, 30)
-
-
 WRONG: list[tuple[Any, str]] = [
     (None, r"answered with a NoneType instead of a pyarrow\.RecordBatch of `tables\.VERDICTS`"),
     (verdict([1]), "answered with 1 verdicts for 2 documents"),
@@ -134,5 +120,6 @@ WRONG: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("answer", "problem"), WRONG)
 def test_an_answer_that_is_no_verdict_is_refused_in_words(answer: Any, problem: str) -> None:
+    decisions = Decisions(decide=lambda _: answer, columns=("num_tokens",))
     with pytest.raises(SelectorError, match=f"The selector 'mine' {problem}|The selector 'mine' .*{problem}"):
-        Checker("mine", Tried(), TOKENS).batch(shard([10, 10]), answer)
+        Checker("mine", Tried(), TOKENS).verdict(decisions, shard([10, 10]))
