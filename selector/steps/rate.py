@@ -47,25 +47,23 @@ class Rate(Map):
         ]
 
     def prepare(self, task: Task, store: Store) -> None:
-        if "rater" in self._held:
-            return
         rater = self.rater
         if self.gather.attach is not None:
             rater = attached.attach(rater, attach.read(store, task.inputs[self.gather.attach]))
         if isinstance(rater, Fit):
             rater = rater_of(self.label, rater, store.read(task.inputs["fit"], "fit"))
         rater.prepare()
-        self._held["rater"] = rater
+        self._prepared["rater"] = rater
 
     @functools.cached_property
-    def _held(self) -> dict[str, Rater]:
-        """The rater as it was prepared in this process."""
+    def _prepared(self) -> dict[str, Rater]:
+        """Where `prepare` leaves the rater: the step itself is frozen."""
         return {}
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        self.prepare(task, store)
         declared = self.rater if isinstance(self.rater, Fit) else None
-        return {"ratings": ratings_table(self._held["rater"], self.label, self.batch(task, store), declared=declared)}
+        rater = self._prepared["rater"]
+        return {"ratings": ratings_table(rater, self.label, self.batch(task, store), declared=declared)}
 
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""
