@@ -7,12 +7,16 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from conftest import text_of, write_jsonl
 from selector import failpoint
@@ -71,6 +75,16 @@ def policy_of(corpus: Path, model: Path, /, **sections: Any) -> dict[str, Any]:
         "manifest": {"difficulty": "readability", "quality": "prototypicality"},
         **sections,
     }
+
+
+@contextmanager
+def importable(folder: Path, name: str, source: str) -> Generator[str]:
+    """A module of this name, which can be imported meanwhile."""
+    (folder / f"{name}.py").write_text(source, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield name
+    sys.modules.pop(name, None)
 
 
 @dataclass(frozen=True, kw_only=True)

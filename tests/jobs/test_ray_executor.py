@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import ray as _ray
 
+from cluster import cluster as cluster
 from jobs.executor import RayExecutor
 from selector.engine.executor import Executor
 from selector.engine.local import LocalExecutor
@@ -32,7 +33,6 @@ from selector.errors import CorpusError, DamagedError, SelectorError, Unreachabl
 pytestmark = pytest.mark.slow
 
 ray: Any = _ray
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +166,6 @@ def tasks_of(step: Map, num_parts: int, num_rows: int = 4) -> list[Task]:
         )
         for index in range(num_parts)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for all tests of this file, which the executors in it find and leave as it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]))
-        with RayExecutor():
-            yield
-    assert not ray.is_initialized()
 
 
 @pytest.fixture

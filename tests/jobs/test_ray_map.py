@@ -17,6 +17,7 @@ import pytest
 import ray as _ray
 
 import works
+from cluster import cluster as cluster
 from jobs.executor import RayExecutor
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Resources, Task
@@ -27,21 +28,9 @@ from selector.errors import DamagedError, SelectorError
 pytestmark = pytest.mark.slow
 
 ray: Any = _ray
-HERE = Path(__file__).parent
 
 _models: list[Any] = []
 """Weak references to the models that were loaded in this process."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Generator[None]:
-    """One Ray for all tests of this file, which the executors in it find and leave as it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]))
-        with RayExecutor():
-            yield
-    assert not ray.is_initialized()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import runs
 from command import selector, with_value, write_policy
 from conftest import write_jsonl
-from runs import Noting, policy_of, run, uncached, write_corpus
+from runs import Noting, importable, policy_of, run, uncached, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.step import Map
 from selector.engine.store import Store
@@ -140,13 +139,8 @@ NUM_DOCUMENTS = 110
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The module of these plug-ins."""
-    name = "trials_of_tables"
-    folder = tmp_path_factory.mktemp("trials")
-    (folder / f"{name}.py").write_text(TRIALS, "utf-8")
-    sys.path.insert(0, str(folder))
-    yield name
-    sys.path.remove(str(folder))
-    sys.modules.pop(name, None)
+    with importable(tmp_path_factory.mktemp("trials"), "trials_of_tables", TRIALS) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

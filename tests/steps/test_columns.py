@@ -3,7 +3,6 @@ only itself."""
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -19,7 +18,7 @@ import pytest
 import runs
 from command import selector, write_policy
 from conftest import text_of, write_jsonl
-from runs import Noting, policy_of, run, uncached, write_corpus
+from runs import Noting, importable, policy_of, run, uncached, write_corpus
 from selector.errors import PolicyError
 from selector.manifest import Manifest
 from selector.pipeline import Outcome
@@ -109,13 +108,8 @@ class Graded(Order):
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The module of these plug-ins."""
-    name = "trials_of_columns"
-    folder = tmp_path_factory.mktemp("trials")
-    (folder / f"{name}.py").write_text(TRIALS, "utf-8")
-    sys.path.insert(0, str(folder))
-    yield name
-    sys.path.remove(str(folder))
-    sys.modules.pop(name, None)
+    with importable(tmp_path_factory.mktemp("trials"), "trials_of_columns", TRIALS) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every law of selectors has a selector that breaks it, and that breaks no other law."""
 
+import abc
 import functools
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -42,12 +43,6 @@ def test_every_selector_keeps_the_laws(name: str) -> None:
 # ---------------------------------------------------------------- selectors that break a law
 
 
-def changed(verdict: pa.RecordBatch, **columns: Any) -> pa.RecordBatch:
-    """The verdict with other columns."""
-    arrays = [columns.get(name, verdict[name]) for name in verdict.schema.names]
-    return pa.RecordBatch.from_arrays(arrays, schema=verdict.schema)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Ranked):
     """What a broken selector breaks: a random choice that what it knows of the whole pool decides."""
@@ -64,30 +59,37 @@ class Plain(Selector):
         return Drawn().select(pool, budget, seed)
 
 
+class WithOtherVerdicts(Plain, abc.ABC):
+    """The same, with something else in its verdicts."""
+
+    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
+        decisions = super().select(pool, budget, seed)
+        return replace(decisions, decide=functools.partial(self.decide, decisions.decide))
+
+    def decide(self, decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
+        verdict, columns = decide(batch), self.columns(batch, decide(batch))
+        arrays = [columns.get(name, verdict[name]) for name in verdict.schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=verdict.schema)
+
+    @abc.abstractmethod
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        """The columns that are others."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class LosesADocument(Plain):
+class LosesADocument(WithOtherVerdicts):
     """One verdict less than there are documents."""
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        decisions = super().select(pool, budget, seed)
-        return replace(decisions, decide=functools.partial(_all_but_one, decisions.decide))
-
-
-def _all_but_one(decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-    return decide(batch).slice(1)
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {name: verdict[name].slice(1) for name in verdict.schema.names}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeavesANull(Plain):
+class LeavesANull(WithOtherVerdicts):
     """Does not say how often a document is to be seen."""
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        decisions = super().select(pool, budget, seed)
-        return replace(decisions, decide=functools.partial(_without_visits, decisions.decide))
-
-
-def _without_visits(decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-    return changed(decide(batch), visits=pa.nulls(batch.num_rows, pa.uint16()))
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"visits": pa.nulls(batch.num_rows, pa.uint16())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +125,11 @@ class LooksAtBorders(Drawn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LooksAtItsBatch(Plain):
+class LooksAtItsBatch(WithOtherVerdicts):
     """Says of every document how many others it was asked about with it."""
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        decisions = super().select(pool, budget, seed)
-        return replace(decisions, decide=functools.partial(_with_value, decisions.decide))
-
-
-def _with_value(decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-    return changed(decide(batch), value=pa.array(np.full(batch.num_rows, float(batch.num_rows))))
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        return {"value": pa.array(np.full(batch.num_rows, float(batch.num_rows)))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,32 +191,21 @@ class ReadsWhatItDidNotName(Drawn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HasWrongChances(Plain):
+class HasWrongChances(WithOtherVerdicts):
     """Says that every document had half the chance that it had."""
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        decisions = super().select(pool, budget, seed)
-        return replace(decisions, decide=functools.partial(_halved, decisions.decide))
-
-
-def _halved(decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-    verdict = decide(batch)
-    chances = verdict["inclusion_probability"].to_numpy(zero_copy_only=False) / 2
-    return changed(verdict, inclusion_probability=pa.array(chances, pa.float32()))
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        chances = verdict["inclusion_probability"].to_numpy(zero_copy_only=False) / 2
+        return {"inclusion_probability": pa.array(chances, pa.float32())}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HasAReasonForEach(Plain):
+class HasAReasonForEach(WithOtherVerdicts):
     """Says of every document which one it is."""
 
-    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        decisions = super().select(pool, budget, seed)
-        return replace(decisions, decide=functools.partial(_with_reasons, decisions.decide))
-
-
-def _with_reasons(decide: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
-    said = [("it is {id}", {"id": doc_id.hex()}) for doc_id in batch["doc_id"].to_pylist()]
-    return changed(decide(batch), **reasons(np.arange(batch.num_rows), said))
+    def columns(self, batch: pa.RecordBatch, verdict: pa.RecordBatch) -> dict[str, pa.Array]:
+        named = [("it is {id}", {"id": doc_id.hex()}) for doc_id in batch["doc_id"].to_pylist()]
+        return reasons(np.arange(batch.num_rows), named)
 
 
 @dataclass(frozen=True, kw_only=True)
