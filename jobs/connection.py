@@ -21,6 +21,7 @@ import ray as _ray
 from ray import exceptions
 
 from selector.engine.local import LocalExecutor
+from selector.engine.supervise import sentence
 from selector.errors import UnreachableError
 
 ray: Any = _ray  # whose own types are partly unknown
@@ -67,7 +68,7 @@ def join(undo: contextlib.ExitStack, address: str) -> None:
         with _environment(RAY_gcs_server_port_wait_time_s="1"):
             _connect(undo, address=address)
     except _INIT_ERRORS as error:
-        raise UnreachableError(f"No Ray cluster answers at {address!r}: {_ended(cause(error))} {cure}") from error
+        raise UnreachableError(f"No Ray cluster answers at {address!r}: {sentence(cause(error))} {cure}") from error
 
 
 def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
@@ -106,7 +107,3 @@ def cause(error: BaseException) -> str:
     """The telling line of what is often a page: the last one that names an error, else the first."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in reversed(lines) if re.match(r"\w+(Error|Exception):", line)), lines[0])[:300]
-
-
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."

@@ -35,18 +35,13 @@ def demo(
     _: Verbose = False,
 ) -> None:
     """Run the whole flow on the documentation that comes with your own Python."""
-    from selector.cli import report
     from selector.cli.demo import prepare
     from selector.policy import Policy
 
-    policy_file = prepare(folder, documents)
+    policy_file, root = prepare(folder, documents), str(folder / "runs")
     with _only_our_output():
-        outcome = _run(Policy.load(policy_file), str(folder / "runs"), _executor(executor))
-    if json:
-        print_json(report.as_json(outcome))
-    else:
-        report.print_outcome(outcome, policy_file, str(folder / "runs"))
-    _exit(outcome.num_quarantined)
+        outcome = _run(Policy.load(policy_file), root, _executor(executor))
+    _end(outcome, policy_file, root, json)
 
 
 @app.command()
@@ -103,17 +98,12 @@ def run(
     _: Verbose = False,
 ) -> None:
     """Make the manifest of a policy, or finish it, or find it finished."""
-    from selector.cli import report
     from selector.policy import Policy
 
     with _only_our_output():
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         outcome = _run(Policy.load(policy, set_ or ()), root, chosen)
-    if json:
-        print_json(report.as_json(outcome))
-    else:
-        report.print_outcome(outcome, policy, root)
-    _exit(outcome.num_quarantined)
+    _end(outcome, policy, root, json)
 
 
 def _only_our_output() -> AbstractContextManager[Any]:
@@ -134,8 +124,15 @@ def _run(policy: Any, root: str, executor: Any) -> Any:
         return pipeline.build(policy, root=root, executor=executor, progress=watch)
 
 
-def _exit(num_quarantined: int) -> None:
-    if num_quarantined:
-        rows = "1 row is" if num_quarantined == 1 else f"{num_quarantined} rows are"
+def _end(outcome: Any, policy_file: Path, root: str, as_json: bool) -> None:
+    """Shows a finished run; exits with 3 where rows are in quarantine."""
+    from selector.cli import report
+
+    if as_json:
+        print_json(report.as_json(outcome))
+    else:
+        report.print_outcome(outcome, policy_file, root)
+    if outcome.num_quarantined:
+        rows = "1 row is" if outcome.num_quarantined == 1 else f"{outcome.num_quarantined} rows are"
         print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)
         raise typer.Exit(QUARANTINED)
