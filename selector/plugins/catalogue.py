@@ -16,7 +16,7 @@ from selector.corpus.columns import Column
 from selector.errors import PolicyError, did_you_mean
 
 SCORE, CORPUS = "score.", "corpus."
-"""The prefixes of long names: what a rater says, and what a row of the corpus holds."""
+"""The prefixes of long names: of a rater's scores, and of the columns that a row of the corpus has."""
 
 RATE = "rate/"
 """Begins the names of the steps that store ratings."""
@@ -82,9 +82,8 @@ class Catalogue:
         return cls(scores=scores)
 
     def find(self, name: str, where: str) -> Column:
-        """The column of this name, long or short; a short name that nothing else has is a column of the corpus's
-        only in a rule, which asks for it by `corpus`. Raises PolicyError with the nearest name; `where` is the
-        policy's key."""
+        """The column of this name, long or short. A column of the corpus has its long name here; a rule may write its
+        short one too. Raises PolicyError with the nearest name; `where` is the policy's key."""
         if name in KNOWN:
             return KNOWN[name]
         if name.startswith(CORPUS) and name != CORPUS:
@@ -92,7 +91,12 @@ class Catalogue:
         short = name.removeprefix(SCORE)
         if short in self.scores:
             return self.score(short)
-        raise PolicyError(f"{where} needs the column {name!r}. {did_you_mean(name, [*KNOWN, *self.scores])}")
+        if name.startswith(SCORE):
+            raise self._unknown_score(name, where)
+        raise PolicyError(
+            f"{where} needs the column {name!r}. {did_you_mean(name, [*KNOWN, *self.scores])} "
+            f"A column of the corpus itself is {CORPUS}{name}."
+        )
 
     def score(self, name: str) -> Column:
         """The column of a score."""
@@ -111,10 +115,14 @@ class Catalogue:
         """The column of a score that an option names. Raises PolicyError if no rater gives it, or gives words."""
         short = name.removeprefix(SCORE)
         if short not in self.scores:
-            raise PolicyError(f"{where}: no rater gives the score {name!r}. {did_you_mean(name, self.scores)}")
+            raise self._unknown_score(name, where)
         if self.scores[short].meaning == "label":
             raise PolicyError(f"{where}: {name!r} is a label, a word for each document. Name a score that is a number.")
         return self.score(short)
+
+    def _unknown_score(self, name: str, where: str) -> PolicyError:
+        hint = did_you_mean(name.removeprefix(SCORE), self.scores)
+        return PolicyError(f"{where}: no rater gives the score {name!r}. {hint}")
 
 
 def corpus_column(name: str) -> Column:

@@ -124,7 +124,7 @@ def _ready(plugin: Rater | Fit, corpus: pa.RecordBatch) -> Rater:
     return rater
 
 
-def _said(plugin: Rater | Fit, batch: pa.RecordBatch) -> list[tuple[pa.Array, pa.Array]]:
+def _scores_with_states(plugin: Rater | Fit, batch: pa.RecordBatch) -> list[tuple[pa.Array, pa.Array]]:
     """The scores of a rater's own answer that come with states, each with its states."""
     answer = _ready(plugin, batch).rate(batch)
     names: list[str] = [name for name in answer.schema.names if name != "state" and not name.endswith(".state")]
@@ -156,8 +156,21 @@ def _plain(values: pa.Array) -> pa.Array:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _same(one: pa.Table, other: pa.Table) -> bool:
-    return one.equals(other, check_metadata=True)
+def _agree(answer: pa.Table, expected: pa.Table, complaint: str) -> None:
+    """Raises AssertionError where two tables differ, with the first place and what stands there in both."""
+    if answer.equals(expected, check_metadata=True):
+        return
+    if answer.num_rows == expected.num_rows and answer.schema.names == expected.schema.names:
+        for name in expected.schema.names:
+            for row, (here, there) in enumerate(zip(answer[name].to_pylist(), expected[name].to_pylist(), strict=True)):
+                if here != there:
+                    raise AssertionError(f"{complaint}: {name!r} of row {row} is {here!r}, and was {there!r}")
+    shapes = [f"{table.num_rows} rows of {_described(table.schema)}" for table in (answer, expected)]
+    raise AssertionError(f"{complaint}: there are {shapes[0]}, and there were {shapes[1]}")
+
+
+def _described(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
 def _law(check: Callable[[Rater | Fit, pa.RecordBatch, st.DataObject], None]) -> Law[Rater | Fit]:
@@ -167,7 +180,7 @@ def _law(check: Callable[[Rater | Fit, pa.RecordBatch, st.DataObject], None]) ->
         @tries()
         @given(data=st.data())
         def trial(data: st.DataObject) -> None:
-            check(plugin, data.draw(_batches(plugin)), data)
+            check(plugin, data.draw(_batches(plugin), "the batch"), data)
 
         trial()
 
@@ -184,7 +197,7 @@ def law_an_answer_has_the_form_that_was_declared(
 ) -> None:
     """One row for each document, the scores that were declared, states that there are; and of a Fit's rater, what the
     Fit declares."""
-    start = data.draw(st.integers(0, batch.num_rows - 1))
+    start = data.draw(st.integers(0, batch.num_rows - 1), "then from this row on")
     stored(plugin, batch, corpus=batch)
     stored(plugin, batch.slice(start), corpus=batch)
 
@@ -193,19 +206,21 @@ def law_an_answer_has_the_form_that_was_declared(
 def law_any_split_of_a_batch_gives_the_same_table(
     plugin: Rater | Fit, batch: pa.RecordBatch, data: st.DataObject
 ) -> None:
-    cuts = sorted(data.draw(st.sets(st.integers(1, batch.num_rows), max_size=4)) - {batch.num_rows})
+    drawn = data.draw(st.sets(st.integers(1, batch.num_rows), max_size=4), "cut before these rows")
+    cuts = sorted(drawn - {batch.num_rows})
     spans = zip([0, *cuts], [*cuts, batch.num_rows], strict=True)
     pieces = [batch.slice(start, stop - start) for start, stop in spans]
-    assert _same(stored(plugin, *pieces, corpus=batch), stored(plugin, batch, corpus=batch))
+    whole = stored(plugin, batch, corpus=batch)
+    _agree(stored(plugin, *pieces, corpus=batch), whole, "in pieces, a batch is rated otherwise than whole")
 
 
 @_law
 def law_a_document_is_rated_the_same_wherever_it_stands(
     plugin: Rater | Fit, batch: pa.RecordBatch, data: st.DataObject
 ) -> None:
-    places = pa.array(data.draw(st.permutations(range(batch.num_rows))), pa.int64())
-    shuffled = stored(plugin, batch.take(places), corpus=batch)
-    assert _same(shuffled, stored(plugin, batch, corpus=batch).take(places).combine_chunks())
+    places = pa.array(data.draw(st.permutations(range(batch.num_rows)), "in this order"), pa.int64())
+    expected = stored(plugin, batch, corpus=batch).take(places).combine_chunks()
+    _agree(stored(plugin, batch.take(places), corpus=batch), expected, "a document is rated otherwise in another place")
 
 
 @_law
@@ -213,12 +228,12 @@ def law_a_rater_made_again_with_the_same_options_gives_the_same_table(
     plugin: Rater | Fit, batch: pa.RecordBatch, data: st.DataObject
 ) -> None:
     first = stored(plugin, batch, corpus=batch)
-    other = data.draw(_batches(plugin))
-    stored(plugin, other, corpus=other)  # and whatever it rated in between
+    other = data.draw(_batches(plugin), "and another one in between")
+    stored(plugin, other, corpus=other)
     again: Any = dataclasses.replace(plugin)  # pyright: ignore[reportArgumentType] (a plug-in is a dataclass)
-    assert again == plugin
-    assert _same(stored(again, batch, corpus=batch), first)
-    assert _same(stored(plugin, batch, corpus=batch), first)
+    assert again == plugin, "a rater with the same options is not equal to it"
+    _agree(stored(again, batch, corpus=batch), first, "a rater with the same options rates otherwise")
+    _agree(stored(plugin, batch, corpus=batch), first, "it rates otherwise the second time")
 
 
 @_law
@@ -227,15 +242,15 @@ def law_pickling_changes_nothing(plugin: Rater | Fit, batch: pa.RecordBatch, _: 
         copy = pickle.loads(pickle.dumps(plugin))  # noqa: S301 (its own bytes)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise AssertionError(f"{type(plugin).__qualname__} cannot be sent to a worker: {error}") from error
-    assert copy == plugin
-    assert _same(stored(copy, batch, corpus=batch), stored(plugin, batch, corpus=batch))
+    assert copy == plugin, "what arrives at a worker is not equal to it"
+    _agree(stored(copy, batch, corpus=batch), stored(plugin, batch, corpus=batch), "at a worker, it rates otherwise")
 
 
 @_law
 def law_a_score_is_there_if_and_only_if_its_state_is_ok(
     plugin: Rater | Fit, batch: pa.RecordBatch, _: st.DataObject
 ) -> None:
-    for values, states in _said(plugin, batch):
+    for values, states in _scores_with_states(plugin, batch):
         is_ok = [state == "ok" for state in states.to_pylist()]
         assert values.is_valid().to_pylist() == is_ok, "a score is there where its state is ok, and nowhere else"
     table = stored(plugin, batch, corpus=batch)
@@ -267,7 +282,8 @@ def law_a_fit_learns_the_same_however_its_sample_is_cut(
     plugin: Rater | Fit, batch: pa.RecordBatch, data: st.DataObject
 ) -> None:
     if isinstance(plugin, Fit):
-        assert learned(plugin, batch, data.draw(st.integers(1, 8))).equals(learned(plugin, batch))
+        shard_rows = data.draw(st.integers(1, 8), "in shards of so many rows")
+        _agree(learned(plugin, batch, shard_rows), learned(plugin, batch), "it learns otherwise from smaller shards")
 
 
 def law_no_text_is_too_strange_or_too_long_to_rate(plugin: Rater | Fit) -> None:
@@ -277,9 +293,9 @@ def law_no_text_is_too_strange_or_too_long_to_rate(plugin: Rater | Fit) -> None:
 
 def law_a_rater_is_a_frozen_keyword_only_dataclass_with_a_summary(plugin: Rater | Fit) -> None:
     cls = type(plugin)
-    assert dataclasses.is_dataclass(cls)
-    assert all(field.kw_only for field in dataclasses.fields(cls))
-    assert getattr(cls, "__dataclass_params__").frozen  # noqa: B009 (no type knows of it)
+    advice = f"write @dataclass(frozen=True, kw_only=True) above {cls.__qualname__}"
+    assert dataclasses.is_dataclass(cls) and all(field.kw_only for field in dataclasses.fields(cls)), advice
+    assert getattr(cls, "__dataclass_params__").frozen, advice  # noqa: B009 (no type knows of it)
     assert (cls.__doc__ or "").split("\n")[0].endswith("."), "the first line of its docstring is a sentence"
 
 

@@ -45,7 +45,7 @@ def test_a_rule_may_name_a_column_by_its_long_name() -> None:
     }
     columns = {"score.readability": [3.0, 12.0], "corpus.readability": ["easy"] * 2, "corpus.meta.lang": ["en"] * 2}
     assert passed(text, **columns) == [True, False]
-    with pytest.raises(PolicyError, match=r"select\.where needs the column 'score\.edu'\. There is: "):
+    with pytest.raises(PolicyError, match=r"select\.where: no rater gives the score 'score\.edu'\. There is"):
         Rule.of("score.edu > 3", SCORES)
 
 

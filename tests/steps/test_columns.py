@@ -382,7 +382,7 @@ def test_scores_that_cannot_be_there_are_refused_before_any_work(
 
 def test_a_score_that_a_rater_needs_has_to_be_given_by_one(make: Make, trials: str) -> None:
     policy = Policy.of(make(rate=[f"{trials}:Blend"], manifest={}))
-    with pytest.raises(PolicyError, match=r"^rate\.Blend needs the column 'score\.readability'\. There is: "):
+    with pytest.raises(PolicyError, match=r"^rate\.Blend: no rater gives the score 'score\.readability'\. There is: "):
         resolve(policy)
 
 
