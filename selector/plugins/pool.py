@@ -115,7 +115,8 @@ class Pool:
     keeper: Keeper = field(default_factory=InMemory)
     given: pa.Table | None = None
     """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the
-    pool: context for the choice, never decided."""
+    pool: context for the choice, never decided. None: there are none, as in every run so far, since no policy can ask
+    for any of these yet; the laws try a selector with them."""
 
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":
