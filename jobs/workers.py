@@ -43,8 +43,8 @@ class Kind:
 
     def options(self) -> dict[str, float]:
         """For `ray.remote`."""
-        told = {"num_cpus": self.cpus, "num_gpus": self.gpus}
-        return told | ({"memory": self.memory} if self.memory is not None else {})
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        return options | ({"memory": self.memory} if self.memory is not None else {})
 
 
 class WorkerActor:
@@ -101,14 +101,14 @@ class Actors(WorkerPool):
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
-        self._said = time.monotonic()  # that we are waiting
+        self._last_notice = time.monotonic()  # that we are waiting
 
     def hire(self, kind: Hashable) -> Worker:
         assert isinstance(kind, Kind)
         self._make_room(kind)
         actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
         actor = actor_class.remote()
-        self._said = time.monotonic()
+        self._last_notice = time.monotonic()
         return _Actor(kind=kind, actor=actor, awaited=actor.place.remote())
 
     def keep(self, kinds: Collection[Kind]) -> None:
@@ -122,7 +122,7 @@ class Actors(WorkerPool):
         assert actors, "something is open, and nobody is at work"
         ready, _ = ray.wait(list(actors), num_returns=1 if seconds else len(actors), timeout=seconds)
         if not ready and seconds:
-            self._say_what_is_awaited()
+            self._warn_while_waiting()
         return [(actors[reference], self._receive(actors[reference])) for reference in ready]
 
     def _receive(self, actor: _Actor) -> Any:
@@ -152,12 +152,12 @@ class Actors(WorkerPool):
             ):
                 self.keep([kind])
 
-    def _say_what_is_awaited(self) -> None:
+    def _warn_while_waiting(self) -> None:
         """A line once a minute while there is no worker at all."""
         if any(worker.place for worker in cast(Sequence[_Actor], self.workers)):
-            self._said = time.monotonic()
-        elif time.monotonic() - self._said >= _LONG_WAIT:
-            self._said = time.monotonic()
+            self._last_notice = time.monotonic()
+        elif time.monotonic() - self._last_notice >= _LONG_WAIT:
+            self._last_notice = time.monotonic()
             kind = cast(Kind, self.workers[0].kind)
             logger.warning(
                 "Still waiting for the cluster to start a first worker, which needs %s; see `ray status`.",

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             ingest(chosen.paths, chosen.executor, chosen.rounds)
         else:
-            asked = Simulation(
+            wanted = Simulation(
                 num_documents=chosen.documents,
                 num_files=chosen.files,
                 num_parts=chosen.parts,
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 num_workers=chosen.workers,
                 seed=chosen.seed,
             )
-            simulate(asked, above=chosen.root, keep=chosen.keep, check=chosen.check, again=chosen.again)
+            simulate(wanted, above=chosen.root, keep=chosen.keep, check=chosen.check, again=chosen.again)
     except SelectorError as error:
         print(error, file=sys.stderr)
         return error.exit_code

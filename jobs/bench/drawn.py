@@ -75,13 +75,13 @@ class Corpus:
 
     def ids(self, numbers: Ints) -> UInt64:
         """The ids of these documents as `keyed.words`, (n, 2). A copy has that of an earlier document."""
-        origins, asked = numbers.copy(), np.arange(len(numbers))
+        origins, open_ = numbers.copy(), np.arange(len(numbers))
         while True:
-            is_copy = (_uniform(_mixed(origins[asked], self.seed, 1)) < DUPLICATES) & (origins[asked] > 0)
-            asked = asked[is_copy]
-            if not len(asked):
+            is_copy = (_uniform(_mixed(origins[open_], self.seed, 1)) < DUPLICATES) & (origins[open_] > 0)
+            open_ = open_[is_copy]
+            if not len(open_):
                 return np.column_stack([_mixed(origins, self.seed, 2), _mixed(origins, self.seed, 3)])
-            origins[asked] = _mixed(origins[asked], self.seed, 4) % origins[asked].astype(np.uint64)
+            origins[open_] = _mixed(origins[open_], self.seed, 4) % origins[open_].astype(np.uint64)
 
     def sources(self, numbers: Ints) -> npt.NDArray[np.int32]:
         """The source of each of these documents, as an index into `SOURCES`; copies may lie in another one."""

@@ -48,13 +48,13 @@ def embed(num_documents: int, rounds: int) -> None:
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
-def compare(contenders: dict[str, Callable[[], Any]], size: int, rounds: int) -> None:
+def compare(alternatives: dict[str, Callable[[], Any]], size: int, rounds: int) -> None:
     """Lets the contenders take turns and prints the median rate of each, and its ratio to the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(rounds + 1):  # the first round warms up
-        for name, contend in contenders.items():
+        for name, alternative in alternatives.items():
             began = time.perf_counter()
-            contend()
+            alternative()
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     first = next(iter(medians.values()))

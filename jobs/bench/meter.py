@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from selector.engine.runner import Silent
+from selector.engine.runner import NoProgress
 from selector.engine.step import Result
 from selector.errors import SelectorError
 
@@ -23,7 +23,7 @@ _SHORTEST_WAIT, _WAIT = 0.05, 20  # seconds between two looks at the memory, and
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lap:
+class StepCost:
     """What one step cost, and all that came before it since the last one."""
 
     name: str
@@ -35,12 +35,12 @@ class Lap:
     peak_bytes: int
 
 
-class Meter(Silent):
+class Meter(NoProgress):
     """Watches a run, as its progress. A context manager: entering starts the clock, leaving ends the last lap."""
 
     def __init__(self, present: Collection[str]) -> None:
         """`present` are the families of steps whose results must be there already."""
-        self.laps: list[Lap] = []
+        self.costs: list[StepCost] = []
         self._present = present
         self._peak = 0
         self._own_cpu = 0.0  # of the looking itself
@@ -57,7 +57,7 @@ class Meter(Silent):
     ) -> None:
         self._ended.set()
         self._looking.join()
-        self._lap("the end", False, 0, 0)
+        self._add("the end", False, 0, 0)
 
     def began(self, name: str, num_parts: int) -> None:
         if name.partition("/")[0] in self._present:
@@ -67,16 +67,16 @@ class Meter(Silent):
             )
 
     def ended(self, result: Result) -> None:
-        self._lap(result.name, result.cached, result.rows_in, result.rows_out)
+        self._add(result.name, result.cached, result.rows_in, result.rows_out)
 
-    def _lap(self, name: str, cached: bool, rows_in: int, rows_out: int) -> None:
+    def _add(self, name: str, cached: bool, rows_in: int, rows_out: int) -> None:
         wall, cpu = time.monotonic(), _cpu_seconds() - self._own_cpu
         peak, self._peak = max(self._peak, _pss_bytes()), 0
-        lap = Lap(
+        cost = StepCost(
             name=name, cached=cached, rows_in=rows_in, rows_out=rows_out, wall=wall - self._wall, cpu=cpu - self._cpu,
             peak_bytes=peak,
         )  # fmt: skip
-        self.laps.append(lap)
+        self.costs.append(cost)
         self._wall, self._cpu = wall, cpu
 
     def _look(self) -> None:

@@ -202,19 +202,19 @@ def _select(
     spent = _sums(group[kept], sizes[kept], len(clusters))
 
     if name == "kmeans_quality":
-        said: list[list[str]] = []
+        sentences: list[list[str]] = []
         for cluster, quota in zip(clusters.tolist(), quotas.tolist(), strict=True):
             within_it, beyond_it = (
                 f"cluster {cluster}: {word} quota {quota} ({unit})" for word in ("within", "beyond")
             )
-            said.append([within_it, f"{beyond_it}, paid by what other quotas left", beyond_it])
+            sentences.append([within_it, f"{beyond_it}, paid by what other quotas left", beyond_it])
     elif name == "top":
         best = f"among the best by {options['score']}, {spent[0]} {unit} in all"
-        said = [[best, best, f"not {best}"]]
+        sentences = [[best, best, f"not {best}"]]
     else:
         drawn = f"drawn: {spent[0]} of {totals[0]} {unit} were"
-        said = [[drawn, drawn, f"not {drawn}"]]
-    reason = np.array(said, object)[group, np.where(within, 0, np.where(beyond, 1, 2))]
+        sentences = [[drawn, drawn, f"not {drawn}"]]
+    reason = np.array(sentences, object)[group, np.where(within, 0, np.where(beyond, 1, 2))]
 
     chance = kept.astype(np.float64)
     if values is None or (lottery is not None and lottery.noise):
@@ -302,8 +302,10 @@ def _sentences(templates: pa.ChunkedArray, arguments: pa.ChunkedArray) -> npt.ND
     pairs += given.indices.fill_null(len(filled) - 1).to_numpy()
     used, codes = np.unique(pairs, return_inverse=True)
     words: list[str] = texts.dictionary.to_pylist()
-    said = [_sentence(words[pair // len(filled)], json.loads(filled[pair % len(filled)])) for pair in used.tolist()]
-    return np.array(said, object)[codes]
+    sentences = [
+        _sentence(words[pair // len(filled)], json.loads(filled[pair % len(filled)])) for pair in used.tolist()
+    ]
+    return np.array(sentences, object)[codes]
 
 
 def _sentence(template: str, given: Mapping[str, Any]) -> str:

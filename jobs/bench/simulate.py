@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from jobs.bench import drawn, reference
 from jobs.bench.drawn import MEANINGS, Corpus, Score
-from jobs.bench.meter import Lap, Meter
+from jobs.bench.meter import Meter, StepCost
 from selector import pipeline, plugins
 from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
@@ -96,13 +96,13 @@ class Simulation:
 class Report:
     """What a run cost, and where its manifest is."""
 
-    laps: Sequence[Lap]
+    costs: Sequence[StepCost]
     uri: str
     num_kept: int
 
 
 def simulate(
-    asked: Simulation, *, above: str | None = None, keep: bool = False, check: bool = False, again: bool = False
+    wanted: Simulation, *, above: str | None = None, keep: bool = False, check: bool = False, again: bool = False
 ) -> None:
     """Draws, runs, prints what it cost and removes it all.
 
@@ -111,33 +111,33 @@ def simulate(
     """
     home = Path(tempfile.mkdtemp(prefix="selector-simulate-", dir=above))
     try:
-        policy = asked.policy(home / "corpus")
+        policy = wanted.policy(home / "corpus")
         if check:
             reference.check_known(policy)
-        print(_title(asked, policy), flush=True)
+        print(_title(wanted, policy), flush=True)
         began = time.monotonic()
-        _in_a_process(draw, asked, home)
+        _in_a_process(draw, wanted, home)
         seconds, num_drawn = time.monotonic() - began, _num_bytes(home)
         print(
             f"drawn and sealed: {num_drawn / 1e6:,.1f} MB in {seconds:,.1f} s. The clock starts at load {_load()}.",
             flush=True,
         )
-        report = _in_a_process(measure, asked, home)
-        print(_table(report.laps))
+        report = _in_a_process(measure, wanted, home)
+        print(_table(report.costs))
         num_bytes = _num_bytes(home)
         print(
             f"{report.num_kept:,} documents in the manifest. On disk {num_bytes / 1e6:,.1f} MB, of which the run wrote "
             f"{(num_bytes - num_drawn) / 1e6:,.1f} MB. It ended at load {_load()}."
         )
         if check:
-            problems = reference.differences(asked.corpus, policy, Path(report.uri))
+            problems = reference.differences(wanted.corpus, policy, Path(report.uri))
             if problems:
                 raise SelectorError(f"The manifest is not the reference's: {'; '.join(problems)}.")
             print("Ids, outcomes, reasons, inclusion probabilities and the order are those of the reference in NumPy.")
-        for what, changed in changes(asked).items() if again else ():
-            laps = _in_a_process(measure, changed, home).laps
-            ran = ", ".join(lap.name for lap in laps[:-1] if not lap.cached) or "nothing"
-            print(f"{f'again, {what} changed':<34}{_totals(laps)}  ran {ran}", flush=True)
+        for what, changed in changes(wanted).items() if again else ():
+            costs = _in_a_process(measure, changed, home).costs
+            ran = ", ".join(cost.name for cost in costs[:-1] if not cost.cached) or "nothing"
+            print(f"{f'again, {what} changed':<34}{_totals(costs)}  ran {ran}", flush=True)
     finally:
         if keep:
             print(f"It is kept in {home}.")
@@ -145,37 +145,37 @@ def simulate(
             shutil.rmtree(home)
 
 
-def changes(asked: Simulation) -> dict[str, Simulation]:
+def changes(wanted: Simulation) -> dict[str, Simulation]:
     """What was asked, with one thing changed, by what that is. An order by score turns round, and keeps its pool."""
-    (order,) = _with_score("orders", asked.order, Placed, "difficulty").items()
+    (order,) = _with_score("orders", wanted.order, Placed, "difficulty").items()
     direction = "curriculum" if order[1].get("direction") == "anti_curriculum" else "anti_curriculum"
     rule = "num_tokens < 30000"
     return {
-        "nothing": asked,
-        "budget": replace(asked, budget={unit: _less(amount) for unit, amount in asked.budget.items()}),
-        "rule": replace(asked, where=f"{asked.where} AND {rule}" if asked.where else rule),
-        "score": replace(asked, select=_with_score("selectors", asked.select, Ranked, "difficulty")),
+        "nothing": wanted,
+        "budget": replace(wanted, budget={unit: _less(amount) for unit, amount in wanted.budget.items()}),
+        "rule": replace(wanted, where=f"{wanted.where} AND {rule}" if wanted.where else rule),
+        "score": replace(wanted, select=_with_score("selectors", wanted.select, Ranked, "difficulty")),
         **(
-            {"order": replace(asked, order={"by_score": order[1] | {"direction": direction}})}
+            {"order": replace(wanted, order={"by_score": order[1] | {"direction": direction}})}
             if order[0] == "by_score"
             else {}
         ),
     }
 
 
-def draw(asked: Simulation, home: Path) -> None:
+def draw(wanted: Simulation, home: Path) -> None:
     """Afterwards the corpus is in `home/corpus`, and all that is known of it before select in `home/root`."""
-    corpus = asked.corpus
+    corpus = wanted.corpus
     corpus.write(home / "corpus")
-    drawn.draw(asked.policy(home / "corpus"), corpus, str(home / "root"), asked.made_executor())
+    drawn.draw(wanted.policy(home / "corpus"), corpus, str(home / "root"), wanted.made_executor())
 
 
-def measure(asked: Simulation, home: Path) -> Report:
+def measure(wanted: Simulation, home: Path) -> Report:
     """A run over what was drawn, and what each step of it cost."""
-    policy, executor = asked.policy(home / "corpus"), asked.made_executor()
+    policy, executor = wanted.policy(home / "corpus"), wanted.made_executor()
     with Meter(drawn.BEFORE) as meter:
         outcome = pipeline.build(policy, root=str(home / "root"), executor=executor, progress=meter)
-    return Report(laps=meter.laps, uri=outcome.uri, num_kept=outcome.manifest.info["counts"]["kept"])
+    return Report(costs=meter.costs, uri=outcome.uri, num_kept=outcome.manifest.info["counts"]["kept"])
 
 
 def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -184,9 +184,9 @@ def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
         return pool.submit(work, *arguments).result()
 
 
-def _with_score(family: str, said: Any, kind: type[Any], score: Score) -> dict[str, Any]:
+def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dict[str, Any]:
     """A plug-in of this kind as a policy writes it, with a score for each option that must name one."""
-    name, options = (said, {}) if isinstance(said, str) else next(iter(said.items()))
+    name, options = (written, {}) if isinstance(written, str) else next(iter(written.items()))
     cls = plugins.find(family, name)
     if not issubclass(cls, kind):
         raise UsageError(f"--{family.removesuffix('s')}: {name} is no {kind.__name__}, and only those are simulated.")
@@ -195,29 +195,29 @@ def _with_score(family: str, said: Any, kind: type[Any], score: Score) -> dict[s
     return {name: scores | dict(options or {})}
 
 
-def _title(asked: Simulation, policy: Policy) -> str:
-    corpus, select = asked.corpus, policy.select
+def _title(wanted: Simulation, policy: Policy) -> str:
+    corpus, select = wanted.corpus, policy.select
     budget = select.budget.model_dump(exclude_none=True)
     return (
         f"{corpus.num_documents:,} documents, files: {corpus.num_files}, clusters: {corpus.num_clusters}, seed: "
-        f"{corpus.seed}, executor: {asked.executor}, CPUs: {os.cpu_count()}\n"
+        f"{corpus.seed}, executor: {wanted.executor}, CPUs: {os.cpu_count()}\n"
         f"where {select.where}: {select.using.model_dump()} within {budget}, then {policy.order.using.model_dump()}"
     )
 
 
-def _table(laps: Sequence[Lap]) -> str:
+def _table(costs: Sequence[StepCost]) -> str:
     """A line for each step, and one for them all."""
     lines = [f"{'step':<20}{'rows in':>14}{'rows out':>14}{'wall s':>10}{'CPU s':>10}{'peak MB':>10}"]
-    for lap in laps:
-        rows = f"{lap.rows_in:>14,}{lap.rows_out:>14,}" if lap is not laps[-1] else " " * 28
-        name = f"{lap.name}{' (cached)' if lap.cached else ''}"
-        lines.append(f"{name:<20}{rows}{lap.wall:>10.2f}{lap.cpu:>10.2f}{lap.peak_bytes / 1e6:>10,.0f}")
-    return "\n".join([*lines, f"{'all':<48}{_totals(laps)}"])
+    for cost in costs:
+        rows = f"{cost.rows_in:>14,}{cost.rows_out:>14,}" if cost is not costs[-1] else " " * 28
+        name = f"{cost.name}{' (cached)' if cost.cached else ''}"
+        lines.append(f"{name:<20}{rows}{cost.wall:>10.2f}{cost.cpu:>10.2f}{cost.peak_bytes / 1e6:>10,.0f}")
+    return "\n".join([*lines, f"{'all':<48}{_totals(costs)}"])
 
 
-def _totals(laps: Sequence[Lap]) -> str:
-    wall, cpu = sum(lap.wall for lap in laps), sum(lap.cpu for lap in laps)
-    return f"{wall:>10.2f}{cpu:>10.2f}{max(lap.peak_bytes for lap in laps) / 1e6:>10,.0f}"
+def _totals(costs: Sequence[StepCost]) -> str:
+    wall, cpu = sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs)
+    return f"{wall:>10.2f}{cpu:>10.2f}{max(cost.peak_bytes for cost in costs) / 1e6:>10,.0f}"
 
 
 def _less(amount: Any) -> Any:

@@ -48,7 +48,7 @@ class Commands(typer.core.TyperGroup):
                 raise  # typer knows how to show it
             if ctx.meta.get(_VERBOSE) and not isinstance(error, KeyboardInterrupt):
                 traceback.print_exc()
-            print(ending.told, file=sys.stderr)
+            print(ending.printed, file=sys.stderr)
             raise typer.Exit(ending.code) from None
 
 
@@ -59,20 +59,20 @@ class _Ending:
     kind: str
     message: str
     code: int
-    told: str  # on stderr
+    printed: str  # on stderr
 
     @classmethod
     def of(cls, error: BaseException) -> "_Ending":
         kind, message = type(error).__name__, str(error)
         if isinstance(error, KeyboardInterrupt):
-            return cls(kind="Interrupted", message=_INTERRUPTED, code=INTERRUPTED, told=_INTERRUPTED)
+            return cls(kind="Interrupted", message=_INTERRUPTED, code=INTERRUPTED, printed=_INTERRUPTED)
         if isinstance(error, SelectorError):
-            return cls(kind=kind, message=message, code=error.exit_code, told=f"error: {message}")
+            return cls(kind=kind, message=message, code=error.exit_code, printed=f"error: {message}")
         if isinstance(error, _UsageError):
-            said: Any = error
-            return cls(kind=UsageError.__name__, message=said.format_message(), code=said.exit_code, told="")
-        told = f"error: {kind}: {message}\nThis is a fault of selector's. Run with -v to see where."
-        return cls(kind=kind, message=message, code=SelectorError.exit_code, told=told)
+            usage: Any = error
+            return cls(kind=UsageError.__name__, message=usage.format_message(), code=usage.exit_code, printed="")
+        printed = f"error: {kind}: {message}\nThis is a fault of selector's. Run with -v to see where."
+        return cls(kind=kind, message=message, code=SelectorError.exit_code, printed=printed)
 
 
 def _print_ending(ending: _Ending) -> None:
@@ -88,7 +88,7 @@ def _close() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _note(ctx: typer.Context, value: bool) -> None:
+def _set_verbose(ctx: typer.Context, value: bool) -> None:
     ctx.meta[_VERBOSE] = value or ctx.meta.get(_VERBOSE, False)  # before the command or after it
 
 
@@ -105,7 +105,8 @@ app = typer.Typer(
 Root = Annotated[str, typer.Option("--root", envvar="SELECTOR_ROOT", help="Where artefacts and runs lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", callback=_note, expose_value=False)
+    bool,
+    typer.Option("--verbose", "-v", help="Show the traceback of an error.", callback=_set_verbose, expose_value=False),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a policy key.")]
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A YAML file.")]

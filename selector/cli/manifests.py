@@ -17,7 +17,7 @@ def show(
     json: Json = False,
     _: Verbose = False,
 ) -> None:
-    """Describe a manifest: what was kept, what left where, the mixture, difficulty along the order."""
+    """Describe a manifest: what was kept, what was left out and why, the mixture, difficulty along the order."""
     from selector.cli import report
 
     if manifest is None:
@@ -70,8 +70,8 @@ def explain(manifest: ManifestUri, doc_id: str, json: Json = False, _: Verbose =
     """Say what became of a document, and why."""
     from selector.cli import report
 
-    told = _open(manifest).explain(doc_id)
-    print_row(told if json else report.explained(told), json)
+    explanation = _open(manifest).explain(doc_id)
+    print_row(explanation if json else report.readable(explanation), json)
 
 
 def _open(uri: str) -> Any:

@@ -56,20 +56,20 @@ def print_outcome(outcome: Outcome, policy: Path, root: str) -> None:
 
 
 def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
-    """What was kept, what left where, the mixture before and after, and difficulty along the order."""
+    """What was kept, what was left out and why, the mixture before and after, and difficulty along the order."""
     console = console or _console()
-    told = manifest.describe()
+    description = manifest.describe()
     cells = 20 if console.width >= _WIDE else 8
-    shown = [_funnel(told), _mixture(told, cells)]
-    if told["counts"].get("clusters_tried"):
-        shown.append(_evidence(told["counts"]["clusters_tried"]))
-    if any(value is not None for value in told["difficulty"]):
-        shown.append(_difficulty(told["difficulty"], cells))
+    shown = [_funnel(description), _mixture(description, cells)]
+    if description["counts"].get("clusters_tried"):
+        shown.append(_evidence(description["counts"]["clusters_tried"]))
+    if any(value is not None for value in description["difficulty"]):
+        shown.append(_difficulty(description["difficulty"], cells))
     for table in shown:
         console.print()
         console.print(table)
-    for said in _undone(told):
-        console.print(f"\n{said}", soft_wrap=True)
+    for line in _undone(description):
+        console.print(f"\n{line}", soft_wrap=True)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
 
@@ -122,27 +122,27 @@ def print_plan(planned: Sequence[Planned]) -> None:
     _console().print(table)
 
 
-def explained(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Manifest.explain` says, in the words and the order that a person reads; what there is nothing to say of is
-    None."""
-    is_kept = told["outcome"] == "kept"
-    rank = told["rank"] if told["of"] is None else f"{told['rank']} of {told['of']:,}"
+def readable(explanation: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Manifest.explain` returns, in the words and the order that a person reads; None where there is nothing to
+    show."""
+    is_kept = explanation["outcome"] == "kept"
+    rank = explanation["rank"] if explanation["of"] is None else f"{explanation['rank']} of {explanation['of']:,}"
     return {
-        "doc_id": told["doc_id"],
-        "outcome": told["outcome"],
-        "reason": _shown(told["reason"]),
-        "other": told["other"],
-        "positions": ", ".join(map(str, told["positions"])) or None,
-        "unvisited": "; ".join(map(_shown, told["unvisited"])) or None,
-        "visits": told["visits"] if is_kept else None,
-        "round": told["round"] or None,
-        "value": told["value"],
-        "cut": told["cut"],
+        "doc_id": explanation["doc_id"],
+        "outcome": explanation["outcome"],
+        "reason": _shown(explanation["reason"]),
+        "other": explanation["other"],
+        "positions": ", ".join(map(str, explanation["positions"])) or None,
+        "unvisited": "; ".join(map(_shown, explanation["unvisited"])) or None,
+        "visits": explanation["visits"] if is_kept else None,
+        "round": explanation["round"] or None,
+        "value": explanation["value"],
+        "cut": explanation["cut"],
         "rank": rank,
-        "inclusion_probability": told["inclusion_probability"],
-        "uri": _shown(told["uri"]),
-        "row": told["row"],
-        "copies": "; ".join(f"row {copy['row']} of {_shown(copy['uri'])}" for copy in told["copies"]) or None,
+        "inclusion_probability": explanation["inclusion_probability"],
+        "uri": _shown(explanation["uri"]),
+        "row": explanation["row"],
+        "copies": "; ".join(f"row {copy['row']} of {_shown(copy['uri'])}" for copy in explanation["copies"]) or None,
     }
 
 
@@ -225,23 +225,23 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _funnel(told: Mapping[str, Any]) -> Table:
-    counts = told["counts"]
+def _funnel(description: Mapping[str, Any]) -> Table:
+    counts = description["counts"]
     table = _table("where the rows went", "rows", right=[1])
     table.add_row("in the corpus", _number(counts["rows"]))
     if counts["duplicate"]:
         table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
-    for reason, count in sorted(told["reasons"].items(), key=lambda item: -item[1]):
+    for reason, count in sorted(description["reasons"].items(), key=lambda item: -item[1]):
         table.add_row(f"  {_shown(reason)}", f"-{_number(count)}")
-    visits = "" if told["visits"] == told["documents"] else f"{_number(told['visits'])} visits, "
-    kept = f"in the manifest ({visits}{_number(told['tokens'])} tokens)"
-    table.add_row(kept, _number(told["documents"]), style="bold")
+    visits = "" if description["visits"] == description["documents"] else f"{_number(description['visits'])} visits, "
+    kept = f"in the manifest ({visits}{_number(description['tokens'])} tokens)"
+    table.add_row(kept, _number(description["documents"]), style="bold")
     return table
 
 
-def _undone(told: Mapping[str, Any]) -> Iterator[str]:
+def _undone(description: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits."""
-    chosen, arranged = told["facts"]["select"], told["facts"]["order"]
+    chosen, arranged = description["facts"]["select"], description["facts"]["order"]
     if "shortfall" in chosen:
         budget, spent, unit = (chosen["shortfall"][name] for name in ("budget", "spent", "unit"))
         yield f"budget: {_number(spent)} of {_number(budget)} {unit} are spent, {_number(budget - spent)} are left"
@@ -252,9 +252,9 @@ def _undone(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"order: {visits} not made: {_shown(heading(reason))}"
 
 
-def _mixture(told: Mapping[str, Any], bar_cells: int) -> Table:
-    before = {source: tokens for source, (_, tokens) in told["counts"]["sources"].items()}
-    after = {source: entry["tokens"] for source, entry in told["sources"].items()}
+def _mixture(description: Mapping[str, Any], bar_cells: int) -> Table:
+    before = {source: tokens for source, (_, tokens) in description["counts"]["sources"].items()}
+    after = {source: entry["tokens"] for source, entry in description["sources"].items()}
     table = _table("tokens by source", "corpus", "", "manifest", "", right=[1, 3])
     largest = sorted(before, key=lambda source: (-before[source], source))
     rest = largest[_WIDEST_MIXTURE:]

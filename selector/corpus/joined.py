@@ -43,12 +43,12 @@ class Reader:
         the part's artefacts, by the step that wrote them."""
         live = live_documents(task, store)
         arrays: dict[str, Any] = {}
-        asked = list(columns)
-        for step, table in dict.fromkeys((column.step, column.table) for column in asked):
-            here = [column for column in asked if (column.step, column.table) == (step, table)]
+        wanted = list(columns)
+        for step, table in dict.fromkeys((column.step, column.table) for column in wanted):
+            here = [column for column in wanted if (column.step, column.table) == (step, table)]
             values_read = self._columns(store, task, live, step, table, here)
             arrays |= {column.name: values for column, values in zip(here, values_read, strict=True)}
-        fields = [pa.field(column.name, arrays[column.name].type, metadata=_said_of(column)) for column in asked]
+        fields = [pa.field(column.name, arrays[column.name].type, metadata=_metadata_of(column)) for column in wanted]
         return pa.Table.from_arrays([arrays[field.name] for field in fields], schema=pa.schema(fields))
 
     def _columns(
@@ -86,7 +86,7 @@ class Reader:
         return attached[column.column].take(pa.array(rows, mask=rows < 0))
 
 
-def _said_of(column: Column) -> dict[str, str] | None:
+def _metadata_of(column: Column) -> dict[str, str] | None:
     """What the field of a score says: what a large one means."""
     return {"higher_is": column.meaning} if column.meaning is not None else None
 

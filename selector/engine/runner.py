@@ -36,8 +36,8 @@ class Progress(Protocol):
     def ended(self, result: Result) -> None: ...
 
 
-class Silent:
-    """Watches nothing."""
+class NoProgress:
+    """Nobody watches."""
 
     def began(self, name: str, num_parts: int) -> None: ...
 
@@ -73,7 +73,7 @@ class Runner:
         self.done = Done(store, self._mapped)
         self.log: list[dict[str, Any]] = []  # for the run's side file
         self._executor = executor
-        self._progress = progress or Silent()
+        self._progress = progress or NoProgress()
         self._stack = ExitStack()
         self._is_connected = False
         self.is_dry = False
@@ -128,8 +128,8 @@ class Runner:
         self.done.add(result)
         if isinstance(step, Whole):
             self.done.used += step.shares(self.done)
-        told = asdict(replace(result, parts=(), answer=None))
-        self.log.append({name: value for name, value in told.items() if name not in ("parts", "answer")})
+        entry = asdict(replace(result, parts=(), answer=None))
+        self.log.append({name: value for name, value in entry.items() if name not in ("parts", "answer")})
         if not self.is_dry:
             self._progress.ended(result)
             failpoint.reach(f"step.{step.family}.done")
@@ -196,11 +196,11 @@ class Runner:
         mapped = self._map(step, f"{step.name}{PARTS}")
         step_fingerprint = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
 
-        def said() -> Iterator[Mapping[str, pa.Table]]:
+        def answers() -> Iterator[Mapping[str, pa.Table]]:
             for seal in mapped.parts:
                 yield {name: self.store.table(seal, name) for name in seal.tables if name != "quarantine"}
 
-        seal, cached = self._once(step, step_fingerprint, lambda: step.fold(self.done, said()))
+        seal, cached = self._once(step, step_fingerprint, lambda: step.fold(self.done, answers()))
         return replace(
             mapped, fingerprint=step_fingerprint, cached=cached, rows_out=seal.tables[step.folded].num_rows,
             num_bytes=mapped.num_bytes + seal.num_bytes, answer=seal,

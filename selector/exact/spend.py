@@ -26,7 +26,8 @@ Bools = npt.NDArray[np.bool_]
 LIMIT = 1 << 16  # documents sorted at once, where a cut can be narrowed down to fewer
 WINDOW = 1 << 20  # documents served one by one at once
 BINS = 1 << 20  # amounts counted at once, unless there are more groups than that
-ANY = int(np.iinfo(np.int64).max)
+UNLIMITED = int(np.iinfo(np.int64).max)
+"""A ceiling that is none, and a size that every document is below."""
 
 Answer = TypeVar("Answer")
 
@@ -154,11 +155,11 @@ def take(
     `count` is the number of documents, where it is known: a pool that fits in memory is then read once.
     """
     count = sum(queues(_count)) if count is None else count
-    ceilings = np.full_like(quotas, ANY) if ceilings is None else ceilings
+    ceilings = np.full_like(quotas, UNLIMITED) if ceilings is None else ceilings
     cuts, whole, spent = _cut(queues, np.minimum(quotas, ceilings), count)
     cuts[ceilings == 0], whole[ceilings == 0] = 0, False
     taken = Taken(cuts=cuts, whole=whole, spent=int(spent.sum()))
-    rooms = np.where(ceilings < ANY, np.where(ceilings == 0, _ENDED, ceilings - spent), ANY)
+    rooms = np.where(ceilings < UNLIMITED, np.where(ceilings == 0, _ENDED, ceilings - spent), UNLIMITED)
     return _serve_on(queues, taken, int(quotas.sum()) - taken.spent, rooms, overshoot, count)
 
 
@@ -174,7 +175,7 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
 
     def note(group: int, limit: int, start: UInt64) -> None:
         """From this document on the group takes none above the limit."""
-        if limit < limits.get(group, ANY):
+        if limit < limits.get(group, UNLIMITED):
             limits[group] = limit
             stops.append((group, -limit))
             starts.append(start)
@@ -183,11 +184,11 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
     width = LIMIT  # most often the first few are all
     while left > 0 and is_more:
         room = rooms.tolist()
-        for group in np.flatnonzero(rooms < (ANY if overshoot == "fill" else 0)).tolist():
+        for group in np.flatnonzero(rooms < (UNLIMITED if overshoot == "fill" else 0)).tolist():
             note(group, room[group], start)
         if overshoot == "fill":
             note(_EVERYONE, left, start)
-        most = np.minimum(rooms, left) if overshoot == "fill" else np.where(rooms < 0, _ENDED, ANY)
+        most = np.minimum(rooms, left) if overshoot == "fill" else np.where(rooms < 0, _ENDED, UNLIMITED)
         window, is_more = _front(_only(queues, _Waiting(taken=taken, most=most, start=start)), width, count)
         width = WINDOW
         digits = np.stack(window.digits, axis=1)
@@ -197,7 +198,7 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
                 note(group, room[group], digits[i])
             elif size <= left or overshoot == "cross":
                 last, left = digits[i], left - size
-                room[group] -= size if room[group] < ANY else 0
+                room[group] -= size if room[group] < UNLIMITED else 0
                 if left <= 0:
                     break
             elif overshoot == "fill":
@@ -225,8 +226,8 @@ def _front(queues: Queues, width: int, most: int) -> tuple[Queued, bool]:
     if most > width:
         cuts, whole, _ = _cut(_only(queues, _as_one), np.array([width]), most)
         if not whole[0]:
-            return _held(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
-    return _held(queues).in_turn(), False
+            return _collected(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
+    return _collected(queues).in_turn(), False
 
 
 def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]:
@@ -254,22 +255,22 @@ def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]
         count = int(numbers[each, bins][is_open].sum())
         depth += width
 
-    held = _held(_only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth)))
-    held = held.where(np.lexsort((*reversed(held.digits), held.group)))
-    after = np.cumsum(held.sizes)
-    starts = np.searchsorted(held.group, np.arange(groups))
-    after += (spent - np.concatenate([[0], after])[starts])[held.group]
-    unpaid = np.flatnonzero(after > quotas[held.group])
-    closed, first = np.unique(held.group[unpaid], return_index=True)
-    cuts[closed] = np.stack([digit[unpaid[first]] for digit in held.digits], axis=1)
-    paid = held.where(after <= quotas[held.group])
+    collected = _collected(_only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth)))
+    collected = collected.where(np.lexsort((*reversed(collected.digits), collected.group)))
+    after = np.cumsum(collected.sizes)
+    starts = np.searchsorted(collected.group, np.arange(groups))
+    after += (spent - np.concatenate([[0], after])[starts])[collected.group]
+    unpaid = np.flatnonzero(after > quotas[collected.group])
+    closed, first = np.unique(collected.group[unpaid], return_index=True)
+    cuts[closed] = np.stack([digit[unpaid[first]] for digit in collected.digits], axis=1)
+    paid = collected.where(after <= quotas[collected.group])
     return cuts, np.bincount(closed, minlength=groups) == 0, tally(spent, paid.group, paid.sizes)
 
 
-def _held(queues: Queues) -> Queued:
+def _collected(queues: Queues) -> Queued:
     """All the documents: there are few enough of them."""
-    held = [_NONE, *queues(_itself)]
-    return Queued(**{name: np.concatenate([getattr(batch, name) for batch in held]) for name in _NAMES})
+    collected = [_NONE, *queues(_itself)]
+    return Queued(**{name: np.concatenate([getattr(batch, name) for batch in collected]) for name in _NAMES})
 
 
 def _only(queues: Queues, chosen: Callable[[Queued], Queued]) -> Queues:

@@ -72,19 +72,19 @@ def describe(stored: Stored) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     for template, count in header.counts.reasons.items():
         reasons[heading(template)] += count
-    told = header.to_json()
+    content = header.to_json()
     return {
         "digest": header.digest,
         "documents": num_documents,
         "visits": header.counts.visits,
         "tokens": header.counts.tokens,
-        "phases": told["phases"],
+        "phases": content["phases"],
         "sources": dict(sorted(sources.items())),
         "clusters": dict(sorted(clusters.items())),
         "difficulty": [total / count if count else None for count, total in rated.tolist()],
         "reasons": dict(reasons),
-        "facts": told["facts"],
-        "counts": told["counts"],
+        "facts": content["facts"],
+        "counts": content["counts"],
     }
 
 
@@ -94,20 +94,20 @@ def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:
     if not decided:
         raise NotFoundError(f"There is no document {doc_id.hex()} in the corpus of this manifest.")
     uris = stored.table("files")["uri"]
-    told, *copies = sorted(decided, key=lambda row: (row["outcome"] != "kept", row["outcome"] == "duplicate"))
-    told["of"] = None
-    if told["rank"] is not None:
-        told["rank"] += 1
-    elif told["value"] is not None:
-        told["rank"], told["of"] = _rank(stored, doc_id, told["arguments"], told["value"])
+    decision, *copies = sorted(decided, key=lambda row: (row["outcome"] != "kept", row["outcome"] == "duplicate"))
+    decision["of"] = None
+    if decision["rank"] is not None:
+        decision["rank"] += 1
+    elif decision["value"] is not None:
+        decision["rank"], decision["of"] = _rank(stored, doc_id, decision["arguments"], decision["value"])
     unvisited = stored.table("unvisited").filter(_is(doc_id))["reason"]
     return {
-        **told,
+        **decision,
         "doc_id": doc_id.hex(),
-        "reason": sentence(told["reason"], told["arguments"], told),
-        "arguments": json.loads(told["arguments"] or "{}"),
-        "other": told["other"] and told["other"].hex(),
-        "uri": uris[told["file"]].as_py(),
+        "reason": sentence(decision["reason"], decision["arguments"], decision),
+        "arguments": json.loads(decision["arguments"] or "{}"),
+        "other": decision["other"] and decision["other"].hex(),
+        "uri": uris[decision["file"]].as_py(),
         "positions": visits["position"].to_pylist(),
         "unvisited": unvisited.to_pylist(),
         "copies": [{"uri": uris[row["file"]].as_py(), "row": row["row"], "outcome": row["outcome"]} for row in copies],

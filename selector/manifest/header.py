@@ -162,10 +162,12 @@ def unseal(key: str, data: bytes) -> Header:
     content = content_of(key, data)
     version = content["format_version"]
     if version != FORMAT_VERSION:
-        told = f"{key} has format version {version}, and this is Selector for version {FORMAT_VERSION}."
+        problem = f"{key} has format version {version}, and this is Selector for version {FORMAT_VERSION}."
         if version == 1:
-            raise SelectorError(f"{told} Run the policy again to have it in version 2, or read it with Selector 0.1.")
-        raise SelectorError(f"{told} Install a newer Selector.")
+            raise SelectorError(
+                f"{problem} Run the policy again to have it in version 2, or read it with Selector 0.1."
+            )
+        raise SelectorError(f"{problem} Install a newer Selector.")
     try:
         header = Header.from_json(content)
     except ValueError as error:

@@ -84,7 +84,7 @@ def _differences(key: str, stored: Stored) -> list[str]:
     ledger.reconcile()
     leaves = ledger.leaf_digests()
     computed = {"leaf_digests": tuple(leaves), "order_digest": root(leaves)}
-    told = [
+    phases = [
         {"name": phase.name, "first_position": phase.first_position, "rows": phase.rows, "tokens": phase.tokens}
         for phase in header.phases
     ]
@@ -94,7 +94,7 @@ def _differences(key: str, stored: Stored) -> list[str]:
         for name, value in computed.items()
         if getattr(header, name) != value
     ]
-    if told != ledger.phases:
+    if phases != ledger.phases:
         problems.append(f"The phases in {key} is not that of the rows.")
     left = header.facts.order.get("left", {})
     if not isinstance(left, dict) or sum(count for count in left.values() if type(count) is int) != ledger.num_left:

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from selector import tables
 from selector.exact import UInt64, keyed
 from selector.order._contract import Order, Positions, numbered
-from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
+from selector.plugins.blame import blamed, count_null, difference, fault, with_blame
 from selector.plugins.pool import Pool
 
 
 def arranged(name: str, order: Order, chosen: Pool, ids: UInt64, seed: int) -> Positions:
     """What the order answers about its pool, checked. `name` and `ids` are as in `check`."""
     with blamed("order", name, order):
-        positions = order.arrange(asked_by(chosen, "order", name, order), seed)
+        positions = order.arrange(with_blame(chosen, "order", name, order), seed)
     check(name, order, chosen.num_documents, ids, positions)
     return positions
 
@@ -43,17 +43,17 @@ def _problem(ids: UInt64, positions: Any) -> str | None:
     if not isinstance(positions, Positions):
         return f"answers with a {type(positions).__name__} instead of `Positions`"
     rows = len(ids)
-    for told, table, schema in (("visits", positions.visits, tables.VISITS), ("left", positions.left, tables.LEFT)):
+    for name, table, schema in (("visits", positions.visits, tables.VISITS), ("left", positions.left, tables.LEFT)):
         if not table.schema.equals(schema):
-            return f"answers with other columns than `tables.{told.upper()}`: {difference(table.schema, schema)}"
+            return f"answers with other columns than `tables.{name.upper()}`: {difference(table.schema, schema)}"
         for field in schema:
             num_null = 0 if field.nullable else count_null(table[field.name])
             if num_null:
-                return f"leaves the column {field.name!r} of {told} null in {num_null:,} rows"
+                return f"leaves the column {field.name!r} of {name} null in {num_null:,} rows"
         places = table["document"].to_numpy()
         outside = places[(places < 0) | (places >= rows)]
         if len(outside):
-            return f"names row {outside[0]} in {told}, and its pool has the rows 0 to {rows - 1}"
+            return f"names row {outside[0]} in {name}, and its pool has the rows 0 to {rows - 1}"
     seen = np.bincount(positions.visits["document"].to_numpy(), minlength=rows)
     left = np.bincount(positions.left["document"].to_numpy(), minlength=rows)
     if ((seen == 0) & (left == 0)).any():

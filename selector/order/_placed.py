@@ -105,13 +105,13 @@ def labelled(order: Placed, group: Ints, summary: Any) -> tuple[pa.DictionaryArr
     """The phase and the loss weight of visits of these groups."""
     with _blamed(order):
         codes, names = order.phases(group, summary)
-        words, said = pa.array(names, pa.string()), order.loss_weights(group, summary)
+        words, answer = pa.array(names, pa.string()), order.loss_weights(group, summary)
     phase = pa.DictionaryArray.from_arrays(
         _natural(order, "phases", codes, len(group), len(names)).astype(np.int32), words
     )
     if phase.dictionary.null_count:
         raise fault("order", name_of(order), order, f"answers with the phases {list(names)} in the method 'phases'")
-    weights = _numbers(order, "loss_weights", said, len(group), "iuf").astype(np.float32)
+    weights = _numbers(order, "loss_weights", answer, len(group), "iuf").astype(np.float32)
     wrong = weights[~np.isfinite(weights) | (weights < 0)]
     if len(wrong):
         raise fault("order", name_of(order), order, f"answers with the number {wrong[0]} in the method 'loss_weights'")
@@ -175,8 +175,8 @@ def columns_read(order: Order, chosen: Pool) -> list[str]:
 def _numbers(order: Placed, method: str, answer: npt.NDArray[Any], length: int, kinds: str) -> npt.NDArray[Any]:
     """The answer of an order's method, if it has a number of one of NumPy's `kinds` for every row."""
     if answer.shape != (length,) or answer.dtype.kind not in kinds:
-        said = f"{answer.dtype} of shape {answer.shape}"
-        raise fault("order", name_of(order), order, f"answers {length} rows with {said} in the method {method!r}")
+        form = f"{answer.dtype} of shape {answer.shape}"
+        raise fault("order", name_of(order), order, f"answers {length} rows with {form} in the method {method!r}")
     return answer
 
 

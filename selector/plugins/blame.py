@@ -48,13 +48,13 @@ class Blamed:
     plugin: object
     work: Callable[..., Any]
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         with blamed(self.kind, self.name, self.plugin):
-            return self.work(*given)
+            return self.work(*arguments)
 
 
-def asked_by(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
-    """The pool as a plug-in is given it: its work is its own fault wherever it is done."""
+def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
+    """The pool as a plug-in is given it: what its work raises is put on it, wherever that is done."""
 
     def mapped(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return pool.mapper(Blamed(kind=kind, name=name, plugin=plugin, work=work), items)
@@ -76,6 +76,6 @@ def difference(given: pa.Schema, wanted: pa.Schema) -> str:
         if at < 0:
             return f"{field.name!r} is missing"
         if not given.field(at).equals(field):
-            told = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
-            return f"{field.name!r} is {told[0]}, not {told[1]}"
+            types = [f"{kind.type}{'' if kind.nullable else ' not null'}" for kind in (given.field(at), field)]
+            return f"{field.name!r} is {types[0]}, not {types[1]}"
     return f"they are {', '.join(given.names)}, not {', '.join(wanted.names)}"

@@ -169,14 +169,14 @@ def identity(plugin: Versioned, contents: Mapping[str, str] | None = None) -> di
             options[field.name] = (contents or {}).get(field.name, str(value))
         else:
             options[field.name] = list(value) if isinstance(value, tuple) else value
-    told = {
+    decisive = {
         "family": family_of(cls),
         "name": name,
         "version": plugin.version,
         "libraries": versions(plugin.libraries),
         "options": options,
     }
-    return told | ({"origin": origin} if origin else {})
+    return decisive | ({"origin": origin} if origin else {})
 
 
 def options_spelt_out(plugin: object) -> dict[str, Any]:
@@ -224,9 +224,9 @@ def wanted(problem: Mapping[str, Any]) -> str:
         "string_type": "write text, in quotes where YAML would read a number", "tuple": "write a list, e.g. [a, b]",
         "list": "write a list, e.g. [a, b]", "dict": "write keys below it", "too_short": "write at least one",
     }  # fmt: skip
-    said = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     kind = problem["type"]
-    return words.get(kind) or words.get(kind.partition("_")[0]) or said[:1].lower() + said[1:]
+    return words.get(kind) or words.get(kind.partition("_")[0]) or message[:1].lower() + message[1:]
 
 
 def describe(family: str) -> list[dict[str, Any]]:

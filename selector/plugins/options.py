@@ -160,13 +160,13 @@ def columns_of(plugin: object, always: Sequence[str] = ("doc_id", "num_tokens"))
 def plugins_in(plugin: object) -> Iterator[Any]:
     """The plug-in and every plug-in below it that is an option."""
     yield plugin
-    for inner in inside(plugin):
+    for inner in inner_plugins(plugin):
         yield from plugins_in(inner)
 
 
-def inside(plugin: object) -> list[Any]:
+def inner_plugins(plugin: object) -> list[Any]:
     """The plug-ins that are options of this one."""
-    values = [value for field in fields_of(plugin) for value in _each(getattr(plugin, field.name))]
+    values = [value for field in fields_of(plugin) for value in _as_tuple(getattr(plugin, field.name))]
     return [value for value in values if is_plugin(value)]
 
 
@@ -194,25 +194,25 @@ def replaced(plugin: P, values: Mapping[str, Any]) -> P:
         if field.name in values:
             changed[field.name] = values[field.name]
             continue
-        inside = {
+        inner = {
             path.removeprefix(f"{field.name}."): new
             for path, new in values.items()
             if path.startswith(f"{field.name}.")
         }
-        if not inside:
+        if not inner:
             continue
         if is_plugin(value):
-            changed[field.name] = replaced(value, inside)
+            changed[field.name] = replaced(value, inner)
         else:
-            changed[field.name] = tuple(_replaced_item(item, str(i), inside) for i, item in enumerate(value))
+            changed[field.name] = tuple(_replaced_item(item, str(i), inner) for i, item in enumerate(value))
     return dataclasses.replace(cast(Any, plugin), **changed) if changed else plugin
 
 
 def _replaced_item(item: Any, place: str, values: Mapping[str, Any]) -> Any:
     if place in values:
         return values[place]
-    inside = {path.removeprefix(f"{place}."): new for path, new in values.items() if path.startswith(f"{place}.")}
-    return replaced(item, inside) if inside else item
+    inner = {path.removeprefix(f"{place}."): new for path, new in values.items() if path.startswith(f"{place}.")}
+    return replaced(item, inner) if inner else item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,5 +262,5 @@ def _walk(plugin: object, prefix: str) -> Iterator[Option]:
                 yield from _walk(item, f"{place}.")
 
 
-def _each(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)

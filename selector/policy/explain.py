@@ -11,8 +11,8 @@ from selector.errors import PolicyError, did_you_mean
 
 
 def explained(model: type[BaseModel], error: ValidationError) -> PolicyError:
-    """The error that a user is told."""
-    return PolicyError("\n".join(_explain(model, problem) for problem in _roots(error.errors())))
+    """What is wrong with a policy, as the error that its writer sees."""
+    return PolicyError("\n".join(_explain(model, problem) for problem in _innermost(error.errors())))
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
@@ -29,7 +29,7 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     return f"{place}: {plugins.wanted(problem)}; it is {problem['input']!r}."
 
 
-def _roots(problems: Sequence[Any]) -> list[Any]:
+def _innermost(problems: Sequence[Any]) -> list[Any]:
     """The problems, less those that only follow from one further in."""
     places = [problem["loc"] for problem in problems]
     return [

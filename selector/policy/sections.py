@@ -41,7 +41,7 @@ class Choice(_Section):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        return _chosen(value)
+        return _name_and_options(value)
 
     @model_serializer
     def _write(self) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class RaterChoice(Choice):
     @classmethod
     def _read(cls, value: Any) -> Any:
         if not (isinstance(value, Mapping) and "as" in value and len(value) == 2):
-            return _chosen(value)
+            return _name_and_options(value)
         alias = value["as"]
         if not (isinstance(alias, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", alias)):
             raise ValueError("after as, write a word of letters, digits and _, e.g. as: ppl_small")
-        return {**_chosen({name: options for name, options in value.items() if name != "as"}), "alias": alias}
+        return {**_name_and_options({name: options for name, options in value.items() if name != "as"}), "alias": alias}
 
     @model_serializer
     def _write(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class RaterChoice(Choice):
         return self.alias or super().label
 
 
-def _chosen(value: Any) -> dict[str, Any]:
+def _name_and_options(value: Any) -> dict[str, Any]:
     """The name and the options of a plug-in as a policy writes them."""
     if isinstance(value, str):
         return {"name": value}

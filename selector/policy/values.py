@@ -31,7 +31,7 @@ def _amount(value: Any) -> Any:
     return _number(value)
 
 
-def _one_or_more(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -47,5 +47,5 @@ Amount = Annotated[
 Paths = Annotated[
     tuple[str, ...],
     Field(min_length=1),
-    BeforeValidator(_one_or_more, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+    BeforeValidator(_as_list, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
 ]

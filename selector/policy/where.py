@@ -25,11 +25,11 @@ from selector.plugins.catalogue import CORPUS, RULE_COLUMNS, SCORE, Catalogue, c
 
 _KINDS = (pl.Float64, pl.String, pl.Boolean)  # what a column of the corpus can be
 _MOST_COLUMNS = 8  # of the corpus, in one rule
-_NUM_SAMPLES = 24
+_NUM_TRIAL_VALUES = 24
 
 _NAMES = re.compile(r"\b(?:score|corpus)\.[A-Za-z_]\w*(?:\.\w+)*|\bcluster\b")
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
-_OF_MANY = re.compile(  # what SQL asks of many rows at once
+_AGGREGATES = re.compile(  # what SQL asks of many rows at once
     r"\b(over|(?:[a-z]+_)?(?:agg|count|sum)|listagg|avg|mean|median|mode|min|max|first|last|any_value|total|every"
     r"|(?:bool|bit)_[a-z]+|(?:std|var|cov|corr|quantile|percentile|regr)[a-z_]*)\s*\(|\bselect\b",
     re.IGNORECASE,
@@ -53,9 +53,9 @@ class Rule:
     @classmethod
     def of(cls, text: str, catalogue: Catalogue) -> "Rule":
         """The rule that a policy's `select.where` says. Raises PolicyError if it is not a condition."""
-        many = _OF_MANY.search(_QUOTED.sub("''", text))
+        many = _AGGREGATES.search(_QUOTED.sub("''", text))
         if many:
-            raise PolicyError(_of_many(text, many[0].strip("( ")))
+            raise PolicyError(_aggregate_refused(text, many[0].strip("( ")))
         try:
             names = sorted(set(_expression(text).meta.root_names()))
         except (pl.exceptions.PolarsError, ValueError) as error:
@@ -66,27 +66,27 @@ class Rule:
         if not names:
             raise PolicyError(f"select.where: {_short(text)!r} names no column. Write e.g. num_tokens >= 32.")
         columns = tuple(replace(_column(name, catalogue), name=name) for name in names)
-        theirs = tuple(column.name for column in columns if column.step == "columns")
-        if len(theirs) > _MOST_COLUMNS:
+        of_corpus = tuple(column.name for column in columns if column.step == "columns")
+        if len(of_corpus) > _MOST_COLUMNS:
             raise PolicyError(
-                f"select.where: {_short(text)!r} reads {len(theirs)} columns of the corpus, and {_MOST_COLUMNS} are "
+                f"select.where: {_short(text)!r} reads {len(of_corpus)} columns of the corpus, and {_MOST_COLUMNS} are "
                 "the most. Put what it says into one column."
             )
-        known = {column.name: _type(column) for column in columns if column.name not in theirs}
+        known = {column.name: _type(column) for column in columns if column.name not in of_corpus}
         problem: PolicyError | None = None
-        for kinds in itertools.product(_KINDS, repeat=len(theirs)):
-            samples = pl.DataFrame(
-                {name: _samples(kind) for name, kind in (known | dict(zip(theirs, kinds, strict=True))).items()}
+        for kinds in itertools.product(_KINDS, repeat=len(of_corpus)):
+            trial = pl.DataFrame(
+                {name: _trial_values(kind) for name, kind in (known | dict(zip(of_corpus, kinds, strict=True))).items()}
             )
             try:
-                passed = _evaluate(text, samples)
-                alone = [_evaluate(text, samples[row]) for row in range(len(samples))]
+                passed = _evaluate(text, trial)
+                alone = [_evaluate(text, trial[row]) for row in range(len(trial))]
             except PolicyError as error:
                 problem = problem or error
                 continue
-            if len(passed) != len(samples) or not passed.equals(pl.concat(alone)):
-                raise PolicyError(_of_many(text, "a part of it"))
-            return cls(text=text, columns=columns, open_columns=theirs, kinds=kinds)
+            if len(passed) != len(trial) or not passed.equals(pl.concat(alone)):
+                raise PolicyError(_aggregate_refused(text, "a part of it"))
+            return cls(text=text, columns=columns, open_columns=of_corpus, kinds=kinds)
         assert problem is not None
         raise problem
 
@@ -98,13 +98,15 @@ class Rule:
             known = {
                 column.name: pl.Series([], dtype=_type(column)) for column in self.columns if column.step != "columns"
             }
-            theirs = {name: pl.from_arrow(values.slice(0, 0)) for name, values in arrays.items() if values is not None}
+            of_corpus = {
+                name: pl.from_arrow(values.slice(0, 0)) for name, values in arrays.items() if values is not None
+            }
             nulls = {
                 name: kind
                 for name, kind in zip(self.open_columns, self.kinds, strict=True)
                 if pa.types.is_null(arrays[name].type)  # pyright: ignore[reportOptionalMemberAccess]
             }
-            _evaluate(self.text, pl.DataFrame(known | theirs), nulls)
+            _evaluate(self.text, pl.DataFrame(known | of_corpus), nulls)
 
     def test(self, table: pa.Table) -> npt.NDArray[np.bool_]:
         """Which rows of a table with the rule's columns, under the rule's names, pass."""
@@ -160,16 +162,16 @@ def _expression(text: str) -> pl.Expr:
     return pl.sql_expr("".join(quoted))
 
 
-def _of_many(text: str, what: str) -> str:
+def _aggregate_refused(text: str, what: str) -> str:
     return (
         f"select.where: in {_short(text)!r}, {what} asks for other documents, and a rule sees one at a time. "
         "Compare columns of one document."
     )
 
 
-def _samples(kind: Any) -> pl.Series:
+def _trial_values(kind: Any) -> pl.Series:
     """Values of a type, small and large, up and down."""
-    values: Sequence[Any] = [(7 * row * row) % 31 * 3 ** (row // 3) for row in range(_NUM_SAMPLES)]
+    values: Sequence[Any] = [(7 * row * row) % 31 * 3 ** (row // 3) for row in range(_NUM_TRIAL_VALUES)]
     if kind == pl.String:
         values = [f"{value}" for value in values]
     elif kind == pl.Boolean:

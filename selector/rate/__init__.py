@@ -21,7 +21,7 @@ from selector.plugins.options import (
     SignalName,
     TablePath,
     TextsPath,
-    inside,
+    inner_plugins,
 )
 from selector.plugins.pool import Pool
 
@@ -68,7 +68,7 @@ class Rater(_Scoring):
         A rater is frozen, so hold what is loaded in a `functools.cached_property`, and name that property here. Raters
         that are options are prepared by this method: call `super().prepare()` where you write your own.
         """
-        for inner in inside(self):
+        for inner in inner_plugins(self):
             if isinstance(inner, Rater):
                 inner.prepare()
 

@@ -36,18 +36,18 @@ def ratings_table(rater: Rater, name: str, batch: pa.RecordBatch, declared: Fit 
     if problem:
         raise fault("rater", name, maker, problem)
     answer: Any = rater.rate(batch.select(shown_to(maker)))
-    said = _by_name(answer, maker, meanings)
-    if problem := _wrong_answer(answer, said, meanings, batch.num_rows):
+    answered = _by_name(answer, maker, meanings)
+    if problem := _wrong_answer(answer, answered, meanings, batch.num_rows):
         raise fault("rater", name, maker, problem)
     columns: list[pa.Array] = [batch["doc_id"]]
     fields: dict[str, pa.Field] = {}
     for score, meaning in meanings.items():
         try:
-            values = _exact_or_quantised(said[score], meaning)
+            values = _exact_or_quantised(answered[score], meaning)
         except pa.ArrowInvalid as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise fault("rater", name, maker, f"returned for {score!r} what cannot be stored: {reason}") from error
-        codes = _states(values, said.get("state", said.get(tables.state_of(score))))
+        codes = _states(values, answered.get("state", answered.get(tables.state_of(score))))
         values = values.take(pa.array(np.arange(len(values)), mask=codes != _OK))  # null wherever it does not count
         values = values.dictionary_encode() if meaning == "label" else values
         columns += [values, pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(tables.STATES))]
@@ -102,13 +102,13 @@ def _stored_type(kind: pa.DataType, meaning: Meaning) -> pa.DataType | None:
     return None
 
 
-def _states(values: pa.Array, said: pa.Array | None) -> npt.NDArray[np.int32]:
-    """Per row the index of a score's state in `tables.STATES`: the one said, but failed where it has no value."""
+def _states(values: pa.Array, given: pa.Array | None) -> npt.NDArray[np.int32]:
+    """Per row the index of a score's state in `tables.STATES`: the one given, but failed where it has no value."""
     is_null = _is_null(values)
-    if said is None:
+    if given is None:
         codes = np.where(is_null, _NOT_APPLICABLE, _OK)
     else:
-        states = said.cast(pa.string()).dictionary_encode()
+        states = given.cast(pa.string()).dictionary_encode()
         codes = np.array([tables.STATES.index(state) for state in states.dictionary.to_pylist()], np.int64)
         codes = codes[states.indices.to_numpy()]
     if pa.types.is_floating(values.type):
@@ -148,24 +148,26 @@ def _difference(rater: Rater, declared: Fit, name: str) -> str | None:
     return None
 
 
-def _wrong_answer(answer: Any, said: Mapping[str, pa.Array], meanings: Mapping[str, Meaning], rows: int) -> str | None:
+def _wrong_answer(
+    answer: Any, answered: Mapping[str, pa.Array], meanings: Mapping[str, Meaning], rows: int
+) -> str | None:
     if not isinstance(answer, pa.RecordBatch):
         return f"returned a {type(answer).__name__} instead of a pyarrow.RecordBatch"
     if answer.num_rows != rows:
         return f"returned {answer.num_rows} rows for a batch of {rows}"
-    states = {"state", *map(tables.state_of, meanings)} & said.keys()
-    if len(said) != len(answer.schema) or said.keys() - states != set(meanings):
+    states = {"state", *map(tables.state_of, meanings)} & answered.keys()
+    if len(answered) != len(answer.schema) or answered.keys() - states != set(meanings):
         return f"returned the columns {answer.schema.names} instead of {list(meanings)} and perhaps 'state'"
     if "state" in states and len(states) > 1:
         return f"returned both 'state', which is for every score, and {min(states - {'state'})!r}"
     for score, meaning in meanings.items():
-        if _stored_type(said[score].type, meaning) is None:
-            return f"returned {score!r} as {said[score].type} instead of {_wanted(said[score].type, meaning)}"
+        if _stored_type(answered[score].type, meaning) is None:
+            return f"returned {score!r} as {answered[score].type} instead of {_wanted(answered[score].type, meaning)}"
     for name in sorted(states):
-        kind = said[name].type
+        kind = answered[name].type
         if not pa.types.is_null(kind) and not _is_text(kind):
             return f"returned {name!r} as {kind} instead of text"
-        for state in said[name].cast(pa.string()).unique().to_pylist():
+        for state in answered[name].cast(pa.string()).unique().to_pylist():
             if state not in tables.STATES:
                 return f"returned the state {state!r}, which is not one of {tables.STATES}"
     return None

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from selector import tables
 from selector.errors import SelectorError
-from selector.exact.spend import ANY, Budget
-from selector.plugins.blame import asked_by, blamed, count_null, difference, fault
+from selector.exact.spend import Budget
+from selector.plugins.blame import blamed, count_null, difference, fault, with_blame
 from selector.plugins.pool import Pool, Shard
 from selector.select._contract import Decisions, Selector
+
+_NO_SIZE = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Totals:
     tokens: int = 0
     spent: int = 0
     largest_kept: int = 0
-    smallest_left: int = ANY  # of the documents that were left out; ANY: there is none
+    smallest_left: int = _NO_SIZE  # of the documents that were left out; _NO_SIZE: there is none
     largest_left: int = -1  # -1: there is none
 
     @classmethod
@@ -41,7 +43,7 @@ class Totals:
             tokens=int((batch["num_tokens"].to_numpy().astype(np.int64) * visits)[kept].sum()),
             spent=int((sizes * visits)[kept].sum()),
             largest_kept=int(sizes[kept].max(initial=0)),
-            smallest_left=int(sizes[~kept].min(initial=ANY)),
+            smallest_left=int(sizes[~kept].min(initial=_NO_SIZE)),
             largest_left=int(sizes[~kept].max(initial=-1)),
         )
 
@@ -69,12 +71,12 @@ class Checker:
     def select(self, pool: Pool, seed: int) -> Decisions:
         """What the selector decides about a pool."""
         with blamed("selector", self.name, self.selector):
-            asked = asked_by(pool, "selector", self.name, self.selector)
-            decisions = self.selector.select(asked, self.budget, seed)
+            own_pool = with_blame(pool, "selector", self.name, self.selector)
+            decisions = self.selector.select(own_pool, self.budget, seed)
         problem = _wrong_decisions(decisions, pool)
         if problem:
             raise fault("selector", self.name, self.selector, problem)
-        return replace(decisions, pool=None if decisions.pool is asked else decisions.pool)
+        return replace(decisions, pool=None if decisions.pool is own_pool else decisions.pool)
 
     def verdict(self, decisions: Decisions, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The verdict on a shard, checked by itself; a worker says it."""
@@ -100,12 +102,12 @@ class Checker:
             raise self._others()
         return list(zip(decided, pool.shards, strict=True))
 
-    def read(self, decisions: Decisions, decided: Shard, asked: Shard) -> pa.RecordBatch:
+    def read(self, decisions: Decisions, decided: Shard, expected: Shard) -> pa.RecordBatch:
         """What the selector reads of a shard; it has to be that of its pool."""
         columns = dict.fromkeys(("num_tokens", *decisions.columns))
-        if decided is asked:
-            return asked.read(list(columns))
-        if not decided.read(["doc_id"])["doc_id"].equals(asked.read(["doc_id"])["doc_id"]):
+        if decided is expected:
+            return expected.read(list(columns))
+        if not decided.read(["doc_id"])["doc_id"].equals(expected.read(["doc_id"])["doc_id"]):
             raise self._others()
         return decided.read(list(columns))
 

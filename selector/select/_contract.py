@@ -59,9 +59,9 @@ class Selector(abc.ABC):
         """
 
 
-def reasons(codes: npt.NDArray[Any], said: Sequence[Reason]) -> dict[str, pa.Array]:
-    """The columns `reason` and `arguments` of a verdict: `codes` are indices into `said`, one per document."""
-    pairs = [(reason, {}) if isinstance(reason, str) else reason for reason in said]
+def reasons(codes: npt.NDArray[Any], choices: Sequence[Reason]) -> dict[str, pa.Array]:
+    """The columns `reason` and `arguments` of a verdict: `codes` are indices into `choices`, one per document."""
+    pairs = [(reason, {}) if isinstance(reason, str) else reason for reason in choices]
     texts = [text for text, _ in pairs]
     filled = [json.dumps(dict(given), sort_keys=True, ensure_ascii=False) if given else None for _, given in pairs]
     indices = np.asarray(codes, np.int32)

@@ -88,10 +88,10 @@ def _in_groups(given: pa.Table, by: str) -> dict[Any, pa.RecordBatch]:
 
 def _answer(selector: Grouped, given: Mapping[Any, pa.RecordBatch], seed: int, group: pa.RecordBatch) -> pa.RecordBatch:
     name, n = group[selector.grouped_by][0].as_py(), group.num_rows
-    said = selector.group_keys(group, given.get(name, group.slice(0, 0)), seed)
+    keys = selector.group_keys(group, given.get(name, group.slice(0, 0)), seed)
     columns = [
-        pa.array(said.keys, pa.uint64(), mask=said.never),
-        pa.nulls(n, pa.float64()) if said.values is None else pa.array(said.values, mask=np.isnan(said.values)),
-        pa.nulls(n, tables.DOC_ID) if said.others is None else said.others,
+        pa.array(keys.keys, pa.uint64(), mask=keys.never),
+        pa.nulls(n, pa.float64()) if keys.values is None else pa.array(keys.values, mask=np.isnan(keys.values)),
+        pa.nulls(n, tables.DOC_ID) if keys.others is None else keys.others,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_ANSWER)

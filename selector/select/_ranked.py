@@ -36,7 +36,7 @@ _LINED_UP = pa.schema(
 )
 _WEIGHED = pa.schema([(_DRAWN, pa.int64()), (_WEIGHT, pa.float64())])
 
-_MOST_TOLD = 4096
+_MOST_LISTED = 4096  # groups in the facts of a manifest
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -67,8 +67,8 @@ class Reasons:
 class Ranked(Selector):
     """Every group is a queue; its lowest keys are kept until its quota is spent.
 
-    Only `keys` must be said. `summary` is what the other answers need to know of the whole pool; all of them are asked
-    on workers, so a selector and its summary are picklable.
+    Only `keys` must be written. `summary` is what the other methods need to know of the whole pool; those are called on
+    workers, so a selector and its summary are picklable.
     """
 
     @property
@@ -167,10 +167,10 @@ class Ranked(Selector):
 
         taken = take(queues, quotas, budget.overshoot, ceilings, count=pool.num_documents)
         spent, cuts = np.zeros_like(totals), np.full(len(names), -np.inf)
-        for some, cut in lined_up.map(
+        for shard_spent, shard_cuts in lined_up.map(
             functools.partial(_outcome, budget, taken, totals.shape), *_QUEUE, _STRATUM, _VALUE
         ):
-            spent, cuts = spent + some, np.maximum(cuts, cut)
+            spent, cuts = spent + shard_spent, np.maximum(cuts, shard_cuts)
 
         log_times = None
         if self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None:
@@ -332,7 +332,7 @@ class _Decide:
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
         return verdicts(
             kept,
-            **reasons(codes, [self._said(*divmod(code, 4)) for code in used.tolist()]),
+            **reasons(codes, [self._reason(*divmod(code, 4)) for code in used.tolist()]),
             inclusion_probability=chance.astype(np.float32),
             value=selector.values(batch, view.summary, view.seed),
             cut=cuts[queued.group],
@@ -342,13 +342,13 @@ class _Decide:
     @property
     def facts(self) -> Mapping[str, Any]:
         """What each group was given and spent, unless there is one group, or too many to be told."""
-        if not 1 < len(self.view.names) <= _MOST_TOLD:
+        if not 1 < len(self.view.names) <= _MOST_LISTED:
             return {}
         names = [str(name) for name in self.view.names]
-        told = {"quotas": self.quotas, "spent": self.spent}
-        return {what: dict(zip(names, amounts.tolist(), strict=True)) for what, amounts in told.items()}
+        by_group = {"quotas": self.quotas, "spent": self.spent}
+        return {what: dict(zip(names, amounts.tolist(), strict=True)) for what, amounts in by_group.items()}
 
-    def _said(self, index: int, outcome: int) -> Reason:
+    def _reason(self, index: int, outcome: int) -> Reason:
         """The reason for documents of a group, with what stands in its braces."""
         group = Group(
             group=self.view.names[index],
@@ -357,8 +357,8 @@ class _Decide:
             total=int(self.sizes[index]),
             unit=self.view.budget.unit,
         )
-        said = self.view.selector.reasons(group)
-        reason = (said.kept, said.paid or said.kept, said.left_out, said.never or said.left_out)[outcome]
+        own = self.view.selector.reasons(group)
+        reason = (own.kept, own.paid or own.kept, own.left_out, own.never or own.left_out)[outcome]
         template, given = (reason, {}) if isinstance(reason, str) else reason
         known = {**vars(group), **given}
         return template, {name: known[name] for name in _BRACES.findall(template) if name in known}

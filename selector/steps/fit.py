@@ -73,9 +73,9 @@ class _Drawn:
 
     def read(self, task: Task, names: Sequence[str]) -> pa.RecordBatch:
         """These columns of the documents of a part that are drawn."""
-        lined_up = [name for name, column in self.columns.items() if column.step in ("embed", "cluster")]
-        asked = [self.columns[name] for name in dict.fromkeys(("doc_id", *lined_up, *names))]
-        batch = batch_of(self.gather.reader.read(self.store, task, asked))
+        aligned = [name for name, column in self.columns.items() if column.step in ("embed", "cluster")]
+        wanted = [self.columns[name] for name in dict.fromkeys(("doc_id", *aligned, *names))]
+        batch = batch_of(self.gather.reader.read(self.store, task, wanted))
         chosen = keyed.uniforms(batch.column("doc_id"), self.seed, "fit") <= self.share
         return batch.filter(pa.array(chosen)).select(list(names))
 

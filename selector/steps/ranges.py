@@ -21,7 +21,7 @@ from selector.engine.store import Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
 from selector.order import Placed, numbered
 from selector.order._placed import Read, columns_read, labelled, left_out, placed
-from selector.plugins.blame import asked_by, blamed
+from selector.plugins.blame import blamed, with_blame
 from selector.plugins.pool import Pool
 from selector.steps.chosen import ChosenShard
 
@@ -71,19 +71,21 @@ def arranged(
     """
 
     with blamed("order", name, order):
-        summary = order.summary(asked_by(pool, "order", name, order), seed)
+        summary = order.summary(with_blame(pool, "order", name, order), seed)
     read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
     counted = list(done.map(functools.partial(_count, done.store, read), shards))
-    sizes = np.zeros(max((len(one.sizes) for one in counted), default=0), np.int64)
-    for one in counted:
-        sizes[: len(one.sizes)] += one.sizes
-    total = sum(one.rows for one in counted)
-    cuts = _cuts([(one.sample, one.rows) for one in counted], -(-total // RANGE_ROWS))
+    sizes = np.zeros(max((len(count.sizes) for count in counted), default=0), np.int64)
+    for count in counted:
+        sizes[: len(count.sizes)] += count.sizes
+    total = sum(count.rows for count in counted)
+    cuts = _cuts([(count.sample, count.rows) for count in counted], -(-total // RANGE_ROWS))
     deal = functools.partial(_deal_by_key, read, cuts)
     ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, _sort_by_key))
     if type(order).place is not Placed.place:
         samples = list(done.map(functools.partial(_sample_places, done.store, order, sizes), ranges))
-        cuts = _cuts([(sample, one.rows) for sample, one in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS))
+        cuts = _cuts(
+            [(sample, span.rows) for sample, span in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS)
+        )
         again = functools.partial(_deal_by_place, order, sizes, cuts)
         ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, _sort_by_place))
     back = functools.partial(_deal_back, order, summary)
@@ -94,8 +96,8 @@ def arranged(
 
 def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
     """The ranges, each with what comes before it."""
-    firsts = np.cumsum([0, *(one.rows for one in ranges)]).tolist()
-    return [_Range(key=one.key, rows=one.rows, first=first) for one, first in zip(ranges, firsts, strict=False)]
+    firsts = np.cumsum([0, *(span.rows for span in ranges)]).tolist()
+    return [_Range(key=span.key, rows=span.rows, first=first) for span, first in zip(ranges, firsts, strict=False)]
 
 
 def _cuts(samples: Sequence[tuple[npt.NDArray[np.uint64], int]], num_ranges: int) -> npt.NDArray[np.uint64]:
@@ -132,7 +134,7 @@ def _sampled(rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return rows[order[np.linspace(0, len(order) - 1, _SAMPLE).astype(np.int64)]]
 
 
-# What is asked of workers.
+# What workers do.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,15 +172,15 @@ def _sort_by_key(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
     return _stored(store, "keys", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
 
 
-def _sample_places(store: Store, order: Placed, sizes: Ints, one: _Range) -> npt.NDArray[np.uint64]:
-    return _sampled(_places(store, order, sizes, one)[0])
+def _sample_places(store: Store, order: Placed, sizes: Ints, span: _Range) -> npt.NDArray[np.uint64]:
+    return _sampled(_places(store, order, sizes, span)[0])
 
 
-def _places(store: Store, order: Placed, sizes: Ints, one: _Range) -> tuple[npt.NDArray[np.uint64], pa.Table]:
+def _places(store: Store, order: Placed, sizes: Ints, span: _Range) -> tuple[npt.NDArray[np.uint64], pa.Table]:
     """The place, the group and the rank of each row of a range, and the rows."""
-    rows = store.read(one.key, "rows")
+    rows = store.read(span.key, "rows")
     group = rows["group"].to_numpy()
-    rank = one.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
+    rank = span.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
     place = placed(order, group, rank, sizes)
     return np.column_stack(
         [place.astype(np.uint64) ^ np.uint64(2**63), group.astype(np.uint64), rank.astype(np.uint64)]
@@ -186,9 +188,9 @@ def _places(store: Store, order: Placed, sizes: Ints, one: _Range) -> tuple[npt.
 
 
 def _deal_by_place(
-    order: Placed, sizes: Ints, cuts: npt.NDArray[np.uint64], store: Store, one: _Range
+    order: Placed, sizes: Ints, cuts: npt.NDArray[np.uint64], store: Store, span: _Range
 ) -> Mapping[int, pa.Table]:
-    places, rows = _places(store, order, sizes, one)
+    places, rows = _places(store, order, sizes, span)
     whole = pa.table([*places.T, rows["shard"], rows["row"]], names=["place", "group", "rank", "shard", "row"])
     return by_bucket(whole, _range_of(places, cuts))
 
@@ -201,10 +203,10 @@ def _sort_by_place(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
     return _stored(store, "places", group[order].astype(np.int64), shard[order], row[order])
 
 
-def _deal_back(order: Placed, summary: Any, store: Store, one: _Range) -> Mapping[int, pa.Table]:
-    rows = store.read(one.key, "rows")
+def _deal_back(order: Placed, summary: Any, store: Store, span: _Range) -> Mapping[int, pa.Table]:
+    rows = store.read(span.key, "rows")
     phase, weights = labelled(order, rows["group"].to_numpy(), summary)
-    positions = one.first + np.arange(rows.num_rows)
+    positions = span.first + np.arange(rows.num_rows)
     whole = pa.table([rows["row"], positions, phase, weights], schema=_PLACED)
     return by_bucket(whole, rows["shard"].to_numpy())
 

@@ -18,7 +18,7 @@ from selector.rate._fitted import rater_of
 from selector.steps import attach
 from selector.steps.gather import Gather
 
-_MUST_BE_THERE = ("embedding", "cluster", "distance")  # a document that lost one of them is not rated
+_REQUIRED = ("embedding", "cluster", "distance")  # a document that lost one of them is not rated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Rate(Map):
 
 def batch_of(table: pa.Table) -> pa.RecordBatch:
     """A table as one batch, without the documents that lost a column which a rater cannot do without."""
-    for name in _MUST_BE_THERE:
+    for name in _REQUIRED:
         if name in table.schema.names:
             table = table.filter(table[name].is_valid())
     (batch,) = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]

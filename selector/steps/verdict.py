@@ -123,9 +123,9 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
         if seal.tables["quarantine"].num_rows:
             lost = live.store.table(seal, "quarantine", ["row", "step", "reason"]).group_by(["step", "reason"])
             for group in lost.aggregate([("row", "list")]).to_pylist():
-                said = {"step": group["step"], "reason": group["reason"]}
+                filled = {"step": group["step"], "reason": group["reason"]}
                 which = np.isin(live.documents["row"].to_numpy(), group["row_list"])
-                yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", said))
+                yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
 
 
 def ruled_out(live: Live) -> Iterator[tuple[Bools, Outcome]]:
@@ -144,8 +144,11 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
             states = live.documents[tables.state_of(score.name)].combine_chunks()
             codes = states.indices.to_numpy(zero_copy_only=False)  # NaN where a table lost the document
             for index, state in enumerate(states.dictionary.to_pylist()):
-                said = {"score": score.column, "state": state}
-                yield absent & (codes == index), Outcome(outcome=LEFT_OUT, reason=("no score '{score}': {state}", said))
+                filled = {"score": score.column, "state": state}
+                yield (
+                    absent & (codes == index),
+                    Outcome(outcome=LEFT_OUT, reason=("no score '{score}': {state}", filled)),
+                )
 
 
 CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)

@@ -155,7 +155,7 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
     sizes = np.bincount(group)
     rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
 
-    def said(some: slice) -> list[tuple[int, str, float]]:
+    def answers_for(some: slice) -> list[tuple[int, str, float]]:
         phase, weights = labelled(order, group[some], summary)
         return list(
             zip(
@@ -163,9 +163,9 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
             )
         )
 
-    whole = said(slice(None))
+    whole = answers_for(slice(None))
     for some in (slice(0, len(group) // 2), slice(len(group) // 2, None), slice(None, None, 3)):
-        assert said(some) == whole[some], "what is said of a visit depends on which others are asked for with it"
+        assert answers_for(some) == whole[some], "what is said of a visit depends on which others are asked for with it"
 
 
 ORDER_LAWS: Sequence[Law[Order]] = [

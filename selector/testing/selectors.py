@@ -70,9 +70,9 @@ def law_the_budget_is_kept_and_spent(selector: Selector, table: pa.Table, budget
     if never:
         full = Checker("tried", selector, budget)
         full.fills_budget = True
-        for batch, said in pairs:
-            may = pa.array(~np.isin(np.array(said["reason"].to_pylist(), object), list(never)))
-            full.add(full.totals_of(batch.filter(may), said.filter(may)))
+        for batch, verdict in pairs:
+            may = pa.array(~np.isin(np.array(verdict["reason"].to_pylist(), object), list(never)))
+            full.add(full.totals_of(batch.filter(may), verdict.filter(may)))
         with asserting("it ends early, and the budget is the reason that it gives"):
             full.end()
 
@@ -140,7 +140,9 @@ def law_only_columns_that_are_named_are_read(selector: Selector, table: pa.Table
     whole = decide(selector, table, 16, budget, seed)
     with asserting("it reads a column that neither `needs` nor an option names"):
         _, pairs = _verdicts(selector, pool_for(selector, table, 16, is_strict=True), budget, seed)
-    assert _readable([said for _, said in pairs]).equals(whole), "it answers otherwise where more columns are there"
+    assert _readable([verdict for _, verdict in pairs]).equals(whole), (
+        "it answers otherwise where more columns are there"
+    )
 
 
 @law(TABLES, BUDGETS, SEEDS)
@@ -193,7 +195,7 @@ def law_documents_that_are_given_are_context_and_never_decided(
     if is_kept:
         with asserting("what is given is paid for"):
             answers[0][0].end()
-    first, second = (_readable([said for _, said in pairs]) for _, pairs in answers)
+    first, second = (_readable([verdict for _, verdict in pairs]) for _, pairs in answers)
     assert first.equals(second), "the selector looks at places in what is given"
 
 
@@ -219,7 +221,7 @@ SELECTOR_LAWS: Sequence[Law[Selector]] = [
 def decide(selector: Selector, table: pa.Table, shard_rows: int, budget: Budget, seed: int) -> pa.Table:
     """What a selector says of every document: `tables.VERDICTS`, each `reason` the sentence that people read."""
     _, pairs = _verdicts(selector, pool_for(selector, table, shard_rows), budget, seed)
-    return _readable([said for _, said in pairs])
+    return _readable([verdict for _, verdict in pairs])
 
 
 @contextmanager
@@ -256,9 +258,9 @@ def _keeps_its_budget(selector: Selector, table: pa.Table, budget: Budget, seed:
 def _readable(verdicts: Iterable[pa.RecordBatch]) -> pa.Table:
     table = pa.Table.from_batches(list(verdicts), schema=tables.VERDICTS)
     pairs = zip(table["reason"].to_pylist(), table["arguments"].to_pylist(), strict=True)
-    said = pa.array([sentence(*pair) for pair in pairs], pa.string())
+    sentences = pa.array([sentence(*pair) for pair in pairs], pa.string())
     places = [table.schema.get_field_index(name) for name in ("reason", "arguments")]
-    return table.set_column(places[0], "reason", said).remove_column(places[1]).combine_chunks()
+    return table.set_column(places[0], "reason", sentences).remove_column(places[1]).combine_chunks()
 
 
 def _sizes(budget: Budget, table: pa.Table) -> npt.NDArray[np.int64]:
@@ -270,5 +272,5 @@ def _never(selector: Selector, budget: Budget) -> set[str]:
     """The templates of the reason for documents that a ranking selector would never take, whatever is left."""
     if not isinstance(selector, Ranked):
         return set()
-    said = selector.reasons(Group(group=0, quota=0, spent=0, total=0, unit=budget.unit)).never
-    return set() if said is None else {said if isinstance(said, str) else said[0]}
+    never = selector.reasons(Group(group=0, quota=0, spent=0, total=0, unit=budget.unit)).never
+    return set() if never is None else {never if isinstance(never, str) else never[0]}

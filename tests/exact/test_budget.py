@@ -109,7 +109,7 @@ class Case:
 
 
 _KEYS = st.one_of(st.integers(0, 2), st.integers(0, 2**64 - 1), st.sampled_from([2**63, 2**64 - 1]))
-_CEILINGS = st.one_of(st.just(0), st.integers(0, 80), st.just(budgets.ANY))
+_CEILINGS = st.one_of(st.just(0), st.integers(0, 80), st.just(budgets.UNLIMITED))
 _IDS = st.one_of(st.integers(0, 20), st.integers(0, 2**128 - 1), st.integers(0, 9).map(lambda i: i << 64))
 
 
@@ -135,7 +135,7 @@ def cases(draw: Any) -> Case:
 def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
     """What is taken, and what of it within the quotas, by sorting everything and serving one after another."""
     order = sorted(range(len(case.rows)), key=lambda i: case.rows[i][1:3])
-    rooms = case.ceilings or [budgets.ANY] * len(case.quotas)
+    rooms = case.ceilings or [budgets.UNLIMITED] * len(case.quotas)
     left = [min(quota, room) for quota, room in zip(case.quotas, rooms, strict=True)]
     is_open, rooms = [room > 0 for room in rooms], list(rooms)
     within, rest = [False] * len(order), [False] * len(order)
@@ -200,7 +200,7 @@ def test_take_does_not_depend_on_batches_order_or_memory(case: Case, random: Any
 @given(cases())
 def test_no_group_gets_more_than_its_ceiling_and_nothing_that_fits_is_left(case: Case) -> None:
     taken, mask = case.take()
-    ceilings = case.ceilings or [budgets.ANY] * len(case.quotas)
+    ceilings = case.ceilings or [budgets.UNLIMITED] * len(case.quotas)
     got = [sum(row[3] for row, kept in zip(case.rows, mask, strict=True) if kept and row[0] == g) for g in range(4)]
     rooms = [ceiling - got[g] for g, ceiling in enumerate(ceilings)]
     assert min(rooms) >= 0

@@ -103,14 +103,14 @@ def test_all_before_select_is_found_done_and_every_step_is_measured(
     homes: dict[str, tuple[Simulation, Path]],
 ) -> None:
     asked, home = homes["1 part"]
-    laps = measure(dataclasses.replace(asked, budget={"documents": 777}), home).laps
-    names = [lap.name for lap in laps]
+    costs = measure(dataclasses.replace(asked, budget={"documents": 777}), home).costs
+    names = [cost.name for cost in costs]
     assert names[:8] == [
         "survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate/quality", "rate/difficulty",
     ]  # fmt: skip
-    assert all(lap.cached for lap in laps[:8])
+    assert all(cost.cached for cost in costs[:8])
     assert names[-3:] == ["order", "manifest", "the end"] and "select" in names
-    assert all(lap.wall >= 0 and lap.cpu >= 0 and lap.peak_bytes > 1 << 20 for lap in laps)
+    assert all(cost.wall >= 0 and cost.cpu >= 0 and cost.peak_bytes > 1 << 20 for cost in costs)
 
 
 def test_a_run_that_asks_for_something_else_than_was_drawn_is_stopped(
@@ -169,7 +169,7 @@ while time.process_time() < began + 0.5:
     with Meter(()) as meter:
         subprocess.run([sys.executable, "-c", code], check=True)
         meter.ended(Result(name="work", fingerprint="", cached=False, rows_in=2, rows_out=1, num_bytes=0, seconds=0.0))
-    work, end = meter.laps
+    work, end = meter.costs
     assert work.cpu >= 0.5 and work.peak_bytes > 200 << 20
     assert (work.name, work.rows_in, work.rows_out, work.cached) == ("work", 2, 1, False)
     assert end.cpu < 0.5 and end.peak_bytes < work.peak_bytes
