@@ -114,17 +114,17 @@ class RayExecutor:
     def release(self, later: Sequence[Step]) -> None:
         """See `Executor.release`."""
         if self._entered and self._worker_pool.workers:
-            asked = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
-            self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(asked)})
+            wanted = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
+            self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(wanted)})
 
     @property
     def _worker_pool(self) -> Actors:
         return self._entered[0].worker_pool
 
     def _job(
-        self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], asked: Resources, num_tasks: int
+        self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], resources: Resources, num_tasks: int
     ) -> Job[Attempted, Result]:
-        room = _Room.of(self.actors, asked)
+        room = _Room.of(self.actors, resources)
         if not room.num_workers:
             raise SelectorError(
                 f"{work.name} asks for {_spelt_out(room.kind.needs())} for each worker, and this machine has "
@@ -159,29 +159,29 @@ class _Room:
     num_cpus: float  # of our own machine, where its workers share them all however few they are
 
     @classmethod
-    def of(cls, actors: int | None, asked: Resources) -> "_Room":
+    def of(cls, actors: int | None, resources: Resources) -> "_Room":
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = float(asked.gpus) if any(node.get("GPU") for node in nodes) else 0.0
+        gpus = float(resources.gpus) if any(node.get("GPU") for node in nodes) else 0.0
         nodes = [node for node in nodes if node.get("GPU" if gpus else "CPU")]
         is_own = bool(nodes) and connection.OWN_CLUSTER in nodes[0]  # one machine, which does not grow as a cluster may
         least = Kind(
-            cpus=(0.0 if gpus else 1.0) if asked.cpus is None else float(asked.cpus),
+            cpus=(0.0 if gpus else 1.0) if resources.cpus is None else float(resources.cpus),
             gpus=gpus,
-            memory=None if asked.memory is None else float(asked.memory),
+            memory=None if resources.memory is None else float(resources.memory),
         )
         needs = least.needs()
         room = sum(_room(node, needs if any(needs.values()) else {"CPU": 1.0}) for node in nodes)
-        if is_own and (not room or asked.cpus is not None or gpus):
+        if is_own and (not room or resources.cpus is not None or gpus):
             most = min(actors or room, room)
         else:
             most = actors or room or 1
-        num_workers = min(most, asked.workers or most)
-        cpus = _cpus_each(nodes, num_workers, is_own) if asked.cpus is None and num_workers else least.cpus
+        num_workers = min(most, resources.workers or most)
+        cpus = _cpus_each(nodes, num_workers, is_own) if resources.cpus is None and num_workers else least.cpus
         return cls(
             kind=replace(least, cpus=cpus),
             num_workers=num_workers,
             available={name: nodes[0].get(name, 0.0) for name in needs if needs[name]} if is_own else {},
-            num_cpus=nodes[0].get("CPU", 0.0) if is_own and asked.cpus is None else 0.0,
+            num_cpus=nodes[0].get("CPU", 0.0) if is_own and resources.cpus is None else 0.0,
         )
 
     def num_threads(self, num_workers: int) -> int | None:

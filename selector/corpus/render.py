@@ -105,7 +105,7 @@ def _value(row: Mapping[str, Any], column: str, null: str | None) -> str:
 def _message(column: str, message: Any) -> str:
     if isinstance(message, Mapping):
         fields = cast(Mapping[str, Any], message)
-        for speaker, said in _CHATS:
-            if isinstance(fields.get(speaker), str) and isinstance(fields.get(said), str | None) and said in fields:
-                return f"{fields[speaker]}: {fields[said] or ''}"
+        for role, content in _CHATS:
+            if isinstance(fields.get(role), str) and isinstance(fields.get(content), str | None) and content in fields:
+                return f"{fields[role]}: {fields[content] or ''}"
     raise NoText("not_text", f"column {column!r} holds a list of something other than messages")

@@ -53,10 +53,10 @@ def find(store: Store) -> Garbage:
         if (key.startswith(("artifacts/", "attempts/", "probe/")) and key not in needed)
         or key.split("/")[0] in runs - finished
     ]
-    left = dict(store.storage.leftovers())
+    leftovers = dict(store.storage.leftovers())
     return Garbage(
-        keys=(*keys, *left),
-        num_bytes=sum(sizes[key] for key in keys) + sum(left.values()),
+        keys=(*keys, *leftovers),
+        num_bytes=sum(sizes[key] for key in keys) + sum(leftovers.values()),
         unfinished=tuple(sorted(runs - finished)),
     )
 

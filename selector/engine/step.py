@@ -261,14 +261,14 @@ def perform(step: Map, task: Task, store: Store) -> Receipt:
     failpoint.reach("part.before_work")
     result = step.process(task, store)
     failpoint.reach("part.after_work")
-    skipped = pa.Table.from_pylist(
+    quarantined = pa.Table.from_pylist(
         [
-            {"doc_id": None, "row": lost.row, "step": step.name, "reason": lost.reason, "detail": lost.detail}
-            for lost in task.skipped
+            {"doc_id": None, "row": skipped.row, "step": step.name, "reason": skipped.reason, "detail": skipped.detail}
+            for skipped in task.skipped
         ],
         schema=tables.QUARANTINE,
     )
-    quarantine = pa.concat_tables([result.pop("quarantine", skipped.slice(0, 0)), skipped])
+    quarantine = pa.concat_tables([result.pop("quarantine", quarantined.slice(0, 0)), quarantined])
     if task.only is None:
         seal = store.seal(task.key, [*result.items(), ("quarantine", quarantine)])
         num_rows, num_quarantined = seal.tables[step.output].num_rows, seal.tables["quarantine"].num_rows

@@ -34,8 +34,8 @@ def apportion(
         for i in full or open_:
             shares[i] = most[i] if full else left * whole[i] // all_weight
         if not full:
-            lost = left - sum(shares[i] for i in open_)
-            for i in sorted(open_, key=lambda i: (-(left * whole[i] % all_weight), i))[:lost]:
+            missing = left - sum(shares[i] for i in open_)
+            for i in sorted(open_, key=lambda i: (-(left * whole[i] % all_weight), i))[:missing]:
                 shares[i] += 1
             break
         left -= sum(most[i] for i in full)

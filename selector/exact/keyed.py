@@ -63,11 +63,11 @@ def siphash(messages: UInt64, key: bytes) -> UInt64:
     v2 = np.full(n, k0 ^ np.uint64(0x6C7967656E657261))
     v3 = np.full(n, k1 ^ np.uint64(0x7465646279746573))
     length = np.full(n, np.uint64(16 << 56))
-    for block in (messages[:, 0], messages[:, 1], length):
-        v3 ^= block
+    for word in (messages[:, 0], messages[:, 1], length):
+        v3 ^= word
         for _ in range(2):
             _round(v0, v1, v2, v3)
-        v0 ^= block
+        v0 ^= word
     v2 ^= np.uint64(0xFF)
     for _ in range(4):
         _round(v0, v1, v2, v3)

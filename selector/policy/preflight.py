@@ -64,12 +64,12 @@ def _check_corpus(
 
 def _check_rule(rule: Rule, uri: str, beginning: formats.Beginning, catalogue: Catalogue) -> None:
     """The rule fits what a file begins with, and each of its short names means one thing."""
-    for asked in rule.columns:
-        score = catalogue.scores.get(asked.name)
-        if score is not None and asked.name in beginning.columns and not score.passes_on:
+    for rule_column in rule.columns:
+        score = catalogue.scores.get(rule_column.name)
+        if score is not None and rule_column.name in beginning.columns and not score.passes_on:
             raise PolicyError(
-                f"select.where: {asked.name!r} is a score and a column of the corpus. "
-                f"Write score.{asked.name} or corpus.{asked.name}."
+                f"select.where: {rule_column.name!r} is a score and a column of the corpus. "
+                f"Write score.{rule_column.name} or corpus.{rule_column.name}."
             )
     if beginning.rows:
         try:

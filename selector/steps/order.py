@@ -42,7 +42,7 @@ class OrderStep(Whole):
         return sum(store.table(seal, "shards", ["visits"])["visits"].to_pylist())
 
     def shares(self, done: Done) -> list[str]:
-        return [one["key"] for one in shards_of(done)]
+        return [shard["key"] for shard in shards_of(done)]
 
     def compute(self, done: Done) -> Tables:
         order = attached.attach(self.order, attach.loaded(done, self.attach))

@@ -111,7 +111,7 @@ TABLES = st.builds(made_up, st.integers(0, 40), _NUMBERS)
 """Up to 40 documents: few numbers say which, so that few are drawn."""
 
 
-def moved(table: pa.Table, number: int) -> list[int]:
+def permutation(table: pa.Table, number: int) -> list[int]:
     """The places of a table's rows in another order, another one for every number."""
     return np.random.default_rng(number).permutation(table.num_rows).tolist()
 
@@ -216,31 +216,31 @@ def pool_for(
     return Pool(schema=prepared.schema, num_documents=prepared.num_rows, shards=shards, given=known)
 
 
-class _Elsewhere(Pool):
+class _Remote(Pool):
     """A pool whose shards lie on other machines: work is sent there, and its answers are sent back."""
 
     def map(self, work: Callable[[pa.RecordBatch], Answer], *columns: str) -> Iterator[Answer]:
         for batch in self.batches(*columns):
-            yield sent(sent(work)(batch))
+            yield pickled_copy(pickled_copy(work)(batch))
 
     def exchange(
         self, by: str, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema
     ) -> Pool:
-        return super().exchange(by, sent(work), *columns, returns=returns)
+        return super().exchange(by, pickled_copy(work), *columns, returns=returns)
 
 
-def elsewhere(pool: Pool) -> Pool:
+def remote(pool: Pool) -> Pool:
     """The same pool, with its shards on other machines."""
-    return _Elsewhere(**{field.name: getattr(pool, field.name) for field in dataclasses.fields(pool)})
+    return _Remote(**{field.name: getattr(pool, field.name) for field in dataclasses.fields(pool)})
 
 
-def sent(value: Answer) -> Answer:
+def pickled_copy(value: Answer) -> Answer:
     """What arrives of a value that is sent to another process."""
     return pickle.loads(pickle.dumps(value))  # noqa: S301 (what we pickled ourselves)
 
 
 @contextmanager
-def chance(number: int) -> Generator[None]:
+def generators_at(number: int) -> Generator[None]:
     """Everybody's random generators begin with this number, and afterwards go on as if nothing had happened."""
     state, other = random.getstate(), np.random.get_state()
     try:

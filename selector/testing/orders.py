@@ -26,12 +26,12 @@ from selector.testing._made import (
     SEEDS,
     SPLITS,
     TABLES,
-    chance,
     documents,
-    elsewhere,
-    moved,
+    generators_at,
+    permutation,
+    pickled_copy,
     pool_for,
-    sent,
+    remote,
     variants,
 )
 
@@ -92,7 +92,7 @@ def law_the_order_does_not_depend_on_how_the_pool_is_cut(
 def law_the_order_does_not_depend_on_where_the_documents_stand(
     order: Order, table: pa.Table, times: list[int], seed: int, move: int
 ) -> None:
-    places = moved(table, move)
+    places = permutation(table, move)
     other = with_visits(table.take(pa.array(places, pa.int64())), [times[place % len(times)] for place in places])
     first, second = arranged(order, with_visits(table, times), 16, seed), arranged(order, other, 16, seed)
     assert first == second, "the order depends on where the documents stand in the corpus"
@@ -111,7 +111,7 @@ def law_the_order_depends_on_the_seed_and_on_no_other_chance(
 ) -> None:
     answers: list[Any] = []
     for number in (1, 2):
-        with chance(number):
+        with generators_at(number):
             answers.append(arranged(order, with_visits(table, times), 16, seed))
     assert answers[0] == answers[1], "draw with selector.exact.keyed"
 
@@ -123,7 +123,7 @@ def law_the_order_and_its_work_can_be_sent_to_a_worker(
     repeated = with_visits(table, times)
     here = arranged(order, repeated, 16, seed)
     with asserting("the order or its work cannot be sent to a worker"):
-        visits, left = answer(sent(order), elsewhere(pool_for(order, repeated, 16)), seed)
+        visits, left = answer(pickled_copy(order), remote(pool_for(order, repeated, 16)), seed)
     assert (visits, sorted(left)) == here, "the order remembers what is lost on the way to a worker"
 
 

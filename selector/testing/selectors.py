@@ -30,12 +30,12 @@ from selector.testing._made import (
     SPLITS,
     TABLES,
     TOPIC,
-    chance,
     documents,
-    elsewhere,
-    moved,
+    generators_at,
+    permutation,
+    pickled_copy,
     pool_for,
-    sent,
+    remote,
     variants,
 )
 
@@ -97,7 +97,7 @@ def law_the_answer_does_not_depend_on_how_the_pool_is_cut(
 def law_the_answer_does_not_depend_on_where_the_documents_stand(
     selector: Selector, table: pa.Table, budget: Budget, seed: int, move: int
 ) -> None:
-    places = pa.array(moved(table, move), pa.int64())
+    places = pa.array(permutation(table, move), pa.int64())
     before, after = (decide(selector, some, 41, budget, seed) for some in (table, table.take(places)))
     assert after.equals(before.take(places).combine_chunks()), "the selector looks at places"
 
@@ -116,7 +116,7 @@ def law_the_answer_depends_on_the_seed_and_on_no_other_chance(
 ) -> None:
     answers: list[pa.Table] = []
     for number in (1, 2):
-        with chance(number):
+        with generators_at(number):
             answers.append(decide(selector, table, 16, budget, seed))
     assert answers[0].equals(answers[1]), "draw with selector.exact.keyed"
 
@@ -127,9 +127,9 @@ def law_the_selector_and_its_work_can_be_sent_to_a_worker(
 ) -> None:
     here = decide(selector, table, 16, budget, seed)
     with asserting("the selector or its work cannot be sent to a worker"):
-        far, copy = elsewhere(pool_for(selector, table, 16)), sent(selector)
+        far, copy = remote(pool_for(selector, table, 16)), pickled_copy(selector)
         decisions = copy.select(far, budget, seed)
-        work = sent(decisions.decide)
+        work = pickled_copy(decisions.decide)
         sent_back = [work(batch) for batch in (decisions.pool or far).batches(*decisions.columns)]
     assert _readable(sent_back).equals(here), "the selector remembers what is lost on the way to a worker"
 
@@ -186,7 +186,7 @@ def law_documents_that_are_given_are_context_and_never_decided(
 ) -> None:
     """They are not in the pool, spend nothing of the budget, and stand in no order."""
     chosen, waiting = table.slice(0, some), table.slice(some)
-    other = chosen.take(pa.array(moved(chosen, move), pa.int64()))
+    other = chosen.take(pa.array(permutation(chosen, move), pa.int64()))
     is_kept = _keeps_its_budget(selector, waiting, budget, seed)
     with asserting("what is given is decided"):
         answers = [
