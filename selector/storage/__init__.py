@@ -1,4 +1,4 @@
-"""Where bytes lie: five verbs, and one file in this folder for each kind of storage.
+"""Where bytes lie: five verbs, what is made of them, and one file in this folder for each kind of storage.
 
 The file's name is the scheme of the address (`file.py` serves plain paths and `file://`); a package
 elsewhere adds a scheme through the entry point `selector.storages`. Three things are asked of a storage:
@@ -7,14 +7,16 @@ that was created before it began.
 """
 
 import abc
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import io
 import pkgutil
 import re
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
 from selector.errors import PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
@@ -54,6 +56,36 @@ class Storage(abc.ABC):
             if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
 
+    def open(self, key: str) -> BinaryIO | None:
+        """The object as a file to read from, or None where there is no such object. A storage that can, does not hold
+        it whole."""
+        data = self.get(key)
+        return None if data is None else io.BytesIO(data)
+
+    def put_pieces_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
+        """As `put_if_absent` of the pieces joined. A storage that can, holds one of them at a time."""
+        return self.put_if_absent(key, b"".join(pieces))
+
+    def ensure_pieces(self, key: str, pieces: Callable[[], Iterable[bytes]]) -> str:
+        """As `ensure` of the pieces joined; their sha256. They are asked for again where the object is there."""
+        whole = hashlib.sha256()
+        if self.put_pieces_if_absent(key, _told(pieces(), whole.update)):
+            return whole.hexdigest()
+        whole = hashlib.sha256()
+        if not self._holds(key, _told(pieces(), whole.update)):
+            data = b"".join(pieces())  # whole, since damage is rare
+            self.ensure(key, data)
+            whole = hashlib.sha256(data)
+        return whole.hexdigest()
+
+    def _holds(self, key: str, pieces: Iterable[bytes]) -> bool:
+        """Whether the object is these pieces, all of which are read if it is."""
+        file = self.open(key)
+        if file is None:
+            return False
+        with file:
+            return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
+
     def leftovers(self) -> Iterator[tuple[str, int]]:
         """(key, size in bytes) of what writers left behind that were killed long ago; no listing shows it."""
         return iter(())
@@ -61,6 +93,13 @@ class Storage(abc.ABC):
     def free_bytes(self) -> int | None:
         """How much may still be written, or None where nothing limits it."""
         return None
+
+
+def _told(pieces: Iterable[bytes], tell: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The pieces, each of which is told to somebody as it goes by."""
+    for piece in pieces:
+        tell(piece)
+        yield piece
 
 
 def open_storage(address: str) -> Storage:

@@ -11,8 +11,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from selector import failpoint
 from selector.errors import UnreachableError
@@ -45,12 +46,23 @@ class FileStorage(Storage):
         except OSError as error:
             raise _unreachable(self.root, error) from error
 
+    def open(self, key: str) -> BinaryIO | None:
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreachable(self.root, error) from error
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self.put_pieces_if_absent(key, [data])
+
+    def put_pieces_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
         path = self._path(key)
         try:
             if path.exists():
                 return False
-            with _written(path, data) as temporary:
+            with _written(path, pieces) as temporary:
                 failpoint.reach("store.before_link")
                 try:
                     os.link(temporary, path)
@@ -71,7 +83,7 @@ class FileStorage(Storage):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.get(key) != expected:
                     return False
-                with _written(path, data) as temporary:
+                with _written(path, [data]) as temporary:
                     failpoint.reach("store.before_swap")
                     os.replace(temporary, path)
                 _sync_directory(path.parent)
@@ -127,13 +139,13 @@ class FileStorage(Storage):
 
 
 @contextlib.contextmanager
-def _written(path: Path, data: bytes) -> Generator[Path, None, None]:
-    """A hidden file beside `path` that holds the data, durably, until the caller has put it in place."""
+def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]:
+    """A hidden file beside `path` that holds the pieces, durably, until the caller has put it in place."""
     _make_directory(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         yield temporary

@@ -1,10 +1,12 @@
 """The five verbs of a storage on a file system: whole or absent, written once, on disk before it is said."""
 
 import fcntl
+import hashlib
 import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import MemoryStorage
 from runs import CONTEXT
 from selector.errors import UnreachableError
 from selector.storage import open_storage
@@ -59,6 +62,42 @@ def test_ensure_leaves_what_is_right_and_replaces_what_is_not(storage: FileStora
     (storage.root / "a").write_bytes(b"wrong")
     storage.ensure("a", b"right")
     assert storage.get("a") == b"right"
+
+
+def test_pieces_are_put_whole_once_and_replace_only_what_is_wrong(storage: FileStorage) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from (b"one ", b"", b"two")
+
+    assert storage.put_pieces_if_absent("a/b", pieces()) is True and storage.get("a/b") == b"one two"
+    assert storage.put_pieces_if_absent("a/b", [b"three"]) is False and storage.get("a/b") == b"one two"
+    assert storage.ensure_pieces("a/b", pieces) == hashlib.sha256(b"one two").hexdigest()
+    for wrong in (b"one tw", b"one two and three", b"", b"two"):
+        (storage.root / "a/b").write_bytes(wrong)
+        assert storage.ensure_pieces("a/b", pieces) == hashlib.sha256(b"one two").hexdigest()
+        assert storage.get("a/b") == b"one two"
+    assert storage.ensure_pieces("c", list) == hashlib.sha256().hexdigest() and storage.get("c") == b""
+
+
+def test_pieces_that_come_to_a_stop_leave_nothing(storage: FileStorage) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        assert storage.get("a") is None and list(storage.list("")) == [], "half of it is not there"
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        storage.put_pieces_if_absent("a", pieces())
+    assert storage.get("a") is None and list(storage.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [FileStorage, MemoryStorage])
+def test_an_object_is_opened_to_read_parts_of_it(kind: type[Any], tmp_path: Path) -> None:
+    storage = kind(str(tmp_path)) if kind is FileStorage else kind()
+    assert storage.open("a") is None
+    assert storage.ensure_pieces("a", lambda: [b"0123", b"4567"]) == hashlib.sha256(b"01234567").hexdigest()
+    file = storage.open("a")
+    assert file is not None
+    with file:
+        assert (file.seek(3), file.read(2)) == (3, b"34")
 
 
 NAMES = st.text("ab-./0_", min_size=1, max_size=4).filter(lambda name: name.strip(".") != "" and "/" not in name)
