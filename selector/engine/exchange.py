@@ -54,6 +54,14 @@ def by_bucket(rows: pa.Table, buckets: npt.NDArray[Any]) -> dict[int, pa.Table]:
     }
 
 
+def collected(store: Store, keys: Sequence[str], name: str) -> Iterator[pa.Table]:
+    """The table of this name of each of these artefacts that has one. Raises DamagedError where one is gone."""
+    for key in keys:
+        seal = store.sealed(key)
+        if name in seal.tables:
+            yield store.table(seal, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _AtOnce(Generic[Item, Answer]):
     store: Store
@@ -86,10 +94,4 @@ class _Meet(Generic[Answer]):
     meet: Meet[Answer]
 
     def __call__(self, bucket: int) -> Answer:
-        return self.meet(self.store, bucket, self._collected(str(bucket)))
-
-    def _collected(self, bucket: str) -> Iterator[pa.Table]:
-        for key in self.keys:
-            seal = self.store.sealed(key)
-            if bucket in seal.tables:
-                yield self.store.table(seal, bucket)
+        return self.meet(self.store, bucket, collected(self.store, self.keys, str(bucket)))

@@ -153,6 +153,57 @@ def to_parquet(table: pa.Table, **options: Any) -> bytes:
     return sink.getvalue()
 
 
+def parquet_pieces(
+    pieces: Iterable[pa.Table], schema: pa.Schema, row_group_size: int, **options: Any
+) -> Iterator[bytes]:
+    """As `to_parquet` of the tables put together, so much at a time as a row group has."""
+    sink = _Sink()
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, **options) as writer:
+        for group in _regrouped(pieces, schema, row_group_size):
+            writer.write_table(group, row_group_size)
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _regrouped(pieces: Iterable[pa.Table], schema: pa.Schema, num_rows: int) -> Iterator[pa.Table]:
+    """The rows of the tables, so many at a time; one table without rows if there are none."""
+    held = schema.empty_table()
+    is_written = False
+    for piece in pieces:
+        held = pa.concat_tables([held, piece])
+        first = 0
+        while len(held) - first >= num_rows:
+            yield held.slice(first, num_rows).combine_chunks()
+            first, is_written = first + num_rows, True
+        held = held.slice(first)
+    if len(held) or not is_written:
+        yield held.combine_chunks()
+
+
+class _Sink(io.RawIOBase):
+    """A file of which what was written is taken away now and then."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._written.append(bytes(data))
+        self._position += len(self._written[-1])
+        return len(self._written[-1])
+
+    def tell(self) -> int:
+        return self._position
+
+    def taken(self) -> bytes:
+        """What was written since the last time."""
+        data, self._written = b"".join(self._written), []
+        return data
+
+
 def from_parquet(data: bytes, num_rows: int, key: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The table, with page checksums verified. Raises DamagedError.
 

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from selector import tables
 from selector.errors import NotFoundError
 from selector.exact import keyed
+from selector.manifest.digest import labels
 from selector.manifest.format import Stored
-from selector.manifest.ledger import labels
 
 _Array = npt.NDArray[Any]
 

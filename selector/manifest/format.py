@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from selector import tables
 from selector.engine.store import to_parquet
 from selector.errors import DamagedError, SelectorError
+from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.header import FORMAT_VERSION, DecisionPart, Header, Part, Table
-from selector.manifest.ledger import LEAF_ROWS
 from selector.storage import Storage
 
 SCHEMAS = {
@@ -37,6 +37,7 @@ SCHEMAS = {
 
 _GROUPED = ("parts", "ids")  # in row groups of 65,536, of which a reader finds the one that it needs
 _DICTIONARIES = ["visit", "phase", "source", "cluster", "file", "loss_weight", "reason"]
+_OTHER_BYTES = "its sha256 is not the one that was committed"
 _DELTAS = {"position": "DELTA_BINARY_PACKED", "token_start": "DELTA_BINARY_PACKED"}
 
 
@@ -74,13 +75,33 @@ class Stored:
         """The opened file of a part. Raises DamagedError."""
         return self._open(self.key(folder, part_name(index)), getattr(self.header, folder)[index], folder)
 
+    def groups(self, name: str) -> Iterator[pa.Table]:
+        """`ids` or `unvisited`, row group by row group, so that it is never held whole. Raises DamagedError."""
+        entry: Table | None = getattr(self.header, name)
+        if entry is None:
+            return
+        key = self.key(f"{name}.parquet")
+        source = self.storage.open(key)
+        if source is None:
+            raise DamagedError(key, "it is gone")
+        with source:
+            if hashlib.file_digest(source, "sha256").hexdigest() != entry.sha256:
+                raise DamagedError(key, _OTHER_BYTES)
+            source.seek(0)
+            file = self._checked(key, opened(key, source, SCHEMAS[name]), entry, name)
+            for group in range(file.metadata.num_row_groups):
+                yield read_table(key, file, group=group)
+
     def _open(self, key: str, entry: Part | DecisionPart | Table, name: str) -> pq.ParquetFile:
         data = self.storage.get(key)
         if data is None:
             raise DamagedError(key, "it is gone")
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DamagedError(key, "its sha256 is not the one that was committed")
-        file = opened(key, data, SCHEMAS[name])
+            raise DamagedError(key, _OTHER_BYTES)
+        return self._checked(key, opened(key, pa.BufferReader(data), SCHEMAS[name]), entry, name)
+
+    def _checked(self, key: str, file: pq.ParquetFile, entry: Part | DecisionPart | Table, name: str) -> pq.ParquetFile:
+        """The file, if it is cut into row groups as its format says."""
         if file.metadata.num_rows != entry.rows:
             raise DamagedError(key, f"it has {file.metadata.num_rows} rows and {entry.rows} were committed")
         rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
@@ -141,10 +162,10 @@ def part_bytes(rows: pa.Table) -> bytes:
     )
 
 
-def opened(key: str, data: bytes, schema: pa.Schema) -> pq.ParquetFile:
-    """Parquet bytes as a file with exactly this schema. Raises DamagedError."""
+def opened(key: str, source: Any, schema: pa.Schema) -> pq.ParquetFile:
+    """A source of Parquet as a file with exactly this schema. Raises DamagedError."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(key, str(error)) from error
     if not file.schema_arrow.equals(schema):

@@ -4,7 +4,7 @@ Think of the index of a book: the first 8 bytes of every visit's doc_id, sorted,
 that of several documents, so whoever looks one up compares the whole id at the positions that it is given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
-from selector.engine.store import to_parquet
+from selector.engine.store import parquet_pieces
 from selector.exact import keyed
+from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.format import read_table
-from selector.manifest.ledger import LEAF_ROWS
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -26,23 +26,23 @@ def prefix_of(doc_id: bytes) -> int:
     return int.from_bytes(doc_id[:8], "big")
 
 
-def prefixes_of(ids: pa.Array | pa.ChunkedArray) -> UInt64:
-    """The same of many ids, shape (n,)."""
-    return keyed.words(ids)[:, 0].copy()
+def listed_in(ids: pa.Array | pa.ChunkedArray, positions: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """`tables.IDS` of visits, not sorted yet."""
+    return pa.table([keyed.words(ids)[:, 0].copy(), positions], schema=tables.IDS)
 
 
-def index_of(prefixes: Sequence[UInt64]) -> pa.Table:
-    """`tables.IDS` of the prefixes at positions 0, 1, 2 and so on, given in pieces."""
-    joined = np.concatenate([np.empty(0, np.uint64), *prefixes])
-    positions = np.argsort(joined, kind="stable")
-    return pa.table([joined[positions], positions.astype(np.int64)], schema=tables.IDS)
+def by_prefix(rows: pa.Table) -> pa.Table:
+    """The rows as ids.parquet has them; positions of one prefix keep their order, so they are to come in it."""
+    return rows.take(pa.array(np.argsort(rows["prefix"].to_numpy(), kind="stable"))).combine_chunks()
 
 
-def index_bytes(ids: pa.Table) -> bytes:
-    """`tables.IDS` as Parquet, in row groups whose statistics tell which of them has a prefix."""
-    return to_parquet(
-        ids,
-        row_group_size=LEAF_ROWS,
+def index_pieces(sorted_rows: Iterable[pa.Table]) -> Iterator[bytes]:
+    """ids.parquet, of all its rows in tables of any size: row groups whose statistics tell which of them has a
+    prefix."""
+    return parquet_pieces(
+        sorted_rows,
+        tables.IDS,
+        LEAF_ROWS,
         write_page_index=True,
         sorting_columns=[pq.SortingColumn(0), pq.SortingColumn(1)],
         use_dictionary=False,

@@ -1,19 +1,15 @@
 """What the rows of a manifest add up to: `commit` writes it down, `verify` works it out again.
 
-Rows go in part by part: what became of each document, then the visits in position order, then those that are not made,
-and the index. Out come the counts, the phases and the order digest, and a sentence for everything that does not add up.
-Memory is 5 bytes per row of the corpus.
-
-The order digest, so that any language can check it: a row is the bytes of position (int64), doc_id (16
-bytes), visit (uint16), phase (uint16 length, then UTF-8) and loss_weight (float32), little-endian. A leaf
-is blake2b-256 over a zero byte and the rows of 65,536 consecutive positions; a node is blake2b-256 over a
-one byte and its two children, an odd child moves up unchanged; the digest is the root in hex. An order
-without visits has one leaf, over no rows. So equal first leaves prove an equal beginning.
+Think of a bank whose branches do their own sums: each part is added up alone, by any worker (`Decided`, `Visited`,
+`Listed`, and `Matched` of a stretch of the corpus), and the ledger adds up what they say, in order. Out come the
+counts, the phases and the order digest, and a sentence for everything that does not add up. What it holds grows with
+the number of parts.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,122 +17,255 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.exact import keyed
+from selector.manifest.digest import LEAF_ROWS, encode, labels
+from selector.manifest.match import Matched
+from selector.manifest.places import KEPT, SEEN, Int64, Places
 from selector.tables import OUTCOMES
 
-LEAF_ROWS = 65_536
-
-Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 _KEPT = OUTCOMES.index("kept")
 _WITH_REASON = tuple(outcome not in ("kept", "duplicate") for outcome in OUTCOMES)
-_UNDECIDED = 255
-_ZERO = np.uint64(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What the decisions of a part add up to."""
+
+    rows: int
+    first: int = -1  # the place of the first row, -1 if that is nowhere; of the last
+    last: int = -1
+    outcomes: tuple[int, ...]  # documents that met each outcome
+    reasons: Mapping[str, int]  # of those left out, marked or quarantined, by the template of the reason
+    problems: tuple[str, ...]
+
+    @property
+    def num_kept(self) -> int:
+        return self.outcomes[_KEPT]
+
+
+def decided(decisions: pa.Table, places: Places) -> tuple[Decided, pa.Table]:
+    """The sums of a table of `tables.DECISIONS`, of which only some columns are read, and those kept: `KEPT`."""
+    decisions = decisions.unify_dictionaries().combine_chunks()
+    problems: list[str] = []
+    at = places.of(decisions)
+    if at is None:
+        problems.append("The decisions name a file or row that files.parquet does not have.")
+    elif (np.diff(at) <= 0).any():
+        twice = (np.diff(np.sort(at)) == 0).any()
+        problems.append(_TWICE if twice else _DISORDERED)
+    names, codes = labels(decisions["outcome"])
+    unknown = sorted(set(names) - set(OUTCOMES))
+    if unknown:
+        problems.append(f"The decisions have outcomes that there are not: {unknown}.")
+    numbers = np.array([OUTCOMES.index(name) if name in OUTCOMES else len(OUTCOMES) for name in names], np.int64)
+    outcome = numbers[codes]
+    templates, of = labels(decisions["reason"])
+    reasons = np.bincount(of[np.array([*_WITH_REASON, False])[outcome]], minlength=len(templates)).tolist()
+    kept = np.flatnonzero(outcome == _KEPT) if at is not None else np.empty(0, np.int64)
+    sums = Decided(
+        rows=len(decisions),
+        first=-1 if at is None or not len(at) else int(at[0]),
+        last=-1 if at is None or not len(at) else int(at[-1]),
+        outcomes=tuple(np.bincount(outcome, minlength=len(OUTCOMES))[: len(OUTCOMES)].tolist()),
+        reasons={name: count for name, count in zip(templates, reasons, strict=True) if count},
+        problems=tuple(problems),
+    )
+    ids = decisions["doc_id"].combine_chunks().take(pa.array(kept))
+    return sums, pa.table([at[kept] if at is not None else kept, ids], schema=KEPT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visited:
+    """What the visits of a part add up to."""
+
+    rows: int
+    tokens: int
+    ids: int  # a sum over the pairs of doc_id and position
+    head: bytes  # of the rows up to where the next leaf begins, as they are hashed
+    leaves: tuple[str, ...]  # digests of those that lie within the part
+    tail: bytes  # of the rows after those
+    phases: tuple[tuple[str, int, int], ...]  # stretches: the phase, rows, tokens
+    problems: tuple[str, ...]
+
+
+def visited(rows: pa.Table, places: Places, first: int, first_token: int) -> Visited:
+    """The sums of `tables.MANIFEST` from position `first` on, before which there are `first_token` tokens."""
+    rows = rows.unify_dictionaries().combine_chunks()
+    problems: list[str] = []
+    leaves, phases, head, tail = list[str](), list[tuple[str, int, int]](), b"", b""
+    ids, token = 0, first_token
+    for start, stop in _cut(first, rows.num_rows):
+        leaf, where = rows.slice(start, stop - start), f"The visits from position {first + start} on"
+        positions = leaf["position"].to_numpy()
+        if not np.array_equal(positions, np.arange(first + start, first + stop)):
+            problems.append(f"{where} are not numbered one after the other.")
+        num_tokens = leaf["num_tokens"].to_numpy().astype(np.int64)
+        if not np.array_equal(leaf["token_start"].to_numpy(), token + np.cumsum(num_tokens) - num_tokens):
+            problems.append(f"{where} have a token_start that is not the sum of the tokens before.")
+        if places.of(leaf) is None:
+            problems.append(f"{where} name a file or row that files.parquet does not have.")
+        ids += sum_of_pairs(keyed.words(leaf["doc_id"])[:, 0], positions)
+        phases += _stretches(leaf, num_tokens)
+        token += int(num_tokens.sum())
+        encoded = encode(leaf).data
+        if (first + start) % LEAF_ROWS:
+            head = bytes(encoded)
+        elif stop - start < LEAF_ROWS:
+            tail = bytes(encoded)
+        else:
+            digest = hashlib.blake2b(b"\0", digest_size=32)
+            digest.update(encoded)
+            leaves.append(digest.hexdigest())
+    return Visited(
+        rows=len(rows),
+        tokens=token - first_token,
+        ids=ids % 2**64,
+        head=head,
+        leaves=tuple(leaves),
+        tail=tail,
+        phases=tuple(phases),
+        problems=tuple(problems),
+    )
+
+
+def seen_in(rows: pa.Table, places: Places) -> pa.Table:
+    """What of `tables.MANIFEST` is compared with the decisions, `SEEN`; nothing where a row is nowhere."""
+    at = places.of(rows)
+    if at is None:
+        return SEEN.empty_table()
+    return pa.table([at, *(rows[name] for name in SEEN.names[1:])], schema=SEEN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What rows of ids.parquet add up to."""
+
+    rows: int
+    first: tuple[int, int] = (-1, -1)
+    last: tuple[int, int] = (-1, -1)
+    is_sorted: bool = True
+    ids: int = 0  # as in `Visited`
+
+
+def listed(ids: pa.Table) -> Listed:
+    """The sums of `tables.IDS`."""
+    if not ids.num_rows:
+        return Listed(rows=0)
+    prefixes, positions = ids["prefix"].to_numpy(), ids["position"].to_numpy()
+    same, ahead = prefixes[1:] == prefixes[:-1], prefixes[1:] > prefixes[:-1]
+    return Listed(
+        rows=len(ids),
+        first=(int(prefixes[0]), int(positions[0])),
+        last=(int(prefixes[-1]), int(positions[-1])),
+        is_sorted=bool(np.all(ahead | (same & (positions[1:] > positions[:-1])))),
+        ids=sum_of_pairs(prefixes, positions),
+    )
+
+
+def left_in(unvisited: pa.Table, places: Places) -> tuple[pa.Table, str | None]:
+    """The documents in rows of unvisited.parquet, `KEPT`; and what is wrong with them, if anything is."""
+    at = places.of(unvisited)
+    if at is None:
+        told = "The rows of unvisited.parquet name a file or row that files.parquet does not have."
+        return KEPT.empty_table(), told
+    return pa.table([at, unvisited["doc_id"]], schema=KEPT), None
 
 
 class Ledger:
-    """The account of one manifest over the corpus whose files are a table of `tables.FILES`."""
+    """The account of one manifest: takes in what its parts add up to, each kind in its order."""
 
-    def __init__(self, files: pa.Table) -> None:
-        self._sizes: Int64 = files["num_rows"].fill_null(0).to_numpy()
-        self._starts = np.cumsum(self._sizes) - self._sizes
-        num_rows = int(self._sizes.sum())
-        self._outcome = np.full(num_rows, _UNDECIDED, np.uint8)  # of each row of the corpus: an index into OUTCOMES
-        self._count = np.zeros(num_rows, np.uint16)  # its visits so far
-        self._visited = np.zeros(num_rows, np.bool_)
-        self._left = np.zeros(num_rows, np.bool_)  # whether the order leaves it
-        self._last_decided = -1  # the row of the corpus that the last decision is about
-        self._kept_ids = 0  # a sum over the pairs of doc_id and place in the corpus, of those kept
-        self._placed_ids = 0  # the same of those visited, or left and never visited
-        self._outcomes = np.zeros(len(OUTCOMES), np.int64)  # documents that met each outcome
-        self._visit_ids = 0  # a sum over the pairs of doc_id and position, of the visits
-        self._listed_ids = 0  # the same of ids.parquet
-        self._last_listed = (-1, -1)  # the last row of ids.parquet
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._last_decided = -1  # the place that the last decision is about
+        self._ends = set[int]()  # the first and the last place of every part of the decisions
+        self._outcomes = np.zeros(len(OUTCOMES), np.int64)
+        self._ids = 0  # a sum over the pairs of doc_id and position: of the visits, less that of ids.parquet
+        self._last_listed = (-1, -1)
         self._num_listed = 0
         self._leaves: list[str] = []
         self._leaf = hashlib.blake2b(b"\0", digest_size=32)
+        self._matched: list[Matched] = []
         self.num_visits = 0
         self.num_tokens = 0
         self.num_left = 0
-        self.reasons: Counter[str] = (
-            Counter()
-        )  # documents left out, marked or quarantined, by the template of the reason
+        self.reasons: Counter[str] = Counter()  # documents left out, marked or quarantined, by the reason's template
         self.phases: list[dict[str, Any]] = []
         self.problems: list[str] = []
 
-    def decide(self, decisions: pa.Table) -> None:
-        """Takes in what became of the next documents of the corpus, in its order: `tables.DECISIONS`."""
-        decisions = decisions.unify_dictionaries().combine_chunks()
-        places = self._places(decisions, "The decisions")
-        if places is None or not len(places):
-            return
-        if np.any(self._outcome[places] != _UNDECIDED) or np.any(np.diff(np.sort(places)) == 0):
-            self.problems.append("The decisions have two rows for one row of the corpus.")
-        elif np.any(np.diff(places, prepend=self._last_decided) < 0):
-            self.problems.append("The decisions are not in the order of the corpus.")
-        self._last_decided = int(places[-1])
-        names, codes = labels(decisions["outcome"])
-        if not set(names) <= set(OUTCOMES):
-            unknown = sorted(set(names) - set(OUTCOMES))
-            self.problems.append(f"The decisions have outcomes that there are not: {unknown}.")
-            return
-        outcome = np.array([OUTCOMES.index(name) for name in names], np.uint8)[codes]
-        self._outcome[places] = outcome
-        self._outcomes += np.bincount(outcome, minlength=len(OUTCOMES))
-        self._kept_ids += _sum_of_pairs(
-            decisions["doc_id"].filter(pa.array(outcome == _KEPT)), places[outcome == _KEPT]
-        )
-        names, codes = labels(decisions["reason"])
-        counts = np.bincount(codes[np.array(_WITH_REASON)[outcome]], minlength=len(names))
-        self.reasons.update({name: count for name, count in zip(names, counts.tolist(), strict=True) if count})
+    def decide(self, sums: Decided) -> None:
+        """Takes in what became of the next documents of the corpus, in its order."""
+        self.problems += sums.problems
+        if sums.rows and sums.first <= self._last_decided and not sums.problems:
+            self.problems.append(_TWICE if {sums.first, sums.last} & self._ends else _DISORDERED)
+        self._last_decided = max(self._last_decided, sums.last)
+        self._ends |= {sums.first, sums.last} - {-1}
+        self._outcomes += np.array(sums.outcomes)
+        self.reasons.update(sums.reasons)
 
-    def visit(self, rows: pa.Table) -> None:
-        """Takes in the next visits: `tables.MANIFEST`, any number of rows."""
-        rows = rows.unify_dictionaries().combine_chunks()
-        while rows.num_rows:
-            room = LEAF_ROWS - self.num_visits % LEAF_ROWS
-            self._visit(rows.slice(0, room))
-            rows = rows.slice(room)
+    def visit(self, sums: Visited) -> None:
+        """Takes in the next visits."""
+        self.problems += sums.problems
+        if self.num_visits % LEAF_ROWS:
+            self._leaf.update(sums.head)
+            if self.num_visits // LEAF_ROWS < (self.num_visits + sums.rows) // LEAF_ROWS:
+                self._close()
+        self._leaves += sums.leaves
+        self._leaf.update(sums.tail)
+        first = self.num_visits
+        for name, rows, tokens in sums.phases:
+            if not self.phases or self.phases[-1]["name"] != name:
+                self.phases.append({"name": name, "first_position": first, "rows": 0, "tokens": 0})
+            first += rows
+            self.phases[-1]["rows"] += rows
+            self.phases[-1]["tokens"] += tokens
+        self._ids += sums.ids
+        self.num_visits += sums.rows
+        self.num_tokens += sums.tokens
 
-    def leave(self, unvisited: pa.Table) -> None:
-        """Takes in what the order does not visit, `tables.UNVISITED`, once all visits were taken in."""
-        places = self._places(unvisited, "The rows of unvisited.parquet")
-        self.num_left += unvisited.num_rows
-        if places is None:
-            return
-        self._left[places] = True
-        once, rows = np.unique(places, return_index=True)
-        never = ~self._visited[once]
-        self._placed_ids += _sum_of_pairs(unvisited["doc_id"].take(pa.array(rows[never])), once[never])
+    def look_up(self, sums: Listed) -> None:
+        """Takes in the next rows of ids.parquet."""
+        if sums.rows:
+            if sums.first <= self._last_listed or not sums.is_sorted:
+                self.problems.append("The rows of ids.parquet are not sorted.")
+            self._last_listed = sums.last
+            self._num_listed += sums.rows
+            self._ids -= sums.ids
 
-    def look_up(self, ids: pa.Table) -> None:
-        """Takes in the next rows of ids.parquet: `tables.IDS`."""
-        if not ids.num_rows:
-            return
-        prefixes, positions = ids["prefix"].to_numpy(), ids["position"].to_numpy()
-        same, ahead = prefixes[1:] == prefixes[:-1], prefixes[1:] > prefixes[:-1]
-        first = (int(prefixes[0]), int(positions[0]))
-        if first <= self._last_listed or not np.all(ahead | (same & (positions[1:] > positions[:-1]))):
-            self.problems.append("The rows of ids.parquet are not sorted.")
-        self._last_listed = (int(prefixes[-1]), int(positions[-1]))
-        self._num_listed += ids.num_rows
-        self._listed_ids += _sum_of_words(prefixes, positions)
+    def leave(self, num_rows: int, problem: str | None) -> None:
+        """Takes in how many further rows unvisited.parquet has, and what is wrong with them."""
+        self.num_left += num_rows
+        self.problems += [problem] if problem is not None else []
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the decisions are in the order of the corpus, so that they can be compared stretch by stretch."""
+        return not {_TWICE, _DISORDERED} & set(self.problems)
+
+    def match(self, sums: Matched) -> None:
+        """Takes in the next stretch of the corpus: whether what is kept is what is visited or left."""
+        self._matched.append(sums)
 
     def reconcile(self) -> None:
         """Compares decisions, visits and what belongs to them, once all were taken in."""
-        kept = self._outcome == _KEPT
-        wrong = np.flatnonzero(np.where(kept, ~self._visited & ~self._left, self._visited))
-        if len(wrong):
+        self.problems += [
+            f"The visits from position {leaf * LEAF_ROWS} on do not count the visits of each document 0, 1, 2"
+            " and so on."
+            for leaf in sorted({leaf for one in self._matched for leaf in one.miscounted})
+        ]
+        num_wrong = sum(one.num_wrong for one in self._matched)
+        lefts = [one.first_left for one in self._matched if one.first_left is not None]
+        if num_wrong:
+            first = min(one.first_wrong for one in self._matched if one.first_wrong is not None)
             self.problems.append(
-                f"{len(wrong):,} documents were kept but never visited, or visited but not kept;"
-                f" the first is {self._at(wrong[0])}."
+                f"{num_wrong:,} documents were kept but never visited, or visited but not kept;"
+                f" the first is {self._places.told(first)}."
             )
-        elif np.any(self._left & ~kept):
-            first = np.flatnonzero(self._left & ~kept)[0]
-            self.problems.append(f"The order leaves a document that was not kept: {self._at(first)}.")
-        elif (self._kept_ids - self._placed_ids) % 2**64:
+        elif lefts:
+            self.problems.append(f"The order leaves a document that was not kept: {self._places.told(min(lefts))}.")
+        elif any(one.ids_differ for one in self._matched):
             self.problems.append("The doc_ids of the visits are not those of the decisions.")
-        if self._num_listed != self.num_visits or (self._visit_ids - self._listed_ids) % 2**64:
+        if self._num_listed != self.num_visits or self._ids % 2**64:
             self.problems.append("The rows of ids.parquet are not those of the visits.")
 
     def disagreements(self, told: Mapping[str, Any]) -> list[str]:
@@ -171,134 +300,38 @@ class Ledger:
         outcomes = dict(zip(OUTCOMES, self._outcomes.tolist(), strict=True))
         return {"documents": sum(outcomes.values()), **outcomes, "visits": self.num_visits, "tokens": self.num_tokens}
 
-    def _visit(self, rows: pa.Table) -> None:
-        """Takes in visits that do not reach beyond the leaf that is open."""
-        first, where = self.num_visits, f"The visits from position {self.num_visits} on"
-        if not np.array_equal(rows["position"].to_numpy(), np.arange(first, first + rows.num_rows)):
-            self.problems.append(f"{where} are not numbered one after the other.")
-        num_tokens = rows["num_tokens"].to_numpy().astype(np.int64)
-        before = self.num_tokens + np.cumsum(num_tokens) - num_tokens
-        if not np.array_equal(rows["token_start"].to_numpy(), before):
-            self.problems.append(f"{where} have a token_start that is not the sum of the tokens before.")
-        places = self._places(rows, where)
-        if places is not None:
-            visit = rows["visit"].to_numpy()
-            if not np.array_equal(self._number(places), visit):
-                self.problems.append(f"{where} do not count the visits of each document 0, 1, 2 and so on.")
-            self._placed_ids += _sum_of_pairs(rows["doc_id"].filter(pa.array(visit == 0)), places[visit == 0])
-        self._visit_ids += _sum_of_words(keyed.words(rows["doc_id"])[:, 0], rows["position"].to_numpy())
-        self._extend_phases(rows, num_tokens)
-        self._leaf.update(encode(rows).data)
-        self.num_visits += rows.num_rows
-        self.num_tokens += int(num_tokens.sum())
-        if self.num_visits % LEAF_ROWS == 0:
-            self._leaves.append(self._leaf.hexdigest())
-            self._leaf = hashlib.blake2b(b"\0", digest_size=32)
-
-    def _places(self, table: pa.Table, where: str) -> Int64 | None:
-        """Where in the corpus each (file, row) is, counting the rows of all files; None if one is nowhere."""
-        file, row = (table[name].to_numpy().astype(np.int64) for name in ("file", "row"))
-        if np.any(file >= len(self._sizes)) or np.any(row >= self._sizes[file]):
-            self.problems.append(f"{where} name a file or row that files.parquet does not have.")
-            return None
-        return self._starts[file] + row
-
-    def _at(self, place: int) -> str:
-        """Where a row of the corpus is, in words."""
-        file = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return f"row {place - self._starts[file]} of file {file}"
-
-    def _number(self, places: Int64) -> npt.NDArray[np.uint16]:
-        """Which visit of its document each of these is, counted from 0; they are counted in."""
-        order = np.argsort(places, kind="stable")
-        at = places[order]
-        begins = np.flatnonzero(np.diff(at, prepend=-1))
-        lengths = np.diff(begins, append=len(at))
-        within = np.arange(len(at)) - np.repeat(begins, lengths)
-        numbers = np.empty(len(at), np.uint16)
-        numbers[order] = self._count[at] + within
-        self._count[at[begins]] += lengths.astype(np.uint16)
-        self._visited[places] = True
-        return numbers
-
-    def _extend_phases(self, rows: pa.Table, num_tokens: Int64) -> None:
-        names, codes = labels(rows["phase"])
-        begins = np.flatnonzero(np.diff(codes, prepend=-1))
-        stretches = zip(
-            codes[begins].tolist(),
-            np.diff(begins, append=len(codes)).tolist(),
-            np.add.reduceat(num_tokens, begins).tolist(),
-            strict=True,
-        )
-        for begin, (code, length, tokens) in zip(begins.tolist(), stretches, strict=True):
-            if not self.phases or self.phases[-1]["name"] != names[code]:
-                first = self.num_visits + begin
-                self.phases.append({"name": names[code], "first_position": first, "rows": 0, "tokens": 0})
-            self.phases[-1]["rows"] += length
-            self.phases[-1]["tokens"] += tokens
+    def _close(self) -> None:
+        """Ends the leaf that is open."""
+        self._leaves.append(self._leaf.hexdigest())
+        self._leaf = hashlib.blake2b(b"\0", digest_size=32)
 
 
-def encode(rows: pa.Table) -> npt.NDArray[np.uint8]:
-    """The bytes of the rows that the order digest covers, one row after the other."""
+_TWICE = "The decisions have two rows for one row of the corpus."
+_DISORDERED = "The decisions are not in the order of the corpus."
+
+
+def _cut(first: int, num_rows: int) -> Iterator[tuple[int, int]]:
+    """Where the rows from a position on are cut by the borders of leaves."""
+    start = 0
+    while start < num_rows:
+        stop = min(num_rows, start + LEAF_ROWS - (first + start) % LEAF_ROWS)
+        yield start, stop
+        start = stop
+
+
+def _stretches(rows: pa.Table, num_tokens: Int64) -> Iterator[tuple[str, int, int]]:
+    """Phase after phase of some rows: its name, how many of them it has, and their tokens."""
     names, codes = labels(rows["phase"])
-    phases = [name.encode() for name in names]
-    lengths = np.array([len(phase) for phase in phases], np.int64)
-    longest = max(len(phase) for phase in phases)
-    titles = np.zeros((len(phases), 2 + longest), np.uint8)
-    for title, phase in zip(titles, phases, strict=True):
-        title[: 2 + len(phase)] = np.frombuffer(len(phase).to_bytes(2, "little") + phase, np.uint8)
-    columns = [
-        _bytes(rows["position"].to_numpy().astype("<i8")),
-        _bytes(keyed.words(rows["doc_id"]).astype(">u8")),
-        _bytes(rows["visit"].to_numpy().astype("<u2")),
-        titles[codes],
-        _bytes(rows["loss_weight"].to_numpy().astype("<f4")),
-    ]
-    encoded = np.concatenate(columns, axis=1)
-    if np.all(lengths == longest):
-        return encoded.reshape(-1)
-    written = np.ones(encoded.shape, np.bool_)
-    written[:, 28 : 28 + longest] = np.arange(longest) < lengths[codes, None]
-    return encoded[written]
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))
+    sizes, tokens = np.diff(begins, append=len(codes)), np.add.reduceat(num_tokens, begins)
+    for code, size, total in zip(codes[begins].tolist(), sizes.tolist(), tokens.tolist(), strict=True):
+        yield names[code], size, total
 
 
-def root(leaf_digests: Sequence[str]) -> str:
-    """The order digest of these leaves, in hex."""
-    nodes = [bytes.fromhex(leaf) for leaf in leaf_digests]
-    while len(nodes) > 1:
-        pairs = [b"\1" + left + right for left, right in zip(nodes[::2], nodes[1::2], strict=False)]
-        odd = nodes[-1:] if len(nodes) % 2 else []
-        nodes = [hashlib.blake2b(pair, digest_size=32).digest() for pair in pairs] + odd
-    return nodes[0].hex()
-
-
-def labels(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
-    """The names in a column of `tables.LABEL`, and for each row the index of its name; null has the name ""."""
-    column = column.combine_chunks()
-    names = [name or "" for name in column.dictionary.to_pylist()]
-    if column.null_count:
-        return [*names, ""], column.indices.fill_null(len(names)).to_numpy()
-    return names, column.indices.to_numpy()
-
-
-def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Each row's bytes, shape (rows, bytes of a row)."""
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
-
-
-def _sum_of_pairs(ids: pa.ChunkedArray, places: Int64) -> int:
-    """A number, modulo 2**64, that is the same for the same pairs in any order, and hardly so for others."""
-    if not len(places):
-        return 0
-    words = keyed.words(ids)
-    return _sum_of_words(words[:, 0], places, words[:, 1])
-
-
-def _sum_of_words(words: UInt64, numbers: Int64, more: UInt64 | np.uint64 = _ZERO) -> int:
-    """The same for pairs of a word and a number, or of two words and a number."""
+def sum_of_pairs(words: UInt64, numbers: Int64) -> int:
+    """A number, modulo 2**64, that is the same for the same pairs in any order: for others, once in 2**64."""
     mixed = words + numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for word in (more, _ZERO):
+    for _ in range(2):
         mixed ^= mixed >> np.uint64(32)
         mixed *= np.uint64(0xD6E8FEB86659FD93)
-        mixed ^= word
     return int(mixed.sum(dtype=np.uint64))

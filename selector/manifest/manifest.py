@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 from selector import tables
 from selector.errors import NotFoundError, UsageError
 from selector.manifest.describe import describe, explain
+from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.format import Stored, key_of, part_name, read_table
 from selector.manifest.header import Header, unseal
 from selector.manifest.ids import Index, prefix_of
-from selector.manifest.ledger import LEAF_ROWS
 from selector.manifest.ranks import PADDING, Layout
 from selector.manifest.verify import Verification, verify
 from selector.storage import Storage, open_storage

@@ -1,6 +1,7 @@
 """How the objects of a manifest get into their places: once, whole, and manifest.json last."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 
 from selector.errors import DamagedError, SelectorError
 from selector.manifest.format import part_name
@@ -9,7 +10,8 @@ from selector.storage import Storage
 
 
 class Publisher:
-    """Puts the objects of one manifest in place, whatever a crash or another process has left there."""
+    """Puts the objects of one manifest in place, whatever a crash or another process has left there. A worker has a
+    copy of it, and puts its parts there itself."""
 
     def __init__(self, storage: Storage, home: str, decisions: str) -> None:
         self._storage = storage
@@ -35,6 +37,18 @@ class Publisher:
     def table(self, name: str, num_rows: int, data: bytes) -> Table:
         """What manifest.json says of `<name>.parquet`, once it is stored."""
         return Table(rows=num_rows, sha256=self._put(f"{self._home}/{name}.parquet", data))
+
+    def file(self, name: str, num_rows: int, pieces: Callable[[], Iterable[bytes]]) -> Table:
+        """The same of a table that comes piece by piece, and again as often as it is asked for."""
+        key = f"{self._home}/{name}.parquet"
+        committed = self._committed.get(key)
+        if committed is not None:
+            whole = hashlib.sha256()
+            for piece in pieces():
+                whole.update(piece)
+            if whole.hexdigest() != committed:
+                return Table(rows=num_rows, sha256=whole.hexdigest())
+        return Table(rows=num_rows, sha256=self._storage.ensure_pieces(key, pieces))
 
     def manifest(self, data: bytes) -> None:
         """Commits, unless another process has committed the same. Raises SelectorError if it was something else."""

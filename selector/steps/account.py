@@ -1,11 +1,14 @@
 """The account of a run: how many rows left where, and the files beside the manifest that tell it row by row."""
 
+import functools
+import hashlib
 import json
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,31 +16,18 @@ import pyarrow as pa
 
 from selector.engine.part import Part
 from selector.engine.step import Done
-from selector.engine.store import Store, canonical_json
+from selector.engine.store import Seal, Store, canonical_json
 from selector.steps import dedup, survey
-from selector.steps.select import decisions_of
-from selector.tables import OUTCOMES, QUARANTINE
+from selector.steps.select import shards_of
+from selector.tables import QUARANTINE
 
 
-def counts(done: Done, bad_rows: pa.Table) -> dict[str, Any]:
-    """The funnel: how many rows and documents left where, and what the corpus is made of."""
-    outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
-    reasons = Counter[str]()
-    for table in decisions_of(done, ["outcome", "reason", "arguments"]):
-        groups = table.group_by(["outcome", "reason", "arguments"]).aggregate([([], "count_all")])
-        for group in groups.to_pylist():
-            outcomes[group["outcome"]] += group["count_all"]
-            if group["outcome"] in ("left_out", "marked", "quarantined"):
-                reasons[group["reason"]] += group["count_all"]
-    documents = sum(outcomes.values())
-    reasons.update({f"quarantined in {step}: {reason}": count for (step, reason), count in _lost(bad_rows).items()})
-    outcomes["quarantined"] += bad_rows.num_rows
+def counts(done: Done) -> dict[str, Any]:
+    """How many documents there are and how many are kept, as the steps counted them; what the corpus is made of."""
     evidence = done.table("centroids", "evidence").to_pylist() if "centroids" in done else []
     return {
-        "rows": documents + bad_rows.num_rows,
-        "documents": documents,
-        **outcomes,
-        "reasons": dict(reasons),
+        "documents": sum(seal.tables["documents"].num_rows for seal in done["ingest"].parts),
+        "kept": sum(one["kept"] for one in shards_of(done)),
         "sources": _sources(done),
         "clusters_tried": [list(row.values()) for row in evidence],
     }
@@ -46,23 +36,19 @@ def counts(done: Done, bad_rows: pa.Table) -> dict[str, Any]:
 def _sources(done: Done) -> dict[str, list[int]]:
     """Documents and tokens of every source of the corpus."""
     sources: dict[str, list[int]] = {}
-    for table in done.tables("ingest", "documents", ["source", "num_tokens"]):
-        sums = table.group_by("source").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
-        for row in sums.to_pylist():
-            known = sources.setdefault(row["source"], [0, 0])
-            known[0] += row["num_tokens_count"]
-            known[1] += row["num_tokens_sum"]
+    for sums in done.map(functools.partial(_sources_of, done.store), done["ingest"].parts):
+        for source, documents, tokens in sums:
+            known = sources.setdefault(source, [0, 0])
+            known[0] += documents
+            known[1] += tokens
     return sources
 
 
-def bad_rows(done: Done, parts: Sequence[Part]) -> pa.Table:
-    """The files and rows that never became documents: `tables.QUARANTINE` and the file's `uri`."""
-    lost = [
-        of_file(done.store.table(seal, "quarantine"), part.uri)
-        for part, seal in zip(parts, done["ingest"].parts, strict=True)
-        if seal.tables["quarantine"].num_rows
-    ]
-    return pa.concat_tables([survey.unreadable(done), *lost])
+def lost(done: Done) -> Counter[tuple[str, str]]:
+    """How many files and rows never became documents, by step and reason."""
+    unread = survey.unreadable(done)
+    read = done.map(functools.partial(_reasons_of, done.store), [seal for seal in done["ingest"].parts if _lost(seal)])
+    return sum(read, _tally(unread))
 
 
 def lost_rows(done: Done) -> dict[str, int]:
@@ -76,27 +62,36 @@ def of_file(quarantine: pa.Table, uri: str) -> pa.Table:
     return quarantine.append_column("uri", pa.repeat(uri, quarantine.num_rows))
 
 
-def write_quarantine(done: Done, parts: Sequence[Part], bad: pa.Table, run_id: str) -> None:
-    """`quarantine.jsonl` in the run's directory: every quarantined row with its file, step, reason and detail."""
-    lost = [bad]
+def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys: bool) -> str:
+    """The sha256 of `quarantine.jsonl`, once it is in the run's directory: every quarantined row with its file, step,
+    reason and detail. Parts that lost nothing are not looked at; without keys of the corpus's own none can clash."""
+    store, shares = done.store, dedup.shares(done)
     steps = [name for name in done if name not in ("survey", "ingest") and done[name].parts]
+    before, after = list[_Losses](), list[_Losses]()
     for index, part in enumerate(parts):
-        seals = [seal for seal in (done[name].parts[index] for name in steps) if seal.tables["quarantine"].num_rows]
-        if seals:  # the corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss
-            rows = done.store.read(dedup.shares(done)[index]["key"], "documents", ["row"])["row"]
-            quarantined = pa.concat_tables(done.store.table(seal, "quarantine") for seal in seals)
-            lost.append(
-                of_file(quarantined.filter(pa.array(np.isin(quarantined["row"].to_numpy(), rows.to_numpy()))), part.uri)
-            )
-        lost_here = dedup.lost_of(done.store, dedup.shares(done)[index]["lost"])
-        here = lost_here.filter(lost_here["is_clash"])
-        if here.num_rows:
-            detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
-            columns = [here["leader"], here["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
-            columns += [pa.repeat("duplicate_key", len(detail)), pa.array(detail, pa.string())]
-            lost.append(of_file(pa.table(columns, schema=QUARANTINE), part.uri))
-    told = ({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()} for row in pa.concat_tables(lost).to_pylist())
-    done.store.storage.ensure(f"{run_id}/quarantine.jsonl", b"".join(canonical_json(row) + b"\n" for row in told))
+        ingested = done["ingest"].parts[index]
+        seals = tuple(seal for seal in (done[name].parts[index] for name in steps) if _lost(seal))
+        gone = shares[index]["lost"] if has_keys else None
+        documents = shares[index]["key"]
+        if _lost(ingested):
+            before.append(_Losses(uri=part.uri, documents=None, seals=(ingested,), gone=None))
+        if seals or gone is not None:
+            after.append(_Losses(uri=part.uri, documents=documents, seals=seals, gone=gone))
+
+    def lines() -> Iterator[bytes]:
+        yield _written(survey.unreadable(done))
+        yield from done.map(functools.partial(_lines_of, store), [*before, *after])
+
+    return store.storage.ensure_pieces(f"{run_id}/quarantine.jsonl", lines)
+
+
+def digest_of_quarantine(store: Store, run_id: str) -> str | None:
+    """The sha256 of the `quarantine.jsonl` that is there."""
+    file = store.storage.open(f"{run_id}/quarantine.jsonl")
+    if file is None:
+        return None
+    with file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> None:
@@ -107,6 +102,55 @@ def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> No
     store.storage.put_if_absent(f"{run_id}/log/{began}-{os.getpid()}.jsonl", lines)
 
 
-def _lost(bad_rows: pa.Table) -> dict[tuple[str, str], int]:
-    groups = bad_rows.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist()
-    return {(group["step"], group["reason"]): group["count_all"] for group in groups}
+def _lost(seal: Seal) -> int:
+    """How many rows of a part a step lost."""
+    return seal.tables["quarantine"].num_rows
+
+
+def _tally(quarantine: pa.Table) -> Counter[tuple[str, str]]:
+    groups = quarantine.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    return Counter({(group["step"], group["reason"]): group["count_all"] for group in groups})
+
+
+# What is asked of workers.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Losses:
+    """What was lost of a part: the quarantine of some steps, and what dedup took from it."""
+
+    uri: str
+    documents: str | None  # key of those that went on; None: of the rows, whether or not they became documents
+    seals: tuple[Seal, ...]
+    gone: str | None
+
+
+def _sources_of(store: Store, ingested: Seal) -> list[tuple[str, int, int]]:
+    table = store.table(ingested, "documents", ["source", "num_tokens"])
+    sums = table.group_by("source").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
+    return [(row["source"], row["num_tokens_count"], row["num_tokens_sum"]) for row in sums.to_pylist()]
+
+
+def _reasons_of(store: Store, ingested: Seal) -> Counter[tuple[str, str]]:
+    return _tally(store.table(ingested, "quarantine"))
+
+
+def _lines_of(store: Store, losses: _Losses) -> bytes:
+    """What was lost of a part, as JSON lines."""
+    tables_lost = [store.table(seal, "quarantine") for seal in losses.seals]
+    if losses.documents is not None and tables_lost:
+        # The corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss.
+        rows = store.read(losses.documents, "documents", ["row"])["row"].to_numpy()
+        tables_lost = [lost.filter(pa.array(np.isin(lost["row"].to_numpy(), rows))) for lost in tables_lost]
+    lost_here = dedup.lost_of(store, losses.gone)
+    here = lost_here.filter(lost_here["is_clash"])
+    detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
+    columns = [here["leader"], here["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
+    columns += [pa.repeat("duplicate_key", len(detail)), pa.array(detail, pa.string())]
+    tables_lost.append(pa.table(columns, schema=QUARANTINE))
+    return _written(of_file(pa.concat_tables(tables_lost), losses.uri))
+
+
+def _written(quarantine: pa.Table) -> bytes:
+    told = ({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()} for row in quarantine.to_pylist())
+    return b"".join(canonical_json(row) + b"\n" for row in told)

@@ -1,5 +1,6 @@
 """The chosen documents, shard by shard: a row for every visit that select decided."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selector import tables
 from selector.corpus.columns import Column
 from selector.engine.step import Done
 from selector.engine.store import Store
@@ -28,15 +30,22 @@ class ChosenShard:
     columns: tuple[str, ...]  # the keys of these, of all documents that may be chosen
     chosen: str  # the key of what select said
 
-    def read(self, store: Store) -> pa.RecordBatch:
-        """The rows, with these columns and those of `DECIDED`; those of a document one after another."""
+    def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
+        """The rows with some of these columns and of those of `DECIDED`; those of a document one after another."""
         chosen = chosen_of(store, self.chosen)
-        batch = batch_of(store, self.names, self.columns).take(chosen["place"].combine_chunks())
-        arrays = [*batch.columns, *(chosen[name].combine_chunks() for name in DECIDED)]
-        schema = pa.schema([*batch.schema, *(chosen.schema.field(name) for name in DECIDED)])
-        whole = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        stored = {name: key for name, key in zip(self.names, self.columns, strict=True) if name in names}
+        batch = batch_of(store, list(stored), list(stored.values())).take(chosen["place"].combine_chunks())
+        decided = chosen.select([name for name in names if name in DECIDED])
+        columns = {
+            **dict(zip(stored, batch.columns, strict=True)),
+            **dict(zip(decided.schema.names, decided, strict=True)),
+        }
+        fields = {field.name: field for field in (*batch.schema, *decided.schema)}
+        table = pa.table([columns[name] for name in names], schema=pa.schema([fields[name] for name in names]))
         visits = chosen["visits"].to_numpy()
-        return whole.take(pa.array(np.repeat(np.arange(len(visits)), visits))) if (visits != 1).any() else whole
+        if (visits != 1).any():
+            table = table.take(pa.array(np.repeat(np.arange(len(visits)), visits)))
+        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table], schema=table.schema)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +72,8 @@ class Chosen:
         """What an order sees; what is worked out of it is kept as `whose`."""
         schema = self.select.shards(done).pool(self.columns, whose).schema
         shards, store = self.shards(done), done.store
-        num_rows = [int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64)) for shard in shards]
-        decided = [
-            field
-            for field in shards[0].read(store).schema
-            if field.name in ("inclusion_probability", "round", "visits")
-        ]
+        num_rows = list(done.map(functools.partial(_num_rows, store), shards))
+        decided = [tables.VERDICTS.field(name) for name in ("inclusion_probability", "round", "visits")]
         return Pool(
             schema=pa.schema([*schema, *decided]),
             num_documents=sum(num_rows),
@@ -90,4 +95,8 @@ class _Rows:
     num_rows: int
 
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
-        return self.shard.read(self.store).select(list(columns))
+        return self.shard.read(self.store, columns)
+
+
+def _num_rows(store: Store, shard: ChosenShard) -> int:
+    return int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64))

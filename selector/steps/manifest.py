@@ -1,7 +1,7 @@
 """Manifest: all that the steps decided, committed as one immutable list of visits. It is written last."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,22 +14,29 @@ from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store, fingerprint
 from selector.errors import SelectorError
-from selector.manifest import Manifest, commit
+from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
 from selector.steps import account, order, select, survey
-from selector.steps.chosen import Chosen, ChosenShard
+from selector.steps.chosen import DECIDED, Chosen, ChosenShard
 from selector.steps.survey import Survey
 
 _FIXED = ("doc_id", "source", "cluster", "file", "row", "num_tokens", "inclusion_probability", "reason", "arguments")
-_MADE = pa.schema([("run", pa.string()), ("digest", pa.string()), ("visits", pa.int64())])
+_MADE = pa.schema(
+    [
+        ("run", pa.string()),
+        ("digest", pa.string()),
+        ("visits", pa.int64()),
+        ("quarantine", pa.string()),  # sha256 of quarantine.jsonl
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestStep(Whole):
-    """`manifest`: the run and the digest of the manifest that was committed."""
+    """`manifest`: the run and the digest of the manifest that was committed, with `quarantine.jsonl` beside it."""
 
     name: str = field(default="manifest", metadata=APART)
-    version = 3
+    version = 4
 
     survey: Survey = field(metadata=APART)
     policy: Mapping[str, Any]
@@ -57,22 +64,24 @@ class ManifestStep(Whole):
         committed = _made(seal, store)
         try:
             manifest = Manifest.open(f"{store.storage.address}/{committed['run']}")
-            return manifest.verify().ok and manifest.digest == committed["digest"]
+            is_sound = manifest.digest == committed["digest"] and manifest.verify().ok
+            return is_sound and account.digest_of_quarantine(store, committed["run"]) == committed["quarantine"]
         except (SelectorError, OSError):
             return False
 
     def compute(self, done: Done) -> Tables:
         home, store = run_id(done), done.store
-        bad_rows = account.bad_rows(done, survey.parts(done, self.survey))
+        parts, lost = survey.parts(done, self.survey), account.lost(done)
         told = order.facts_of(done)
         manifest = commit(
-            store.storage,
+            done,
             home,
             parts=self._parts(done),
             unvisited=self._unvisited(done),
             files=survey.inventory(done),
-            decisions=_decisions(done),
-            counts=account.counts(done, bad_rows),
+            decisions=[functools.partial(_decisions, store, one["key"]) for one in select.shards_of(done)],
+            counts=account.counts(done),
+            lost={f"quarantined in {step}: {reason}": count for (step, reason), count in lost.items()},
             facts={"select": select.facts_of(done), "order": told["facts"]},
             phases=told["phases"],
             policy=self.policy,
@@ -81,66 +90,77 @@ class ManifestStep(Whole):
             plugins=self.plugins,
             versions=self.versions,
         )
-        committed = {"run": home, "digest": manifest.digest, "visits": len(manifest)}
+        has_keys = self.policy["corpus"]["key"] is not None
+        quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
+        committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
         yield "manifest", pa.Table.from_pylist([committed], schema=_MADE)
 
-    def _parts(self, done: Done) -> Iterator[pa.Table]:
+    def _parts(self, done: Done) -> list[Visits]:
         """The visits, part by part: shards deal their rows, and each part puts its own in order."""
         items = [
             (shard, one["key"]) for shard, one in zip(self.chosen.shards(done), order.shards_of(done), strict=True)
         ]
         num_parts = -(-sum(one["visits"] for one in order.shards_of(done)) // PART_ROWS)
         names = tuple(column.name for column in self.columns)
-        if num_parts:
-            own = self.fingerprint(done)
-            deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, own)
-            keys = exchange(done, "manifest", own, items, num_parts, deal, line_up)
-            for key in keys:
-                yield done.store.read(key, "rows")
+        if not num_parts:
+            return []
+        own = self.fingerprint(done)
+        deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, own)
+        return [
+            Visits(read=functools.partial(_rows, done.store, key), rows=rows, tokens=tokens)
+            for key, rows, tokens in exchange(done, "manifest", own, items, num_parts, deal, line_up)
+        ]
 
-    def _unvisited(self, done: Done) -> pa.Table | None:
-        """What the order does not visit, in corpus order."""
-        left: list[pa.Table] = []
-        for shard, one in zip(self.chosen.shards(done), order.shards_of(done), strict=True):
-            rows = done.store.read(one["key"], "left")
-            if rows.num_rows:
-                batch = pa.Table.from_batches([shard.read(done.store).select(["doc_id", "file", "row"])])
-                taken = batch.take(rows["document"])
-                for name in ("reason", "arguments"):
-                    taken = taken.append_column(name, rows[name])
-                left.append(taken)
-        return pa.concat_tables(left).unify_dictionaries() if left else None
+    def _unvisited(self, done: Done) -> list[Callable[[], pa.Table]]:
+        """What the order does not visit, shard by shard, in corpus order."""
+        shards = zip(self.chosen.shards(done), order.shards_of(done), strict=True)
+        return [functools.partial(_left, done.store, shard, one["key"]) for shard, one in shards]
 
 
 def _deal(scores: tuple[str, ...], store: Store, item: tuple[ChosenShard, str]) -> Mapping[int, pa.Table]:
     """The visits of a shard's documents, by the part of the manifest that they fall into."""
     shard, key = item
     positions = store.read(key, "positions")
-    chosen = pa.Table.from_batches([shard.read(store)])
+    given = [name for name in (*_FIXED, *scores) if name in (*shard.names, *DECIDED)]
+    chosen = pa.Table.from_batches([shard.read(store, given)])
     for name in ("difficulty", "quality"):
         values = pa.nulls(len(chosen), pa.float32())
         if name in scores:
             values = pa.array(exact.floats(chosen[name]).astype(np.float32), from_pandas=True)  # NaN: no score
         chosen = chosen.drop_columns([name] if name in scores else []).append_column(name, values)
-    names = [name for name in (*_FIXED, "difficulty", "quality") if name in chosen.schema.names]
-    rows = chosen.select(names).take(positions["row"])
+    rows = chosen.take(positions["row"])
     for name in ("position", "visit", "phase", "loss_weight"):
         rows = rows.append_column(name, positions[name])
     return by_bucket(rows, positions["position"].to_numpy() // PART_ROWS)
 
 
-def _line_up(own: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
-    """Stores the visits of a part in the order of their positions; the key."""
+def _line_up(own: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> tuple[str, int, int]:
+    """Stores the visits of a part in the order of their positions: the key, how many they are, and their tokens."""
     rows = pa.concat_tables(dealt, promote_options="permissive").unify_dictionaries()
     key = f"manifest.rows/{fingerprint([own, bucket])}"
-    return store.seal(key, [("rows", rows.sort_by("position").combine_chunks())], form="arrow").key
+    store.seal(key, [("rows", rows.sort_by("position").combine_chunks())], form="arrow")
+    return key, rows.num_rows, int(rows["num_tokens"].to_numpy().sum(dtype=np.int64))
 
 
-def _decisions(done: Done) -> Iterator[bytes]:
+def _rows(store: Store, key: str) -> pa.Table:
+    return store.read(key, "rows")
+
+
+def _decisions(store: Store, key: str) -> bytes:
     """The decisions as select stored them, byte for byte."""
-    for one in select.shards_of(done):
-        seal = done.store.sealed(one["key"])
-        yield done.store.blob(seal, "decisions")
+    return store.blob(store.sealed(key), "decisions")
+
+
+def _left(store: Store, shard: ChosenShard, key: str) -> pa.Table:
+    """The documents of a shard that the order does not visit, and why."""
+    left = store.read(key, "left")
+    columns = ["doc_id", "file", "row"]
+    if not left.num_rows:
+        return pa.table({name: [] for name in (*columns, "reason", "arguments")})
+    rows = pa.Table.from_batches([shard.read(store, columns)]).take(left["document"])
+    for name in ("reason", "arguments"):
+        rows = rows.append_column(name, left[name])
+    return rows
 
 
 def run_id(done: Done) -> str:

@@ -146,7 +146,7 @@ class _Reading:
 
     def __call__(self, store: Store, shard: ChosenShard) -> tuple[Ints, npt.NDArray[np.uint64]]:
         """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`."""
-        counts, ids, groups, keys = self.read(shard.read(store).select(list(self.names)))
+        counts, ids, groups, keys = self.read(shard.read(store, self.names))
         return counts, np.column_stack([groups.astype(np.uint64), keys, ids])
 
 
@@ -222,8 +222,7 @@ def _collect(
     """Stores the positions of a shard's rows; its key."""
     shard = shards[number]
     whole = pa.concat_tables([_PLACED.empty_table(), *dealt]).unify_dictionaries().sort_by("position").combine_chunks()
-    batch = shard.read(store)
-    ids: UInt64 = keyed.words(batch["doc_id"])
+    ids: UInt64 = keyed.words(shard.read(store, ["doc_id"])["doc_id"])
     counts, _ = read(store, shard)
     visit = numbered(ids[whole["row"].to_numpy()])
     positions = pa.table(

@@ -80,10 +80,8 @@ class Run:
         _check_documents(self.resolved, num_documents, dedup.num_tokens(done), lost)
 
     def finish(self, done: Done, runner: Runner) -> Manifest:
-        """The committed manifest, once what lies beside it is written: the quarantine, the log, the list of
-        artefacts."""
-        name, parts = run_id(done), survey.parts(done, self.manifest.survey)
-        account.write_quarantine(done, parts, account.bad_rows(done, parts), name)
+        """The committed manifest, once what lies beside it is written: the log, the list of artefacts."""
+        name = run_id(done)
         account.write_log(done.store, name, runner.log)
         gc.keep(done.store, name, done.used)
         return Manifest.open(self.address(done))

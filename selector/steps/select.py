@@ -1,7 +1,7 @@
 """Select: what becomes of every document of the corpus, and why."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -167,11 +167,6 @@ class _Decide:
         self.store.seal(f"{key}/chosen", [("chosen", chosen)], form="arrow")
         self.store.seal(key, [("decisions", decided)])
         return key, documents.num_rows, totals
-
-
-def decisions_of(done: Done, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of decisions, in corpus order."""
-    return (done.store.read(one["key"], "decisions", columns) for one in shards_of(done))
 
 
 def shards_of(done: Done) -> list[dict[str, Any]]:

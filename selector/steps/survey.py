@@ -104,8 +104,9 @@ def inventory(done: Done) -> pa.Table:
 
 def unreadable(done: Done) -> pa.Table:
     """The quarantine of files that cannot be read, each with its `uri`."""
-    uris = inventory(done)["uri"].to_pylist()
-    lost = done.tables("survey", "quarantine")
-    return pa.concat_tables(
-        table.append_column("uri", pa.repeat(uri, table.num_rows)) for uri, table in zip(uris, lost, strict=True)
-    )
+    lost = [tables.QUARANTINE.append(pa.field("uri", pa.string())).empty_table()]
+    for uri, seal in zip(inventory(done)["uri"].to_pylist(), done["survey"].parts, strict=True):
+        if seal.tables["quarantine"].num_rows:
+            table = done.store.table(seal, "quarantine")
+            lost.append(table.append_column("uri", pa.repeat(uri, table.num_rows)))
+    return pa.concat_tables(lost)

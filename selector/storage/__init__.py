@@ -16,7 +16,7 @@ import pkgutil
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from selector.errors import PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
@@ -56,7 +56,7 @@ class Storage(abc.ABC):
             if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
 
-    def open(self, key: str) -> BinaryIO | None:
+    def open(self, key: str) -> io.BufferedIOBase | None:
         """The object as a file to read from, or None where there is no such object. A storage that can, does not hold
         it whole."""
         data = self.get(key)

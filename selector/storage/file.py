@@ -7,13 +7,13 @@ published; a link cannot. A writer that is killed leaves at most a hidden file b
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from selector import failpoint
 from selector.errors import UnreachableError
@@ -46,7 +46,7 @@ class FileStorage(Storage):
         except OSError as error:
             raise _unreachable(self.root, error) from error
 
-    def open(self, key: str) -> BinaryIO | None:
+    def open(self, key: str) -> io.BufferedIOBase | None:
         try:
             return self._path(key).open("rb")
         except (FileNotFoundError, NotADirectoryError):

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from manifests import committed_in
 from selector import tables
 from selector.consume import Layout, ManifestBatchSampler, ManifestDataset, Texts
 from selector.engine.store import to_parquet
 from selector.errors import CorpusError, DamagedError, NotFoundError, UsageError
 from selector.exact import keyed
-from selector.manifest import Manifest, commit
-from selector.manifest.commit import laid_out
+from selector.manifest import Manifest
 from selector.manifest.format import canonical
 from selector.manifest.ranks import LASTS, PADDING, Last
 from selector.storage import open_storage
@@ -89,17 +89,14 @@ def committed(where: Path, key: str | None = None) -> Manifest:
         "sha256": ["", "", ""],
         "unread": [None, None, None],
     }
-    return commit(
+    return committed_in(
         open_storage(str(where)),
-        "run",
-        parts=laid_out(pa.table(chosen), pa.table(visits), part_rows=16),
+        pa.table(chosen),
+        pa.table(visits),
+        part_rows=16,
         files=pa.table(files, schema=tables.FILES),
         decisions=[to_parquet(canonical(pa.table({**decisions, **absent}), tables.DECISIONS))],
-        counts={},
         policy={"corpus": {"text": "text", "key": key}},
-        lineage={},
-        models={},
-        versions={},
     )
 
 

@@ -18,14 +18,13 @@ WORK = """
 import pyarrow as pa
 from selector import tables
 from selector.consume import PADDING, Layout, ManifestBatchSampler, Texts
-from selector.engine.store import to_parquet
+from selector.engine.step import Done
+from selector.engine.store import Store, to_parquet
 from selector.exact import keyed
-from selector.manifest import Manifest, commit
-from selector.manifest.commit import laid_out
+from selector.manifest import Manifest, Visits, commit
 from selector.manifest.format import canonical
 from selector.storage import open_storage
 
-CHOSEN = [tables.MANIFEST.field(name) for name in ("doc_id", "file", "row", "reason", "source", "num_tokens")]
 texts = [f"document {n}" for n in range(3)]
 with open("corpus.jsonl", "w") as file:
     file.writelines('{"text": "%s"}\\n' % text for text in texts)
@@ -33,17 +32,18 @@ ids = pa.array([keyed.digest(text.encode()) for text in texts], tables.DOC_ID)
 kept = pa.array(["kept"] * 3).dictionary_encode()
 given = {
     "doc_id": ids, "file": [0] * 3, "row": range(3), "outcome": kept, "reason": kept, "visits": [1] * 3,
-    "round": [0] * 3, "source": kept, "num_tokens": [2] * 3, "document": [2, 0, 1], "visit": [0] * 3, "phase": kept,
-    "loss_weight": [1.0] * 3,
+    "round": [0] * 3, "source": kept, "num_tokens": [2] * 3, "visit": [0] * 3, "phase": kept, "loss_weight": [1.0] * 3,
     "uri": ["corpus.jsonl"], "format": ["jsonl"], "num_rows": [3], "size": [69],
 }
 def table(schema):
     return pa.table({field.name: given.get(field.name, pa.nulls(3, field.type)) for field in schema})
 files = pa.table({field.name: given.get(field.name, [None]) for field in tables.FILES}, schema=tables.FILES)
+columns = [name for name in given if name in tables.MANIFEST.names]
+visits = table([tables.MANIFEST.field(name) for name in columns]).take([2, 0, 1])
+decisions = to_parquet(canonical(table(tables.DECISIONS), tables.DECISIONS))
 commit(
-    open_storage("runs"), "run", parts=laid_out(table(CHOSEN), table(tables.VISITS).cast(tables.VISITS)),
-    files=files, counts={}, lineage={}, models={}, versions={},
-    decisions=[to_parquet(canonical(table(tables.DECISIONS), tables.DECISIONS))],
+    Done(Store(open_storage("runs"))), "run", parts=[Visits(read=lambda: visits, rows=3, tokens=6)],
+    files=files, counts={}, lineage={}, models={}, versions={}, decisions=[lambda: decisions],
     policy={"corpus": {"text": "text", "key": None}},
 )
 manifest = Manifest.open("runs")

@@ -11,7 +11,8 @@ import pytest
 
 from command import with_value
 from selector import tables
-from selector.engine.store import canonical_json
+from selector.engine.step import Done
+from selector.engine.store import Store, canonical_json
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest, commit
 from selector.manifest.header import Counts, Header, seal, unseal
@@ -163,5 +164,5 @@ def test_a_manifest_of_another_version_is_never_overwritten(tmp_path: Path) -> N
     given: dict[str, Any] = {"counts": {}, "policy": {}, "lineage": {}, "models": {}, "versions": {}}
     files = tables.FILES.empty_table()
     with pytest.raises(SelectorError, match="has format version 1, and this is Selector for version 2"):
-        commit(open_storage(str(tmp_path)), "run", parts=[], files=files, decisions=[], **given)
+        commit(Done(Store(open_storage(str(tmp_path)))), "run", parts=[], files=files, decisions=[], **given)
     assert path.read_bytes() == seal(content)

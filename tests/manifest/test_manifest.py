@@ -20,15 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests import committed_in
 from selector import failpoint, tables
 from selector.engine.store import to_parquet
 from selector.errors import DamagedError, NotFoundError, SelectorError, UsageError
 from selector.exact import keyed
-from selector.manifest import Manifest, commit, ids
-from selector.manifest.commit import PART_ROWS, laid_out
+from selector.manifest import Manifest, ids
+from selector.manifest.commit import PART_ROWS
+from selector.manifest.digest import LEAF_ROWS, encode, root
 from selector.manifest.format import canonical, part_bytes, part_name
 from selector.manifest.header import Facts, Parent, seal
-from selector.manifest.ledger import LEAF_ROWS, encode, root
 from selector.storage import open_storage
 
 FORK = multiprocessing.get_context("fork")
@@ -137,22 +138,29 @@ def sealed(decisions: pa.Table) -> bytes:
 def committed(
     where: Path, inputs: dict[str, Any] | None = None, *, part_rows: int = PART_ROWS, **options: Any
 ) -> Manifest:
-    given: dict[str, Any] = {"left": None, **(inputs or example())}
-    chosen, visits, left = (given.pop(name) for name in ("chosen", "visits", "left"))
-    unvisited = None
-    if left is not None:
-        left = left.sort_by("document")
-        unvisited = chosen.select(["doc_id", "file", "row"]).take(left["document"])
-        for name in ("reason", "arguments"):
-            unvisited = unvisited.append_column(name, left[name])
-    given["decisions"] = (table if isinstance(table, bytes) else sealed(table) for table in given["decisions"])
-    parts = laid_out(chosen, visits, part_rows)
-    return commit(open_storage(str(where)), "run", parts=parts, unvisited=unvisited, **given, **options)
+    given: dict[str, Any] = {"left": None, **(inputs or example()), **options}
+    left, decided = given.pop("left"), given.pop("decisions")
+    given["unvisited"] = [] if left is None else unvisited_of(given["chosen"], left, decided)
+    given["decisions"] = [table if isinstance(table, bytes) else sealed(table) for table in decided]
+    return committed_in(open_storage(str(where)), part_rows=part_rows, **given)
+
+
+def unvisited_of(chosen: pa.Table, left: pa.Table, decided: list[pa.Table]) -> list[pa.Table]:
+    """What the order leaves, for the documents of each table of decisions."""
+    left = left.sort_by("document")
+    rows = chosen.select(["doc_id", "file", "row"]).take(left["document"])
+    for name in ("reason", "arguments"):
+        rows = rows.append_column(name, left[name])
+    begins = [(table["file"][0].as_py(), table["row"][0].as_py()) for table in decided if len(table)]
+    places = list(zip(rows["file"].to_pylist(), rows["row"].to_pylist(), strict=True))
+    of = np.array([sum(begin <= place for begin in begins[1:]) for place in places], np.int64)
+    return [rows.filter(pa.array(of == number)) for number in range(len(decided))]
 
 
 def objects(where: Path) -> dict[str, bytes]:
+    """The manifest and the decisions, byte for byte; not what was stored on the way."""
     storage = open_storage(str(where))
-    return {key: storage.get(key) or b"" for key, _ in storage.list("")}
+    return {key: storage.get(key) or b"" for key, _ in storage.list("") if not key.startswith("artifacts/")}
 
 
 @pytest.fixture(scope="module")
@@ -724,7 +732,7 @@ def test_verify_compares_the_index_with_the_visits(
     manifest = committed(tmp_path)
     path = tmp_path / "run/manifest/ids.parquet"
     changed = change(pq.read_table(path))
-    data = ids.index_bytes(changed.cast(tables.IDS))
+    data = b"".join(ids.index_pieces([changed.cast(tables.IDS)]))
     path.write_bytes(data)
     part = (tmp_path / "run/manifest/parts/part-00000.parquet").read_bytes()
     entry = {"rows": len(changed), "sha256": hashlib.sha256(data).hexdigest()}
@@ -907,10 +915,15 @@ def test_documents_whose_ids_begin_alike_are_told_apart(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(heads=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=50), cut=st.integers(0, 50))
 def test_an_index_finds_every_position_of_a_prefix(heads: list[int], cut: int) -> None:
-    pieces = [np.array(heads[:cut], np.uint64), np.array(heads[cut:], np.uint64)]
+    whole = keyed.ids(np.array([heads, heads], np.uint64).reshape(2, -1).T)
+    pieces = [
+        ids.listed_in(whole[part], pa.array(range(len(heads)), pa.int64())[part])
+        for part in (slice(0, cut), slice(cut, None))
+    ]
+    rows = ids.by_prefix(pa.concat_tables(pieces))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selector.manifest.ids.LEAF_ROWS", 4)  # so that a prefix spans row groups
-        file = pq.ParquetFile(pa.BufferReader(ids.index_bytes(ids.index_of(pieces))))
+        file = pq.ParquetFile(pa.BufferReader(b"".join(ids.index_pieces([rows]))))
     opened = ids.Index("ids.parquet", file)
     for prefix in {*heads, 0, 1, 2**63, 2**64 - 1}:
         assert opened.positions(prefix).tolist() == [at for at, head in enumerate(heads) if head == prefix]
