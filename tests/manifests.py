@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector import tables
-from selector.engine.step import Done
+from selector.engine.step import Done, Mapper
 from selector.engine.store import Store
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
@@ -43,12 +43,13 @@ def committed_in(
     decisions: Sequence[bytes],
     part_rows: int = PART_ROWS,
     unvisited: Sequence[pa.Table] = (),
+    mapper: Mapper = map,
     **options: Any,
 ) -> Manifest:
-    """The manifest of `run`, committed by this process alone."""
+    """The manifest of `run`, committed by this process alone unless the mapper asks others."""
     told: Mapping[str, Any] = {"counts": {}, "lineage": {}, "models": {}, "versions": {}, **options}
     return commit(
-        Done(Store(storage)),
+        Done(Store(storage), mapper),
         "run",
         parts=laid_out(chosen, visits, part_rows),
         decisions=[functools.partial(given, data) for data in decisions],

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -16,9 +17,10 @@ import pyarrow as pa
 
 from selector.engine.part import Part
 from selector.engine.step import Done
-from selector.engine.store import Seal, Store, canonical_json
+from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.steps import dedup, survey
 from selector.steps.select import shards_of
+from selector.steps.shards import SHARD_ROWS
 from selector.tables import QUARANTINE
 
 
@@ -36,19 +38,21 @@ def counts(done: Done) -> dict[str, Any]:
 def _sources(done: Done) -> dict[str, list[int]]:
     """Documents and tokens of every source of the corpus."""
     sources: dict[str, list[int]] = {}
-    for sums in done.map(functools.partial(_sources_of, done.store), done["ingest"].parts):
-        for source, documents, tokens in sums:
-            known = sources.setdefault(source, [0, 0])
-            known[0] += documents
-            known[1] += tokens
+    seals = done["ingest"].parts
+    items = [seals[stretch] for stretch in _stretches(done)]
+    for source, documents, tokens in itertools.chain(*done.map(functools.partial(_sources_of, done.store), items)):
+        known = sources.setdefault(source, [0, 0])
+        known[0] += documents
+        known[1] += tokens
     return sources
 
 
 def lost(done: Done) -> Counter[tuple[str, str]]:
     """How many files and rows never became documents, by step and reason."""
-    unread = survey.unreadable(done)
-    read = done.map(functools.partial(_reasons_of, done.store), [seal for seal in done["ingest"].parts if _lost(seal)])
-    return sum(read, _tally(unread))
+    seals = done["ingest"].parts
+    items = [[seal for seal in seals[stretch] if _lost(seal)] for stretch in _stretches(done)]
+    said = done.map(functools.partial(_reasons_of, done.store), [item for item in items if item])
+    return sum(said, _tally(survey.unreadable(done)))
 
 
 def lost_rows(done: Done) -> dict[str, int]:
@@ -67,20 +71,27 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
     reason and detail. Parts that lost nothing are not looked at; without keys of the corpus's own none can clash."""
     store, shares = done.store, dedup.shares(done)
     steps = [name for name in done if name not in ("survey", "ingest") and done[name].parts]
-    before, after = list[_Losses](), list[_Losses]()
-    for index, part in enumerate(parts):
-        ingested = done["ingest"].parts[index]
-        seals = tuple(seal for seal in (done[name].parts[index] for name in steps) if _lost(seal))
+
+    def losses(index: int, seals: Sequence[Seal], gone: str | None, documents: str | None) -> list[_Losses]:
+        lost = tuple(seal for seal in seals if _lost(seal))
+        return [_Losses(uri=parts[index].uri, seals=lost, gone=gone, documents=documents)] if lost or gone else []
+
+    def bad(index: int) -> list[_Losses]:
+        """Rows that never became documents."""
+        return losses(index, [done["ingest"].parts[index]], None, None)
+
+    def late(index: int) -> list[_Losses]:
+        """Documents that a later step lost."""
         gone = shares[index]["lost"] if has_keys else None
-        documents = shares[index]["key"]
-        if _lost(ingested):
-            before.append(_Losses(uri=part.uri, documents=None, seals=(ingested,), gone=None))
-        if seals or gone is not None:
-            after.append(_Losses(uri=part.uri, documents=documents, seals=seals, gone=gone))
+        return losses(index, [done[name].parts[index] for name in steps], gone, shares[index]["key"])
 
     def lines() -> Iterator[bytes]:
         yield _written(survey.unreadable(done))
-        yield from done.map(functools.partial(_lines_of, store), [*before, *after])
+        for kind in (bad, late):
+            items = [
+                [one for i in range(*stretch.indices(len(parts))) for one in kind(i)] for stretch in _stretches(done)
+            ]
+            yield from done.map(functools.partial(_lines_of, store), [item for item in items if item])
 
     return store.storage.ensure_pieces(f"{run_id}/quarantine.jsonl", lines)
 
@@ -100,6 +111,17 @@ def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> No
     entries = [{"time": began, "host": socket.gethostname(), "pid": os.getpid()}, *log]
     lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
     store.storage.put_if_absent(f"{run_id}/log/{began}-{os.getpid()}.jsonl", lines)
+
+
+def _stretches(done: Done) -> list[slice]:
+    """Consecutive parts of about as many documents as a shard has: what a worker is given at a time."""
+    stretches, start, rows, seals = list[slice](), 0, 0, done["ingest"].parts
+    for index, seal in enumerate(seals, 1):
+        rows += seal.tables["documents"].num_rows
+        if rows >= SHARD_ROWS or index == len(seals):
+            stretches.append(slice(start, index))
+            start, rows = index, 0
+    return stretches
 
 
 def _lost(seal: Seal) -> int:
@@ -125,18 +147,29 @@ class _Losses:
     gone: str | None
 
 
-def _sources_of(store: Store, ingested: Seal) -> list[tuple[str, int, int]]:
-    table = store.table(ingested, "documents", ["source", "num_tokens"])
-    sums = table.group_by("source").aggregate([("num_tokens", "count"), ("num_tokens", "sum")])
-    return [(row["source"], row["num_tokens_count"], row["num_tokens_sum"]) for row in sums.to_pylist()]
+def _sources_of(store: Store, ingested: Sequence[Seal]) -> list[tuple[str, int, int]]:
+    """Documents and tokens of every source of some parts; stored, since they are the same for every selection."""
+    key = f"manifest.sources/{fingerprint([seal.tables['documents'].sha256 for seal in ingested])}"
+    seal = store.find(key)
+    if seal is None:
+        read = [store.table(seal, "documents", ["source", "num_tokens"]) for seal in ingested]
+        sums = pa.concat_tables(read).unify_dictionaries().group_by("source")
+        seal = store.seal(key, [("sources", sums.aggregate([("num_tokens", "count"), ("num_tokens", "sum")]))])
+    rows = store.table(seal, "sources").to_pylist()
+    return [(row["source"], row["num_tokens_count"], row["num_tokens_sum"]) for row in rows]
 
 
-def _reasons_of(store: Store, ingested: Seal) -> Counter[tuple[str, str]]:
-    return _tally(store.table(ingested, "quarantine"))
+def _reasons_of(store: Store, ingested: Sequence[Seal]) -> Counter[tuple[str, str]]:
+    tables_read = [store.table(seal, "quarantine") for seal in ingested]
+    return sum(map(_tally, tables_read), Counter[tuple[str, str]]())
 
 
-def _lines_of(store: Store, losses: _Losses) -> bytes:
-    """What was lost of a part, as JSON lines."""
+def _lines_of(store: Store, lost: Sequence[_Losses]) -> bytes:
+    """What was lost of some parts, as JSON lines."""
+    return b"".join(_written(_quarantine_of(store, losses)) for losses in lost)
+
+
+def _quarantine_of(store: Store, losses: _Losses) -> pa.Table:
     tables_lost = [store.table(seal, "quarantine") for seal in losses.seals]
     if losses.documents is not None and tables_lost:
         # The corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss.
@@ -148,7 +181,7 @@ def _lines_of(store: Store, losses: _Losses) -> bytes:
     columns = [here["leader"], here["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
     columns += [pa.repeat("duplicate_key", len(detail)), pa.array(detail, pa.string())]
     tables_lost.append(pa.table(columns, schema=QUARANTINE))
-    return _written(of_file(pa.concat_tables(tables_lost), losses.uri))
+    return of_file(pa.concat_tables(tables_lost), losses.uri)
 
 
 def _written(quarantine: pa.Table) -> bytes:

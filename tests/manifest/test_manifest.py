@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from manifests import committed_in
 from selector import failpoint, tables
+from selector.engine.local import LocalExecutor
 from selector.engine.store import to_parquet
 from selector.errors import DamagedError, NotFoundError, SelectorError, UsageError
 from selector.exact import keyed
@@ -161,6 +163,18 @@ def objects(where: Path) -> dict[str, bytes]:
     """The manifest and the decisions, byte for byte; not what was stored on the way."""
     storage = open_storage(str(where))
     return {key: storage.get(key) or b"" for key, _ in storage.list("") if not key.startswith("artifacts/")}
+
+
+@pytest.fixture(params=[1, 7])
+def small_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus is compared with the visits in stretches of about so many documents, and ids.parquet is sorted in
+    ranges of about so many rows."""
+    in_pieces_of(request.param, monkeypatch)
+
+
+def in_pieces_of(num_rows: int, patch: pytest.MonkeyPatch) -> None:
+    for module, name in (("commit", "STRETCH_ROWS"), ("verify", "STRETCH_ROWS"), ("commit", "RANGE_ROWS")):
+        patch.setattr(importlib.import_module(f"selector.manifest.{module}"), name, num_rows)
 
 
 @pytest.fixture(scope="module")
@@ -491,16 +505,27 @@ def test_eight_processes_that_commit_at_once_get_the_same_manifest(tmp_path: Pat
     assert objects(tmp_path / "alone") == objects(tmp_path / "together")
 
 
+@pytest.fixture(scope="module")
+def num_links(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many objects a commit writes: the manifest, the decisions, and what workers hand to each other."""
+    count: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failpoint, "reach", count.append)
+        committed(tmp_path_factory.mktemp("links"), part_rows=30)
+    return count.count("store.before_link")
+
+
 @pytest.mark.parametrize(
     "place",
     [name for name in failpoint.POINTS if name.startswith("commit.")]
-    + [f"store.{side}_link:kill:{count}" for side in ("before", "after") for count in (1, 2, 4, 6, 7)],
+    + [f"store.{side}_link:{tenths}" for side in ("before", "after") for tenths in (0, 1, 3, 5, 7, 9, 10)],
 )
-def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, place: str) -> None:
-    name, _, rest = place.partition(":")
+def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, place: str, num_links: int) -> None:
+    name, _, tenths = place.partition(":")
+    rest = f"kill:{max(1, num_links * int(tenths) // 10)}" if tenths else "kill"
 
     def work() -> None:
-        os.environ["SELECTOR_FAILPOINT"] = f"{name}:{rest or 'kill'}"
+        os.environ["SELECTOR_FAILPOINT"] = f"{name}:{rest}"
         committed(tmp_path / "runs", part_rows=30)
 
     worker = FORK.Process(target=work)
@@ -508,7 +533,7 @@ def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, pl
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
     is_there = (tmp_path / "runs/run/manifest/manifest.json").exists()
-    assert is_there == (name == "commit.after_manifest" or place == "store.after_link:kill:7")
+    assert is_there == (name == "commit.after_manifest" or place == "store.after_link:10")
     if is_there:
         assert Manifest.open(str(tmp_path / "runs")).verify().ok
     else:
@@ -518,6 +543,23 @@ def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, pl
     assert manifest.verify().ok
     assert manifest.digest == committed(tmp_path / "unharmed", part_rows=30).digest
     assert objects(tmp_path / "runs") == objects(tmp_path / "unharmed")
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("kill", [None, "store.before_link:kill", "store.after_seal:kill:2"])
+def test_workers_make_the_same_bytes_as_one_process_also_where_one_of_them_is_killed(
+    tmp_path: Path, kill: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = with_left([2, 4, 40], example(90, repeats=1))
+    alone = committed(tmp_path / "alone", inputs, part_rows=9)
+    if kill is not None:
+        monkeypatch.setenv("SELECTOR_FAILPOINT", kill)
+        monkeypatch.setenv("SELECTOR_FAILPOINT_ONCE", str(tmp_path / "killed"))
+    with LocalExecutor(workers=2) as executor:
+        together = committed(tmp_path / "together", inputs, part_rows=9, mapper=executor.map)
+    assert kill is None or (tmp_path / "killed").exists()
+    assert together.verify().ok and together.digest == alone.digest
+    assert objects(tmp_path / "together") == objects(tmp_path / "alone")
 
 
 def test_what_a_crash_or_a_disk_has_damaged_is_replaced(tmp_path: Path) -> None:
@@ -586,6 +628,19 @@ def flaws() -> dict[str, dict[str, Any]]:
             for name in ("documents", "kept", "left_out", "duplicate", "marked", "quarantined", "visits", "tokens")
         },
     }
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("small_pieces", [7], indirect=True)
+@pytest.mark.parametrize(("message", "change"), flaws().items())
+def test_what_does_not_add_up_is_not_committed_in_small_pieces(
+    tmp_path: Path, message: str, change: dict[str, Any]
+) -> None:
+    inputs = example()
+    decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
+    inputs["decisions"] = [decided.slice(first, 7) for first in range(0, 60, 7)]
+    with pytest.raises(SelectorError, match=f"{message}.*fault of ours|fault of ours.*{message}"):
+        committed(tmp_path, {**inputs, **change}, part_rows=11)
 
 
 @pytest.mark.parametrize(("message", "change"), flaws().items())
@@ -667,6 +722,56 @@ def sealed_again(where: Path, manifest: Manifest, part: bytes, **changes: Any) -
     return found.problems
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_a_manifest_is_the_same_and_sound_however_small_the_pieces_are(tmp_path: Path) -> None:
+    inputs = with_left([4, 2, 9], example(repeats=1))
+    decided = pa.concat_tables(inputs["decisions"]).unify_dictionaries().combine_chunks()
+    inputs["decisions"] = [decided.slice(first, 7) for first in range(0, 60, 7)]
+    manifest = committed(tmp_path / "pieces", inputs, part_rows=11)
+    assert manifest.verify().problems == []
+    with pytest.MonkeyPatch.context() as patch:
+        in_pieces_of(1 << 20, patch)
+        assert manifest.verify().problems == []
+        committed(tmp_path / "whole", inputs, part_rows=11)
+    assert objects(tmp_path / "pieces") == objects(tmp_path / "whole")
+
+
+def test_verify_compares_what_is_left_with_the_files_and_the_decisions(tmp_path: Path) -> None:
+    manifest = committed(tmp_path, with_left([2, 4]))
+    part = (tmp_path / "run/manifest/parts/part-00000.parquet").read_bytes()
+    path = tmp_path / "run/manifest/unvisited.parquet"
+    left = pq.read_table(path)
+    for change, message in (
+        ({"row": pa.array([1 << 30, 5], pa.uint32())}, "The rows of unvisited.parquet name a file or row that files"),
+        ({"row": pa.array([0, 1], pa.uint32())}, "2 documents were kept but never visited"),
+        ({"doc_id": left["doc_id"].take([1, 0])}, "The doc_ids of the visits are not those of the decisions."),
+    ):
+        changed = left
+        for name, values in change.items():
+            changed = replaced(changed, name, values)
+        data = to_parquet(canonical(changed, tables.UNVISITED))
+        path.write_bytes(data)
+        entry = {"rows": 2, "sha256": hashlib.sha256(data).hexdigest()}
+        assert any(message in told for told in sealed_again(tmp_path, manifest, part, unvisited=entry))
+
+
+def test_verify_checks_where_each_of_the_decisions_is_listed(tmp_path: Path) -> None:
+    manifest = committed(tmp_path)
+    part = (tmp_path / "run/manifest/parts/part-00000.parquet").read_bytes()
+    problems = sealed_again(tmp_path, manifest, part, decisions=manifest.info["decisions"][::-1])
+    assert any(
+        "part-00001.parquet of the decisions in run/manifest/manifest.json is out of place" in p for p in problems
+    )
+
+
+def test_positions_that_a_step_gives_are_checked_and_not_made_again(tmp_path: Path) -> None:
+    inputs = example()
+    inputs["chosen"] = inputs["chosen"].append_column("position", pa.array(np.arange(len(inputs["chosen"]))))
+    with pytest.raises(SelectorError, match="The visits from position 0 on are not numbered one after the other"):
+        committed(tmp_path, inputs)
+
+
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     ("column", "message"),
     [
