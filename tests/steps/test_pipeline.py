@@ -16,6 +16,7 @@ import pytest
 import runs
 from conftest import text_of
 from runs import policy_of, run, uncached
+from selector.engine.store import Seal, Store
 from selector.errors import PolicyError
 from selector.manifest import Manifest
 from selector.manifest.describe import sentence
@@ -258,6 +259,30 @@ def test_every_document_has_one_outcome_and_the_counts_add_up(
     assert len(told_apart) == counts["quarantined"]
     assert (told["quarantined"] > 0) == (key == "id"), "keys of the third file are those of the first"
     assert manifest.verify().ok
+
+
+def test_what_was_lost_is_written_with_the_manifest_and_not_read_again_where_nothing_changed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(runs.write_corpus(tmp_path / "corpus"), tiny_model)
+    first = run(policy, tmp_path / "root")
+    file = Path(first.uri, "quarantine.jsonl")
+    written = file.read_bytes()
+    assert [json.loads(line)["row"] for line in written.splitlines()] == [38, 39]
+    read: list[str] = []
+    table = Store.table
+
+    def noted(store: Store, seal: Seal, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        read.append(name)
+        return table(store, seal, name, columns)
+
+    monkeypatch.setattr(Store, "table", noted)
+    assert uncached(run(policy, tmp_path / "root")) == []
+    assert not {"quarantine", "lost", "documents", "decisions"} & set(read)
+    for wrong in (written[:-1], b"", None):
+        file.unlink() if wrong is None else file.write_bytes(wrong)
+        assert uncached(run(policy, tmp_path / "root")) == ["manifest"]
+        assert file.read_bytes() == written
 
 
 # ---------------------------------------------------------------- budgets
