@@ -1,13 +1,18 @@
-"""Dedup: the first document of every text goes on, in corpus order; the others are duplicates of it.
+"""Dedup: each text and each key goes on once; the other documents are duplicates, or clash with the key of another.
 
-Documents of one text meet by an exchange over ranges of its hash, so time grows with the corpus and memory does not.
-What goes on is stored per part under a fingerprint of its content, so all that is computed from it survives any change
-of the corpus that leaves those texts as they are.
+In corpus order, a document goes on if no document that goes on before it has its text or its key. If one has its text,
+it is a duplicate of that one, whoever has its key; else it clashes with the document that has its key. So a text is
+missing below only where each of its keys went on with another text, and no clash leads a text.
+
+Documents of one text, and of one key, meet by exchanges over ranges of a hash, so time grows with the corpus and memory
+does not. What goes on is stored per part under a fingerprint of its content, so all that is computed from it survives
+any change of the corpus that leaves those texts as they are.
 """
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +24,7 @@ from selector import tables
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import APART, Done, Exchange, Tables
 from selector.engine.store import Seal, Store, fingerprint
-from selector.exact import UInt64, keyed
+from selector.exact import Ints, UInt64, keyed
 
 ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 21
 
@@ -39,9 +44,15 @@ LOST = pa.schema(
         ("is_clash", pa.bool_()),  # it has the leader's key and another text
     ]
 )
-_DEALT = pa.schema([("value", tables.DOC_ID), ("doc_id", tables.DOC_ID), ("ordinal", pa.int64())])
-_GONE = pa.schema([("ordinal", pa.int64()), ("leader", tables.DOC_ID)])
 
+OPEN, FIRST, ALONE, GOES, SHUT = range(5)
+"""What is known of a document so far: nothing; that of the open ones it is the first of its text; that nobody else has
+its text; that it goes on; that another one has its key, and perhaps its text."""
+
+_DEALT = pa.schema([("text", tables.DOC_ID), ("key", tables.DOC_ID), ("ordinal", pa.int64()), ("state", pa.int8())])
+_GONE = pa.schema([("ordinal", pa.int64()), ("leader", tables.DOC_ID), ("is_clash", pa.bool_())])
+
+Bools = npt.NDArray[np.bool_]
 Ordinals = npt.NDArray[np.int64]  # part << 32 | row: corpus order as one number
 
 
@@ -50,7 +61,7 @@ class Dedup(Exchange):
     """What goes on of every part, and of which documents the others are duplicates, or have the key."""
 
     name: str = field(default="dedup", metadata=APART)
-    version = 3
+    version = 4
     reads: tuple[str, ...] = field(default=("ingest",), metadata=APART)
 
     has_keys: bool
@@ -85,18 +96,18 @@ def num_tokens(done: Done) -> int:
 
 def dedup(done: Done, documents: Sequence[Seal], *, has_keys: bool) -> pa.Table:
     """A row of `SHARES` for each part; the documents that go on, and what a part lost, are sealed on the way."""
-    items = list(_items(documents))
-    inputs = [seal.key for seal in documents]
-    num_buckets = max(1, -(-sum(item.num_rows for item in items) // BUCKET_ROWS))
-    duplicates = tuple(
-        exchange(done, "dedup", inputs, items, num_buckets, functools.partial(_deal, num_buckets, "text_id", ()), _meet)
-    )
-    clashes: tuple[str, ...] = ()
-    if has_keys:
-        deal = functools.partial(_deal, num_buckets, "doc_id", duplicates)
-        clashes = tuple(exchange(done, "dedup", [inputs, "keys"], items, num_buckets, deal, _meet))
-    share = functools.partial(_shares, done.store, duplicates, clashes)
-    return pa.concat_tables([SHARES.empty_table(), *done.map(share, items)])
+    items = tuple(_items(documents))
+    inputs = [[seal.key for seal in documents], has_keys, [item.first for item in items]]
+    decided = _decided(done, inputs, items, has_keys=has_keys)
+    return pa.concat_tables(
+        [
+            SHARES.empty_table(),
+            *exchange(
+                done, "dedup", [inputs, "back"], decided, len(items),
+                functools.partial(_deal_back, items), functools.partial(_share, items),
+            ),
+        ]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +119,14 @@ class _Item:
     num_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What a bucket said: the key of who is `gone` and who is `open` still, and how many these are."""
+
+    key: str
+    num_open: int
+
+
 def _items(documents: Sequence[Seal]) -> Iterator[_Item]:
     first = rows = 0
     for i, seal in enumerate(documents):
@@ -117,57 +136,177 @@ def _items(documents: Sequence[Seal]) -> Iterator[_Item]:
             first, rows = i + 1, 0
 
 
+def _decided(done: Done, inputs: Any, items: Sequence[_Item], *, has_keys: bool) -> list[_Decided]:
+    """What all buckets of all rounds said, once nothing is open.
+
+    A round asks by text and then by key. What is left after the first one are the documents whose keys or texts are
+    there twice, and soon they fit in one bucket, which goes through them in corpus order.
+    """
+    decided: list[_Decided] = []
+    asked: Sequence[Any] = items
+    left = sum(item.num_rows for item in items)
+    for number in itertools.count():
+        num_buckets = max(1, -(-left // BUCKET_ROWS))
+        is_last = num_buckets == 1 or not has_keys
+        for column, say in (("text", _in_order),) if is_last else (("text", _by_text), ("key", _by_key)):
+            deal = functools.partial(_deal_documents if asked is items else _deal_open, num_buckets, column)
+            own = [inputs, number, column]
+            meet = functools.partial(_met, f"dedup.gone/{fingerprint([own, num_buckets])}", say)
+            asked = exchange(done, "dedup", own, asked, num_buckets, deal, meet)
+            decided += asked
+        left = sum(one.num_open for one in asked)
+        if not left:
+            return decided
+    raise AssertionError("every round decides about the first document that is open")
+
+
 # What is asked of workers.
 
 
-def _deal(num_buckets: int, column: str, without: tuple[str, ...], store: Store, item: _Item) -> Mapping[int, pa.Table]:
-    """The documents of an item by ranges of a column's hash, less those that are gone already."""
+@dataclass(frozen=True, kw_only=True)
+class _Documents:
+    """Documents of a bucket in corpus order, with the numbers of their texts and keys, and what is known of each."""
+
+    table: pa.Table
+    text: Ints
+    key: Ints
+    state: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Documents":
+        table = table.take(pa.array(np.argsort(table["ordinal"].to_numpy()))).combine_chunks()
+        text = _numbers(table["text"])
+        key = text if table["key"].equals(table["text"]) else _numbers(table["key"])
+        return cls(table=table, text=text, key=key, state=table["state"].to_numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """Of each document of a bucket: whether it is gone, or is to be asked about again, and what is known of it then."""
+
+    is_duplicate: Bools
+    is_clash: Bools
+    leader: Ints  # of a duplicate
+    is_open: Bools
+    state: npt.NDArray[np.int8]
+
+
+Say = Callable[[_Documents], _Said]
+
+
+def _deal_documents(num_buckets: int, column: str, store: Store, item: _Item) -> Mapping[int, pa.Table]:
+    """The documents of an item by ranges of a column's hash."""
     pieces = [_DEALT.empty_table()]
     for part, key in enumerate(item.keys, item.first):
-        table = store.read(key, "documents", sorted({"doc_id", column, "row"}))
-        ordinals = _ordinals(part, table)
-        pieces.append(pa.table([table[column], table["doc_id"], ordinals], schema=_DEALT))
-    whole = pa.concat_tables(pieces).combine_chunks()
-    if without:
-        gone = _gone(store, without, item.first, item.first + len(item.keys))["ordinal"].to_numpy()
-        whole = whole.filter(pa.array(~_contains(gone, whole["ordinal"].to_numpy())))
-    bucket = (keyed.words(whole["value"])[:, 0] >> np.uint64(32)) * np.uint64(num_buckets) >> np.uint64(32)
-    return by_bucket(whole, bucket)
+        table = store.read(key, "documents", ["doc_id", "text_id", "row"])
+        state = np.full(table.num_rows, OPEN, np.int8)
+        pieces.append(pa.table([table["text_id"], table["doc_id"], _ordinals(part, table), state], schema=_DEALT))
+    return _by_range(pa.concat_tables(pieces), num_buckets, column)
 
 
-def _meet(store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
-    """Stores the ordinals of all but the first document of each value, with the ids of those first ones; its key."""
-    whole = pa.concat_tables([_DEALT.empty_table(), *dealt]).combine_chunks()
-    values, ids, ordinals = keyed.words(whole["value"]), keyed.words(whole["doc_id"]), whole["ordinal"].to_numpy()
-    order = np.lexsort((ordinals, values[:, 1], values[:, 0]))
-    values = values[order]
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = (values[1:] != values[:-1]).any(axis=1)
-    leader = order[is_first][np.cumsum(is_first) - 1][~is_first]
-    gone = ordinals[order][~is_first]
-    by_ordinal = np.argsort(gone)
-    table = pa.table([gone[by_ordinal], keyed.ids(ids[leader[by_ordinal]])], schema=_GONE)
-    digest = fingerprint([bucket, _digest(gone[by_ordinal], ids[leader[by_ordinal]])])
-    return store.seal(f"dedup.gone/{digest}", [("gone", table)], form="arrow").key
+def _deal_open(num_buckets: int, column: str, store: Store, said: _Decided) -> Mapping[int, pa.Table]:
+    """What a bucket left open, in the same way."""
+    return _by_range(store.read(said.key, "open"), num_buckets, column)
 
 
-def _shares(store: Store, duplicates: tuple[str, ...], clashes: tuple[str, ...], item: _Item) -> pa.Table:
-    """Seals the documents of each part that go on, and what is to say of the others."""
-    end = item.first + len(item.keys)
-    lost = [_gone(store, keys, item.first, end) for keys in (duplicates, clashes)]
-    gone = pa.concat_tables(lost).append_column(
-        "is_clash", pa.array(np.repeat([False, True], [t.num_rows for t in lost]))
-    )
-    gone = gone.sort_by("ordinal").combine_chunks()
-    ordinals = gone["ordinal"].to_numpy()
+def _by_range(table: pa.Table, num_buckets: int, column: str) -> Mapping[int, pa.Table]:
+    high = keyed.words(table[column])[:, 0] >> np.uint64(32)
+    return by_bucket(table, high * np.uint64(num_buckets) >> np.uint64(32))
+
+
+def _met(prefix: str, say: Say, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> _Decided:
+    """Stores what is said of the documents of a bucket."""
+    documents = _Documents.of(pa.concat_tables([_DEALT.empty_table(), *dealt]))
+    said, table = say(documents), documents.table
+    is_gone = said.is_duplicate | said.is_clash
+    leader = np.where(said.is_duplicate, said.leader, np.arange(table.num_rows))[is_gone]
+    columns = [table["ordinal"].filter(pa.array(is_gone)), table["key"].take(pa.array(leader)), said.is_clash[is_gone]]
+    still = table.set_column(3, _DEALT.field("state"), pa.array(said.state)).filter(pa.array(said.is_open))
+    sealed = [("gone", pa.table(columns, schema=_GONE)), ("open", still)]
+    return _Decided(key=store.seal(f"{prefix}-{bucket}", sealed, form="arrow").key, num_open=still.num_rows)
+
+
+def _by_text(documents: _Documents) -> _Said:
+    """All documents of some texts: who is a duplicate of one that goes on, and which open one is the first of each."""
+    text, state, place = documents.text, documents.state, np.arange(len(documents.text))
+    goes, first_open = (_firsts(text, state == wanted)[text] for wanted in (GOES, OPEN))
+    is_settled = goes < len(text)  # someone has the text: of the open ones only later documents are left
+    is_duplicate = is_settled & (goes < place)
+    is_clash = (state == SHUT) & ~is_duplicate & (is_settled | (place < first_open))
+    is_open = ~is_settled & ~is_clash
+    is_alone = _counts(text, is_open)[text] == 1
+    state = np.where(is_open & (place == first_open), np.where(is_alone, ALONE, FIRST), state).astype(np.int8)
+    return _Said(is_duplicate=is_duplicate, is_clash=is_clash, leader=goes, is_open=is_open, state=state)
+
+
+def _by_key(documents: _Documents) -> _Said:
+    """All documents of some keys: of each key goes the first one that is open, if it is the first of its text too."""
+    key, state, place = documents.key, documents.state, np.arange(len(documents.key))
+    is_waiting = state != SHUT
+    first = _firsts(key, is_waiting)[key]
+    is_leading = (state == FIRST) | (state == ALONE)
+    goes = is_waiting & (place == first) & is_leading
+    is_taken = _firsts(key, goes)[key] < len(key)
+    now = np.where(goes, GOES, np.where(is_taken | ~is_waiting, SHUT, OPEN))
+    nobody = np.zeros(len(key), np.bool_)
+    is_open = ~(goes & (state == ALONE))
+    return _Said(is_duplicate=nobody, is_clash=nobody, leader=place, is_open=is_open, state=now.astype(np.int8))
+
+
+def _in_order(documents: _Documents) -> _Said:
+    """All documents of some texts and keys: what the law says, document by document where two of them meet."""
+    text, key, state, place = documents.text, documents.key, documents.state, np.arange(len(documents.text))
+    goes = state == GOES
+    _, firsts = np.unique(text * (key.max(initial=0) + 1) + key, return_index=True)  # a true copy never goes on
+    is_open = np.zeros(len(text), np.bool_)
+    is_open[firsts] = state[firsts] == OPEN
+    is_met = (_counts(text, is_open | goes)[text] > 1) | (_counts(key, is_open)[key] > 1)
+    goes[is_open & ~is_met] = True
+    has_text, has_key = np.zeros(len(text), np.bool_), np.zeros(len(text), np.bool_)
+    has_text[text[goes]] = has_key[key[goes]] = True
+    texts, keys = has_text.tolist(), has_key.tolist()
+    met = np.flatnonzero(is_open & is_met)
+    for i, its_text, its_key in zip(met.tolist(), text[met].tolist(), key[met].tolist(), strict=True):
+        if not texts[its_text] and not keys[its_key]:
+            texts[its_text] = keys[its_key] = goes[i] = True
+    leader = _firsts(text, goes)[text]
+    is_duplicate = ~goes & (leader < place)
+    nobody = np.zeros(len(text), np.bool_)
+    return _Said(is_duplicate=is_duplicate, is_clash=~goes & ~is_duplicate, leader=leader, is_open=nobody, state=state)
+
+
+def _firsts(numbers: Ints, which: Bools) -> Ints:
+    """Of each number the first place among these; as many as there are places if there is none."""
+    firsts = np.full(int(numbers.max(initial=-1)) + 1, len(numbers))
+    places = np.flatnonzero(which)[::-1]
+    firsts[numbers[places]] = places
+    return firsts
+
+
+def _counts(numbers: Ints, which: Bools) -> Ints:
+    """How many of these there are of each number."""
+    return np.bincount(numbers[which], minlength=int(numbers.max(initial=-1)) + 1)
+
+
+def _deal_back(items: tuple[_Item, ...], store: Store, said: _Decided) -> Mapping[int, pa.Table]:
+    """What a bucket says is gone, by items."""
+    gone = store.read(said.key, "gone")
+    firsts = np.array([item.first for item in items])
+    return by_bucket(gone, np.searchsorted(firsts, gone["ordinal"].to_numpy() >> 32, side="right") - 1)
+
+
+def _share(items: tuple[_Item, ...], store: Store, number: int, dealt: Iterator[pa.Table]) -> pa.Table:
+    """Seals the documents of each part of an item that go on, and what is to say of the others."""
+    gone = pa.concat_tables([_GONE.empty_table(), *dealt]).sort_by("ordinal").combine_chunks()
+    ordinals, item = gone["ordinal"].to_numpy(), items[number]
     rows: list[dict[str, Any]] = []
     for part, key in enumerate(item.keys, item.first):
         first, stop = np.searchsorted(ordinals, [part << 32, (part + 1) << 32]).tolist()
-        rows.append(_share(store, part, key, gone.slice(first, stop - first)))
+        rows.append(_part(store, part, key, gone.slice(first, stop - first)))
     return pa.Table.from_pylist(rows, schema=SHARES)
 
 
-def _share(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
+def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
     table = store.read(key, "documents", tables.DOCUMENTS.names)
     lost = None
     if gone.num_rows:
@@ -193,18 +332,17 @@ def _share(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
     }
 
 
-def _gone(store: Store, keys: tuple[str, ...], first_part: int, end_part: int) -> pa.Table:
-    """What the buckets say is gone of some consecutive parts, sorted by ordinal."""
-    pieces = [_GONE.empty_table()]
-    for key in keys:
-        gone = store.read(key, "gone")
-        first, stop = np.searchsorted(gone["ordinal"].to_numpy(), [first_part << 32, end_part << 32]).tolist()
-        pieces.append(gone.slice(first, stop - first))
-    return pa.concat_tables(pieces).sort_by("ordinal").combine_chunks()
-
-
 def _ordinals(part: int, table: pa.Table) -> Ordinals:
     return (part << 32) + table["row"].to_numpy().astype(np.int64)
+
+
+def _numbers(ids: pa.ChunkedArray) -> Ints:
+    """A number for each id, the same for equal ones, from 0."""
+    words = keyed.words(ids)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    numbers = np.zeros(len(order), np.int64)
+    numbers[order[1:]] = np.cumsum((words[order[1:]] != words[order[:-1]]).any(axis=1))
+    return numbers
 
 
 def _contains(ordered: Ordinals, wanted: Ordinals) -> npt.NDArray[np.bool_]:

@@ -540,38 +540,92 @@ def shares(into: Store, parts: Sequence[Sequence[tuple[int, int]]], has_keys: bo
         return dedup.dedup(Done(into), sealed(into, parts), has_keys=has_keys)
 
 
+def one_after_another(parts: Sequence[Sequence[tuple[int, int]]]) -> list[list[tuple[int, bool] | None]]:
+    """For each document, part by part, None if it goes on; else the key of the one that does, and whether it clashes.
+
+    A document goes on if none that goes on before it has its text or its key.
+    """
+    texts: dict[int, int] = {}  # text: key of the document that goes on
+    keys: set[int] = set()
+    lots: list[list[tuple[int, bool] | None]] = []
+    for part in parts:
+        lots.append([])
+        for key, text in part:
+            if text in texts:
+                lots[-1].append((texts[text], False))
+            elif key in keys:
+                lots[-1].append((key, True))
+            else:
+                texts[text] = key
+                keys.add(key)
+                lots[-1].append(None)
+    return lots
+
+
 @pytest.mark.parametrize("has_keys", [False, True])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(parts=PARTS, item=st.integers(1, 80), bucket=st.integers(1, 80))
-def test_the_first_of_every_text_goes_on_in_corpus_order(
+def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
     has_keys: bool, parts: list[list[tuple[int, int]]], item: int, bucket: int
 ) -> None:
     if not has_keys:
         parts = [[(text, text) for _, text in part] for part in parts]
-    found = shares(into := store(), parts, has_keys, item, bucket)
-    texts: dict[int, int] = {}  # text: key of its first document
-    keys: set[int] = set()
-    for index, part in enumerate(parts):
-        going: list[int] = []
-        lost: list[dict[str, Any]] = []
-        for row, (key, text) in enumerate(part):
-            is_clash = text not in texts and has_keys and key in keys
-            if text in texts or is_clash:
-                leader = hashlib.blake2b(bytes([texts.get(text, key)]), digest_size=16).digest()
-                lost.append({"row": row, "leader": leader, "is_clash": is_clash})
-            else:
-                keys.add(key)
-                going.append(row)
-            texts.setdefault(text, key)
-        share = found.slice(index, 1).to_pylist()[0]
+    found = shares(into := store(), parts, has_keys, item, bucket).to_pylist()
+    for share, lots in zip(found, one_after_another(parts), strict=True):
+        going = [row for row, lot in enumerate(lots) if lot is None]
+        lost = [
+            {"row": row, "leader": hashlib.blake2b(bytes([lot[0]]), digest_size=16).digest(), "is_clash": lot[1]}
+            for row, lot in enumerate(lots)
+            if lot is not None
+        ]
         assert into.read(share["key"], "documents")["row"].to_pylist() == going
         assert share["num_documents"] == share["num_tokens"] == len(going)
         assert dedup.lost_of(into, share["lost"]).to_pylist() == lost
 
 
+@settings(max_examples=60, deadline=None)
+@given(parts=PARTS)
+def test_a_text_is_missing_only_where_each_of_its_keys_goes_on_with_another_text(
+    parts: list[list[tuple[int, int]]],
+) -> None:
+    found = shares(into := store(), parts, True, 20, 20).to_pylist()
+    going = [
+        parts[index][row]
+        for index, share in enumerate(found)
+        for row in into.read(share["key"], "documents")["row"].to_pylist()
+    ]
+    texts, keys = {text for _, text in going}, {key for key, _ in going}
+    assert len(texts) == len(keys) == len(going)
+    assert all(text in texts or key in keys for part in parts for key, text in part)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lots"),
+    [
+        ([(1, 1), (1, 2), (2, 2)], [None, (1, True), None]),  # a clash leads no text
+        ([(1, 1), (1, 1)], [None, (1, False)]),  # a true copy is a duplicate
+        ([(0, 1), (1, 1), (1, 2)], [None, (0, False), None]),  # a duplicate takes no key
+        ([(0, 1), (1, 2), (1, 1)], [None, None, (0, False)]),  # who has both against it is a duplicate
+    ],
+)
+@pytest.mark.parametrize("bucket", [1, 100])
+def test_what_becomes_of_a_key_with_two_texts(rows: Any, lots: Any, bucket: int) -> None:
+    assert one_after_another([rows]) == [lots]
+    (share,) = shares(into := store(), [rows], True, 1, bucket).to_pylist()
+    lost = zip(*[dedup.lost_of(into, share["lost"])[name].to_pylist() for name in ("row", "is_clash")], strict=True)
+    assert list(lost) == [(row, lot[1]) for row, lot in enumerate(lots) if lot is not None]
+
+
+@pytest.mark.parametrize("bucket", [2, 7, 1000])
+def test_a_chain_in_which_each_document_decides_about_the_next_is_followed_to_its_end(bucket: int) -> None:
+    chain = [(n // 2, (n + 1) // 2) for n in range(40)]
+    (share,) = shares(into := store(), [chain], True, 5, bucket).to_pylist()
+    assert into.read(share["key"], "documents")["row"].to_pylist() == list(range(0, 40, 2))
+
+
 def test_duplicates_are_the_same_however_many_buckets_and_items_it_takes() -> None:
     random = np.random.default_rng(7)
-    parts = [[(int(n), int(n)) for n in random.integers(0, 200, 150)] for _ in range(5)]
+    parts = [[(int(key), int(text)) for key, text in random.integers(0, 200, (150, 2))] for _ in range(5)]
     sizes = [(1, 10), (300, 100), (1 << 20, 100), (100, 1 << 20), (1 << 20, 1 << 20)]
     answers = [shares(store(), parts, True, item, bucket) for item, bucket in sizes]
     assert all(answer == answers[0] for answer in answers)

@@ -163,14 +163,11 @@ def choose_as_a_stranger(
         place = document.file, document.row
         if document.text_id in texts:
             outcomes[place] = "duplicate", "the same text as another document"
-        texts.add(document.text_id)
-    for document in documents:
-        place = document.file, document.row
-        if place not in outcomes:
-            if document.doc_id in ids:
-                outcomes[place] = "quarantined", "quarantined in dedup"
-            else:
-                live.append(document)
+        elif document.doc_id in ids:
+            outcomes[place] = "quarantined", "quarantined in dedup"
+        else:
+            live.append(document)
+            texts.add(document.text_id)
             ids.add(document.doc_id)
     scores = [document.edu for document in live if document.edu is not None]
     mean = sum(scores) / len(scores)
