@@ -26,7 +26,7 @@ from selector.engine.step import APART, Done, Exchange, Tables
 from selector.engine.store import Seal, Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
 
-ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 21
+ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 20
 
 SHARES = pa.schema(
     [
@@ -338,11 +338,21 @@ def _ordinals(part: int, table: pa.Table) -> Ordinals:
 
 def _numbers(ids: pa.ChunkedArray) -> Ints:
     """A number for each id, the same for equal ones, from 0."""
-    words = keyed.words(ids)
-    order = np.lexsort((words[:, 1], words[:, 0]))
+    high, low = keyed.words(ids).T
+    order = np.argsort(high)
+    is_new, is_other = _changes(high, order), _changes(low, order)
+    if (is_other & ~is_new).any():  # ids that have their first half alone in common
+        order = np.lexsort((low, high))
+        is_new, is_other = _changes(high, order), _changes(low, order)
     numbers = np.zeros(len(order), np.int64)
-    numbers[order[1:]] = np.cumsum((words[order[1:]] != words[order[:-1]]).any(axis=1))
+    numbers[order[1:]] = np.cumsum(is_new | is_other)
     return numbers
+
+
+def _changes(values: UInt64, order: Ints) -> Bools:
+    """Whether each value but the first differs from the one before it, in this order."""
+    ordered = values[order]
+    return ordered[1:] != ordered[:-1]
 
 
 def _contains(ordered: Ordinals, wanted: Ordinals) -> npt.NDArray[np.bool_]:

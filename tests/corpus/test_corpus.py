@@ -7,7 +7,7 @@ import importlib.resources
 import itertools
 import json
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -512,13 +512,17 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- duplicates
 
 
-def sealed(into: Store, parts: Sequence[Sequence[tuple[int, int]]]) -> list[Seal]:
+def digest(number: int) -> bytes:
+    return hashlib.blake2b(bytes([number]), digest_size=16).digest()
+
+
+def sealed(
+    into: Store, parts: Sequence[Sequence[tuple[int, int]]], hashed: Callable[[int], bytes] = digest
+) -> list[Seal]:
     """Documents as (key, text) pairs, part by part."""
 
     def ids(numbers: list[int]) -> pa.Array:
-        return pa.array(
-            [hashlib.blake2b(bytes([number]), digest_size=16).digest() for number in numbers], tables.DOC_ID
-        )
+        return pa.array([hashed(number) for number in numbers], tables.DOC_ID)
 
     seals: list[Seal] = []
     for index, part in enumerate(parts):
@@ -574,7 +578,7 @@ def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
     for share, lots in zip(found, one_after_another(parts), strict=True):
         going = [row for row, lot in enumerate(lots) if lot is None]
         lost = [
-            {"row": row, "leader": hashlib.blake2b(bytes([lot[0]]), digest_size=16).digest(), "is_clash": lot[1]}
+            {"row": row, "leader": digest(lot[0]), "is_clash": lot[1]}
             for row, lot in enumerate(lots)
             if lot is not None
         ]
@@ -629,3 +633,14 @@ def test_duplicates_are_the_same_however_many_buckets_and_items_it_takes() -> No
     sizes = [(1, 10), (300, 100), (1 << 20, 100), (100, 1 << 20), (1 << 20, 1 << 20)]
     answers = [shares(store(), parts, True, item, bucket) for item, bucket in sizes]
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_texts_that_have_half_of_their_hash_in_common_are_told_apart() -> None:
+    halves = [(int(n), int(n)) for n in np.random.default_rng(3).integers(0, 9, 60)]
+
+    def of_two_halves(number: int) -> bytes:
+        return bytes([0] * 7 + [number // 3] + [0] * 7 + [number % 3])
+
+    (share,) = dedup.dedup(Done(into := store()), sealed(into, [halves], of_two_halves), has_keys=False).to_pylist()
+    going = {halves.index((n, n)) for n in range(9)}
+    assert into.read(share["key"], "documents")["row"].to_pylist() == sorted(going)
