@@ -119,8 +119,8 @@ def _fault(name: str, items: Sequence[Any], index: int, failure: Failure, times:
 
 
 def _name_of(work: Any) -> str:
-    """What a person may call the work: where its code is found."""
-    while isinstance(work, functools.partial):
-        work = work.func
+    """What a person may call the work, or the work inside of it: where its code is found."""
+    while isinstance(work, functools.partial) or hasattr(work, "work"):
+        work = work.func if isinstance(work, functools.partial) else work.work
     owner = work if hasattr(work, "__qualname__") else type(work)
     return f"{owner.__module__}.{owner.__qualname__}"

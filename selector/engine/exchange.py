@@ -42,16 +42,32 @@ def exchange(
     return list(done.map(_Meet(store=done.store, keys=tuple(keys), meet=meet), range(num_buckets)))
 
 
-def by_bucket(rows: pa.Table, buckets: npt.NDArray[Any]) -> dict[int, pa.Table]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ByBucket(Mapping[int, pa.Table]):
+    """Rows by their buckets, each copied when it is asked for: one of them at a time is held twice."""
+
+    rows: pa.Table
+    order: npt.NDArray[np.int64]
+    borders: Mapping[int, tuple[int, int]]
+
+    def __getitem__(self, bucket: int) -> pa.Table:
+        first, end = self.borders[bucket]
+        return self.rows.take(pa.array(self.order[first:end]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.borders)
+
+    def __len__(self) -> int:
+        return len(self.borders)
+
+
+def by_bucket(rows: pa.Table, buckets: npt.NDArray[Any]) -> ByBucket:
     """The rows that go into each bucket, in their order; `buckets` has its number for every row."""
     order = np.argsort(buckets, kind="stable")
     numbers, firsts = np.unique(buckets[order], return_index=True)
-    dealt = rows.take(pa.array(order))
     ends = [*firsts[1:].tolist(), len(order)][: len(numbers)]
-    return {
-        number: dealt.slice(first, end - first)
-        for number, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True)
-    }
+    borders = {n: (first, end) for n, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True)}
+    return ByBucket(rows=rows.combine_chunks(), order=order, borders=borders)
 
 
 def collected(store: Store, keys: Sequence[str], name: str) -> Iterator[pa.Table]:
@@ -82,7 +98,7 @@ class _Deal(Generic[Item]):
     def __call__(self, keyed: tuple[str, Item]) -> None:
         key, item = keyed
         dealt = self.deal(self.store, item)
-        self.store.seal(key, ((str(bucket), table) for bucket, table in sorted(dealt.items())), form="arrow")
+        self.store.seal(key, ((str(bucket), dealt[bucket]) for bucket in sorted(dealt)), form="arrow")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.engine.answers import sent
 from selector.errors import SelectorError
-from selector.plugins.pool import Pool
+from selector.plugins.pool import GroupWork, Pool, Shard
 
 _NOT_ITS_OWN = (SelectorError, OSError, MemoryError)  # a plug-in does no I/O: these come from what it was given
 
@@ -59,7 +60,17 @@ def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
     def mapped(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return pool.mapper(Blamed(kind=kind, name=name, plugin=plugin, work=work), items)
 
-    return replace(pool, mapper=mapped)
+    def exchanged(asked: Pool, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> Sequence[Shard]:
+        assert pool.exchanger is not None
+        try:
+            sent(work)
+        except SelectorError as error:
+            problem = f"gives an exchange work that cannot be sent: {error}"
+            raise fault(kind, name, plugin, problem.rstrip(".")) from error
+        blaming = Blamed(kind=kind, name=name, plugin=plugin, work=work)
+        return pool.exchanger(replace(asked, mapper=pool.mapper), by, blaming, columns, returns)
+
+    return replace(pool, mapper=mapped, exchanger=pool.exchanger and exchanged)
 
 
 def count_null(column: pa.Array | pa.ChunkedArray) -> int:

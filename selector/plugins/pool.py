@@ -18,6 +18,9 @@ from selector.exact import keyed
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+GroupWork = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+_AT_ONCE = 1 << 16  # rows of whole groups that are copied together
 
 
 class Shard(Protocol):
@@ -49,6 +52,16 @@ class Keep(Protocol):
     """Keeps what `work` says of the shard of this number, unless it is kept already. Picklable."""
 
     def __call__(self, number: int, work: Callable[[], pa.RecordBatch], /) -> Shard: ...
+
+
+class Exchanger(Protocol):
+    """Asks workers what `work` says of whole groups of a pool's documents."""
+
+    def __call__(
+        self, pool: "Pool", by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema, /
+    ) -> Sequence[Shard]:
+        """The answers about the documents of each shard, where the pool's keeper keeps them."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +126,8 @@ class Pool:
     shards: Sequence[Shard]
     mapper: Mapper = map
     keeper: Keeper = field(default_factory=InMemory)
+    exchanger: Exchanger | None = None
+    """Without one, groups are asked here, over the whole table."""
     given: pa.Table | None = None
     """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the
     pool: context for the choice, never decided. None: there are none, as in every run so far, since no policy can ask
@@ -145,34 +160,23 @@ class Pool:
         shards = list(self.mapper(extend, list(enumerate(self.shards))))
         return dataclasses.replace(self, schema=pa.schema([*self.schema, *returns]), shards=shards)
 
-    def exchange(
-        self, by: str, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema
-    ) -> "Pool":
+    def exchange(self, by: str, work: GroupWork, *columns: str, returns: pa.Schema) -> "Pool":
         """This pool with the columns that `work` says of whole groups: all documents with one value of the column `by`.
 
         `work` is shown a group with these columns, sorted by doc_id, and answers with as many rows, in their order, in
-        the schema `returns`. Like that of `map` it must be picklable.
+        the schema `returns`. Like that of `map` it must be picklable, since it runs on workers; a group must fit in the
+        memory of one.
         """
-        wanted = list(dict.fromkeys(("doc_id", by, *columns)))
-        table = self.table(*wanted)
-        values = table[by].combine_chunks()
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)  # what has no value is a group too
-        ids = keyed.words(table["doc_id"])
-        order = np.lexsort((ids[:, 1], ids[:, 0], codes))
-        sorted_codes = codes[order]
-        borders = np.flatnonzero(np.r_[True, sorted_codes[1:] != sorted_codes[:-1]]).tolist() if len(order) else []
-        answers: list[pa.RecordBatch] = []
-        grouped = table.take(pa.array(order)).combine_chunks()
-        for start, end in itertools.pairwise([*borders, len(order)] if borders else []):
-            (group,) = grouped.slice(start, end - start).select(list(columns)).to_batches()
-            answer = work(group)
-            assert answer.num_rows == group.num_rows, "the work answers with a row for every document of the group"
-            answers.append(answer.cast(returns))
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        answered = pa.Table.from_batches(answers, schema=returns).take(pa.array(back)).combine_chunks()
-        return self.with_columns(answered)
+        checked = _Checked(work=work, returns=returns)
+        if self.exchanger is None:
+            table = self.table(*dict.fromkeys(("doc_id", by, *columns)))
+            return self.with_columns(by_groups(table, by, checked, columns, returns))
+        answers = self.exchanger(self, by, checked, columns, returns)
+        shards = [
+            Beside(shard=shard, more=more, names=tuple(returns.names))
+            for shard, more in zip(self.shards, answers, strict=True)
+        ]
+        return dataclasses.replace(self, schema=pa.schema([*self.schema, *returns]), shards=shards)
 
     def with_columns(self, more: pa.Table) -> "Pool":
         """This pool with further columns, one row for each of its documents, in their order."""
@@ -223,3 +227,49 @@ def _whole(table: pa.Table) -> pa.RecordBatch:
     """The table as one batch, also if it has no rows."""
     arrays = [column.combine_chunks() for column in table.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def by_groups(table: pa.Table, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> pa.Table:
+    """What `work` says of each group of these documents, in the order of the documents. A group is shown `columns`,
+    sorted by doc_id."""
+    values = table[by].combine_chunks()
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)  # what has no value is a group too
+    ids = keyed.words(table["doc_id"])
+    order = np.lexsort((ids[:, 1], ids[:, 0], codes))
+    borders = (
+        np.flatnonzero(np.r_[True, codes[order[1:]] != codes[order[:-1]]]) if len(order) else np.empty(0, np.int64)
+    )
+    shown = table.select(list(columns))
+    answers: list[pa.RecordBatch] = []
+    for starts in _together([*borders.tolist(), len(order)]):
+        some = shown.take(pa.array(order[starts[0] : starts[-1]])).combine_chunks()
+        for start, end in itertools.pairwise(starts):
+            (group,) = some.slice(start - starts[0], end - start).to_batches()
+            answers.append(work(group))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return pa.Table.from_batches(answers, schema=returns).unify_dictionaries().take(pa.array(back)).combine_chunks()
+
+
+def _together(borders: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Stretches of about `_AT_ONCE` rows, each as the borders of its groups."""
+    first = 0
+    for i in range(1, len(borders)):
+        if borders[i] - borders[first] >= _AT_ONCE or i + 1 == len(borders):
+            yield borders[first : i + 1]
+            first = i
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """Work on groups whose answers have the form that was agreed."""
+
+    work: GroupWork
+    returns: pa.Schema
+
+    def __call__(self, group: pa.RecordBatch) -> pa.RecordBatch:
+        answer = self.work(group)
+        if answer.num_rows != group.num_rows:
+            raise ValueError(f"the work answered with {answer.num_rows} rows for a group of {group.num_rows}")
+        return answer.cast(self.returns)

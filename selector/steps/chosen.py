@@ -14,6 +14,7 @@ from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
+from selector.steps.regroup import Exchanged
 from selector.steps.select import Select, chosen_of, shards_of
 from selector.steps.shards import Kept, batch_of
 
@@ -80,6 +81,7 @@ class Chosen:
             shards=[_Rows(store=store, shard=one, num_rows=n) for one, n in zip(shards, num_rows, strict=True)],
             mapper=done.map,
             keeper=Kept(store=store, whose=whose),
+            exchanger=Exchanged(done=done, whose=whose),
         )
 
     def _columns(self) -> dict[str, Column]:

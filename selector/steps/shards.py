@@ -25,6 +25,7 @@ from selector.plugins.pool import Keep, Pool
 from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
+from selector.steps.regroup import Exchanged
 from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome, Verdict
 
 SHARD_ROWS = 1 << 20
@@ -91,6 +92,7 @@ class Shards:
             shards=shards,
             mapper=self.done.map,
             keeper=Kept(store=self.done.store, whose=whose),
+            exchanger=Exchanged(done=self.done, whose=whose),
         )
 
     def columns(self, columns: Sequence[Column]) -> list[tuple[str, ...]]:

@@ -1,0 +1,170 @@
+"""Whole groups of a stored pool's documents meet on workers: what `Pool.exchange` asks for.
+
+Every shard deals its rows by a hash of their group's value, so that a group lies in one bucket; a bucket asks the work
+about each of its groups; at last each shard gets back the answers about its rows, as columns that are stored beside its
+own. The answer is that of a pool in memory, bit for bit.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector.engine.exchange import by_bucket, exchange
+from selector.engine.step import Done
+from selector.engine.store import Store, fingerprint
+from selector.exact import Ints, keyed
+from selector.plugins.pool import GroupWork, Keep, Pool, Shard, by_groups
+
+BUCKET_ROWS, BUCKET_BYTES = 1 << 20, 1 << 28
+
+_SLOTS = 1 << 16
+_WIDTH_OF_TEXT = 1024  # bytes of a value, where its type says nothing
+_SHARD, _ROW = "exchange.shard", "exchange.row"
+_PLACE = pa.schema([(_SHARD, pa.int32()), (_ROW, pa.int64())])
+
+
+class Exchanged:
+    """The exchanger of one step. `whose` is a fingerprint of all that decides what is in the pool and what is asked of
+    it; its questions come in the same order in every run, so that a run goes on where it was."""
+
+    def __init__(self, *, done: Done, whose: str) -> None:
+        self._done, self._whose = done, whose
+        self._number = 0
+
+    def __call__(
+        self, pool: Pool, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema, /
+    ) -> Sequence[Shard]:
+        self._number += 1
+        sizes = [shard.num_rows for shard in pool.shards]
+        own = fingerprint([self._whose, self._number, sizes, by, list(columns), [str(field) for field in returns]])
+        asked = _Asked(by=by, work=work, columns=tuple(columns), returns=returns)
+        width = sum(_width(pool.schema.field(name).type) for name in asked.names)
+        bucket_rows = max(1, min(BUCKET_ROWS, BUCKET_BYTES // width))
+        return _answers(self._done, own, asked, pool.shards, bucket_rows, pool.keeper.begin())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is asked about whole groups."""
+
+    by: str
+    work: GroupWork
+    columns: tuple[str, ...]
+    returns: pa.Schema
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What must be read of a shard."""
+        return tuple(dict.fromkeys(("doc_id", self.by, *self.columns)))
+
+
+def _answers(
+    done: Done, own: str, asked: _Asked, shards: Sequence[Shard], bucket_rows: int, keep: Keep
+) -> Sequence[Shard]:
+    """For each shard the answers about its rows."""
+    numbered = list(enumerate(shards))
+    slots = np.zeros(_SLOTS, np.int64)
+    for counted in done.map(functools.partial(_count, asked.by), shards):
+        slots += counted
+    bucket_of = _buckets(slots, bucket_rows)
+    inputs = [own, keyed.digest(bucket_of.tobytes()).hex()]
+    deal = functools.partial(_deal, asked, bucket_of)
+    meet = functools.partial(_meet, asked, f"shards.groups/{fingerprint(inputs)}")
+    met = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
+    collect = functools.partial(_collect, asked.returns, keep)
+    return exchange(done, "shards", [inputs, "back"], met, len(shards), _deal_back, collect)
+
+
+def _buckets(slots: Ints, bucket_rows: int) -> npt.NDArray[np.int32]:
+    """The bucket of each slot, in their order: about so many rows each, more where a slot has more."""
+    before = np.cumsum(slots) - slots
+    return np.unique(before // bucket_rows, return_inverse=True)[1].astype(np.int32)
+
+
+def _width(kind: pa.DataType) -> int:
+    """About how many bytes a value takes."""
+    if pa.types.is_dictionary(kind):
+        return _width(kind.index_type)
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size * _width(kind.value_type)
+    try:
+        return max(1, kind.bit_width // 8)
+    except ValueError:
+        return _WIDTH_OF_TEXT
+
+
+# What is asked of workers.
+
+
+def _count(by: str, shard: Shard) -> Ints:
+    """How many rows of a shard there are in each slot."""
+    return np.bincount(_slots(shard.read([by])[by]), minlength=_SLOTS)
+
+
+def _deal(asked: _Asked, bucket_of: npt.NDArray[np.int32], _: Store, item: tuple[int, Shard]) -> Mapping[int, pa.Table]:
+    """A shard's rows, with their places, by buckets."""
+    number, shard = item
+    table = pa.Table.from_batches([shard.read(asked.names)])
+    place = [np.full(table.num_rows, number, np.int32), np.arange(table.num_rows)]
+    for field, values in zip(_PLACE, place, strict=True):
+        table = table.append_column(field, pa.array(values))
+    return by_bucket(table, bucket_of[_slots(table[asked.by].combine_chunks())])
+
+
+def _meet(asked: _Asked, prefix: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
+    """Stores what the work says of the groups of a bucket, with the places of the rows."""
+    key = f"{prefix}-{bucket}"
+    if store.find(key) is None:
+        schema = pa.schema([*asked.returns, *_PLACE])
+        tables = list(dealt)
+        said = schema.empty_table()
+        if tables:
+            table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+            tables.clear()
+            answers = by_groups(table, asked.by, asked.work, asked.columns, asked.returns)
+            said = pa.table([*answers.columns, table[_SHARD], table[_ROW]], schema=schema)
+        store.seal(key, [("answers", said)], form="arrow")
+    return key
+
+
+def _deal_back(store: Store, key: str) -> Mapping[int, pa.Table]:
+    """The answers of a bucket, by shards."""
+    said = store.read(key, "answers")
+    return by_bucket(said, said[_SHARD].to_numpy())
+
+
+def _collect(returns: pa.Schema, keep: Keep, _: Store, number: int, dealt: Iterator[pa.Table]) -> Shard:
+    """Keeps the answers about the rows of a shard, in the rows' order."""
+
+    def lined_up() -> pa.RecordBatch:
+        schema = pa.schema([*returns, *_PLACE])
+        said = pa.concat_tables([schema.empty_table(), *dealt]).unify_dictionaries()
+        said = said.take(pa.array(np.argsort(said[_ROW].to_numpy()))).select(returns.names)
+        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in said.columns], schema=returns)
+
+    return keep(number, lined_up)
+
+
+def _slots(values: pa.Array) -> Ints:
+    """A number below `_SLOTS` for each value: a hash, the same for equal values of any shard."""
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    different = encoded.dictionary
+    kind = different.type
+    if pa.types.is_integer(kind):
+        numbers = different.cast(pa.int64(), safe=False).fill_null(0).to_numpy().view(np.uint64)
+    else:  # few, as groups are
+        hashed = (keyed.digest(_told(value).encode("utf-8", "surrogatepass")) for value in different.to_pylist())
+        numbers = np.array([int.from_bytes(some[:8], "big") for some in hashed], np.uint64)
+    mixed = keyed.siphash(np.column_stack([numbers, np.zeros_like(numbers)]), b"\0" * 16) >> np.uint64(48)
+    slots = np.append(mixed.astype(np.int64), 0)  # the last one is that of no value
+    return slots[encoded.indices.fill_null(len(different)).to_numpy(zero_copy_only=False)]
+
+
+def _told(value: Any) -> str:
+    """A value in words, by which equal ones are told: both zeros are one."""
+    return repr(value + 0.0 if isinstance(value, float) else value)
