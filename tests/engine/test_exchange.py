@@ -1,6 +1,6 @@
 """Rows of different items meet bucket by bucket, and nothing that was dealt is lost without a word."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from selector.engine.store import Store
 from selector.errors import DamagedError
 
 
-def deal(_: Store, numbers: Sequence[int]) -> dict[int, pa.Table]:
+def deal(_: Store, numbers: Sequence[int]) -> Mapping[int, pa.Table]:
     """Numbers by their remainder."""
     table = pa.table({"number": pa.array(numbers, pa.int64())})
     return by_bucket(table, table["number"].to_numpy() % 3)

@@ -29,7 +29,7 @@ from selector.exact import UInt64, keyed
 from selector.manifest import Manifest
 from selector.pipeline import build
 from selector.plugins import Pool
-from selector.plugins.blame import asked_by
+from selector.plugins.blame import with_blame
 from selector.plugins.pool import Rows
 from selector.policy import Policy
 from selector.select import Grouped, Keys
@@ -161,14 +161,14 @@ def test_work_that_answers_in_another_form_or_cannot_be_sent_is_the_plug_ins_fau
     table = table_of("whole numbers", [0, 1, 2])
     owner = Sorted()
     for pool in (stored(Store(MemoryStorage()), table, [2]), stored(Store(MemoryStorage()), table, [])):
-        asked = asked_by(pool, "selector", "mine", owner)
+        asked = with_blame(pool, "selector", "mine", owner)
         with pytest.raises(SelectorError, match=r"'mine' failed with ValueError: the work answered with 0 rows for a"):
             asked.exchange("by", _loses_rows, "doc_id", returns=RETURNS).table("rank")
         with pytest.raises(
             SelectorError, match=r"The selector 'mine' failed with ArithmeticError: too much\. This is a"
         ):
             asked.exchange("by", _raises, "doc_id", returns=RETURNS).table("rank")
-    asked = asked_by(stored(Store(MemoryStorage()), table, [2]), "selector", "mine", owner)
+    asked = with_blame(stored(Store(MemoryStorage()), table, [2]), "selector", "mine", owner)
     told = r"'mine' gives an exchange work that cannot be sent: .*<lambda> cannot be sent to a worker: .* Give map a"
     with pytest.raises(SelectorError, match=told):
         asked.exchange("by", lambda group: group, "doc_id", returns=RETURNS)
