@@ -34,7 +34,7 @@ def test_an_item_is_dealt_once_however_often_the_run_is_begun_again() -> None:
     store, items = Store(MemoryStorage()), [[1, 2], [3, 4]]
     dealt: list[list[int]] = []
 
-    def noted(given: Store, item: list[int]) -> dict[int, pa.Table]:
+    def noted(given: Store, item: list[int]) -> Mapping[int, pa.Table]:
         dealt.append(item)
         return deal(given, item)
 
