@@ -20,6 +20,7 @@ from typing import Any
 import ray as _ray
 from ray import exceptions
 
+from selector.engine import alive
 from selector.engine.local import LocalExecutor
 from selector.engine.supervise import sentence
 from selector.errors import UnreachableError
@@ -79,6 +80,7 @@ def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         undo.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray sets its own
     undo.callback(ray.shutdown)
+    alive.waiting("starting Ray" if options["address"] == "local" else "joining the Ray cluster")
     ray.init(log_to_driver=False, configure_logging=False, **options)
 
 

@@ -17,7 +17,7 @@ import ray as _ray
 from jobs import connection
 from jobs.workers import Actors, Kind
 from selector.engine.answers import Answers, sent
-from selector.engine.local import LocalExecutor, check_options
+from selector.engine.local import DEADLINE, LocalExecutor, check_options
 from selector.engine.part import Receipt, Resources, Task
 from selector.engine.step import Map, Step
 from selector.engine.store import Store
@@ -39,15 +39,15 @@ class RayExecutor:
     It joins the cluster at `address`, else at RAY_ADDRESS, else starts its own; it never joins one that merely
     happens to run on the machine. Inside a process that is connected to Ray already, it uses that connection.
     `actors` is the largest number of workers (default: as many as the cluster has room for, one a CPU or, for a step
-    that wants a GPU, one a GPU), `deadline` the seconds that a part or an item of a map may take, `attempts` how often
-    an item may fail, or a part before it is searched for the rows that are to blame. A trial of some of a part's rows
-    has as much of the deadline as it has of the rows. Workers live until this executor is left, or `release` is told
-    that nothing to come wants their kind.
+    that wants a GPU, one a GPU), `deadline` the seconds without a sign of life after which a part or an item of a map
+    counts as hung, `attempts` how often an item may fail, or a part before it is searched for the rows that are to
+    blame. A trial of some of a part's rows has as much of the deadline as it has of the rows. Workers live until this
+    executor is left, or `release` is told that nothing to come wants their kind.
     """
 
     address: str | None = None
     actors: int | None = None
-    deadline: float = 900.0
+    deadline: float = DEADLINE
     attempts: int = 3
 
     def __post_init__(self) -> None:

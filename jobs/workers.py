@@ -6,27 +6,34 @@ time: with a second one queued behind it, an answer that is lost with the proces
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import ray as _ray
 from ray import exceptions
+from ray.experimental import internal_kv
 
 from jobs import connection
+from selector.engine import alive
 from selector.engine.supervise import Failure
 from selector.engine.worker import Told, Work, WorkerState
 from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
 
 ray: Any = _ray  # whose own types are partly unknown
+kv: Any = internal_kv
 logger = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds without any worker after which we say so
+_LISTENING = 1.0  # seconds after which signs of life are looked for
+_SIGNS = b"selector.signs"  # where they lie in the store of the cluster's head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,10 @@ class Kind:
 class WorkerActor:
     """The worker itself: a Ray actor, in a process of its own, whose main thread does the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         os.environ.setdefault("POLARS_MAX_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         self._state = WorkerState()
+        self._name, self._num_told, self._num_signs = name, 0, 0
 
     def place(self) -> tuple[str, int]:
         """The worker's node and process. The first answer of a worker: now it can begin."""
@@ -68,7 +76,16 @@ class WorkerActor:
 
     def answer(self, told: Told, given: Any) -> Any:
         """How that went: an answer, a failure, or the error that ends the run."""
-        return self._state.answer(told, given)
+        self._num_told += 1
+        with alive.heard_by(alive.Telling(self._sign)):
+            return self._state.answer(told, given)
+
+    def _sign(self, sign: alive.Sign) -> None:
+        """Lays a sign of life where the driver finds it: an actor that is at work can answer nobody."""
+        self._num_signs += 1
+        words = json.dumps([self._num_told, self._num_signs, sign.num_rows]).encode()
+        with contextlib.suppress(exceptions.RayError, RuntimeError):  # the head is busy: the next sign will do
+            kv._internal_kv_put(self._name, words, overwrite=True, namespace=_SIGNS)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,7 +93,10 @@ class _Actor(Worker):
     """A worker as the driver sees it: starting until it has told its place."""
 
     actor: Any
+    name: str  # under which its signs of life lie
     awaited: Any  # the reference to its next answer; None while it is idle
+    num_told: int = 0
+    num_signs: int = 0
     place: tuple[str, int] | None = None  # its node and process
 
     def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
@@ -84,12 +104,25 @@ class _Actor(Worker):
             job.packed = job.packed or ray.put(job.work)
             self.awaited = self.actor.load.remote(job.packed, job.num_threads)
         else:
+            self.num_told += 1
             self.awaited = self.actor.answer.remote(told, given)
+
+    def sign(self) -> alive.Sign | None:
+        """The sign of life that came since the last one, if it is about what the worker is at."""
+        with contextlib.suppress(exceptions.RayError, RuntimeError):
+            num_told, num_signs, num_rows = json.loads(
+                kv._internal_kv_get(self.name, namespace=_SIGNS) or b"[0, 0, null]"
+            )
+            if num_told == self.num_told and num_signs > self.num_signs:
+                self.num_signs = num_signs
+                return alive.Sign(num_rows=num_rows)
+        return None
 
     def end(self) -> None:
         """A process that is suspended cannot end itself as Ray asks: on this node it is killed."""
-        with contextlib.suppress(exceptions.RayError):
+        with contextlib.suppress(exceptions.RayError, RuntimeError):
             ray.kill(self.actor)
+            kv._internal_kv_del(self.name, namespace=_SIGNS)
         is_busy = self.state in ("load", "prepare", "do")
         if is_busy and self.place and self.place[0] == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
@@ -107,9 +140,10 @@ class Actors(WorkerPool):
         assert isinstance(kind, Kind)
         self._make_room(kind)
         actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
-        actor = actor_class.remote()
+        name = uuid.uuid4().hex
+        actor = actor_class.remote(name)
         self._last_notice = time.monotonic()
-        return _Actor(kind=kind, actor=actor, awaited=actor.place.remote())
+        return _Actor(kind=kind, actor=actor, name=name, awaited=actor.place.remote())
 
     def keep(self, kinds: Collection[Kind]) -> None:
         """Ends the workers of all other kinds that have nothing to do."""
@@ -120,9 +154,12 @@ class Actors(WorkerPool):
     def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
         actors = {actor.awaited: actor for actor in cast(list[_Actor], self.workers) if actor.awaited is not None}
         assert actors, "something is open, and nobody is at work"
-        ready, _ = ray.wait(list(actors), num_returns=1 if seconds else len(actors), timeout=seconds)
+        most = min(seconds, _LISTENING)
+        ready, _ = ray.wait(list(actors), num_returns=1 if seconds else len(actors), timeout=most)
         if not ready and seconds:
             self._warn_while_waiting()
+            signs = [(actor, actor.sign()) for actor in actors.values() if actor.state == "do"]
+            return [(actor, sign) for actor, sign in signs if sign is not None]
         return [(actors[reference], self._receive(actors[reference])) for reference in ready]
 
     def _receive(self, actor: _Actor) -> Any:

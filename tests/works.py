@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.engine import alive
 from selector.engine.store import Store
 from selector.errors import DamagedError
 
@@ -41,6 +42,33 @@ class Meeting:
             assert time.monotonic() - began < 60, "the others did not come"
             time.sleep(0.01)
         return os.getpid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntilHeard:
+    """Says how many rows are done, again and again, until the driver has put a file where it can be seen."""
+
+    folder: str
+
+    def __call__(self, num_rows: int) -> int:
+        while not Path(self.folder, "heard").exists():
+            alive.sign(num_rows)
+            time.sleep(0.01)
+        return num_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """Listens until it is said that some rows are done."""
+
+    folder: str
+
+    def at_work(self, num_rows: int | None) -> None:
+        if num_rows:
+            Path(self.folder, "heard").touch()
+
+    def waiting(self, what: str) -> None:
+        """Nothing is counted yet."""
 
 
 def says(text: str) -> str:

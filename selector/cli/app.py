@@ -124,7 +124,8 @@ Deadline = Annotated[
     typer.Option(
         "--deadline",
         min=0.1,
-        help="Seconds after which a part counts as hung; with --executor local, an item of a map.",
+        help="Seconds without a sign of life after which work counts as hung, by default 300. With --executor local "
+        "that is an item of a map on a process: parts run in this process, as all does with --workers 1, unwatched.",
     ),
 ]
 

@@ -4,7 +4,7 @@ import time
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selector.engine.part import Receipt
 from selector.engine.step import Result
@@ -17,11 +17,11 @@ class Watch:
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description:<24}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("parts"),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), console=self._console, transient=True,
-            disable=not self._console.is_terminal,
+            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
+            console=self._console, transient=True, disable=not self._console.is_terminal,
         )  # fmt: skip
         self._task: Any = None
-        self._rows = 0
+        self._rows = self._shown = 0  # documents of finished parts, and all that were shown
         self._began = 0.0
 
     def __enter__(self) -> Self:
@@ -33,15 +33,34 @@ class Watch:
 
     def began(self, name: str, num_parts: int) -> None:
         """A live line for a step that has work to do."""
-        self._rows, self._began = 0, time.monotonic()
+        self._rows, self._shown, self._began = 0, 0, time.monotonic()
         self._task = self._bar.add_task(name, total=num_parts, rate="")
 
     def advanced(self, name: str, receipt: Receipt) -> None:
         """One part more."""
         del name
         self._rows += receipt.num_rows
-        rate = self._rows / max(1e-9, time.monotonic() - self._began)
-        self._bar.update(self._task, advance=1, rate=f"{self._rows:,} documents, {rate:,.0f}/s")
+        self._bar.update(self._task, advance=1)
+        self._show(0)
+
+    def at_work(self, name: str, num_rows: int | None) -> None:
+        """So many documents of the parts in hand."""
+        del name
+        if num_rows is not None and self._task is not None:
+            self._show(num_rows)
+
+    def waiting(self, name: str, what: str) -> None:
+        """Why there is nothing to count."""
+        del name
+        if self._task is not None:
+            self._bar.update(self._task, rate=what)
+
+    def _show(self, num_rows: int) -> None:
+        """How many documents are done, which never goes down, though a part may be begun again."""
+        self._shown = max(self._shown, self._rows + num_rows)
+        if self._shown:
+            rate = self._shown / max(1e-9, time.monotonic() - self._began)
+            self._bar.update(self._task, rate=f"{self._shown:,} documents, {rate:,.0f}/s")
 
     def ended(self, result: Result) -> None:
         """The step's line: name, fingerprint, rows in, rows out, seconds."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.corpus.cuts import Cuts, Ints, cuts_of
+from selector.engine import alive
 from selector.errors import PolicyError
 
 KNOWN_PIECES = 1 << 17  # twice as many are remembered: some 40 MB
@@ -157,6 +158,7 @@ class TokenCounter:
 
     def _encoded(self, texts: Sequence[str]) -> Iterator[Any]:
         for start in range(0, len(texts), BATCH):
+            alive.sign()
             yield from self._tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
 
 

@@ -22,18 +22,22 @@ from selector.errors import UsageError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+DEADLINE = 300.0
+"""Seconds without a sign of life after which what a worker is at counts as hung, unless an executor says otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalExecutor:
     """Runs parts in this process, one after another, and maps on as many processes as there are `workers`.
 
     The processes (default: one for each core) are started by the first map that has more than one item, and live until
-    this executor is left. With one worker there are none. `deadline` is the seconds that an item of a map may take,
-    `attempts` how often a part or an item is tried.
+    this executor is left. With one worker there are none. `deadline` is the seconds without a sign of life after which
+    an item of a map counts as hung, `attempts` how often a part or an item is tried. What is done in this process is
+    not watched.
     """
 
     workers: int | None = None
-    deadline: float = 900.0
+    deadline: float = DEADLINE
     attempts: int = 3
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from selector import failpoint
+from selector.engine import alive
 from selector.engine.executor import Executor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
@@ -33,6 +34,12 @@ class Progress(Protocol):
 
     def advanced(self, name: str, receipt: Receipt) -> None: ...
 
+    def at_work(self, name: str, num_rows: int | None) -> None:
+        """So many rows of the parts that are in hand are done; None: as many as before, and the work goes on."""
+
+    def waiting(self, name: str, what: str) -> None:
+        """There is nothing to count yet: this is waited for."""
+
     def ended(self, result: Result) -> None: ...
 
 
@@ -43,7 +50,25 @@ class NoProgress:
 
     def advanced(self, name: str, receipt: Receipt) -> None: ...
 
+    def at_work(self, name: str, num_rows: int | None) -> None: ...
+
+    def waiting(self, name: str, what: str) -> None: ...
+
     def ended(self, result: Result) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heard:
+    """Passes on what the work on a step says of itself."""
+
+    progress: Progress
+    name: str
+
+    def at_work(self, num_rows: int | None) -> None:
+        self.progress.at_work(self.name, num_rows)
+
+    def waiting(self, what: str) -> None:
+        self.progress.waiting(self.name, what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +113,8 @@ class Runner:
         """All of these steps, finished; what is `after` one of them is called once it is."""
         steps = list(flow)
         for index, step in enumerate(steps):
-            self._finish(step)
+            with alive.heard_by(_Heard(progress=self._progress, name=step.name)):
+                self._finish(step)
             after.get(step.name, _nothing)(self.done)
             self._executor.release(steps[index + 1 :])
         return self.done

@@ -1,11 +1,12 @@
 """What becomes of a part that fails: decided here, once, for every executor. An executor only runs attempts.
 
-A bad row among good ones is found by halving its part, and quarantined. Where so many rows fail that it cannot be the
-documents, it is the run that is at fault: it stops and says why. Nobody knows how many rows will fail before all parts
-were tried, so a part with losses is held back, and nothing of it is sealed, until the others have come through or are
-held back too.
+A bad row among good ones is found by trying pieces of its part, and quarantined. Where so many rows fail that it
+cannot be the documents, it is the run that is at fault: it stops and says why. Nobody knows how many rows will fail
+before all parts were tried, so a part with losses is held back, and nothing of it is sealed, until the others have come
+through or are held back too.
 """
 
+import itertools
 import json
 import logging
 import re
@@ -26,9 +27,13 @@ _WHOLE_PART = 16
 """Rows: where no document of a part came through and so many were lost, it is the run that is at fault."""
 
 _SAMPLE = 64
-"""Rows of a larger part that are tried alone before it is halved: a step that can do none of them is found out soon."""
+"""Rows of a larger part that are tried alone before it is searched: a step that can do none is found out soon."""
 
-_FINAL = 0.125
+_PIECES = 16
+"""Rows that fail are tried again in so many pieces. In two, a row that hangs would cost twelve deadlines of a part of
+4,096, and as many workers; in sixteen it costs three."""
+
+_FINAL = 0.25
 """The least share of a part's time for the last attempt at a row: one document can be as long as a thousand."""
 
 
@@ -205,7 +210,8 @@ def _search(step: Map, part: _Part, attempts: int) -> PartWork:
     """The receipt of a part that comes through whole, or the rows for which it does not."""
     task, records = part.task, part.records
     if records.losses is None:
-        receipt = yield from _try(step, task, records, attempts)
+        # A part at which a worker hung is searched at once: that takes minutes, and another attempt a whole deadline.
+        receipt = yield from _try(step, task, records, attempts, is_hang_enough=True)
         if receipt is not None:
             return receipt
         # If not even no rows at all can be done, it is not the rows.
@@ -241,10 +247,12 @@ def _seal_rest(step: Map, part: _Part, attempts: int) -> PartWork:
 
 
 def _try(
-    step: Map, task: Task, records: "_PartRecords", most_failures: int
+    step: Map, task: Task, records: "_PartRecords", most_failures: int, *, is_hang_enough: bool = False
 ) -> Generator[Attempt, Outcome, Receipt | None]:
-    """The receipt, or None once so many failures are on record."""
+    """The receipt, or None once so many failures are on record, or a hang where that is enough."""
     while len(records.failures) < most_failures:
+        if is_hang_enough and any(failure.kind == "deadline" for failure in records.failures):
+            return None
         outcome = yield Attempt(task=task, last=len(records.failures) > 1)
         if isinstance(outcome, Receipt):
             return outcome
@@ -269,20 +277,20 @@ def _do_without_rows(step: Map, task: Task, attempts: int) -> Generator[Attempt,
 
 
 def _find_losses(task: Task) -> Generator[Attempt, Outcome, Losses]:
-    """The rows that fail on their own, in order, of a part that is known to fail: found by halving it."""
+    """The rows that fail on their own, in order, of a part that is known to fail: found by trying pieces of it."""
     failure = yield from _sample(task)
     if failure is not None:
         every = range(task.part.first_row, task.part.first_row + task.part.num_rows)
         return Losses(rows=tuple(_skipped(row, failure) for row in every), num_through=0)
     rows: list[Skipped] = []
     num_through = 0
-    ranges = _halves(task.part.first_row, task.part.first_row + task.part.num_rows)
+    ranges = _split(task.part.first_row, task.part.first_row + task.part.num_rows)
     while ranges:
         first, end = ranges.pop()
         trial = replace(task, only=(first, end))
         outcome = yield Attempt(task=trial, last=True)
         if isinstance(outcome, Failure) and end - first > 1:
-            ranges += _halves(first, end)
+            ranges += _split(first, end)
             continue
         if isinstance(outcome, Failure):
             # A node lost at the wrong moment must not cost a document: a single row has to fail twice.
@@ -309,10 +317,10 @@ def _sample(task: Task) -> Generator[Attempt, Outcome, Failure | None]:
     return failures[0] if len(failures) >= _WHOLE_PART else None
 
 
-def _halves(first: int, end: int) -> list[tuple[int, int]]:
-    """The two halves of a range of rows, the first one last, without empty ones."""
-    middle = (first + end) // 2
-    return [half for half in ((middle, end), (first, middle)) if half[0] < half[1]]
+def _split(first: int, end: int) -> list[tuple[int, int]]:
+    """A range of rows in pieces of about the same size, the first one last, without empty ones."""
+    bounds = [first + (end - first) * index // _PIECES for index in range(_PIECES + 1)]
+    return [piece for piece in itertools.pairwise(bounds) if piece[0] < piece[1]][::-1]
 
 
 def _all_lost(part: _Part) -> Losses:

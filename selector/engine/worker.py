@@ -4,6 +4,7 @@ A process of our own is served here too. It holds a pipe to the driver, and ends
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -15,11 +16,15 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from selector import errors
+from selector.engine import alive
 from selector.engine.part import Task
 from selector.engine.step import Map, perform
 from selector.engine.store import Store
 from selector.engine.supervise import Failure, Outcome, sentence
 from selector.errors import DamagedError, SelectorError
+
+LOADING = "loading what the step needs"
+"""What is waited for while a worker prepares."""
 
 _PREPARED = "_is_prepared"
 """The attribute of a step that was prepared in this process. A step that is sent to a worker goes without it."""
@@ -111,6 +116,7 @@ def _prepare(step: Map, task: Task, store: Store) -> None:
     """Prepares the step before its first task in this process. Raises SelectorError if it cannot be prepared."""
     if _PREPARED in vars(step):
         return
+    alive.waiting(LOADING)
     try:
         step.prepare(task, store)
     except SelectorError:
@@ -155,7 +161,10 @@ class WorkerState:
         self._work: Work | None = None
 
     def answer(self, told: Told, given: Any) -> Any:
-        """The answer: that of the work, or how it failed. Never raises an Exception."""
+        """The answer: that of the work, or how it failed. Never raises an Exception.
+
+        What the work says of itself meanwhile goes to whoever listens (`alive.heard_by`).
+        """
         try:
             if told == "load":
                 self._work = None  # what the last work holds goes before the next one's comes
@@ -180,13 +189,18 @@ def serve(pipe: int) -> None:
         except (EOFError, OSError):
             os._exit(0)
         try:
-            answer = state.answer(*unpickled(told))
+            with alive.heard_by(alive.Telling(functools.partial(_send, connection))):
+                answer = state.answer(*unpickled(told))
         except (Exception, SystemExit) as error:  # of what it was told: a module, say, that is not there
             answer = Failure.from_exception(error)
         del told
-        with contextlib.suppress(OSError):  # nobody is there: the next word will not come
-            connection.send_bytes(pickled(answer))
+        _send(connection, answer)
         del answer
+
+
+def _send(connection: "Connection[Any, Any]", answer: Any) -> None:
+    with contextlib.suppress(OSError):  # nobody is there: the next word will not come
+        connection.send_bytes(pickled(answer))
 
 
 def _end_with(pipe: int) -> None:

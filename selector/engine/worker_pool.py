@@ -12,8 +12,9 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from selector.engine import alive
 from selector.engine.supervise import Failure
-from selector.engine.worker import ErrorMessage, Told, Work
+from selector.engine.worker import LOADING, ErrorMessage, Told, Work
 from selector.errors import SelectorError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,13 @@ _MOST_FAILED_STARTS = 5  # workers in a row that ended before they had loaded an
 _LEAST = 30.0  # seconds that an attempt has at least, however few rows it is about: it reads the whole part
 _BEGINNING = 120.0  # seconds that loading and preparing may take at least
 _LONG_WAIT = 60.0  # seconds that we listen at a time
+
+_AWAITED = {
+    "prepare": LOADING,
+    "load": "workers are getting ready",
+    "starting": "workers are starting",
+}
+"""What is waited for while nobody is at work, by the state of the worker that is nearest to it."""
 
 Attempted = TypeVar("Attempted", bound="Assignment")
 Result = TypeVar("Result")
@@ -82,7 +90,8 @@ class Worker(abc.ABC):
     state: Literal["starting", "idle", "load", "prepare", "do"] = "starting"
     job: Job[Any, Any] | None = None  # the one that it has loaded, or is loading
     attempt: Any = None
-    since: float = 0.0  # when the state began
+    since: float = 0.0  # when the state began, or the last sign of life came
+    num_rows: int = 0  # that it has told to be done of its attempt
     is_proved: bool = False  # it has loaded something
     is_prepared: bool = False  # for the job
 
@@ -96,10 +105,10 @@ class Worker(abc.ABC):
 
 
 class WorkerPool(abc.ABC):
-    """All workers of an executor. `deadline` is the seconds that a whole attempt may take.
+    """All workers of an executor. `deadline` is the seconds that may pass without a sign of life.
 
-    It runs from a worker's last sign of life, which is the end of what it was told before: a worker that has still to
-    start, to load the work or to prepare for it is not late with its first attempt.
+    A sign is the end of what a worker was told before, so one that has still to start, to load the work or to prepare
+    for it is not late with its first attempt; and whatever the work says of itself in between (`alive.sign`).
     """
 
     def __init__(self, deadline: float) -> None:
@@ -164,17 +173,29 @@ class WorkerPool(abc.ABC):
 
     def _tell(self, worker: Worker, told: Told) -> None:
         assert worker.job is not None
-        worker.state, worker.since = told, time.monotonic()
+        worker.state, worker.since, worker.num_rows = told, time.monotonic(), 0
         worker.tell(told, worker.job, None if told == "load" else worker.attempt.given)
 
     def _listen(self) -> None:
         """Waits until a worker answers, ends or is late, and notes it."""
-        for worker, answer in self.hear(0.0) or self.hear(self._patience()):
+        heard = self.hear(0.0)
+        if not heard:
+            self._pass_on()
+            heard = self.hear(self._patience())
+        for worker, answer in heard:
             self._note(worker, answer)
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
             if now >= worker.since + self._limit(worker):
                 self._late(worker)
+
+    def _pass_on(self) -> None:
+        """Tells whoever watches the run how far the parts in hand are, or what is waited for."""
+        states = {worker.state for worker in self.workers}
+        if "do" in states:
+            alive.sign(sum(worker.num_rows for worker in self.workers))
+        elif states & {*_AWAITED}:
+            alive.waiting(next(what for state, what in _AWAITED.items() if state in states))
 
     def _patience(self) -> float:
         """Seconds until the next worker is late."""
@@ -184,7 +205,7 @@ class WorkerPool(abc.ABC):
         return min(max(0.0, min(ends, default=math.inf) - time.monotonic()), _LONG_WAIT)
 
     def _limit(self, worker: Worker) -> float:
-        """Seconds that the worker's state may take: loading and preparing are no part of an attempt's time."""
+        """Seconds that may pass without a sign: loading and preparing are no part of an attempt's time."""
         if worker.state != "do":
             return max(self.deadline, _BEGINNING)
         return min(self.deadline, max(_LEAST, self.deadline * worker.attempt.share))
@@ -193,7 +214,10 @@ class WorkerPool(abc.ABC):
         if worker not in self.workers:
             return
         job, state = worker.job, worker.state
-        if isinstance(answer, Gone):
+        if isinstance(answer, alive.Sign):
+            worker.since = time.monotonic()
+            worker.num_rows = worker.num_rows if answer.num_rows is None else answer.num_rows
+        elif isinstance(answer, Gone):
             self.dismiss(worker)
             if worker.attempt is not None and job is not None:
                 failure = Failure(kind="worker_died", detail=answer.detail, trace=answer.trace)
@@ -219,7 +243,7 @@ class WorkerPool(abc.ABC):
             worker.state, worker.attempt = "idle", None
 
     def _late(self, worker: Worker) -> None:
-        detail = f"It was not done within {self._limit(worker):g} seconds."
+        detail = f"It gave no sign of life for {self._limit(worker):g} seconds."
         self.dismiss(worker)
         if worker.attempt is None or worker.job is None:
             self._count_failed_start(detail)

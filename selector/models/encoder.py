@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from selector.engine import alive
 from selector.engine.step import versions
 from selector.errors import PolicyError
 from selector.models.batching import Vectors, batches, pooled
@@ -87,8 +88,11 @@ class Encoder:
         windows, owners = self._windows(texts)
         lengths = np.array([len(window) for window in windows])
         vectors = np.empty((len(windows), self.dimension), np.float32)
+        num_done = 0
         for batch in batches(lengths, self.batch_tokens):
             vectors[batch] = self._forward([windows[index] for index in batch])
+            num_done += len(batch)
+            alive.sign(num_done * len(texts) // len(windows))
         if len(windows) > len(texts):
             vectors = pooled(vectors, lengths, owners, len(texts))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.engine import alive
 from selector.engine.part import Resources, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
@@ -17,6 +18,8 @@ from selector.rate._answer import ratings_table
 from selector.rate._fitted import rater_of
 from selector.steps import attach
 from selector.steps.gather import Gather
+
+_AT_A_TIME = 512  # documents that a rater is given: how these are cut changes no answer, and after each there is a sign
 
 _REQUIRED = ("embedding", "cluster", "distance")  # a document that lost one of them is not rated
 
@@ -62,8 +65,12 @@ class Rate(Map):
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         declared = self.rater if isinstance(self.rater, Fit) else None
-        rater = self._prepared["rater"]
-        return {"ratings": ratings_table(rater, self.label, self.batch(task, store), declared=declared)}
+        batch, rated = self.batch(task, store), list[pa.Table]()
+        for first in range(0, max(1, batch.num_rows), _AT_A_TIME):
+            piece = batch.slice(first, _AT_A_TIME)
+            rated.append(ratings_table(self._prepared["rater"], self.label, piece, declared=declared))
+            alive.sign(first + piece.num_rows)
+        return {"ratings": pa.concat_tables(rated).unify_dictionaries().combine_chunks()}
 
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""

@@ -193,7 +193,7 @@ def test_a_resumed_run_goes_on_counting(store: Store) -> None:
         assert attempt is not None
         supervision.report(attempt, Failure(kind="exception", detail="bad"))
     _, attempts = supervise(store, [task], failing_at(1))
-    assert [attempt.task.only for attempt in attempts[:3]] == [None, (0, 0), (0, 6)]
+    assert [attempt.task.only for attempt in attempts[:3]] == [None, (0, 0), (0, 1)]
 
 
 def test_a_resumed_run_does_not_search_again(store: Store) -> None:
@@ -250,17 +250,28 @@ def test_a_single_row_has_to_fail_twice(store: Store) -> None:
     assert len(trials) == 2 and last["numbers/0"].skipped == ()
 
 
-def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_whole(store: Store) -> None:
+@pytest.mark.parametrize(("kind", "num_before_search"), [("worker_died", 3), ("deadline", 1)])
+def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_whole(
+    kind: Any, num_before_search: int, store: Store
+) -> None:
+    """A part at which a worker hung is searched at once; the rest of a part is tried three times in any case."""
+
     def work(task: Task) -> Outcome:
         rows = rows_of(task)
-        return Failure(kind="deadline", detail="late") if {0, 7} <= set(rows) else receipt_of(task)
+        return Failure(kind=kind, detail="late") if {0, 7} <= set(rows) else receipt_of(task)
 
     last, attempts = supervise(store, tasks_of(8, 80), work)
-    assert sum(attempt.task.only is None and attempt.task.part.first_row == 0 for attempt in attempts) == 3 + 3 + 1
-    assert [(skipped.row, skipped.reason) for skipped in last["numbers/0"].skipped] == [
-        (row, "deadline") for row in range(8)
-    ]
+    whole = [attempt for attempt in attempts if attempt.task.only is None and attempt.task.part.first_row == 0]
+    assert len(whole) == num_before_search + 3 + 1
+    assert [(skipped.row, skipped.reason) for skipped in last["numbers/0"].skipped] == [(row, kind) for row in range(8)]
     assert rows_of(last["numbers/1"]) == list(range(8, 88))
+
+
+def test_a_worker_that_hung_once_costs_no_document(store: Store) -> None:
+    hangs = [Failure(kind="deadline", detail="late")]
+    last, attempts = supervise(store, tasks_of(40), lambda task: hangs.pop() if hangs else receipt_of(task))
+    assert rows_of(last["numbers/0"]) == list(range(40)) and last["numbers/0"].skipped == ()
+    assert len(attempts) == 1 + 1 + 16 + 1, "the part, no rows, its pieces, and the part again"
 
 
 def test_a_step_that_fails_without_any_rows_ends_the_run_and_says_where(store: Store) -> None:

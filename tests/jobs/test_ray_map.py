@@ -19,6 +19,7 @@ import ray as _ray
 import works
 from cluster import cluster as cluster
 from jobs.executor import RayExecutor
+from selector.engine import alive
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Resources, Task
 from selector.engine.step import APART, Done, Map
@@ -159,6 +160,14 @@ def test_what_cannot_be_sent_or_loaded_is_refused_in_the_words_of_the_in_process
             list(executor.map(works.lines, ["a"]))
         with pytest.raises(SelectorError, match="5 workers in a row died before they could begin"):
             list(executor.map(works.Unloadable(), range(2)))
+
+
+def test_what_a_worker_says_of_its_work_reaches_whoever_watches_the_run(tmp_path: Path) -> None:
+    heard = works.Heard(folder=str(tmp_path))
+    with RayExecutor(actors=2) as executor, alive.heard_by(heard):
+        assert list(executor.map(works.UntilHeard(folder=str(tmp_path)), [7, 8])) == [7, 8]
+        Path(tmp_path, "heard").unlink()
+        assert list(executor.map(works.UntilHeard(folder=str(tmp_path)), [9])) == [9], "also the second time"
 
 
 def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_each_cpu(tmp_path: Path) -> None:

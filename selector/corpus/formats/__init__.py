@@ -33,6 +33,7 @@ from selector.corpus.formats._checks import (
     reading,
     version_of,
 )
+from selector.engine import alive
 from selector.engine.part import Part
 from selector.errors import CorpusError, did_you_mean
 
@@ -43,6 +44,7 @@ __all__ = [
 
 SMALLEST_PART, _LARGEST_PART = 128, 4096  # rows
 _PARTS_PER_FILE = 16
+_SIGN_ROWS = 256  # after so many it is said that the reading goes on
 
 
 class Range(NamedTuple):
@@ -154,7 +156,10 @@ def rows(
     file is no longer the one that was surveyed.
     """
     check_version(part)
-    yield from find(part.format, part.uri).rows(part, columns, max_bytes, wanted)
+    for index, row in enumerate(find(part.format, part.uri).rows(part, columns, max_bytes, wanted)):
+        if index % _SIGN_ROWS == 0:
+            alive.sign(index)
+        yield row
     check_version(part)  # what was read is about to be sealed under the checksum of the file that was surveyed
 
 

@@ -32,6 +32,7 @@ from selector.corpus.formats import (
 )
 from selector.corpus.formats._cache import Scratch
 from selector.corpus.formats._json import BOM, next_line, parse
+from selector.engine import alive
 from selector.engine.part import Part
 
 PART_BYTES = 16 << 20
@@ -83,6 +84,7 @@ class Lines(Format):
             stream.offset = part.start
         while stream.offset < part.start:
             stream.offset += len(stream.file.read(min(1 << 20, part.start - stream.offset)))
+            alive.sign()
         for number in range(part.first_row, part.first_row + part.num_rows):
             line, length = next_line(stream.file, number, max_bytes)
             stream.offset += length
@@ -179,6 +181,7 @@ class LinesAt:
 
 def _chunks(file: BufferedIOBase) -> Iterator[bytes]:
     while chunk := file.read(CHUNK_BYTES):
+        alive.sign()
         yield chunk
 
 

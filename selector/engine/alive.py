@@ -1,0 +1,76 @@
+"""Signs of life: what work says of itself while it is going on, to whoever listens in the same process.
+
+A step says after every batch how many rows of its part are done. On a worker this goes to the driver, which so knows
+that the work goes on; in the driver it goes to whoever watches the run. Saying it costs next to nothing, and it is no
+error that nobody listens.
+"""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Who hears the signs."""
+
+    def at_work(self, num_rows: int | None) -> None:
+        """So many rows of the parts in hand are done; None: as many as before, and the work goes on."""
+        ...
+
+    def waiting(self, what: str) -> None:
+        """There is nothing to count yet: this is waited for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """A sign on its way from a worker to the driver."""
+
+    num_rows: int | None = None
+
+
+class Telling:
+    """Sends the signs of this process to the driver, but no more of them than anybody would look at."""
+
+    def __init__(self, send: Callable[[Sign], None]) -> None:
+        self._send, self._last = send, -math.inf
+
+    def at_work(self, num_rows: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last >= _SECONDS and threading.current_thread() is threading.main_thread():
+            self._last = now
+            self._send(Sign(num_rows=num_rows))
+
+    def waiting(self, what: str) -> None:
+        """The driver knows what its workers are at."""
+
+
+_SECONDS = 0.5  # between two signs of a worker
+
+_listeners: list[Listener] = []
+
+
+def sign(num_rows: int | None = None) -> None:
+    """Says that the work goes on, and how many rows of the part in hand are done, where that is known."""
+    if _listeners:
+        _listeners[-1].at_work(num_rows)
+
+
+def waiting(what: str) -> None:
+    """Says what is waited for: "starting Ray"."""
+    if _listeners:
+        _listeners[-1].waiting(what)
+
+
+@contextlib.contextmanager
+def heard_by(listener: Listener) -> Generator[None]:
+    """Until it is left, all signs in this process go to this listener alone."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
