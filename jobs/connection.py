@@ -77,11 +77,15 @@ def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
     worker_module: Any = importlib.import_module("ray._private.worker")
     undo.callback(setattr, worker_module, "_worker_logs_enabled", True)
     worker_module._worker_logs_enabled = False  # Ray tells of each dead worker on stdout, whatever log_to_driver says
-    if threading.current_thread() is threading.main_thread():
-        undo.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray sets its own
+    is_main = threading.current_thread() is threading.main_thread()
+    terminate = signal.getsignal(signal.SIGTERM)
+    if is_main:
+        undo.callback(signal.signal, signal.SIGTERM, terminate)  # Ray sets its own
     undo.callback(ray.shutdown)
     alive.waiting("starting Ray" if options["address"] == "local" else "joining the Ray cluster")
     ray.init(log_to_driver=False, configure_logging=False, **options)
+    if is_main and callable(terminate):  # whoever has one wants to end in his own way
+        signal.signal(signal.SIGTERM, terminate)
 
 
 @contextlib.contextmanager

@@ -36,9 +36,13 @@ class NotFoundError(SelectorError):
 
 
 class UnreachableError(SelectorError):
-    """A cluster or a storage that does not answer, refuses, or is full. Exit code 5."""
+    """A cluster or a storage that does not answer, or refuses. Exit code 5."""
 
     exit_code = 5
+
+
+class FullError(SelectorError):
+    """A disk without room for what is to be written. Exit code 1."""
 
 
 class DamagedError(SelectorError):

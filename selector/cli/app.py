@@ -1,12 +1,16 @@
 """The command itself: its groups of commands, their common options, and how each of them ends."""
 
+import contextlib
 import json as json_module
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -16,12 +20,36 @@ from selector.errors import SelectorError, UsageError
 
 QUARANTINED = 3
 INTERRUPTED = 130
+TERMINATED = 143
 
 # By way of its child, since typer gives it no public name.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 _VERBOSE = "selector.verbose"
 _INTERRUPTED = "Interrupted. Finished parts are kept: the same command goes on from here."
+_TERMINATED = "Terminated. Finished parts are kept: the same command goes on from here."
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody asked this process to end (SIGTERM): it stops as cleanly as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _terminated_cleanly() -> Generator[None]:
+    """Until it is left, SIGTERM raises Terminated, once: the second one would break off the clean end of the first."""
+
+    def terminate(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Commands(typer.core.TyperGroup):
@@ -32,7 +60,8 @@ class Commands(typer.core.TyperGroup):
         as_json = "--json" in ctx.args  # of the command: also where it cannot be parsed
         try:
             try:
-                return super().invoke(ctx)
+                with _terminated_cleanly():
+                    return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
         except (typer.Exit, typer.Abort):
@@ -40,7 +69,7 @@ class Commands(typer.core.TyperGroup):
         except BrokenPipeError:  # whoever read our output has seen enough
             _close()
             raise typer.Exit(0) from None
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             ending = _Ending.of(error)
             if as_json:
                 _print_ending(ending)
@@ -64,6 +93,8 @@ class _Ending:
     @classmethod
     def of(cls, error: BaseException) -> "_Ending":
         kind, message = type(error).__name__, str(error)
+        if isinstance(error, Terminated):
+            return cls(kind="Terminated", message=_TERMINATED, code=TERMINATED, told=_TERMINATED)
         if isinstance(error, KeyboardInterrupt):
             return cls(kind="Interrupted", message=_INTERRUPTED, code=INTERRUPTED, printed=_INTERRUPTED)
         if isinstance(error, SelectorError):

@@ -101,8 +101,9 @@ class Processes(WorkerPool):
 
 @contextlib.contextmanager
 def _without_interrupts() -> Generator[None]:
-    """A process that is started here never gets Ctrl-C: it is for the driver to end it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """A process that is started here never gets Ctrl-C, and SIGTERM only once it can leave it alone (`worker.serve`):
+    both may be sent to a whole group, and it is for the driver to end its workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

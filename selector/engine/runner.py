@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from selector import failpoint
-from selector.engine import alive
+from selector.engine import alive, inside
 from selector.engine.executor import Executor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
@@ -113,7 +113,7 @@ class Runner:
         """All of these steps, finished; what is `after` one of them is called once it is."""
         steps = list(flow)
         for index, step in enumerate(steps):
-            with alive.heard_by(_Heard(progress=self._progress, name=step.name)):
+            with alive.heard_by(_Heard(progress=self._progress, name=step.name)), inside.stays():
                 self._finish(step)
             after.get(step.name, _nothing)(self.done)
             self._executor.release(steps[index + 1 :])

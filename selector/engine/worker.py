@@ -181,6 +181,8 @@ class WorkerState:
 def serve(pipe: int) -> None:
     """Does as it is told through the pipe, until that ends; then the process ends too, whatever it is doing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal's group too, it is the driver that ends workers
+    signal.signal(signal.SIGTERM, lambda *_: None)  # not SIG_IGN, which what work starts would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     connection, state = Connection(pipe), WorkerState()
     while True:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from selector.errors import PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
+from selector.errors import FullError, PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
 
 class Storage(abc.ABC):
@@ -139,7 +139,7 @@ def check(storage: Storage) -> None:
         sound = storage.put_if_absent(key, b"probe") and storage.get(key) == b"probe"
         sound = sound and not storage.put_if_absent(key, b"again")
         storage.delete(key)
-    except UnreachableError as error:
+    except (UnreachableError, FullError) as error:
         raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
     if not sound:
         raise UsageError(f"--root: {storage.address} does not keep what is written to it, or overwrites. Give another.")

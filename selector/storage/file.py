@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from selector import failpoint
-from selector.errors import UnreachableError
+from selector.errors import FullError, SelectorError, UnreachableError
 from selector.storage import Storage
 
 _TEMPORARY, _LOCK = ".partial-", ".lock"
@@ -44,7 +44,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
 
     def open(self, key: str) -> io.BufferedIOBase | None:
         try:
@@ -70,7 +70,7 @@ class FileStorage(Storage):
                     return False
             _sync_directory(path.parent)
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
         failpoint.reach("store.after_link")
         return True
 
@@ -88,7 +88,7 @@ class FileStorage(Storage):
                     os.replace(temporary, path)
                 _sync_directory(path.parent)
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
         return True
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -104,7 +104,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
         return True
 
     def leftovers(self) -> Iterator[tuple[str, int]]:
@@ -130,7 +130,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
         for entry in entries:
             if entry.is_dir():
                 yield from self._entries(f"{prefix}{entry.name}/")
@@ -169,9 +169,10 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unreachable(root: Path, error: OSError) -> UnreachableError:
+def _told(root: Path, error: OSError) -> SelectorError:
+    """The error that a user is told."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UnreachableError(
+        return FullError(
             f"The disk of {root} is full. Free some space and run the same command again: finished parts are kept."
         )
     return UnreachableError(f"{root} cannot be used: {error.strerror or error} ({error.filename}).")

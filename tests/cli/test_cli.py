@@ -318,6 +318,30 @@ class Leaves0(Rater):
         raise SystemExit(0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Gone(Rater):
+    "Ends its process, and Python does not hear of it."
+    higher_is = "harder"
+    def rate(self, batch):
+        os._exit(0)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoneToo(Selector):
+    "Ends its process, in the driver."
+    def select(self, pool, budget, seed):
+        os._exit(0)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forks(Rater):
+    "Asks a child of its own."
+    higher_is = "harder"
+    def rate(self, batch):
+        child = os.fork()
+        if not child:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        return pa.record_batch({"score": [1.0] * batch.num_rows})
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stuck(Rater):
     "Is told to stop when it has rated so many parts, and counts them."
     higher_is = "harder"
@@ -427,6 +451,29 @@ def test_a_plug_in_that_leaves_does_not_take_the_run_for_finished(made: Made, el
     assert ended.code == 1 and "SystemExit" in ended.json["error"]["message"]
 
 
+@pytest.mark.parametrize("name", ["rate=[plugins_of_a_test:Gone]", "select.using=plugins_of_a_test:GoneToo"])
+def test_a_plug_in_that_ends_the_process_fails_like_any_other(name: str, made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "readability")
+    command = ["run", policy, "--root", elsewhere / "runs", "--executor", "local", "--json", "--set", name]
+    ended = process(*command, env={"PYTHONPATH": f"{elsewhere}:{os.environ.get('PYTHONPATH', '')}"})
+    assert ended.code == 1 and "os._exit(0) was called" in ended.json["error"]["message"]
+
+
+def test_a_process_that_a_plug_in_forks_may_end_as_it_likes(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "plugins_of_a_test:Forks")
+    ended = selector("run", policy, "--root", made.root, "--executor", "local", "--json")
+    assert ended.code == 0 and ended.json["documents"] == 20
+
+
+def test_sys_exit_in_the_driver_is_a_failure_whatever_it_says(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(_: str) -> Any:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("selector.manifest.manifest.Manifest.open", leave)
+    ended = selector("verify", made.uri, "--json")
+    assert ended.code == 1 and ended.json["error"]["kind"] == "SystemExit"
+
+
 def test_a_run_that_fails_ends_with_1_and_a_message(made: Made, elsewhere: Path) -> None:
     policy = policy_with(made, elsewhere, "plugins_of_a_test:Short")
     ended = selector("run", policy, "--root", made.root, "--executor", "local")
@@ -501,8 +548,11 @@ def test_every_command_shows_where_it_failed_if_asked(command: str, monkeypatch:
         assert told.code == 1 and told.err.startswith("Traceback") and told.err.endswith("error: it failed\n")
 
 
+@pytest.mark.parametrize(
+    ("sent", "code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
 def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
-    made: Made, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    sent: signal.Signals, code: int, kind: str, made: Made, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = policy_with(made, elsewhere, "plugins_of_a_test:Stuck")
     command = ["run", str(policy), "--root", str(elsewhere / "runs"), "--executor", "local", "--json"]
@@ -514,11 +564,11 @@ def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
     until = time.monotonic() + 90
     while len(list(calls.iterdir())) < 3 and child.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     out, err = child.communicate(timeout=30)
-    assert child.returncode == 130, err
-    assert json.loads(out)["error"] == {"kind": "Interrupted", "message": err.splitlines()[-1], "exit_code": 130}
-    assert err.endswith("Interrupted. Finished parts are kept: the same command goes on from here.\n")
+    assert child.returncode == code, err
+    assert json.loads(out)["error"] == {"kind": kind, "message": err.splitlines()[-1], "exit_code": code}
+    assert err.endswith(f"{kind}. Finished parts are kept: the same command goes on from here.\n")
     assert "Traceback" not in err
     monkeypatch.setenv("CALLS", str(calls))
     monkeypatch.setenv("MOST", "1000")
@@ -604,7 +654,7 @@ def test_every_documented_command_exists_and_every_command_is_documented() -> No
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 the run failed, 2 bad usage or policy, 3 done with quarantined input, 4 not found, "
-    "5 cluster or storage unreachable, 130 interrupted."
+    "5 cluster or storage unreachable, 130 interrupted, 143 terminated."
 )
 
 
@@ -614,4 +664,4 @@ def test_the_exit_codes_are_documented() -> None:
     for place in ((Path(__file__).parents[2] / "README.md").read_text("utf-8"), cli.__doc__ or ""):
         assert EXIT_CODES in " ".join(place.split())
     documented = {int(code) for code in re.findall(r"\b[0-9]+\b", EXIT_CODES)}
-    assert documented == codes | {0, cli.QUARANTINED, cli.INTERRUPTED}
+    assert documented == codes | {0, cli.QUARANTINED, cli.INTERRUPTED, cli.TERMINATED}

@@ -407,7 +407,7 @@ def test_a_read_only_or_full_disk_ends_a_run_cleanly_and_freed_space_finishes_it
     assert_refused(told["full before"], r"--root: The disk of .* is full\. Free some space")
     assert_refused(told["too small"], r"--root: .* has 0\.0 MB free, and 40 rows need about 0\.1 MB\. Free some space")
     midway = told["full midway"]
-    assert (midway.code, midway.json["error"]["exit_code"]) == (5, 5) and "Traceback" not in midway.err
+    assert (midway.code, midway.json["error"]["kind"]) == (1, "FullError") and "Traceback" not in midway.err
     assert "is full. Free some space and run the same command again: finished parts are kept." in midway.err
     assert told["freed"].code == 0
     assert told["freed"].json["digest"] == desk.run(desk.policy, "--json").json["digest"]

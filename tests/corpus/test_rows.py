@@ -18,7 +18,7 @@ from selector.corpus import rows
 from selector.corpus.formats import _lines
 from selector.corpus.render import NoText, columns, render
 from selector.corpus.rows import Rows
-from selector.errors import CorpusError, PolicyError, UnreachableError
+from selector.errors import CorpusError, FullError, PolicyError, UnreachableError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -226,7 +226,7 @@ def test_addresses_and_formats_that_cannot_be_read_are_said_so(tmp_path: Path) -
 def test_a_full_scratch_disk_is_said_so_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
-    with pytest.raises(UnreachableError, match=r"The scratch directory .* is full, .* Set TMPDIR"):
+    with pytest.raises(FullError, match=r"The scratch directory .* is full, .* Set TMPDIR"):
         reader.read([0], [0], ["text"])
 
 

@@ -21,7 +21,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
 from selector.engine.store import Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
-from selector.errors import DamagedError, UnreachableError, UsageError
+from selector.errors import DamagedError, FullError, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -217,7 +217,7 @@ def _on_a_small_disk(folder: str, policy: dict[str, Any], told: str) -> None:
             shutil.rmtree(root, ignore_errors=True)
             try:
                 run(policy, root, Filling(step=step, room=room * 1024, filler=filler))
-            except UnreachableError as error:
+            except FullError as error:
                 answer["errors"].append(str(error))
             runs.assert_no_manifest_or_a_sound_one(root)
             assert_sound(root)

@@ -111,7 +111,7 @@ class Format(abc.ABC):
         """A function that reads any rows at any time. It may be forked, and keeps what it unpacks in the cache.
 
         Raises CorpusError, and so does the function, naming file and row, if the file is gone, has not this size, or
-        does not hold what it held; UnreachableError if there is no room to unpack it.
+        does not hold what it held; FullError if there is no room to unpack it.
         """
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 import pyarrow as pa
 
-from selector.errors import UnreachableError
+from selector.errors import FullError, SelectorError, UnreachableError
 
 
 class Cache:
@@ -38,7 +38,7 @@ class Cache:
     def scratch(self, path: str) -> "Scratch":
         """The scratch file of this process: a forked child must not write where its parent and siblings do.
 
-        `path` is the file to be unpacked, for the message of the UnreachableError.
+        `path` is the file to be unpacked, for the message of the error.
         """
         if self._scratch is None or self._scratch.pid != os.getpid():
             try:
@@ -64,7 +64,7 @@ class Scratch:
         return self.file.seek(0, os.SEEK_END)
 
     def write(self, data: bytes, path: str) -> None:
-        """Appends what was unpacked from a corpus file. Raises UnreachableError."""
+        """Appends what was unpacked from a corpus file. Raises FullError or UnreachableError."""
         try:
             while data:
                 data = data[self.file.write(data) :]
@@ -72,9 +72,10 @@ class Scratch:
             raise _scratch_full(path, error) from error
 
 
-def _scratch_full(path: str, error: OSError) -> UnreachableError:
-    reason = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written ({error.strerror})"
-    return UnreachableError(
+def _scratch_full(path: str, error: OSError) -> SelectorError:
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "is full" if is_full else f"cannot be written ({error.strerror})"
+    return (FullError if is_full else UnreachableError)(
         f"The scratch directory {tempfile.gettempdir()} {reason}, so {path} cannot be unpacked."
         " Set TMPDIR to a disk with more room, or unpack the file beforehand."
     )
