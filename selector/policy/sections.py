@@ -23,7 +23,7 @@ from selector.exact.spend import Budget, Overshoot
 from selector.order import Order
 from selector.policy.explain import explained
 from selector.policy.read import read
-from selector.policy.values import Amount, Paths, Share, Whole
+from selector.policy.values import Amount, Paths, Portion, Share, Whole
 from selector.rate import Fit, Rater
 from selector.select import Selector
 
@@ -104,6 +104,9 @@ class CorpusPolicy(_Section):
         True, description="Store the texts beside the documents, so that no later step opens the corpus again."
     )
     max_document_bytes: Amount = Field(1 << 20, description="A longer row is quarantined.")
+    most_lost: Portion | None = Field(
+        None, description="The share of the input that may be lost to quarantine before the run stops, e.g. 0.01."
+    )
     rows_per_part: Amount | None = Field(
         None,
         description="Rows of a part, at most. Without it: about a sixteenth of the file, in steps of 128, up to 4,096.",
@@ -190,6 +193,7 @@ class SelectPolicy(_Section):
     missing: Literal["drop", "last", "impute"] = Field(
         "drop", description="A document without a score that is used: left out, ranked last, or given the mean."
     )
+    allow_empty: bool = Field(False, description="A manifest without documents is what was asked for, and no failure.")
 
 
 class OrderPolicy(_Section):

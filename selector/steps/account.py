@@ -35,6 +35,17 @@ def counts(done: Done) -> dict[str, Any]:
     }
 
 
+def left_out(done: Done) -> Counter[str]:
+    """How many documents are not kept for each reason, as its template."""
+    reasons = Counter[str]()
+    for one in shards_of(done):
+        said = done.store.read(one["key"], "decisions", ["outcome", "reason"])
+        for group in said.group_by(["outcome", "reason"]).aggregate([([], "count_all")]).to_pylist():
+            if group["outcome"] in ("left_out", "marked", "quarantined"):
+                reasons[group["reason"]] += group["count_all"]
+    return reasons
+
+
 def _sources(done: Done) -> dict[str, list[int]]:
     """Documents and tokens of every source of the corpus."""
     sources: dict[str, list[int]] = {}
@@ -55,10 +66,10 @@ def lost(done: Done) -> Counter[tuple[str, str]]:
     return sum(said, _tally(survey.unreadable(done)))
 
 
-def lost_rows(done: Done) -> dict[str, int]:
+def lost_rows(done: Done) -> Counter[str]:
     """How many rows never became documents, by reason."""
     words = [table["reason"].to_pylist() for table in done.tables("ingest", "quarantine", ["reason"])]
-    return dict(Counter(word for part in words for word in part))
+    return Counter(word for part in words for word in part)
 
 
 def of_file(quarantine: pa.Table, uri: str) -> pa.Table:

@@ -11,8 +11,9 @@ from selector.engine import gc
 from selector.engine.runner import Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
-from selector.errors import CorpusError, PolicyError, UsageError
+from selector.errors import CorpusError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
+from selector.manifest.describe import heading
 from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
@@ -42,8 +43,14 @@ class Run:
         return cls(resolved=resolved, manifest=manifest, store=store, is_dry=is_dry)
 
     def after(self) -> Mapping[str, Callable[[Done], None]]:
-        """What is done once the corpus is surveyed, and once its documents are known: the policy has to fit them."""
-        return {"survey": self._surveyed, "dedup": self._deduplicated}
+        """What is checked once a step is done: that the policy fits the corpus, and that something is left of it."""
+        return {
+            "survey": self._surveyed,
+            "ingest": self._ingested,
+            "dedup": self._deduplicated,
+            "select": self._not_empty,
+            "order": self._not_empty,
+        }
 
     def _surveyed(self, done: Done) -> None:
         parts = survey.parts(done, self.manifest.survey)
@@ -73,6 +80,42 @@ class Run:
         files = survey.inventory(done)
         is_plain = np.array([form == "jsonl" for form in files["format"].to_pylist()])
         return int(np.where(is_plain, 0.4, 1.2) @ files["size"].to_numpy())
+
+    def _ingested(self, done: Done) -> None:
+        """No more of the input is lost than the policy allows. A file that cannot be read counts by its bytes."""
+        most = self.resolved.policy.corpus.most_lost
+        if most is None:
+            return
+        files = survey.inventory(done)
+        sizes, is_unread = files["size"].to_numpy(), files["unread"].is_valid().to_numpy(zero_copy_only=False)
+        unread = float(sizes[is_unread].sum() / max(1, sizes.sum()))
+        num_lost = sum(seal.tables["quarantine"].num_rows for seal in done["ingest"].parts)
+        share = unread + (1 - unread) * num_lost / max(1, num_lost + done["ingest"].rows_out)
+        if share > most:
+            reasons = [f"{count:,} {reason}" for reason, count in account.lost_rows(done).most_common()]
+            files_lost = int(is_unread.sum())
+            if files_lost:
+                reasons.append(f"{files_lost:,} file{'s' if files_lost > 1 else ''} that cannot be read")
+            raise SelectorError(
+                f"corpus.most_lost is {most:g}, and {share:.2g} of the input is lost: {', '.join(reasons)}. "
+                "See to these rows, or raise it: what is lost is quarantined then, each row with its reason."
+            )
+
+    def _not_empty(self, done: Done) -> None:
+        """There is something to train on. Raises SelectorError if not, unless the policy allows it."""
+        step, result = list(done.items())[-1]
+        if result.rows_out or self.resolved.policy.select.allow_empty:
+            return
+        if step == "select":
+            left = account.left_out(done).most_common()
+            reasons = "; ".join(f"{count:,} {heading(reason)}" for reason, count in left)
+            what = f"select keeps no document ({reasons})"
+        else:
+            what = "the order makes no visit"
+        raise SelectorError(
+            f"The manifest would be empty: {what}. Change the rule or the budget, or write select.allow_empty: true if "
+            "that is what is wanted."
+        )
 
     def _deduplicated(self, done: Done) -> None:
         num_documents = done["dedup"].rows_out

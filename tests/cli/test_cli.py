@@ -373,6 +373,14 @@ class Leaves(Order):
         said = reasons(np.zeros(len(rows) - 3, int), [("its window {window} is full", {"window": 3})])
         left = pa.table({"document": rows[3:], **said}).cast(tables.LEFT)
         return dataclasses.replace(Positions.of(rows[:3]), left=left)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeavesAll(Order):
+    "Leaves all of them."
+    def arrange(self, chosen, seed):
+        rows = np.arange(chosen.num_documents)
+        left = pa.table({"document": rows, **reasons(np.zeros(len(rows), int), ["it is late"])}).cast(tables.LEFT)
+        return dataclasses.replace(Positions.of(rows[:0]), left=left)
 """
 
 
@@ -437,6 +445,15 @@ def test_visits_that_the_order_does_not_make_are_said_with_their_reason(made: Ma
     ended = selector(*command)
     assert ended.code == 0 and "order: 17 visits are not made: its window is full" in ended.out
     assert re.search(r"^in the manifest \([0-9]+ tokens\) +3$", ended.out, re.MULTILINE)
+
+
+def test_an_order_that_visits_nothing_is_a_failure_unless_the_policy_allows_it(made: Made, elsewhere: Path) -> None:
+    policy = policy_with(made, elsewhere, "readability")
+    command = ["run", policy, "--root", made.root, "--executor", "local", "--json"]
+    command += ["--set", "order.using=plugins_of_a_test:LeavesAll"]
+    ended = selector(*command)
+    assert ended.code == 1 and "would be empty: the order makes no visit" in ended.json["error"]["message"]
+    assert selector(*command, "--set", "select.allow_empty=true").code == 0
 
 
 def test_what_a_plug_in_prints_is_not_our_output(made: Made, elsewhere: Path) -> None:

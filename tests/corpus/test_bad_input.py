@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -578,12 +579,58 @@ def run_of(desk: Desk, **changes: Any) -> Ended:
     [{"select__where": "num_tokens < 0"}, {"select__budget": {"fraction": 1e-9}}],
     ids=["no document passes", "a budget of no token"],
 )
-def test_a_selection_of_nothing_is_a_manifest_of_nothing(changes: dict[str, Any], desk: Desk) -> None:
-    ended = run_of(desk, **changes)
+def test_a_selection_of_nothing_is_a_failure_unless_the_policy_allows_it(changes: dict[str, Any], desk: Desk) -> None:
+    refused = run_of(desk, **changes)
+    assert refused.code == 1, "the run cannot do what the policy says"
+    said = refused.json["error"]["message"]
+    assert said.startswith("The manifest would be empty: select keeps no document (40 "), said
+    assert "write select.allow_empty: true" in said
+    assert not list(desk.folder.glob("runs/*/manifest")), "nothing is committed"
+    ended = run_of(desk, select__allow_empty=True, **changes)
     assert ended.code == 0 and ended.json["documents"] == ended.json["tokens"] == 0
     manifest = Manifest.open(ended.json["manifest"])
     assert len(manifest) == 0 and manifest.verify().ok
     assert selector("show", ended.json["manifest"]).code == 0
+
+
+def test_allowing_an_empty_selection_selects_nothing_anew(desk: Desk) -> None:
+    first = run_of(desk)
+    again = run_of(desk, select__allow_empty=True)
+    assert first.code == again.code == 0
+    assert [step["name"] for step in again.json["steps"] if not step["cached"]] == ["manifest"]
+
+
+def lossy(desk: Desk, most: float) -> Ended:
+    """A run over 40 good rows, 8 without text and 2 that are no JSON, of which so large a share may be lost."""
+    bad = b'{"id": 1, "text": ""}\n' * 8 + b"{no json\n" * 2
+    (desk.corpus.parent / "bad.jsonl").write_bytes(bad)
+    return run_of(desk, corpus__paths=[str(desk.corpus.parent)], corpus__most_lost=most)
+
+
+def test_a_run_stops_where_more_of_the_input_is_lost_than_the_policy_allows(desk: Desk) -> None:
+    ended = lossy(desk, 0.19)
+    assert ended.code == 1 and ended.json["error"]["kind"] == "SelectorError"
+    said = ended.json["error"]["message"]
+    assert said.startswith("corpus.most_lost is 0.19, and 0.2 of the input is lost: 8 empty_text, 2 not_json. "), said
+    assert not list(desk.folder.glob("runs/*/manifest"))
+    assert lossy(desk, 0.2).code == 3, "as much as that is allowed, and quarantined"
+
+
+def test_a_file_that_cannot_be_read_is_lost_by_its_bytes(desk: Desk) -> None:
+    (desk.corpus.parent / "cut.jsonl.gz").write_bytes(gzip.compress(random.Random(7).randbytes(3000))[:2000])
+    ended = run_of(desk, corpus__paths=[str(desk.corpus.parent)], corpus__most_lost=0.01)
+    assert ended.code == 1
+    said = ended.json["error"]["message"]
+    share = 2000 / (2000 + desk.corpus.stat().st_size)
+    assert said.startswith(
+        f"corpus.most_lost is 0.01, and {share:.2g} of the input is lost: 1 file that cannot be read."
+    ), said
+
+
+def test_nothing_may_be_lost_where_the_policy_says_so(desk: Desk) -> None:
+    assert run_of(desk, corpus__most_lost=0).code == 0
+    (desk.corpus.parent / "bad.jsonl").write_bytes(b"{no json\n")
+    assert run_of(desk, corpus__paths=[str(desk.corpus.parent)], corpus__most_lost=0).code == 1
 
 
 def test_no_message_hides_behind_a_traceback_unless_it_is_asked_for(desk: Desk) -> None:

@@ -299,7 +299,7 @@ def rated(
             corpus,
             tiny_model,
             rate=[{"length": {"unit": "tokens"}}],
-            select={"budget": budget, "using": using},
+            select={"budget": budget, "using": using, "allow_empty": True},
             order={"using": "shuffled"},
             manifest={"quality": "length"},
         )
