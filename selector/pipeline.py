@@ -13,6 +13,7 @@ from typing import Any
 
 from selector import plugins
 from selector.engine.executor import Executor
+from selector.engine.lease import Lease
 from selector.engine.runner import Planned, Progress, Runner, repair
 from selector.engine.step import Result, Step, needed
 from selector.errors import DamagedError, SelectorError
@@ -77,9 +78,9 @@ def build(policy: Policy, *, root: str, executor: Executor, progress: Progress |
     opened = Run.open(resolved, steps, root)
     met: dict[str, int] = {}
     while True:
-        with Runner(opened.store, executor, progress) as runner:
+        with Lease(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
             try:
-                done = runner.run(steps, opened.after())
+                done = runner.run(steps, opened.after(lease))
                 manifest = opened.finish(done, runner)
             except DamagedError as damaged:
                 met[damaged.key] = met.get(damaged.key, 0) + 1

@@ -1,17 +1,24 @@
-"""What no manifest needs: found by following every committed run's list of artefacts, removed when told.
+"""What nobody needs: found by following every committed run's list of artefacts and every lease, removed when told.
 
 What steps only hand to each other on the way (shards, and what an exchange deals) is on no list: it goes, and is made
 again if a later run asks for it.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from selector import failpoint
+from selector.engine import lease
+from selector.engine.lease import Clock, Held
+from selector.engine.runner import listed
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import DamagedError, UsageError
+
+_SEALS, _BLOBS = "artifacts/seals/", "artifacts/blobs/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,8 @@ class Garbage:
     keys: tuple[str, ...]
     num_bytes: int
     unfinished: tuple[str, ...]  # runs without a manifest: what they hold and were made from is among the keys
+    at_work: tuple[str, ...] = ()  # runs with a lease that holds: what they have written or read is not
+    leases: frozenset[str] = frozenset()  # those leases
 
 
 def keep(store: Store, run_id: str, artifacts: Iterable[str]) -> None:
@@ -31,40 +40,71 @@ def keep(store: Store, run_id: str, artifacts: Iterable[str]) -> None:
     )
 
 
-def find(store: Store) -> Garbage:
-    """Everything below the root that no committed manifest was made from.
-
-    A run that is at work has no manifest yet: do not remove what it is about to need. Raises UsageError.
-    """
+def find(store: Store, now: Clock = time.time) -> Garbage:
+    """All that no committed manifest was made from and no run at work holds. Raises UsageError."""
+    leases = {name: _with_parts(held, store) for name, held in lease.live(store.storage, now).items()}
     sizes = dict(store.storage.list(""))
+    at_work = {held.run for held in leases.values() if held.run is not None}
     runs = {key.split("/")[0] for key in sizes if re.fullmatch(r"[^/]+/(plan|manifest/manifest)\.json", key)}
     finished = {run for run in runs if _manifest_key(run) in sizes}
-    needed: set[str] = set()
-    for key in sorted({key for run in finished for key in _kept(store, run)}):
-        needed.add(f"artifacts/seals/{key}.json")
-        try:
-            seal = store.find(key)
-        except DamagedError:
-            continue
-        needed.update(blob.key for blob in (seal.tables.values() if seal else ()))
+    unfinished = runs - finished - at_work
+    made_of = {key for run in finished for key in _kept(store, run, is_at_work=run in at_work)}
+    needed = {*_seals(made_of), *_blobs(store, made_of), *_held(store, sizes, leases)}
     keys = [
         key
         for key in sizes
-        if (key.startswith(("artifacts/", "attempts/", "probe/")) and key not in needed)
-        or key.split("/")[0] in runs - finished
+        if (key.startswith(("artifacts/", "attempts/", "probe/", lease.FOLDER)) and key not in needed)
+        or key.split("/")[0] in unfinished
     ]
     leftovers = dict(store.storage.leftovers())
     return Garbage(
         keys=(*keys, *leftovers),
         num_bytes=sum(sizes[key] for key in keys) + sum(leftovers.values()),
-        unfinished=tuple(sorted(runs - finished)),
+        unfinished=tuple(sorted(unfinished)),
+        at_work=tuple(sorted(at_work)),
+        leases=frozenset(leases),
     )
 
 
-def remove(store: Store, garbage: Garbage) -> int:
-    """Deletes it, seals before blobs, and returns how many objects went. A run that has finished meanwhile stays."""
+def _seals(artifacts: Iterable[str]) -> Iterator[str]:
+    return (f"{_SEALS}{key}.json" for key in artifacts)
+
+
+def _blobs(store: Store, artifacts: Iterable[str]) -> Iterator[str]:
+    for key in artifacts:
+        with contextlib.suppress(DamagedError):
+            seal = store.find(key)
+            yield from (blob.key for blob in (seal.tables.values() if seal else ()))
+
+
+def _held(store: Store, sizes: Iterable[str], leases: Mapping[str, Held]) -> Iterator[str]:
+    """What runs at work hold: leases, artefacts, records of attempts. A blob that no seal names may be of an artefact
+    that is about to be sealed, so it is held too."""
+    if not leases:
+        return
+    artifacts = [key.removeprefix(_SEALS).removesuffix(".json") for key in sizes if key.startswith(_SEALS)]
+    held = [key for key in artifacts if any(one.holds(key) for one in leases.values())]
+    named = {*_blobs(store, artifacts)}
+    yield from (*leases, *_seals(held), *_blobs(store, held))
+    for key in sizes:
+        first, _, rest = key.partition("/")
+        if (
+            first == "probe"
+            or (key.startswith(_BLOBS) and key not in named)
+            or (first == "attempts" and any(one.holds(rest.rpartition("/")[0]) for one in leases.values()))
+        ):
+            yield key
+
+
+def remove(store: Store, garbage: Garbage, now: Clock = time.time) -> int:
+    """Deletes it, seals before blobs, and returns how many objects went. A run that has finished meanwhile stays.
+
+    Raises UsageError if a run has begun since it was found.
+    """
+    if not lease.live(store.storage, now).keys() <= garbage.leases:
+        raise UsageError("A run has begun since the garbage was found, and may need some of it. Run the command again.")
     count = 0
-    for key in sorted(garbage.keys, key=lambda key: (key.startswith("artifacts/blobs/"), key)):
+    for key in sorted(garbage.keys, key=lambda key: (key.startswith(_BLOBS), key)):
         run = key.split("/")[0]
         if run not in garbage.unfinished or store.storage.get(_manifest_key(run)) is None:
             failpoint.reach("gc.before_delete")
@@ -72,8 +112,14 @@ def remove(store: Store, garbage: Garbage) -> int:
     return count
 
 
-def _kept(store: Store, run: str) -> list[str]:
-    """The artefacts that a finished run was made from."""
+def _with_parts(held: Held, store: Store) -> Held:
+    """What a lease holds, with the parts of the finished steps, for which it has only the steps' summaries."""
+    parts = {part for key in held.artifacts for part in listed(store, key)}
+    return replace(held, artifacts=held.artifacts | parts)
+
+
+def _kept(store: Store, run: str, *, is_at_work: bool) -> list[str]:
+    """The artefacts that a finished run was made from. One that is at work has perhaps not listed them yet."""
     try:
         body = json.loads(store.storage.get(f"{run}/artifacts.json") or b"")
         listed: list[str] = body["artifacts"]
@@ -81,6 +127,8 @@ def _kept(store: Store, run: str) -> list[str]:
             return listed
     except (ValueError, KeyError, TypeError):
         pass
+    if is_at_work:
+        return []
     raise UsageError(
         f"The run {run} has a manifest and no sound artifacts.json, so nobody knows what it was made from."
         " Run its policy once more, or remove its folder."

@@ -16,6 +16,7 @@ import pyarrow as pa
 from selector import failpoint
 from selector.engine import alive, inside
 from selector.engine.executor import Executor
+from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
 from selector.engine.store import Seal, Store, fingerprint, seal_from_bytes, seal_to_bytes
@@ -93,12 +94,16 @@ class _WouldRun(Exception):
 class Runner:
     """Runs the steps of a flow, one after another, and remembers what each one did."""
 
-    def __init__(self, store: Store, executor: Executor, progress: Progress | None = None) -> None:
+    def __init__(
+        self, store: Store, executor: Executor, progress: Progress | None = None, lease: Lease | None = None
+    ) -> None:
         self.store = store
         self.done = Done(store, self._mapped)
         self.log: list[dict[str, Any]] = []  # for the run's side file
         self._executor = executor
         self._progress = progress or NoProgress()
+        self._lease = lease
+        self._held: list[str] = []  # what says all that the finished steps have read or written
         self._stack = ExitStack()
         self._is_connected = False
         self.is_dry = False
@@ -115,6 +120,9 @@ class Runner:
         for index, step in enumerate(steps):
             with alive.heard_by(_Heard(progress=self._progress, name=step.name)), inside.stays():
                 self._finish(step)
+            if self._lease is not None:
+                to_come = {later.family for later in steps[index + 1 :]}
+                self._lease.hold({done.family for done in steps[: index + 1]} - to_come, self._held)
             after.get(step.name, _nothing)(self.done)
             self._executor.release(steps[index + 1 :])
         return self.done
@@ -153,7 +161,9 @@ class Runner:
         result = replace(outcome, rows_in=rows_in, seconds=round(time.monotonic() - began, 3))
         self.done.add(result)
         if isinstance(step, Whole):
-            self.done.used += step.shares(self.done)
+            shares = step.shares(self.done)
+            self.done.used += shares
+            self._held += shares
         entry = asdict(replace(result, parts=(), answer=None))
         self.log.append({name: value for name, value in entry.items() if name not in ("parts", "answer")})
         if not self.is_dry:
@@ -177,6 +187,7 @@ class Runner:
                 table = pa.table([[task.key for task in tasks], written], schema=_LISTED)
                 self.store.seal(f"steps/{name}/{step_fingerprint}", [("seals", table)])
         self.done.used += [f"steps/{name}/{step_fingerprint}", *(task.key for task in tasks)]
+        self._held.append(f"steps/{name}/{step_fingerprint}")
         rows_out = sum(seals[task.key].tables[step.output].num_rows for task in tasks)
         return Result(
             name=step.name, fingerprint=step_fingerprint, cached=cached, rows_in=0, rows_out=rows_out, seconds=0.0,
@@ -256,7 +267,19 @@ class Runner:
                 self.store.discard(key)
             seal = self.store.seal(key, compute())
         self.done.used.append(key)
+        self._held.append(key)
         return seal, is_there
+
+
+def listed(store: Store, key: str) -> list[str]:
+    """The keys of the parts that a finished step's summary lists, if this is one and it is sound."""
+    if not key.startswith("steps/"):
+        return []
+    try:
+        seal = store.find(key)
+        return [] if seal is None else store.table(seal, "seals", ["key"])["key"].to_pylist()
+    except DamagedError:
+        return []
 
 
 def _nothing(done: Done) -> None:

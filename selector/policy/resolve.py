@@ -45,6 +45,9 @@ from selector.select import Selector
 Plugin = Rater | Fit | Selector | Order
 P = TypeVar("P", bound=Plugin)
 
+_DECIDING_NOTHING = (("corpus", "keep_texts"), ("corpus", "most_lost"), ("select", "allow_empty"))
+"""Keys of a policy that decide where texts are read, or whether a run goes on, and not what it makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
@@ -65,7 +68,8 @@ class Resolved:
         """The policy as JSON with every default and plug-in option spelt out, less what decides nothing of a
         manifest."""
         data = self.policy.resolved()
-        del data["corpus"]["keep_texts"]  # it decides where texts are read
+        for section, key in _DECIDING_NOTHING:
+            del data[section][key]
         return data
 
     @functools.cached_property

@@ -1,5 +1,7 @@
 """A run beside its steps: where it lies, what it is called, what is checked on the way, what is written at its end."""
 
+import functools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ import numpy as np
 
 from selector import failpoint, storage
 from selector.engine import gc
+from selector.engine.lease import Lease
 from selector.engine.runner import Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
@@ -19,6 +22,8 @@ from selector.policy import Policy
 from selector.policy.resolve import Resolved
 from selector.steps import account, dedup, survey
 from selector.steps.manifest import ManifestStep, run_id
+
+logger = logging.getLogger(__name__)
 
 _BYTES_PER_DOCUMENT = 1500  # of artefacts, embedding included
 
@@ -42,17 +47,18 @@ class Run:
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
         return cls(resolved=resolved, manifest=manifest, store=store, is_dry=is_dry)
 
-    def after(self) -> Mapping[str, Callable[[Done], None]]:
-        """What is checked once a step is done: that the policy fits the corpus, and that something is left of it."""
+    def after(self, lease: Lease | None = None) -> Mapping[str, Callable[[Done], None]]:
+        """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The
+        lease is told the run's name once that is known."""
         return {
-            "survey": self._surveyed,
+            "survey": functools.partial(self._surveyed, lease),
             "ingest": self._ingested,
             "dedup": self._deduplicated,
             "select": self._not_empty,
             "order": self._not_empty,
         }
 
-    def _surveyed(self, done: Done) -> None:
+    def _surveyed(self, lease: Lease | None, done: Done) -> None:
         parts = survey.parts(done, self.manifest.survey)
         num_rows = sum(part.num_rows for part in parts)
         _check_rows(self.resolved, num_rows, survey.unreadable(done)["detail"].to_pylist())
@@ -69,6 +75,12 @@ class Run:
         name = done.once("run", lambda: fingerprint(plan)[:16])
         if self.store.storage.get(f"{name}/plan.json") is None:  # or else the run was begun, and needs less
             _check_space(self.store, num_rows, self._kept_bytes(done))
+        if lease is not None and lease.name(name):
+            logger.warning(
+                "Another process was at work on this run, %s, a moment ago. If it still is, both go on, and each uses "
+                "what the other finishes.",
+                name,
+            )
         if not self.is_dry:
             self.store.storage.ensure(f"{name}/plan.json", canonical_json(plan))
             failpoint.reach("plan.written")

@@ -13,7 +13,7 @@ import pytest
 
 import runs
 from runs import Child, assert_killed, assert_sound, killed_at, policy_of, run, uncached, write_corpus
-from selector.engine import gc
+from selector.engine import gc, lease
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
@@ -51,12 +51,19 @@ def contents(root: Path) -> dict[str, int]:
     return dict(Store.open(str(root)).storage.list(""))
 
 
-def collect(root: Path) -> gc.Garbage:
-    """Removes the garbage, and says what it was."""
+LATER = 2 * lease.SECONDS
+
+
+def collect(root: Path, later: float = LATER) -> gc.Garbage:
+    """Removes the garbage, and says what it was, by a clock that is ahead: leases of runs that were killed ran out."""
     store = Store.open(str(root))
-    garbage = gc.find(store)
-    assert gc.remove(store, garbage) == len(garbage.keys)
-    assert gc.find(store).keys == ()
+
+    def now() -> float:
+        return time.time() + later
+
+    garbage = gc.find(store, now)
+    assert gc.remove(store, garbage, now) == len(garbage.keys)
+    assert gc.find(store, now).keys == ()
     return garbage
 
 
@@ -68,10 +75,10 @@ PASSING = (
 
 
 def sweep(root: Path) -> None:
-    """Removes what steps handed to each other on the way, which is all that there is to remove."""
+    """Removes what steps handed to each other on the way, which is all that there is to remove beside old leases."""
     keys = collect(root).keys
     assert {key.split("/")[2] for key in keys if key.startswith("artifacts/seals/")} <= {*PASSING}
-    assert all(key.startswith(("artifacts/seals/", "artifacts/blobs/")) for key in keys)
+    assert all(key.startswith(("artifacts/seals/", "artifacts/blobs/", lease.FOLDER)) for key in keys)
 
 
 def folder_of(root: Path) -> Path:
@@ -193,8 +200,9 @@ def test_a_run_killed_between_its_manifest_and_its_list_of_artefacts_is_finished
     child = Child(make(), root, tmp_path / "told", killed_at("commit.after_manifest", 1, marker))
     assert_killed(child, marker)
     committed = contents(root)
+    assert set(gc.find(Store.open(str(root))).keys) == set(), "its lease still holds"
     with pytest.raises(UsageError, match="no sound artifacts"):
-        gc.find(Store.open(str(root)))
+        gc.find(Store.open(str(root)), lambda: time.time() + LATER)
     again = run(make(), root)
     assert uncached(again) == ["manifest"] and again.manifest.verify().ok, "it is found, and its step sealed"
     assert committed.keys() < contents(root).keys()
@@ -202,10 +210,27 @@ def test_a_run_killed_between_its_manifest_and_its_list_of_artefacts_is_finished
     assert uncached(run(make(), root)) == []
 
 
+def test_a_driver_that_is_killed_leaves_a_lease_that_runs_out_and_the_same_command_does_not_wait_for_it(
+    finished: Path, make: Make, tmp_path: Path
+) -> None:
+    root, marker = tmp_path / "root", tmp_path / "marker"
+    assert_killed(Child(make(), root, tmp_path / "told", killed_at("step.embed.done", 1, marker)), marker)
+    store, name = Store.open(str(root)), folder_of(root).name
+    assert (gc.find(store).keys, gc.find(store).at_work) == ((), (name,)), "nobody can know yet that it is dead"
+    (held,) = lease.live(store.storage)
+    later = gc.find(store, lambda: time.time() + LATER)
+    assert later.unfinished == (name,) and later.at_work == () and held in later.keys
+    embedded = set(store.seals("embed/"))
+    again = run(make(), root)
+    assert again.manifest.digest == Manifest.open(str(finished)).digest and "embed" not in uncached(again)
+    assert embedded == set(store.seals("embed/"))
+
+
 def test_a_gc_that_is_killed_leaves_garbage_and_nothing_worse(root: Path, make: Make, tmp_path: Path) -> None:
     other = make(cluster={"num_clusters": 3})
     shutil.rmtree(Path(run(other, root).uri) / "manifest")
     garbage = gc.find(Store.open(str(root)))
+    assert garbage.unfinished and not garbage.at_work
     for number, hit in enumerate((1, len(garbage.keys) // 2, 3)):
         marker = tmp_path / f"marker{number}"
         child = Child(None, root, tmp_path / "told", killed_at("gc.before_delete", hit, marker))
@@ -221,20 +246,33 @@ class Collecting(LocalExecutor):
 
     step: str
     root: Path
+    later: float  # seconds after which whoever removes it comes, by his clock
 
     def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
         marker = self.root.parent / "collected"
         if step.family == self.step and not marker.exists():
-            marker.touch()
-            assert collect(self.root).keys
+            garbage = collect(self.root, self.later)
+            marker.write_text(json.dumps([len(garbage.keys), garbage.at_work, garbage.unfinished]))
         yield from super().run(step, tasks, store, num_rows)
 
 
 @pytest.mark.parametrize("step", ["ingest", "embed", "cluster", "rate"])
-def test_a_run_gets_over_a_gc_that_takes_what_it_has_made_so_far(
+def test_gc_leaves_alone_what_a_run_at_work_has_made(step: str, finished: Path, make: Make, tmp_path: Path) -> None:
+    outcome = run(make(), tmp_path / "root", Collecting(step=step, root=tmp_path / "root", later=0))
+    name = Path(outcome.uri).name
+    assert json.loads((tmp_path / "collected").read_text()) == [0, [name], []], "nothing is taken, and it is named"
+    assert outcome.manifest.digest == Manifest.open(str(finished)).digest
+    assert list(Store.open(str(tmp_path / "root")).storage.list(lease.FOLDER)) == [], "it is at work no more"
+    sweep(tmp_path / "root")
+
+
+@pytest.mark.parametrize("step", ["ingest", "embed", "cluster", "rate"])
+def test_a_run_whose_lease_ran_out_gets_over_a_gc_that_takes_what_it_has_made_so_far(
     step: str, finished: Path, make: Make, tmp_path: Path
 ) -> None:
-    outcome = run(make(), tmp_path / "root", Collecting(step=step, root=tmp_path / "root"))
+    outcome = run(make(), tmp_path / "root", Collecting(step=step, root=tmp_path / "root", later=LATER))
+    num_taken, at_work, unfinished = json.loads((tmp_path / "collected").read_text())
+    assert num_taken > 0 and at_work == [] and unfinished == [Path(outcome.uri).name]
     assert outcome.manifest.digest == Manifest.open(str(finished)).digest and outcome.manifest.verify().ok
     assert_sound(tmp_path / "root")
 

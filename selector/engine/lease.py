@@ -1,0 +1,123 @@
+"""A lease: by it a run says that it lives, until when, and what it holds.
+
+Think of a parking ticket: it is put there when the run begins, renewed while the run is at work, and taken away at its
+end. One of a run that was killed runs out. `gc` leaves alone what is held by a lease that has not run out; otherwise
+nobody waits for one, so the same command goes on at once, and two runs of one policy are at work side by side. Leases
+lie beside the runs and not in them, since a run has no name before its corpus is surveyed.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from selector.engine.store import canonical_json, fingerprint
+from selector.errors import SelectorError
+from selector.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "leases/"
+SECONDS = 120.0
+"""How long a lease holds after it was renewed. Clocks of machines that share a root may differ by less than this."""
+
+_RENEWED = 30.0  # seconds after which it is renewed
+
+Clock = Callable[[], float]  # seconds since 1970
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a lease says."""
+
+    run: str | None = None  # the run's name, once it has one
+    expires: float = 0.0  # seconds since 1970
+    finished: frozenset[str] = frozenset()  # families of steps that the run is through with
+    artifacts: frozenset[str] = frozenset()  # what it has read or written of those families
+
+    def holds(self, key: str) -> bool:
+        """Whether the run needs an artefact, or may do so: of a step that is not finished anything may be its own."""
+        first, _, rest = key.partition("/")
+        family = (rest if first == "steps" else key).partition("/")[0].partition(".")[0]
+        return family not in self.finished or key in self.artifacts
+
+
+class Lease:
+    """A run's own lease. A context manager: entering puts it there and keeps it renewed, leaving takes it away."""
+
+    def __init__(self, storage: Storage, now: Clock = time.time) -> None:
+        self.key = f"{FOLDER}{uuid.uuid4().hex}.json"
+        self._storage, self._now = storage, now
+        self._held = Held()
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._renewing = threading.Thread(target=self._renew_again, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.renew()
+        self._renewing.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._ended.set()
+        self._renewing.join()
+        self._storage.delete(self.key)
+
+    def name(self, run: str) -> bool:
+        """From now on the lease says which run it is. Whether another process has a lease for the same one."""
+        self._held = replace(self._held, run=run)
+        self.renew()
+        return any(held.run == run and key != self.key for key, held in live(self._storage, self._now).items())
+
+    def hold(self, finished: Iterable[str], artifacts: Iterable[str]) -> None:
+        """With its next renewal the lease says that these families are finished, and what of them is needed."""
+        self._held = replace(self._held, finished=frozenset(finished), artifacts=frozenset(artifacts))
+
+    def renew(self) -> None:
+        """The lease holds from now on for its time."""
+        with self._lock:
+            held = self._held
+            body: Mapping[str, Any] = {
+                "run": held.run,
+                "expires": round(self._now() + SECONDS, 3),
+                "finished": sorted(held.finished),
+                "artifacts": sorted(held.artifacts),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            }
+            self._storage.ensure(self.key, canonical_json({**body, "check": fingerprint(body)}))
+
+    def _renew_again(self) -> None:
+        while not self._ended.wait(_RENEWED):
+            try:
+                self.renew()
+            except SelectorError as error:  # the work itself will meet what is wrong
+                logger.warning("The run's lease cannot be renewed: %s", error)
+
+
+def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
+    """What every lease says that has not run out, by its key. One that cannot be read has."""
+    found: dict[str, Held] = {}
+    for key, _ in storage.list(FOLDER):
+        try:
+            body = json.loads(storage.get(key) or b"")
+            is_sound = body.pop("check") == fingerprint(body)
+            held = Held(
+                run=body["run"],
+                expires=body["expires"],
+                finished=frozenset(body["finished"]),
+                artifacts=frozenset(body["artifacts"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if is_sound and held.expires > now():
+            found[key] = held
+    return found
