@@ -16,7 +16,8 @@ import typer
 import typer.core
 
 from selector import __version__
-from selector.errors import SelectorError, UsageError
+from selector.errors import NotFoundError, SelectorError, UsageError
+from selector.storage import Storage, open_storage
 
 QUARANTINED = 3
 INTERRUPTED = 130
@@ -141,7 +142,7 @@ Verbose = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a policy key.")]
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A YAML file.")]
-ManifestUri = Annotated[str, typer.Argument(metavar="MANIFEST", help="A run's folder, or the manifest in it.")]
+ManifestUri = Annotated[str, typer.Argument(metavar="MANIFEST", help="A run's folder, or its name below --root.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where work runs: ray or local.")]
 Address = Annotated[
     str | None, typer.Option("--address", help="A Ray cluster; without it (and RAY_ADDRESS), one of its own.")
@@ -173,6 +174,14 @@ def _version(
 def main() -> None:
     """The `selector` command."""
     app()
+
+
+def opened_root(root: str) -> Storage:
+    """The storage of a root that holds something. Raises NotFoundError."""
+    storage = open_storage(root)
+    if next(storage.list(""), None) is None:
+        raise NotFoundError(f"There is nothing at {storage.address}. Give as --root the folder in which your runs lie.")
+    return storage
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selector import plugins
-from selector.cli.app import Json, Root, Verbose, app, print_json
+from selector.cli.app import Json, Root, Verbose, app, opened_root, print_json
 from selector.errors import SelectorError
 
 
@@ -54,7 +54,7 @@ def gc(
     from selector.engine.store import Store
     from selector.errors import UsageError
 
-    store = Store.open(root)
+    store = Store(opened_root(root))
     garbage = garbage_collection.find(store)
     if delete:
         if garbage.unfinished and not unfinished:
@@ -71,6 +71,7 @@ def gc(
                 "bytes": garbage.num_bytes,
                 "keys": list(garbage.keys),
                 "unfinished": list(garbage.unfinished),
+                "at_work": list(garbage.at_work),
             }
         )
     else:

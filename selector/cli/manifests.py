@@ -1,17 +1,19 @@
 """Commands that look at manifests."""
 
+import re
 from typing import Annotated, Any
 
 import typer
 
-from selector.cli.app import Json, ManifestUri, Root, Verbose, app, print_json, print_row
-from selector.errors import SelectorError
+from selector.cli.app import Json, ManifestUri, Root, Verbose, app, opened_root, print_json, print_row
+from selector.errors import NotFoundError, SelectorError
+from selector.storage import open_storage
 
 
 @app.command()
 def show(
     manifest: Annotated[
-        str | None, typer.Argument(metavar="MANIFEST", help="A run's folder; without it, all runs.")
+        str | None, typer.Argument(metavar="MANIFEST", help="A run's folder, or its name below --root; or all runs.")
     ] = None,
     root: Root = "./runs",
     json: Json = False,
@@ -21,13 +23,13 @@ def show(
     from selector.cli import report
 
     if manifest is None:
-        runs = report.list_runs(root)
+        runs = report.list_runs(opened_root(root))
         if json:
             print_json({"runs": runs})
         else:
             report.print_runs(root, runs)
     else:
-        opened = _open(manifest)
+        opened = _open(manifest, root)
         if json:
             print_json(opened.describe())
         else:
@@ -35,9 +37,9 @@ def show(
 
 
 @app.command()
-def verify(manifest: ManifestUri, json: Json = False, _: Verbose = False) -> None:
+def verify(manifest: ManifestUri, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Check every byte of a manifest against its digests."""
-    verified = _open(manifest).verify()
+    verified = _open(manifest, root).verify()
     if json:
         print_json({"ok": verified.ok, "digest": verified.digest, "problems": list(verified.problems)})
     elif verified.ok:
@@ -49,15 +51,18 @@ def verify(manifest: ManifestUri, json: Json = False, _: Verbose = False) -> Non
 
 
 @app.command()
-def at(manifest: ManifestUri, position: int, json: Json = False, _: Verbose = False) -> None:
+def at(manifest: ManifestUri, position: int, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Show what the trainer sees at a position of the order."""
-    print_row(_open(manifest).at(position), json)
+    print_row(_open(manifest, root).at(position), json)
 
 
 @app.command()
-def when(manifest: ManifestUri, doc_id: str, json: Json = False, _: Verbose = False) -> None:
+def when(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Show the positions at which a document is seen."""
-    positions = _open(manifest).when(doc_id)
+    opened = _open(manifest, root)
+    positions = opened.when(doc_id)
+    if not positions:
+        opened.explain(doc_id)  # raises where the corpus has no such document: one that was left out has no position
     if json:
         print_json({"doc_id": doc_id, "positions": positions})
     else:
@@ -66,15 +71,22 @@ def when(manifest: ManifestUri, doc_id: str, json: Json = False, _: Verbose = Fa
 
 
 @app.command()
-def explain(manifest: ManifestUri, doc_id: str, json: Json = False, _: Verbose = False) -> None:
+def explain(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Say what became of a document, and why."""
     from selector.cli import report
 
-    explanation = _open(manifest).explain(doc_id)
+    explanation = _open(manifest, root).explain(doc_id)
     print_row(explanation if json else report.readable(explanation), json)
 
 
-def _open(uri: str) -> Any:
+def _open(uri: str, root: str) -> Any:
+    """The manifest at an address, or else of the run of that name below the root."""
     from selector.manifest import Manifest
 
-    return Manifest.open(uri)
+    try:
+        return Manifest.open(uri)
+    except NotFoundError:
+        is_name = re.fullmatch(r"[0-9A-Za-z_-]+", uri) is not None
+        if not is_name or open_storage(root).get(f"{uri}/plan.json") is None:
+            raise
+        return Manifest.open(f"{root}/{uri}")

@@ -10,15 +10,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 from selector.cli.doctor import Finding
+from selector.engine import lease
 from selector.engine.gc import Garbage
 from selector.engine.runner import Planned
 from selector.engine.step import Result, Step
-from selector.engine.store import Store
 from selector.errors import DamagedError
 from selector.manifest import Manifest
 from selector.manifest.describe import heading
 from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import Outcome
+from selector.storage import Storage
 
 _WIDEST_MIXTURE = 12
 _WIDE = 80  # a terminal of so many columns has room for long bars
@@ -74,12 +75,13 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
 
 
-def list_runs(root: str) -> list[dict[str, Any]]:
+def list_runs(storage: Storage) -> list[dict[str, Any]]:
     """Every run below a root: its name, and what its manifest holds if it has one.
 
-    A manifest that this Selector does not read has its `format_version` in the entry, a damaged one a `problem`.
+    A manifest that this Selector does not read has its `format_version` in the entry, a damaged one a `problem`; a run
+    that is at work has `at_work`.
     """
-    storage = Store.open(root).storage
+    at_work = {held.run for held in lease.live(storage).values()}
     names = sorted(
         {key.split("/")[0] for key, _ in storage.list("") if key.endswith("/plan.json") and key.count("/") == 1}
     )
@@ -87,6 +89,8 @@ def list_runs(root: str) -> list[dict[str, Any]]:
     for name in names:
         key = f"{name}/manifest/manifest.json"
         runs.append({"run": name, "digest": None, "documents": None, "tokens": None})
+        if name in at_work:
+            runs[-1]["at_work"] = True
         data = storage.get(key)
         if data is None:
             continue
@@ -106,7 +110,7 @@ def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
     table = _table("run", "documents", "tokens", "digest", "", right=[1, 2])
     for run in runs:
         if run["digest"] is None:
-            table.add_row(run["run"], "", "", "", run.get("problem", "unfinished"))
+            table.add_row(run["run"], "", "", "", run.get("problem", "at work" if "at_work" in run else "unfinished"))
         else:
             old = f"format version {run['format_version']}" if "format_version" in run else ""
             numbers = _number(run["documents"]), _number(run["tokens"])
@@ -147,11 +151,15 @@ def readable(explanation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
-    """How much no manifest needs, in a line."""
+    """How much nobody needs, in a line, and a line for each run that has no manifest or is at work."""
     many = "1 object" if len(garbage.keys) == 1 else f"{len(garbage.keys):,} objects"
+    state = "given up" if is_removed else "unfinished: its command finishes it, --unfinished gives it up"
+    lines = [f"{run} is {state}" for run in garbage.unfinished]
+    lines += [f"{run} is at work: what it needs stays" for run in garbage.at_work]
     if not garbage.keys:
-        return f"{many}: everything here is needed"
-    return f"{many}, {_size(garbage.num_bytes)}: {'removed' if is_removed else 'could go; --delete removes them'}"
+        return "\n".join([*lines, f"{many}: everything here is needed"])
+    what = "removed" if is_removed else "could go; --delete removes them"
+    return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {what}"])
 
 
 def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

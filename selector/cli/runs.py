@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from selector.cli.app import (
     app,
     print_json,
 )
+from selector.errors import UsageError
 
 
 @app.command()
@@ -113,6 +114,12 @@ def _only_our_output() -> AbstractContextManager[Any]:
 
 def _executor(name: str, **options: Any) -> Any:
     given = {key: value for key, value in options.items() if value is not None}
+    found = plugins.find("executors", name)
+    known = {field.name for field in fields(found)} if is_dataclass(found) else {*given}
+    for key in given:
+        if key not in known:
+            taken = " and ".join(f"--{option}" for option in options if option in known)
+            raise UsageError(f"--{key} is not for the executor {name}, which takes {taken or 'none of these'}.")
     return plugins.make("executors", name, given, "--executor")
 
 

@@ -22,6 +22,8 @@ from command import COMMAND, Ended, process, selector, with_value, write_policy
 from conftest import text_of, write_jsonl
 from selector import __version__, cli, errors
 from selector.cli import app
+from selector.engine.lease import Lease
+from selector.storage.file import FileStorage
 
 STEP_KEYS = ["name", "fingerprint", "cached", "rows_in", "rows_out", "seconds"]
 STEPS = ["survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate/readability", "rate/prototypicality"]
@@ -150,7 +152,42 @@ def test_show_lists_runs_and_describes_one(made: Made) -> None:
     for reason, count in described["reasons"].items():
         assert re.search(rf"^  {re.escape(reason)} +-{count}$", shown, re.MULTILINE), "in the words of `describe`"
     assert "where: num_tokens > 12" in described["reasons"]
-    assert "There is no run" in selector("show", "--root", made.folder / "elsewhere").out
+
+
+def test_a_manifest_can_be_named_by_its_run(made: Made) -> None:
+    name = Path(made.uri).name
+    doc_id = selector("at", name, 0, "--root", made.root, "--json").json["doc_id"]
+    for command in (["show", name], ["verify", name], ["when", name, doc_id], ["explain", name, doc_id]):
+        told = selector(*command, "--root", made.root)
+        assert (told.code, told.out) == (0, selector(command[0], made.uri, *command[2:]).out)
+    assert selector("show", name, env={"SELECTOR_ROOT": made.root}).code == 0
+    assert selector("show", "0123", "--root", made.root).err.startswith("error: There is no manifest at 0123: ")
+
+
+@pytest.mark.parametrize("command", ["show", "gc"])
+def test_a_root_with_nothing_in_it_is_not_found(command: str, tmp_path: Path) -> None:
+    for root in (tmp_path / "elsewhere", tmp_path):
+        ended = selector(command, "--root", root)
+        assert (ended.code, ended.out) == (4, "")
+        assert ended.err == f"error: There is nothing at {root}. Give as --root the folder in which your runs lie.\n"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_that_is_at_work_is_listed_as_such_and_gc_leaves_it_alone(tmp_path: Path) -> None:
+    root, run = tmp_path / "runs", "0123456789abcdef"
+    (root / run).mkdir(parents=True)
+    (root / run / "plan.json").write_text("{}")
+    assert re.search(rf"^{run} .*unfinished$", selector("show", "--root", root).out, re.MULTILINE)
+    assert f"{run} is unfinished: its command finishes it" in selector("gc", "--root", root).err
+    with Lease(FileStorage(str(root))) as lease:
+        lease.name(run)
+        assert re.search(rf"^{run} .*at work$", selector("show", "--root", root).out, re.MULTILINE)
+        assert selector("show", "--root", root, "--json").json["runs"][0]["at_work"] is True
+        told = selector("gc", "--root", root, "--delete", "--json").json
+        assert (told["keys"], told["unfinished"], told["at_work"]) == ([], [], [run])
+        assert f"{run} is at work: what it needs stays" in selector("gc", "--root", root).err
+    assert selector("gc", "--root", root, "--delete", "--unfinished").err.startswith(f"{run} is given up\n")
+    assert not (root / run / "plan.json").exists()
 
 
 def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:
@@ -165,6 +202,13 @@ def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:
     assert re.search(rf"^doc_id +{doc_id}$", selector("at", made.uri, 0).out, re.MULTILINE)
     assert re.search(r"^outcome +kept$", selector("explain", made.uri, doc_id).out, re.MULTILINE)
     assert "None" not in selector("explain", made.uri, doc_id).out + selector("at", made.uri, 0).out
+
+
+def test_when_of_a_document_that_was_left_out_ends_with_0_and_no_position(made: Made) -> None:
+    decisions = pq.read_table(Path(made.uri, "decisions"), columns=["doc_id", "outcome"]).to_pylist()
+    left = next(row["doc_id"].hex() for row in decisions if row["outcome"] == "left_out")
+    assert selector("when", made.uri, left, "--json").json == {"doc_id": left, "positions": []}
+    assert selector("when", made.uri, left).out == ""
 
 
 def test_explain_shows_value_cut_and_rank(made: Made) -> None:
@@ -190,6 +234,7 @@ def test_explain_shows_value_cut_and_rank(made: Made) -> None:
         (["verify", "nowhere"], "There is no manifest at nowhere"),
         (["at", "{uri}", "20"], r"There is no position 20 in this manifest: positions are 0 to 19\."),
         (["at", "{uri}", "--", "-1"], "There is no position -1 in this manifest"),
+        (["when", "{uri}", "0" * 32], f"There is no document {'0' * 32} in the corpus of this manifest"),
         (["explain", "{uri}", "0" * 32], f"There is no document {'0' * 32} in the corpus of this manifest"),
     ],
 )
@@ -207,6 +252,14 @@ def test_what_is_not_there_ends_with_4(arguments: list[str], message: str, made:
         (["at", "{uri}", "first"], "Invalid value for 'position'"),
         (["when", "{uri}", "42"], "'42' is not a doc_id. Give its 32 hex digits"),
         (["demo", "--documents", "3"], "Invalid value for '--documents'"),
+        (
+            ["run", "policy.yaml", "--executor", "local", "--actors", "3"],
+            "error: --actors is not for the executor local, which takes --workers and --deadline.",
+        ),
+        (
+            ["run", "policy.yaml", "--executor", "ray", "--workers", "3"],
+            "error: --workers is not for the executor ray, which takes --address and --actors and --deadline.",
+        ),
         (["run", "policy.yaml", "--actors", "0"], "Invalid value for '--actors'"),
     ],
 )
@@ -259,7 +312,7 @@ def test_doctor_says_what_it_found_and_ends_with_1_if_something_is_missing(made:
 def test_gc_lists_and_removes_what_no_manifest_needs_and_nothing_else(made: Made, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     subprocess.run(["cp", "-r", made.root, root], check=True)
-    assert list(selector("gc", "--root", root, "--json").json) == ["deleted", "bytes", "keys", "unfinished"]
+    assert list(selector("gc", "--root", root, "--json").json) == ["deleted", "bytes", "keys", "unfinished", "at_work"]
     passing = {key.split("/")[2] for key in selector("gc", "--root", root).out.split() if "/seals/" in key}
     handed_over = {family for family in passing if "." in family or family == "shards"}  # from one step to the next
     assert passing == handed_over - {"dedup.parts", "select.shards", "order.shards"}, passing

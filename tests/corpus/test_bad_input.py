@@ -226,7 +226,7 @@ def test_an_environment_variable_that_cannot_be_right_is_refused(desk: Desk, mon
     [
         (["--executor", "lcoal"], r"There is no executor called 'lcoal'\. Did you mean 'local'\?"),
         (["--executor", "os.path:join"], r"'os\.path:join' is not a dataclass"),
-        (["--actors", "2"], r"--executor\.local has no option 'actors'\."),
+        (["--actors", "2"], r"--actors is not for the executor local, which takes --workers and --deadline\."),
     ],
 )
 def test_an_executor_that_is_not_there_is_refused(arguments: list[str], message: str, desk: Desk) -> None:
