@@ -14,7 +14,8 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from types import FrameType
 from typing import Any
 
 import ray as _ray
@@ -77,15 +78,51 @@ def _connect(undo: contextlib.ExitStack, **options: Any) -> None:
     worker_module: Any = importlib.import_module("ray._private.worker")
     undo.callback(setattr, worker_module, "_worker_logs_enabled", True)
     worker_module._worker_logs_enabled = False  # Ray tells of each dead worker on stdout, whatever log_to_driver says
-    is_main = threading.current_thread() is threading.main_thread()
     terminate = signal.getsignal(signal.SIGTERM)
-    if is_main:
-        undo.callback(signal.signal, signal.SIGTERM, terminate)  # Ray sets its own
-    undo.callback(ray.shutdown)
+    if callable(terminate):  # whoever handles it wants to end in his own way, and Ray is not to set its own
+        utils: Any = importlib.import_module("ray._private.utils")
+        undo.callback(setattr, utils, "set_sigterm_handler", utils.set_sigterm_handler)
+        utils.set_sigterm_handler = lambda *_: None
+    elif threading.current_thread() is threading.main_thread():
+        undo.callback(signal.signal, signal.SIGTERM, terminate)
+    undo.callback(_shut_down)
     alive.waiting("starting Ray" if options["address"] == "local" else "joining the Ray cluster")
-    ray.init(log_to_driver=False, configure_logging=False, **options)
-    if is_main and callable(terminate):  # whoever has one wants to end in his own way
-        signal.signal(signal.SIGTERM, terminate)
+    with interrupts_held_back():
+        ray.init(log_to_driver=False, configure_logging=False, **options)
+
+
+def _shut_down() -> None:
+    with interrupts_held_back():
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Generator[None]:
+    """Ctrl-C, and SIGTERM where Python handles it, come into force when this is left; the second one at once.
+
+    Ray that is broken off half started leaves threads of its own behind, and the process crashes as it ends.
+    """
+    held: list[int] = []
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if len(held) > 1:
+            handlers[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @contextlib.contextmanager
