@@ -26,6 +26,7 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._begin("policy and corpus", None, "looking at them")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -33,8 +34,7 @@ class Watch:
 
     def began(self, name: str, num_parts: int) -> None:
         """A live line for a step that has work to do."""
-        self._rows, self._shown, self._began = 0, 0, time.monotonic()
-        self._task = self._bar.add_task(name, total=num_parts, rate="")
+        self._begin(name, num_parts, "")
 
     def advanced(self, name: str, receipt: Receipt) -> None:
         """One part more."""
@@ -55,6 +55,16 @@ class Watch:
         if self._task is not None:
             self._bar.update(self._task, rate=what)
 
+    def _begin(self, name: str, num_parts: int | None, rate: str) -> None:
+        self._end()
+        self._rows, self._shown, self._began = 0, 0, time.monotonic()
+        self._task = self._bar.add_task(name, total=num_parts, rate=rate)
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
     def _show(self, num_rows: int) -> None:
         """How many documents are done, which never goes down, though a part may be begun again."""
         self._shown = max(self._shown, self._rows + num_rows)
@@ -64,9 +74,7 @@ class Watch:
 
     def ended(self, result: Result) -> None:
         """The step's line: name, fingerprint, rows in, rows out, seconds."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        self._end()
         state = "cached" if result.cached else f"{result.seconds:.1f} s"
         line = (
             f"{result.name:<24} {result.fingerprint[:12]}  {result.rows_in:>9,} in  {result.rows_out:>9,} out  {state}"

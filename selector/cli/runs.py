@@ -39,6 +39,7 @@ def demo(
     from selector.cli.demo import prepare
     from selector.policy import Policy
 
+    print("Reading the documentation of your own Python.", file=sys.stderr)
     policy_file, root = prepare(folder, documents), str(folder / "runs")
     with _only_our_output():
         outcome = _run(Policy.load(policy_file), root, _executor(executor))

@@ -24,6 +24,7 @@ from selector.engine import worker_pool as worker_pool_module
 from selector.engine.answers import Answers, sent
 from selector.engine.local import DEADLINE, LocalExecutor
 from selector.engine.part import Part, Receipt, Task
+from selector.engine.processes import Processes
 from selector.engine.runner import Runner
 from selector.engine.step import APART, Done, Map, Step, Tables, Whole
 from selector.engine.store import Seal, Store
@@ -84,12 +85,24 @@ def _slept(seconds: float) -> float:
     return seconds
 
 
-def test_processes_start_with_the_first_map_that_needs_them_and_serve_all_others(tmp_path: Path) -> None:
+def test_processes_start_with_the_first_map_that_needs_them_and_serve_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_started = 0
+    hire = Processes.hire
+
+    def counted(pool: Processes, kind: Hashable) -> Worker:
+        nonlocal num_started
+        num_started += 1
+        return hire(pool, kind)
+
+    monkeypatch.setattr(Processes, "hire", counted)
     with LocalExecutor(workers=2) as executor:
         assert set(executor.map(works.place, [1])) == {os.getpid()} and workers() == set()
         meetings = [works.Meeting(folder=str(tmp_path / name), num_workers=2) for name in "abcdefgh"]
         places = [set(executor.map(meeting, range(8))) for meeting in meetings]
         assert set().union(*places) == workers() and len(workers()) == 2
+        assert num_started == 2, "over eight maps"
     assert workers() == set()
     assert set(LocalExecutor(workers=1).map(works.place, range(3))) == {os.getpid()}
 

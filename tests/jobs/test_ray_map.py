@@ -19,6 +19,7 @@ import ray as _ray
 import works
 from cluster import cluster as cluster
 from jobs.executor import RayExecutor
+from jobs.workers import Actors
 from selector.engine import alive
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Resources, Task
@@ -125,10 +126,13 @@ def test_an_item_whose_worker_dies_or_hangs_once_is_tried_again_and_nothing_else
     assert works.calls(tmp_path) == sorted([*range(8), 3])
 
 
-def test_a_map_stops_with_the_cause_where_no_worker_survives_an_item(tmp_path: Path) -> None:
-    work = works.Troubled(folder=str(tmp_path), at=3, kind="kill")
-    said = r"^works\.Troubled cannot do item 4 of 8, tried 2 times: The worker process died\. Put it right and run the"
-    with RayExecutor(actors=2, attempts=2) as executor:
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("kill", "The worker process died"), ("hang", "It gave no sign of life for 2 seconds")]
+)
+def test_a_map_stops_with_the_cause_where_no_worker_survives_an_item(kind: str, cause: str, tmp_path: Path) -> None:
+    work = works.Troubled(folder=str(tmp_path), at=3, kind=kind)
+    said = rf"^works\.Troubled cannot do item 4 of 8, tried 2 times: {cause}\. Put it right and run the"
+    with RayExecutor(actors=2, attempts=2, deadline=2.0 if kind == "hang" else 300.0) as executor:
         with pytest.raises(SelectorError, match=said):
             list(executor.map(work, range(8)))
         assert works.calls(tmp_path).count(3) == 2
@@ -170,7 +174,23 @@ def test_what_a_worker_says_of_its_work_reaches_whoever_watches_the_run(tmp_path
         assert list(executor.map(works.UntilHeard(folder=str(tmp_path)), [9])) == [9], "also the second time"
 
 
-def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_each_cpu(tmp_path: Path) -> None:
+@pytest.fixture
+def hired(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The kind of every worker that is started, in turn."""
+    kinds: list[Any] = []
+    hire = Actors.hire
+
+    def noted(pool: Actors, kind: Any) -> Any:
+        kinds.append(kind)
+        return hire(pool, kind)
+
+    monkeypatch.setattr(Actors, "hire", noted)
+    return kinds
+
+
+def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_each_cpu(
+    hired: list[Any], tmp_path: Path
+) -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     executor = RayExecutor()
     for run in ("first", "second"):
@@ -182,6 +202,8 @@ def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_
             with executor:
                 places |= places_of(executor, Placed(name="b"), tmp_path / run)
         assert 1 <= len(places) <= cpus
+        assert len(hired) <= cpus, "so many were started in the whole run"
+        hired.clear()
 
 
 def test_maps_inside_each_other_share_the_workers(tmp_path: Path) -> None:
