@@ -31,6 +31,8 @@ ray: Any = _ray  # whose own types are partly unknown
 OWN_CLUSTER = "selector_own"
 """A resource that only the Ray which we start ourselves has: by it we know our own."""
 
+_MOST_HELD = 6.0  # seconds
+
 _INIT_ERRORS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
 
 
@@ -100,15 +102,20 @@ def _shut_down() -> None:
 def interrupts_held_back() -> Generator[None]:
     """Ctrl-C, and SIGTERM where Python handles it, come into force when this is left; the second one at once.
 
-    Ray that is broken off half started leaves threads of its own behind, and the process crashes as it ends.
+    Ray that is broken off half started leaves threads of its own behind, and the process crashes as it ends. But a
+    signal to the whole group may have ended what Ray waits for: so the first one is sent again when that takes long.
     """
     held: list[int] = []
+    again: list[threading.Timer] = []
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def hold(number: int, frame: FrameType | None) -> None:
         held.append(number)
         if len(held) > 1:
             handlers[number](number, frame)
+        again.append(threading.Timer(_MOST_HELD, os.kill, (os.getpid(), number)))
+        again[0].daemon = True
+        again[0].start()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -119,6 +126,8 @@ def interrupts_held_back() -> Generator[None]:
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if held:

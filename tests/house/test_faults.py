@@ -425,7 +425,7 @@ def test_200_damaged_objects_of_every_kind_are_put_right_before_they_are_used(
 def test_every_artefact_damaged_at_once_is_as_good_as_none(world: World, tmp_path: Path) -> None:
     root = world.copy(tmp_path / "root")
     for path in root.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size:  # a lock is empty
             flip(path, path.stat().st_size * 5)
     outcome = run(world.policy, root)
     assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok
