@@ -77,8 +77,13 @@ class WorkerActor:
     def answer(self, told: Told, given: Any) -> Any:
         """How that went: an answer, a failure, or the error that ends the run."""
         self._num_told += 1
+        num_signs = self._num_signs
         with alive.heard_by(alive.Telling(self._sign)):
-            return self._state.answer(told, given)
+            answer = self._state.answer(told, given)
+        if self._num_signs > num_signs:  # not for the driver to do, which would wait for a head that is gone
+            with contextlib.suppress(exceptions.RayError, RuntimeError):
+                kv._internal_kv_del(self._name, namespace=_SIGNS)
+        return answer
 
     def _sign(self, sign: alive.Sign) -> None:
         """Lays a sign of life where the driver finds it: an actor that is at work can answer nobody."""
@@ -120,9 +125,8 @@ class _Actor(Worker):
 
     def end(self) -> None:
         """A process that is suspended cannot end itself as Ray asks: on this node it is killed."""
-        with contextlib.suppress(exceptions.RayError, RuntimeError):
+        with contextlib.suppress(exceptions.RayError):
             ray.kill(self.actor)
-            kv._internal_kv_del(self.name, namespace=_SIGNS)
         is_busy = self.state in ("load", "prepare", "do")
         if is_busy and self.place and self.place[0] == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):

@@ -39,7 +39,11 @@ class Terminated(KeyboardInterrupt):
 def _terminated_cleanly() -> Generator[None]:
     """Until it is left, SIGTERM raises Terminated, once: the second one would break off the clean end of the first."""
 
+    is_asked = False
+
     def terminate(*_: object) -> NoReturn:
+        nonlocal is_asked
+        is_asked = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
@@ -49,6 +53,10 @@ def _terminated_cleanly() -> Generator[None]:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if is_asked:  # Ray makes one of its own of whatever interrupts it
+            raise Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

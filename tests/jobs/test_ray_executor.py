@@ -406,9 +406,14 @@ other.shutdown()
     assert not (tmp_path / ".ray").exists(), "no token is left in the home directory"
 
 
-def test_ctrl_c_stops_the_run_promptly_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_the_run_promptly_and_leave_nothing_behind(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
+    """SIGTERM where the driver handles it, as the command does: Ray leaves that handler alone."""
     script = """
-import os
+import os, signal
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 from jobs.executor import RayExecutor
 from selector.engine.store import Store
 from test_ray_executor import Toy, tasks_of
@@ -423,7 +428,10 @@ with RayExecutor(actors=2) as executor:
             assert process.poll() is None and time.monotonic() - began < 60, "the work did not begin"
             time.sleep(0.1)
         interrupted = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does: to the whole group
+        else:
+            process.send_signal(sent)
         out, err = process.communicate(timeout=60)
         assert time.monotonic() - interrupted < 10
         assert process.returncode == -signal.SIGINT and err.rstrip().endswith("KeyboardInterrupt") and out == ""
