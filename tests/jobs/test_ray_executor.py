@@ -219,12 +219,13 @@ def test_a_worker_that_dies_hangs_or_raises_costs_one_attempt_of_the_part_it_was
     assert [key for key, _ in store.storage.list("attempts/")] == ["attempts/toy/002/1.json", *searched]
 
 
-def test_a_row_that_always_kills_its_worker_is_quarantined_and_every_other_row_comes_through(
-    toy: Toy, store: Store
+@pytest.mark.parametrize("kind", ["kill", "sleep"])
+def test_a_row_that_always_kills_or_hangs_its_worker_is_quarantined_and_every_other_row_comes_through(
+    kind: str, toy: Toy, store: Store
 ) -> None:
-    step = replace(toy, trouble=((6, "kill"),))
+    step = replace(toy, trouble=((6, kind),))
     tasks = tasks_of(step, 6)
-    finish(RayExecutor(actors=2), step, tasks, store)
+    finish(RayExecutor(actors=2, deadline=2.0 if kind == "sleep" else 300.0), step, tasks, store)
     assert rows_in(store, tasks) == [row for row in range(24) if row != 6]
     assert rows_in(store, tasks, "quarantine") == [6]
     assert set(work_done(step).values()) == {1}
