@@ -193,7 +193,7 @@ class WorkerPool(abc.ABC):
         """Tells whoever watches the run how far the parts in hand are, or what is waited for."""
         states = {worker.state for worker in self.workers}
         if "do" in states:
-            alive.sign(sum(worker.num_rows for worker in self.workers))
+            alive.sign(sum(worker.num_rows for worker in self.workers if worker.state == "do"))
         elif states & {*_AWAITED}:
             alive.waiting(next(what for state, what in _AWAITED.items() if state in states))
 

@@ -477,6 +477,23 @@ def test_work_that_gives_signs_of_life_may_take_any_time_and_is_late_once_they_e
     assert told == sorted(told) and told[-1] == 990, "a sign without a number takes nothing back"
 
 
+def test_rows_of_a_part_that_is_finished_are_not_counted_among_those_in_hand() -> None:
+    signs = [[5], [3, 3, 3]]  # of each worker, before it is done
+
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return None
+        own = signs[worker_pool.workers.index(worker)]
+        return alive.Sign(num_rows=own.pop()) if own else pickled(1)
+
+    worker_pool, heard = Puppets(DEADLINE, play), Heard()
+    job = Job(work=sent(works.double), supply=Answers[int]("work", [1, 2], 1), kind=None, num_workers=2)
+    with alive.heard_by(heard):
+        assert [answer for answers in worker_pool.work(job) for answer in answers] == [1, 1]
+    counts = [word for word in heard.words if isinstance(word, int)]
+    assert 8 in counts and counts[-1] == 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parted(Map):
     """A step whose parts puppets do."""
