@@ -439,6 +439,32 @@ with RayExecutor(actors=2) as executor:
     assert not (tmp_path / "root" / "attempts").exists()
 
 
+def test_ctrl_c_just_after_ray_has_made_its_core_worker_ends_the_process_without_a_crash(tmp_path: Path) -> None:
+    """Ray does not know of the core worker yet, so shutting down would leave its threads to a raylet that is gone."""
+    script = """
+import os, signal, sys, time
+import ray._raylet
+from jobs.executor import RayExecutor
+
+make = ray._raylet.CoreWorker
+
+def made(*args):
+    core_worker = make(*args)
+    os.kill(os.getpid(), signal.SIGINT)
+    return core_worker
+
+ray._raylet.CoreWorker = made
+try:
+    with RayExecutor():
+        print("this is not reached")
+except KeyboardInterrupt:
+    sys.exit(130)  # as the command does
+"""
+    with own_process(tmp_path, script) as process:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, ""), err
+
+
 def test_an_address_where_no_cluster_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.executor.ray.is_initialized", lambda: False)
     with pytest.raises(UnreachableError, match=r"No Ray cluster answers at '127.0.0.1:1': .* Give the address"):
