@@ -103,7 +103,7 @@ class _Ending:
     def of(cls, error: BaseException) -> "_Ending":
         kind, message = type(error).__name__, str(error)
         if isinstance(error, Terminated):
-            return cls(kind="Terminated", message=_TERMINATED, code=TERMINATED, told=_TERMINATED)
+            return cls(kind="Terminated", message=_TERMINATED, code=TERMINATED, printed=_TERMINATED)
         if isinstance(error, KeyboardInterrupt):
             return cls(kind="Interrupted", message=_INTERRUPTED, code=INTERRUPTED, printed=_INTERRUPTED)
         if isinstance(error, SelectorError):

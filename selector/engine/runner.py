@@ -233,13 +233,11 @@ class Runner:
         mapped = self._map(step, f"{step.name}{PARTS}")
         step_fingerprint = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
 
-        def answers() -> Iterator[Mapping[str, pa.Table]]:
-            for seal in mapped.parts:
-                yield {name: self.store.table(seal, name) for name in seal.tables if name != "quarantine"}
-
-        seal, cached = self._once(step, step_fingerprint, lambda: step.fold(self.done, answers()))
+        answers = (_Unread(self.store, seal) for seal in mapped.parts)
+        seal, cached = self._once(step, step_fingerprint, lambda: step.fold(self.done, answers))
+        rows_out = mapped.rows_out if step.folded is None else seal.tables[step.folded].num_rows
         return replace(
-            mapped, fingerprint=step_fingerprint, cached=cached, rows_out=seal.tables[step.folded].num_rows,
+            mapped, fingerprint=step_fingerprint, cached=cached, rows_out=rows_out,
             num_bytes=mapped.num_bytes + seal.num_bytes, answer=seal,
         )  # fmt: skip
 
@@ -280,6 +278,22 @@ def listed(store: Store, key: str) -> list[str]:
         return [] if seal is None else store.table(seal, "seals", ["key"])["key"].to_pylist()
     except DamagedError:
         return []
+
+
+class _Unread(Mapping[str, pa.Table]):
+    """The tables of an artefact, each read when it is asked for."""
+
+    def __init__(self, store: Store, seal: Seal) -> None:
+        self._store, self._seal = store, seal
+
+    def __getitem__(self, name: str) -> pa.Table:
+        return self._store.table(self._seal, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._seal.tables)
+
+    def __len__(self) -> int:
+        return len(self._seal.tables)
 
 
 def _nothing(done: Done) -> None:

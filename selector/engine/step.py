@@ -173,7 +173,7 @@ class Map(Step, abc.ABC):
 class Fold(Map):
     """A small answer from every part, on workers, then one answer from them all."""
 
-    folded: ClassVar[str]  # the table of the answer whose rows are counted
+    folded: ClassVar[str | None]  # the table of the answer whose rows are counted; None: those of the parts are
 
     def key(self, *inputs: Any) -> str:
         """Where what a part says of itself is stored."""
@@ -181,7 +181,8 @@ class Fold(Map):
 
     @abc.abstractmethod
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
-        """The named tables of the answer; `parts` gives what `process` said of each part, in corpus order."""
+        """The named tables of the answer; `parts` gives what `process` said of each part, in corpus order. A table is
+        read when it is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

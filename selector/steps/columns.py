@@ -24,9 +24,11 @@ TYPES = pa.schema([("name", pa.string()), ("type", pa.string())])
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(Fold):
-    """Per part and column a table of `row` and `value`; of the whole corpus, the type of every column."""
+    """Per part and column a table of `row` and `value`, and apart from them `types`; of the whole corpus, the type of
+    every column."""
 
     name: str = field(default="columns", metadata=APART)
+    version = 2
     output = "rows"
     folded = "types"
     reads: tuple[str, ...] = field(default=("survey",), metadata=APART)
@@ -53,27 +55,35 @@ class Columns(Fold):
                 numbers.append(number)
                 for name, held in values.items():
                     held.append(row.get(name))
-        rows = pa.array(numbers, pa.uint32())
+        rows, columns = pa.array(numbers, pa.uint32()), {name: column(held) for name, held in values.items()}
         return {
             "rows": pa.table({"row": rows}),
-            **{f"column.{name}": pa.table({"row": rows, "value": column(held)}) for name, held in values.items()},
+            "types": _types_table({name: column.type for name, column in columns.items()}),
+            **{f"column.{name}": pa.table({"row": rows, "value": column}) for name, column in columns.items()},
         }
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
-        kinds: dict[str, set[pa.DataType]] = {name: set() for name in self.names}
+        spelt: dict[str, set[str]] = {name: set() for name in self.names}
         for part in parts:
-            for name in self.names:
-                kinds[name].add(part[f"column.{name}"].schema.field("value").type)
-        told = [
-            {"name": name, "type": spell(common(sorted(kinds_of_column, key=str)))}
-            for name, kinds_of_column in kinds.items()
-        ]
-        yield "types", pa.Table.from_pylist(told, schema=TYPES)
+            for row in part["types"].to_pylist():
+                spelt[row["name"]].add(row["type"])
+        kinds = {name: sorted(map(unspell, kinds), key=str) for name, kinds in spelt.items()}
+        yield "types", _types_table({name: common(kinds) for name, kinds in kinds.items()})
+
+
+def _types_table(types: Mapping[str, pa.DataType]) -> pa.Table:
+    told = [{"name": name, "type": spell(kind)} for name, kind in types.items()]
+    return pa.Table.from_pylist(told, schema=TYPES)
 
 
 def spell(kind: pa.DataType) -> str:
     """An Arrow type as text, whole: a timestamp with its unit and zone, a decimal with its digits."""
     return pa.schema([("value", kind)]).serialize().hex()
+
+
+def unspell(spelt: str) -> pa.DataType:
+    """The type that was spelt."""
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(spelt))).field("value").type
 
 
 def types(done: Done) -> dict[str, pa.DataType]:
@@ -83,6 +93,4 @@ def types(done: Done) -> dict[str, pa.DataType]:
 
 def read_types(store: Store, key: str) -> dict[str, pa.DataType]:
     """The same, from the step's answer."""
-    told = store.read(key, "types").to_pylist()
-    schemas = {row["name"]: pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(row["type"]))) for row in told}
-    return {name: schema.field("value").type for name, schema in schemas.items()}
+    return {row["name"]: unspell(row["type"]) for row in store.read(key, "types").to_pylist()}

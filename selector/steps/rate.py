@@ -1,7 +1,10 @@
-"""Rate: a rater is handed what it needs of a part's documents, and what it says is checked and stored."""
+"""Rate: a rater is handed what it needs of a part's documents, and what it says is checked and stored.
+
+What the scores come to is stored beside them and added up, so that no later step reads ratings to know it.
+"""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +12,14 @@ import pyarrow as pa
 
 from selector.engine import alive
 from selector.engine.part import Resources, Task
-from selector.engine.step import APART, Done, Map
+from selector.engine.step import APART, Done, Fold, Step, Tables
 from selector.engine.store import Store
 from selector.plugins import attached
 from selector.plugins.catalogue import KNOWN
 from selector.rate import Fit, Rater
 from selector.rate._answer import ratings_table
 from selector.rate._fitted import rater_of
+from selector.rate._sums import added, sums_of
 from selector.steps import attach
 from selector.steps.gather import Gather
 
@@ -25,10 +29,12 @@ _REQUIRED = ("embedding", "cluster", "distance")  # a document that lost one of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate(Map):
-    """One rater's scores of a part's documents."""
+class Rate(Fold):
+    """One rater's scores of each part's documents, and `sums`: what the scores come to (`selector.rate._sums`)."""
 
+    version = 2
     output = "ratings"
+    folded = None
 
     rater: Rater | Fit = field(metadata=APART)
     label: str  # what the policy calls the rater
@@ -41,6 +47,10 @@ class Rate(Map):
 
     def rows_in(self, done: Done) -> int:
         return done["dedup"].rows_out
+
+    def key(self, *inputs: Any) -> str:
+        """Ratings are what others ask for: they are filed under the plain name."""
+        return Step.key(self, *inputs)
 
     def tasks(self, done: Done) -> Sequence[Task]:
         fit = {"fit": done[f"fit/{self.label}"].seal.key} if isinstance(self.rater, Fit) else {}
@@ -70,7 +80,11 @@ class Rate(Map):
             piece = batch.slice(first, _AT_A_TIME)
             rated.append(ratings_table(self._prepared["rater"], self.label, piece, declared=declared))
             alive.sign(first + piece.num_rows)
-        return {"ratings": pa.concat_tables(rated).unify_dictionaries().combine_chunks()}
+        ratings = pa.concat_tables(rated).unify_dictionaries().combine_chunks()
+        return {"ratings": ratings, "sums": sums_of(ratings)}
+
+    def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
+        yield "sums", added(part["sums"] for part in parts)
 
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""

@@ -3,15 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from selector import exact, tables
+from selector import tables
 from selector.corpus.columns import Column
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
@@ -21,6 +19,7 @@ from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
 from selector.plugins.pool import Shard as PoolShard
 from selector.policy.sections import SelectPolicy
+from selector.rate._sums import is_missing, mean_of
 from selector.select import Decisions, Selector
 from selector.select._check import Checker, Totals
 from selector.steps import attach
@@ -119,20 +118,15 @@ class Select(Whole):
         """The used scores that decide, and the means that stand in for them."""
         used = self._lacking(done)
         imputed = used if self.eligibility.missing == "impute" else ()
-        scores = {column.column: done.tables(column.step, column.table, [column.column]) for column in imputed}
-        return used, {name: _mean(table[name] for table in in_parts) for name, in_parts in scores.items()}
+        return used, {column.column: mean_of(done.table(column.step, "sums"), column.column) for column in imputed}
 
     def _lacking(self, done: Done) -> tuple[Column, ...]:
         eligibility = self.eligibility
-
-        def lacks(column: Column) -> bool:
-            values = done.tables(column.step, column.table, [column.column])
-            return any(table[0].null_count > 0 for table in values)
-
         return tuple(
             column
             for column in eligibility.used
-            if column.name not in self.order_scores or (eligibility.missing != "last" and lacks(column))
+            if column.name not in self.order_scores
+            or (eligibility.missing != "last" and is_missing(done.table(column.step, "sums"), column.column))
         )
 
 
@@ -182,25 +176,6 @@ def chosen_of(store: Store, key: str) -> pa.Table:
 def facts_of(done: Done) -> dict[str, Any]:
     """What the selector said of its choice as a whole."""
     return json.loads(done.table("select", "facts")["json"][0].as_py())
-
-
-def _mean(pieces: Iterator[pa.ChunkedArray]) -> pa.Scalar:
-    """The mean of a score over the documents that have it, in the score's own type; of none, its zero."""
-    kind, count, sums, units = pa.float32(), 0, exact.parts(np.empty(0)), 0
-    for piece in pieces:
-        values = piece.drop_null()
-        kind, count = piece.type, count + len(values)
-        if pa.types.is_floating(kind):
-            sums += exact.parts(exact.floats(values))
-        else:
-            keys = exact.ascending(values)
-            units += (int((keys >> np.uint64(32)).sum()) << 32) + int((keys & np.uint64(2**32 - 1)).sum())
-    if pa.types.is_floating(kind):
-        return pa.scalar(float(exact.total(sums) / max(count, 1)), kind)
-    unit = round(Fraction(units, count)) - 2**63 if count else 0
-    if pa.types.is_decimal(kind):
-        return pa.scalar(Decimal(unit).scaleb(-kind.scale), kind)
-    return pa.scalar(unit, pa.int64()).cast(pa.int32() if pa.types.is_date32(kind) else pa.int64()).cast(kind)
 
 
 def _num_tokens(batch: pa.RecordBatch) -> int:

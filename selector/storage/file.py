@@ -52,7 +52,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _unreachable(self.root, error) from error
+            raise _told(self.root, error) from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self.put_pieces_if_absent(key, [data])
