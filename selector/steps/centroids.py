@@ -1,27 +1,29 @@
-"""Centroids: k-means on a keyed sample of the vectors.
+"""Centroids: k-means on a keyed sample of the vectors, which workers draw.
 
 Centroids are fitted, stored, and only then used, so whatever a library or a thread count may change in the last bits of
 a fit cannot change one run's answer twice.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
 from selector.engine.step import APART, Done, Tables, Whole
-from selector.engine.store import Seal, Store
+from selector.engine.store import Seal, Store, fingerprint
 from selector.exact import keyed
 from selector.exact.vectors import vector_column, vectors_of
 from selector.models.batching import Vectors
 from selector.models.neighbours import LIBRARIES, kmeans, nearest
+from selector.steps.embed import SAMPLES, sampled
 
 _ITERATIONS_TO_COMPARE = 10
 _SAMPLE_TO_COMPARE = 65_536
+_PARTS_AT_ONCE = 16
 
 EVIDENCE = pa.schema([("num_clusters", pa.int64()), ("silhouette", pa.float64()), ("mean_distance", pa.float64())])
 
@@ -31,6 +33,7 @@ class Centroids(Whole):
     """`centroids`, and the `evidence` for their number (a row for each number that was tried)."""
 
     name: str = field(default="centroids", metadata=APART)
+    version = 2
     libraries = LIBRARIES
     reads: tuple[str, ...] = field(default=("embed",), metadata=APART)
 
@@ -48,7 +51,7 @@ class Centroids(Whole):
     def compute(self, done: Done) -> Tables:
         embeddings, num_documents = done["embed"].parts, done["embed"].rows_out
         most = most_clusters(num_documents) if self.num_clusters == "auto" else self.num_clusters
-        sample = _sample(done.store, embeddings, num_documents, most * self.documents_per_cluster, self.seed)
+        sample = _sample(done, embeddings, num_documents, most * self.documents_per_cluster, self.seed)
         num_clusters, evidence = most, []
         if self.num_clusters == "auto":
             num_clusters, evidence = _choose(sample, most, self.seed)
@@ -59,24 +62,34 @@ class Centroids(Whole):
         yield "evidence", pa.Table.from_pylist(evidence, schema=EVIDENCE)
 
 
-def _sample(store: Store, embeddings: Sequence[Seal], num_documents: int, wanted: int, seed: int) -> Vectors:
-    """The vectors of the `wanted` documents with the smallest keyed hash, in that order: (wanted, d) float32."""
-    share = min(1.0, 1.1 * wanted / max(1, num_documents) + 1000 / max(1, num_documents))
-    limit = np.uint64(min(2**64 - 1, int(share * 2**64)))
-    keys, vectors = (np.concatenate(arrays) for arrays in zip(*_drawn(store, embeddings, limit, seed), strict=True))
+def _sample(done: Done, embeddings: Sequence[Seal], num_documents: int, wanted: int, seed: int) -> Vectors:
+    """The vectors of the `wanted` documents with the smallest keyed hash, in that order: (wanted, d) float32.
+
+    They are those of all documents, or of the smallest sample that surely has enough (`selector.steps.embed`).
+    """
+    enough = int(1.1 * wanted) + 1000
+    one_of = next((n for n in reversed(SAMPLES) if num_documents // n >= enough), 1)
+    limit = np.uint64(min(2**64 - 1, int(min(1.0, enough * one_of / max(1, num_documents)) * 2**64)))
+    draw = functools.partial(_draw, done.store, one_of, limit, seed)
+    items = [embeddings[first : first + _PARTS_AT_ONCE] for first in range(0, len(embeddings), _PARTS_AT_ONCE)]
+    drawn = [done.store.read(key, "drawn") for key in done.map(draw, items)]
+    keys = np.concatenate([np.column_stack([t["hash"].to_numpy(), keyed.words(t["doc_id"])]) for t in drawn])
     order = np.lexsort((keys[:, 2], keys[:, 1], keys[:, 0]))[:wanted]
+    vectors = np.concatenate([vectors_of(table["embedding"]) for table in drawn])
     return vectors[order].astype(np.float32)
 
 
-def _drawn(
-    store: Store, embeddings: Sequence[Seal], limit: np.uint64, seed: int
-) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float16]]]:
-    for seal in embeddings:
-        table = store.table(seal, "embeddings")
-        hashes = keyed.hashes(table["doc_id"], seed, "kmeans")
-        drawn = np.flatnonzero(hashes <= limit)
-        ids = keyed.words(table["doc_id"])[drawn]
-        yield np.column_stack([hashes[drawn], ids]), vectors_of(table["embedding"])[drawn]
+def _draw(store: Store, one_of: int, limit: np.uint64, seed: int, parts: Sequence[Seal]) -> str:
+    """Stores the vectors of some parts' documents whose keyed hash is within the limit; the key."""
+    key = f"centroids.drawn/{fingerprint([one_of, int(limit), seed, [seal.key for seal in parts]])}"
+    if store.find(key) is None:
+        pieces: list[pa.Table] = []
+        for seal in parts:
+            table = sampled(store, seal, one_of)
+            hashes = keyed.hashes(table["doc_id"], seed, "kmeans")
+            pieces.append(table.append_column("hash", pa.array(hashes)).filter(pa.array(hashes <= limit)))
+        store.seal(key, [("drawn", pa.concat_tables(pieces))], form="arrow")
+    return key
 
 
 def most_clusters(num_documents: int) -> int:

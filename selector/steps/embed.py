@@ -1,4 +1,9 @@
-"""Embed: one unit vector per document."""
+"""Embed: one unit vector per document.
+
+Beside the vectors of a part lie samples of them, so that centroids are fitted without reading all: a quarter, a
+sixteenth and a sixty-fourth of the documents, drawn by their ids alone. So neither another seed nor another number of
+clusters needs other ones. A small part has none; whoever wants its sample draws it from the vectors.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +16,18 @@ from selector import tables
 from selector.corpus.joined import INGEST, LIVE, live_documents, texts_of
 from selector.engine.part import Resources, Task
 from selector.engine.step import APART, Done, Map
-from selector.engine.store import Store
+from selector.engine.store import Seal, Store
+from selector.exact import keyed
 from selector.exact.vectors import vector_column
 from selector.models.encoder import Encoder
 from selector.steps import dedup, survey
 from selector.steps.survey import Survey
+
+SAMPLES = (4, 16, 64)
+"""One document of so many is in each sample; those of a later one are in all that come before it."""
+
+LEAST_SAMPLED = 1024
+"""Documents of the smallest part that has samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +75,36 @@ class Embed(Map):
             {**row, "step": self.name, "reason": "not_finite", "detail": "the model gave a vector with NaN or infinity"}
             for row in lost.to_pylist()
         ]
+        embeddings = pa.table(
+            [good["doc_id"], vector_column(vectors[~bad].astype(np.float16))],
+            schema=tables.embeddings(self.encoder.dimension),
+        )
         return {
-            "embeddings": pa.table(
-                [good["doc_id"], vector_column(vectors[~bad].astype(np.float16))],
-                schema=tables.embeddings(self.encoder.dimension),
-            ),
+            "embeddings": embeddings,
+            **samples_of(embeddings),
             "quarantine": pa.Table.from_pylist(quarantine, schema=tables.QUARANTINE),
         }
+
+
+def samples_of(embeddings: pa.Table) -> dict[str, pa.Table]:
+    """The samples that lie beside the vectors of a part."""
+    samples = SAMPLES if embeddings.num_rows >= LEAST_SAMPLED else ()
+    return {_sample_name(one_of): _drawn(embeddings, one_of) for one_of in samples}
+
+
+def sampled(store: Store, seal: Seal, one_of: int) -> pa.Table:
+    """The embeddings of a part's documents that are in this sample; of 1 they all are."""
+    if one_of == 1:
+        return store.table(seal, "embeddings")
+    if _sample_name(one_of) in seal.tables:
+        return store.table(seal, _sample_name(one_of))
+    return _drawn(store.table(seal, "embeddings"), one_of)
+
+
+def _sample_name(one_of: int) -> str:
+    return f"sample.{one_of}"
+
+
+def _drawn(embeddings: pa.Table, one_of: int) -> pa.Table:
+    hashes = keyed.hashes(embeddings["doc_id"], 0, "sample of vectors")
+    return embeddings.filter(pa.array(hashes < np.uint64(2**64 // one_of)))
