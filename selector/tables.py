@@ -1,7 +1,8 @@
 """One Arrow schema for every table on disk, in the order of the flow.
 
 Think of a table as a contract between two steps: whoever writes it and whoever reads it agree on this
-page and on nothing else. Tables of one part have one row per document, in the order of the corpus file.
+page and on nothing else. Tables of one part have one row per document, in the order of the corpus. They name a row by
+its *place*: rows are counted from 0 through all files of the part (`selector.engine.part`).
 """
 
 from collections.abc import Mapping
@@ -28,25 +29,28 @@ FILES = pa.schema(
     ]
 )
 
-# A document's `row` is its line number (JSONL) or row number (Parquet) in its file, counted from 0.
 DOCUMENTS = pa.schema(
     [
         ("doc_id", DOC_ID),
         ("text_id", DOC_ID),  # blake2b-128 of the canonical text; equals doc_id when no key column is declared
-        ("row", pa.uint32()),
+        ("place", pa.uint32()),
         ("source", LABEL),
         ("num_bytes", pa.uint32()),
         ("num_tokens", pa.uint32()),
+        ("byte_offset", pa.int64()),  # of the row in the file's uncompressed bytes; null for other formats than lines
+        ("byte_length", pa.uint32()),  # without the end of the line
     ]
 )
 
+BYTES = ("byte_offset", "byte_length")
+
 # The text of each document, as the policy renders it; only where `corpus.keep_texts` says so.
-TEXTS = pa.schema([("row", pa.uint32()), ("text", pa.large_string())])
+TEXTS = pa.schema([("place", pa.uint32()), ("text", pa.large_string())])
 
 QUARANTINE = pa.schema(
     [
         ("doc_id", DOC_ID),  # null where the row never became a document
-        ("row", pa.int64()),  # null where the whole file is unreadable
+        ("place", pa.int64()),  # null where the whole file is unreadable
         ("step", pa.string()),
         ("reason", pa.string()),  # one word, e.g. not_json
         ("detail", pa.string()),
@@ -103,7 +107,8 @@ VERDICTS = pa.schema(
 
 OUTCOMES = ("kept", "left_out", "duplicate", "marked", "quarantined")
 
-# What became of every document of the corpus: one row each, as committed beside the manifest.
+# What became of every document of the corpus: one row each, as committed beside the manifest. `row` is its line number
+# (JSONL) or row number (Parquet) in its file, counted from 0.
 DECISIONS = pa.schema(
     [
         pa.field("doc_id", DOC_ID, nullable=False),
@@ -153,7 +158,7 @@ MANIFEST = pa.schema(
         pa.field("cluster", pa.int32()),  # null where nothing needed clusters
         pa.field("file", pa.uint32(), nullable=False),
         pa.field("row", pa.uint32(), nullable=False),
-        pa.field("byte_offset", pa.int64()),  # of the row in the file's uncompressed bytes; null for other formats
+        pa.field("byte_offset", pa.int64()),  # as `DOCUMENTS` has them
         pa.field("byte_length", pa.uint32()),
         pa.field("num_tokens", pa.uint32(), nullable=False),
         pa.field("token_start", pa.int64(), nullable=False),

@@ -129,7 +129,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three JSONL files from two sources: 390 rows, of which 30 are copies, in 6 parts."""
+    """A folder of three JSONL files from two sources: 390 rows, of which 30 are copies."""
     folder = tmp_path_factory.mktemp("corpus")
     for index, numbers in enumerate((range(130), range(130, 260), [*range(260, 360), *range(30)])):
         source = ("web", "books", "web")[index]
@@ -139,12 +139,12 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_policy(small_corpus: Path, tiny_model: Path) -> Callable[..., dict[str, Any]]:
-    """A policy over the small corpus as a mapping; keyword arguments replace whole sections."""
+    """A policy over the small corpus, in 6 parts, as a mapping; keyword arguments replace whole sections."""
 
     def make(**sections: Any) -> dict[str, Any]:
         return {
             "seed": 7,
-            "corpus": {"paths": [str(small_corpus)]},
+            "corpus": {"paths": [str(small_corpus)], "rows_per_part": 65},
             "embed": {"model": str(tiny_model), "precision": "float32"},
             "cluster": {"num_clusters": 8},
             "rate": ["readability", "prototypicality"],

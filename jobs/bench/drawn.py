@@ -135,17 +135,21 @@ class DrawnIngest(Ingest):
     corpus: Corpus = field(metadata=APART)
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        rows = np.arange(task.part.first_row, task.part.first_row + task.part.num_rows)
-        numbers = self.corpus.first_of(task.part.file) + rows
+        pieces = task.part.pieces
+        firsts = [self.corpus.first_of(piece.file) + piece.first_row for piece in pieces]
+        numbers = np.concatenate(
+            [first + np.arange(piece.num_rows) for first, piece in zip(firsts, pieces, strict=True)]
+        )
         words = self.corpus.ids(numbers)
         ids, num_tokens = keyed.ids(words), self.corpus.num_tokens(words)
         columns: dict[str, Any] = {
             "doc_id": ids,
             "text_id": ids,
-            "row": rows.astype(np.uint32),
+            "place": np.arange(len(numbers), dtype=np.uint32),
             "source": pa.DictionaryArray.from_arrays(self.corpus.sources(numbers), pa.array(SOURCES)),
             "num_bytes": 4 * num_tokens,
             "num_tokens": num_tokens,
+            **{name: pa.nulls(len(numbers), tables.DOCUMENTS.field(name).type) for name in tables.BYTES},
         }
         arrays = [columns[name] for name in tables.DOCUMENTS.names]
         return {"documents": pa.table(arrays, schema=tables.DOCUMENTS)}

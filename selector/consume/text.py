@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector import tables
 from selector.corpus import render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError
@@ -29,7 +30,8 @@ class Texts:
     def read(self, visits: pa.Table) -> list[str]:
         """The text of each visit, in order. Raises CorpusError, naming file and row, if it is not the one chosen."""
         files, numbers = visits["file"].to_numpy(), visits["row"].to_numpy()
-        rows = self._rows.read(files, numbers, self._columns)
+        offsets, lengths = (visits[name].cast(pa.int64()).fill_null(-1).to_numpy() for name in tables.BYTES)
+        rows = self._rows.read(files, numbers, self._columns, offsets, lengths)
         ids = visits["doc_id"].to_pylist()
         return [
             self._text_of(row, doc_id, file, number)

@@ -1,6 +1,6 @@
 """The tables of a part side by side: the only place where what several steps say of documents is put together.
 
-Every table of a part follows the order of its file, and each names the documents that it has. So a column is a
+Every table of a part follows the order of its rows, and each names the documents that it has. So a column is a
 matter of lining up ids; a document that a later step lost has a null there.
 """
 
@@ -27,6 +27,9 @@ INGEST = "ingest"
 
 ATTACH = "attach/"
 """Begins the names of the steps that store tables from outside, one for each plug-in that has some."""
+
+PLACE = Column(name="place", step=LIVE, table="documents", column="place", type=pa.uint32())
+"""Where a document stands in its part: what tables of one part have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,10 @@ class Reader:
             return [live[column.column] for column in columns]
         if step == "":
             return [self._of_part(store, task, live, column) for column in columns]
+        if step == INGEST:
+            stored = store.read(task.inputs[step], table, ["place", *(column.column for column in columns)])
+            taken = stored.take(pa.array(np.searchsorted(stored["place"].to_numpy(), live["place"].to_numpy())))
+            return [taken[column.column] for column in columns]
         if step == "columns":
             return [self._of_corpus(store, task.inputs[step], live, column) for column in columns]
         if step.startswith(ATTACH):
@@ -69,14 +76,15 @@ class Reader:
         return [taken[column.column] for column in columns]
 
     def _of_part(self, store: Store, task: Task, live: pa.Table, column: Column) -> pa.Array:
-        if column.column == "file":
-            return pa.array(np.full(live.num_rows, task.part.file, np.uint32))
+        if column.column in ("file", "row"):
+            files, rows = task.part.find(live["place"].to_numpy())
+            return pa.array(files if column.column == "file" else rows)
         assert column.column == "text", column
         return texts_of(store, task, live, self.text, self.max_document_bytes)
 
     def _of_corpus(self, store: Store, key: str, live: pa.Table, column: Column) -> pa.Array | pa.ChunkedArray:
         stored = store.read(key, f"column.{column.column}")
-        held, wanted = stored["row"].to_numpy(), live["row"].to_numpy()
+        held, wanted = stored["place"].to_numpy(), live["place"].to_numpy()
         rows = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0)).astype(np.int64)
         is_lost = held[rows] != wanted if len(held) else np.ones(len(wanted), np.bool_)
         return as_type(stored["value"].take(pa.array(rows, mask=is_lost)), self.types[column.column])
@@ -94,7 +102,7 @@ def _metadata_of(column: Column) -> dict[str, str] | None:
 def live_documents(task: Task, store: Store) -> pa.Table:
     """The documents of a task's part that go on, without those that a worker could not survive."""
     documents = store.read(task.inputs[LIVE], "documents")
-    return documents.filter(pa.array(task.mask(documents["row"].to_numpy())))
+    return documents.filter(pa.array(task.mask(documents["place"].to_numpy())))
 
 
 def texts_of(store: Store, task: Task, documents: pa.Table, text: str, max_bytes: int) -> pa.Array:
@@ -102,11 +110,11 @@ def texts_of(store: Store, task: Task, documents: pa.Table, text: str, max_bytes
     seal = store.find(task.inputs[INGEST])
     if seal is not None and "texts" in seal.tables:
         stored = store.table(seal, "texts")
-        rows = np.searchsorted(stored["row"].to_numpy(), documents["row"].to_numpy())
+        rows = np.searchsorted(stored["place"].to_numpy(), documents["place"].to_numpy())
         return stored["text"].take(pa.array(rows)).cast(pa.string()).combine_chunks()
-    numbers = set(documents["row"].to_pylist())
-    read = formats.rows(task.part, render.columns(text), max_bytes, numbers)
-    return pa.array([render.render(row, text) for _, row in read if not isinstance(row, formats.Bad)], pa.string())
+    read = formats.rows(task.part, render.columns(text), max_bytes, documents["place"].to_numpy().astype(np.int64))
+    texts = [render.render(one.row, text) for _, _, one in read if not isinstance(one.row, formats.Bad)]
+    return pa.array(texts, pa.string())
 
 
 def align(ids: pa.ChunkedArray | pa.Array, table: pa.Table) -> npt.NDArray[np.int64]:

@@ -33,18 +33,31 @@ class Rows:
     def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table]]:
         return Rows, (self._files,)
 
-    def read(self, files: npt.ArrayLike, rows: npt.ArrayLike, columns: Sequence[str]) -> list[dict[str, Any]]:
+    def read(
+        self,
+        files: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        columns: Sequence[str],
+        byte_offsets: npt.ArrayLike | None = None,
+        byte_lengths: npt.ArrayLike | None = None,
+    ) -> list[dict[str, Any]]:
         """One dict for each pair (index of a file, row number), in the order asked for; shape (n,) each.
 
-        It holds those of the columns that the row has. Raises CorpusError, naming file and row, if a file is
-        gone, has changed its size, or does not hold what a corpus file holds.
+        It holds those of the columns that the row has. Where the bytes of the rows are known (-1: not of this one), no
+        file is searched for its lines. Raises CorpusError, naming file and row, if a file is gone, has changed its
+        size, or does not hold what a corpus file holds.
         """
-        numbers, places = np.asarray(files, np.int64), np.asarray(rows, np.int64)
-        values_of: list[dict[str, Any]] = [{}] * len(places)
-        by_file = np.lexsort((places, numbers))
+        numbers, in_file = np.asarray(files, np.int64), np.asarray(rows, np.int64)
+        offsets, lengths = (
+            np.full(len(in_file), -1, np.int64) if given is None else np.asarray(given, np.int64)
+            for given in (byte_offsets, byte_lengths)
+        )
+        values_of: list[dict[str, Any]] = [{}] * len(in_file)
+        by_file = np.lexsort((in_file, numbers))
         for wanted in np.split(by_file, np.flatnonzero(np.diff(numbers[by_file])) + 1):
             if len(wanted):
-                answers = self._open(int(numbers[wanted[0]]))(places[wanted], columns)
+                known = (offsets[wanted], lengths[wanted]) if (offsets[wanted] >= 0).all() else ()
+                answers = self._open(int(numbers[wanted[0]]))(formats.Asked(in_file[wanted], *known), columns)
                 for index, answer in zip(wanted.tolist(), answers, strict=True):
                     values_of[index] = answer
         return values_of

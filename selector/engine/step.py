@@ -148,8 +148,12 @@ class Map(Step, abc.ABC):
 
     @property
     def resources(self) -> Resources:
-        """What a worker holds."""
+        """What a worker holds, and how many documents a task has at most."""
         return Resources()
+
+    def identity(self) -> dict[str, Any]:
+        most = self.resources.documents
+        return {**super().identity(), **({"documents": most} if most is not None else {})}
 
     @abc.abstractmethod
     def tasks(self, done: Done) -> Sequence[Task]:
@@ -264,7 +268,13 @@ def perform(step: Map, task: Task, store: Store) -> Receipt:
     failpoint.reach("part.after_work")
     quarantined = pa.Table.from_pylist(
         [
-            {"doc_id": None, "row": skipped.row, "step": step.name, "reason": skipped.reason, "detail": skipped.detail}
+            {
+                "doc_id": None,
+                "place": skipped.place,
+                "step": step.name,
+                "reason": skipped.reason,
+                "detail": skipped.detail,
+            }
             for skipped in task.skipped
         ],
         schema=tables.QUARANTINE,

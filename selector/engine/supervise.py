@@ -160,7 +160,7 @@ class Supervision:
         """Raises SelectorError once the run is known to be at fault; else lets held parts go on when it is time."""
         if not self._held or (self._at_work and not self._is_whole_part_lost):
             return
-        held = sorted(self._held, key=lambda part: (part.task.part.file, part.task.part.first_row))
+        held = sorted(self._held, key=lambda part: (*part.task.part.files[0], part.task.part.first))
         num_lost = self._num_sealed_losses + sum(len(part.losses.rows) for part in held)
         to_blame = [part for part in held if part.losses.is_whole_part]
         if not to_blame and num_lost * 10 >= self._num_rows:
@@ -183,10 +183,11 @@ class Supervision:
 
     def _fault(self, first: "_Part", num_lost: int) -> SelectorError:
         """The error that ends the run. The records of open parts are removed, so that the next run tries them again."""
-        row = first.losses.rows[0]
+        lost = first.losses.rows[0]
+        uri, row = first.task.part.at(lost.place)
         error = SelectorError(
             f"{self._step.name} cannot do {num_lost} of {self._num_rows} rows: too many for it to be the documents. "
-            f"The first one is row {row.row} of {first.task.part.uri}: {sentence(row.detail)} "
+            f"The first one is row {row} of {uri}: {sentence(lost.detail)} "
             "Put it right and run the same command again: finished parts are kept."
         )
         for trace in [failure.trace for failure in first.records.failures if failure.trace][:1]:
@@ -215,7 +216,7 @@ def _search(step: Map, part: _Part, attempts: int) -> PartWork:
         if receipt is not None:
             return receipt
         # If not even no rows at all can be done, it is not the rows.
-        yield from _do_without_rows(step, replace(task, only=(task.part.first_row, task.part.first_row)), attempts)
+        yield from _do_without_rows(step, replace(task, only=(task.part.first, task.part.first)), attempts)
         losses = yield from _find_losses(task)
         logger.warning("%s: rows that are fatal at %s: %d", step.name, _place(task), len(losses.rows))
         if losses.is_whole_part:
@@ -228,7 +229,7 @@ def _search(step: Map, part: _Part, attempts: int) -> PartWork:
 
 def _try_rest(step: Map, part: _Part, attempts: int) -> PartWork:
     """The losses of a part, which are all of its rows if the rest cannot be done either. Nothing is stored."""
-    first, end = part.task.part.first_row, part.task.part.first_row + part.task.part.num_rows
+    first, end = part.task.part.first, part.task.part.end
     trial = replace(part.task, only=(first, end), skipped=part.losses.rows)
     receipt = yield from _try(step, trial, part.records, part.records.located + attempts)
     return _all_lost(part) if receipt is None else replace(part.losses, is_tried=True)
@@ -280,11 +281,11 @@ def _find_losses(task: Task) -> Generator[Attempt, Outcome, Losses]:
     """The rows that fail on their own, in order, of a part that is known to fail: found by trying pieces of it."""
     failure = yield from _sample(task)
     if failure is not None:
-        every = range(task.part.first_row, task.part.first_row + task.part.num_rows)
-        return Losses(rows=tuple(_skipped(row, failure) for row in every), num_through=0)
+        every = range(task.part.first, task.part.end)
+        return Losses(rows=tuple(_skipped(place, failure) for place in every), num_through=0)
     rows: list[Skipped] = []
     num_through = 0
-    ranges = _split(task.part.first_row, task.part.first_row + task.part.num_rows)
+    ranges = _split(task.part.first, task.part.end)
     while ranges:
         first, end = ranges.pop()
         trial = replace(task, only=(first, end))
@@ -308,8 +309,8 @@ def _sample(task: Task) -> Generator[Attempt, Outcome, Failure | None]:
         return None
     failures: list[Failure] = []
     for index in range(_SAMPLE):
-        row = task.part.first_row + index * task.part.num_rows // _SAMPLE
-        outcome = yield Attempt(task=replace(task, only=(row, row + 1)), last=True)
+        place = task.part.first + index * task.part.num_rows // _SAMPLE
+        outcome = yield Attempt(task=replace(task, only=(place, place + 1)), last=True)
         if isinstance(outcome, Failure):
             failures.append(outcome)
         elif outcome.num_rows:
@@ -325,15 +326,17 @@ def _split(first: int, end: int) -> list[tuple[int, int]]:
 
 def _all_lost(part: _Part) -> Losses:
     """All rows of a part, where more fails than the rows that fail on their own."""
-    known = {skipped.row: skipped for skipped in part.losses.rows}
+    known = {skipped.place: skipped for skipped in part.losses.rows}
     last = part.records.failures[-1]
     rest = replace(last, detail=f"No one row is to blame. {last.detail}")
-    every = range(part.task.part.first_row, part.task.part.first_row + part.task.part.num_rows)
-    return Losses(rows=tuple(known.get(row) or _skipped(row, rest) for row in every), num_through=0, is_tried=True)
+    every = range(part.task.part.first, part.task.part.end)
+    return Losses(
+        rows=tuple(known.get(place) or _skipped(place, rest) for place in every), num_through=0, is_tried=True
+    )
 
 
-def _skipped(row: int, failure: Failure) -> Skipped:
-    return Skipped(row=row, reason=failure.kind, detail=failure.detail)
+def _skipped(place: int, failure: Failure) -> Skipped:
+    return Skipped(place=place, reason=failure.kind, detail=failure.detail)
 
 
 def _utf8(text: str) -> str:
@@ -346,7 +349,12 @@ def sentence(text: str) -> str:
 
 
 def _place(task: Task) -> str:
-    return f"{task.part.uri}, rows {task.part.first_row} to {task.part.first_row + task.part.num_rows - 1}"
+    """Where a task's rows lie, for people."""
+    part = task.part
+    if not part.num_rows:
+        return ", ".join(piece.uri for piece in part.pieces)
+    (first, row), (last, last_row) = part.at(part.first), part.at(part.end - 1)
+    return f"{first}, rows {row} to {last_row}" if first == last else f"{first}, row {row}, to {last}, row {last_row}"
 
 
 class _PartRecords:
@@ -379,7 +387,7 @@ class _PartRecords:
             number += 1
 
     def remember(self, losses: Losses) -> None:
-        rows = [[skipped.row, skipped.reason, skipped.detail] for skipped in losses.rows]
+        rows = [[skipped.place, skipped.reason, skipped.detail] for skipped in losses.rows]
         self._write("fatal", {"located": len(self.failures), "rows": rows, "num_through": losses.num_through})
         self._recall()
         if self.losses is None:
@@ -399,7 +407,7 @@ class _PartRecords:
             self._storage.delete(f"{self._folder}/fatal.json")
         else:
             self.located = min(body["located"], len(self.failures))
-            rows = tuple(Skipped(row=row, reason=reason, detail=text) for row, reason, text in body["rows"])
+            rows = tuple(Skipped(place=place, reason=reason, detail=text) for place, reason, text in body["rows"])
             self.losses = Losses(rows=rows, num_through=body["num_through"])
 
     def _write(self, name: str, body: dict[str, Any]) -> bool:

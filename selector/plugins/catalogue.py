@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
+from selector.corpus.joined import INGEST
 from selector.errors import PolicyError, did_you_mean
 
 SCORE, CORPUS = "score.", "corpus."
@@ -21,7 +22,7 @@ SCORE, CORPUS = "score.", "corpus."
 RATE = "rate/"
 """Begins the names of the steps that store ratings."""
 
-_DOCUMENTS = ("row", "source", "num_bytes", "num_tokens")
+_DOCUMENTS = ("source", "num_bytes", "num_tokens")
 
 KNOWN: Mapping[str, Column] = {
     "doc_id": Column(name="doc_id", step="dedup", table="documents", column="doc_id", type=tables.DOC_ID),
@@ -30,6 +31,11 @@ KNOWN: Mapping[str, Column] = {
         for name in _DOCUMENTS
     },
     "file": Column(name="file", step="", table="", column="file", type=pa.uint32()),
+    "row": Column(name="row", step="", table="", column="row", type=pa.uint32()),
+    **{
+        name: Column(name=name, step=INGEST, table="documents", column=name, type=tables.DOCUMENTS.field(name).type)
+        for name in tables.BYTES
+    },
     "text": Column(name="text", step="", table="", column="text", type=pa.string()),
     "embedding": Column(name="embedding", step="embed", table="embeddings", column="embedding", type=None),
     "cluster": Column(name="cluster", step="cluster", table="clusters", column="cluster", type=pa.int32()),

@@ -109,7 +109,8 @@ class CorpusPolicy(_Section):
     )
     rows_per_part: Amount | None = Field(
         None,
-        description="Rows of a part, at most. Without it: about a sixteenth of the file, in steps of 128, up to 4,096.",
+        description="Rows of a part, at most, and none of two files. Without it: about a sixteenth of the file, from"
+        " 2,048 to 65,536; smaller files make parts together.",
     )
 
     @field_validator("source", mode="before")

@@ -72,9 +72,13 @@ def lost_rows(done: Done) -> Counter[str]:
     return Counter(word for part in words for word in part)
 
 
-def of_file(quarantine: pa.Table, uri: str) -> pa.Table:
-    """The quarantine of a part or a file, with the file's `uri`."""
-    return quarantine.append_column("uri", pa.repeat(uri, quarantine.num_rows))
+def located(quarantine: pa.Table, part: Part) -> pa.Table:
+    """The quarantine of a part, with the `row` in its file for the place, and the file's `uri`."""
+    places = quarantine["place"].to_numpy()
+    uris = [part.at(place)[0] for place in places.tolist()]
+    rows = pa.array(part.find(places)[1], pa.int64())
+    at = quarantine.schema.get_field_index("place")
+    return quarantine.set_column(at, "row", rows).append_column("uri", pa.array(uris, pa.string()))
 
 
 def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys: bool) -> str:
@@ -85,7 +89,7 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
 
     def losses(index: int, seals: Sequence[Seal], gone: str | None, documents: str | None) -> list[_Losses]:
         lost = tuple(seal for seal in seals if _lost(seal))
-        return [_Losses(uri=parts[index].uri, seals=lost, gone=gone, documents=documents)] if lost or gone else []
+        return [_Losses(part=parts[index], seals=lost, gone=gone, documents=documents)] if lost or gone else []
 
     def bad(index: int) -> list[_Losses]:
         """Rows that never became documents."""
@@ -97,7 +101,7 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
         return losses(index, [done[name].parts[index] for name in steps], gone, shares[index]["key"])
 
     def lines() -> Iterator[bytes]:
-        yield _written(survey.unreadable(done))
+        yield _written(survey.unreadable(done).rename_columns({"place": "row"}))
         for kind in (bad, late):
             items = [
                 [one for i in range(*stretch.indices(len(parts))) for one in kind(i)] for stretch in _stretches(done)
@@ -152,7 +156,7 @@ def _tally(quarantine: pa.Table) -> Counter[tuple[str, str]]:
 class _Losses:
     """What was lost of a part: the quarantine of some steps, and what dedup took from it."""
 
-    uri: str
+    part: Part
     documents: str | None  # key of those that went on; None: of the rows, whether or not they became documents
     seals: tuple[Seal, ...]
     gone: str | None
@@ -184,15 +188,15 @@ def _quarantine_of(store: Store, losses: _Losses) -> pa.Table:
     tables_lost = [store.table(seal, "quarantine") for seal in losses.seals]
     if losses.documents is not None and tables_lost:
         # The corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss.
-        rows = store.read(losses.documents, "documents", ["row"])["row"].to_numpy()
-        tables_lost = [lost.filter(pa.array(np.isin(lost["row"].to_numpy(), rows))) for lost in tables_lost]
+        going_on = store.read(losses.documents, "documents", ["place"])["place"].to_numpy()
+        tables_lost = [lost.filter(pa.array(np.isin(lost["place"].to_numpy(), going_on))) for lost in tables_lost]
     lost_here = dedup.lost_of(store, losses.gone)
     here = lost_here.filter(lost_here["is_clash"])
     detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
-    columns = [here["leader"], here["row"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
+    columns = [here["leader"], here["place"].cast(pa.int64()), pa.repeat("dedup", len(detail))]
     columns += [pa.repeat("duplicate_key", len(detail)), pa.array(detail, pa.string())]
     tables_lost.append(pa.table(columns, schema=QUARANTINE))
-    return of_file(pa.concat_tables(tables_lost), losses.uri)
+    return located(pa.concat_tables(tables_lost), losses.part)
 
 
 def _written(quarantine: pa.Table) -> bytes:

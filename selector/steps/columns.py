@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from selector.corpus import formats
@@ -24,7 +23,7 @@ TYPES = pa.schema([("name", pa.string()), ("type", pa.string())])
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(Fold):
-    """Per part and column a table of `row` and `value`, and apart from them `types`; of the whole corpus, the type of
+    """Per part and column a table of `place` and `value`, and apart from them `types`; of the whole corpus, the type of
     every column."""
 
     name: str = field(default="columns", metadata=APART)
@@ -42,24 +41,21 @@ class Columns(Fold):
 
     def tasks(self, done: Done) -> Sequence[Task]:
         parts = survey.parts(done, self.survey)
-        return [Task(key=self.key(part.sha256, part.first_row, part.num_rows), part=part) for part in parts]
+        return [Task(key=self.key(part.rows), part=part) for part in parts]
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        part = task.part
-        mask = task.mask(np.arange(part.first_row, part.first_row + part.num_rows))
-        wanted = None if mask.all() else {part.first_row + int(index) for index in np.flatnonzero(mask)}
-        numbers: list[int] = []
+        places: list[int] = []
         values: dict[str, list[Any]] = {name: [] for name in self.names}
-        for number, row in formats.rows(part, self.names, self.max_document_bytes, wanted):
-            if not isinstance(row, formats.Bad):  # ingest says what is wrong with it
-                numbers.append(number)
+        for place, _, read in formats.rows(task.part, self.names, self.max_document_bytes, task.places):
+            if not isinstance(read.row, formats.Bad):  # ingest says what is wrong with it
+                places.append(place)
                 for name, held in values.items():
-                    held.append(row.get(name))
-        rows, columns = pa.array(numbers, pa.uint32()), {name: column(held) for name, held in values.items()}
+                    held.append(read.row.get(name))
+        rows, columns = pa.array(places, pa.uint32()), {name: column(held) for name, held in values.items()}
         return {
-            "rows": pa.table({"row": rows}),
+            "rows": pa.table({"place": rows}),
             "types": _types_table({name: column.type for name, column in columns.items()}),
-            **{f"column.{name}": pa.table({"row": rows, "value": column}) for name, column in columns.items()},
+            **{f"column.{name}": pa.table({"place": rows, "value": column}) for name, column in columns.items()},
         }
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:

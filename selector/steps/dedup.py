@@ -39,7 +39,7 @@ SHARES = pa.schema(
 )
 LOST = pa.schema(
     [
-        ("row", pa.uint32()),
+        ("place", pa.uint32()),
         ("leader", tables.DOC_ID),  # the document that goes on
         ("is_clash", pa.bool_()),  # it has the leader's key and another text
     ]
@@ -53,7 +53,7 @@ _DEALT = pa.schema([("text", tables.DOC_ID), ("key", tables.DOC_ID), ("ordinal",
 _GONE = pa.schema([("ordinal", pa.int64()), ("leader", tables.DOC_ID), ("is_clash", pa.bool_())])
 
 Bools = npt.NDArray[np.bool_]
-Ordinals = npt.NDArray[np.int64]  # part << 32 | row: corpus order as one number
+Ordinals = npt.NDArray[np.int64]  # part << 32 | place: corpus order as one number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Dedup(Exchange):
     """What goes on of every part, and of which documents the others are duplicates, or have the key."""
 
     name: str = field(default="dedup", metadata=APART)
-    version = 4
+    version = 5
     reads: tuple[str, ...] = field(default=("ingest",), metadata=APART)
 
     has_keys: bool
@@ -198,7 +198,7 @@ def _deal_documents(num_buckets: int, column: str, store: Store, item: _Item) ->
     """The documents of an item by ranges of a column's hash."""
     pieces = [_DEALT.empty_table()]
     for part, key in enumerate(item.keys, item.first):
-        table = store.read(key, "documents", ["doc_id", "text_id", "row"])
+        table = store.read(key, "documents", ["doc_id", "text_id", "place"])
         state = np.full(table.num_rows, OPEN, np.int8)
         pieces.append(pa.table([table["text_id"], table["doc_id"], _ordinals(part, table), state], schema=_DEALT))
     return _by_range(pa.concat_tables(pieces), num_buckets, column)
@@ -307,22 +307,23 @@ def _share(items: tuple[_Item, ...], store: Store, number: int, dealt: Iterator[
 
 
 def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
-    table = store.read(key, "documents", tables.DOCUMENTS.names)
+    # Without where their bytes lie: what is computed of them does not change with that.
+    table = store.read(key, "documents", [name for name in tables.DOCUMENTS.names if name not in tables.BYTES])
     lost = None
     if gone.num_rows:
-        numbers = (gone["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
-        told = pa.table([numbers, gone["leader"], gone["is_clash"]], schema=LOST)
-        digest = _digest(numbers, keyed.words(told["leader"]), told["is_clash"].to_numpy())
-        lost = store.seal(f"dedup.parts/lost-{digest}", [("lost", told)]).key
+        places = (gone["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
+        told = pa.table([places, gone["leader"], gone["is_clash"]], schema=LOST)
+        digest = _digest(places, keyed.words(told["leader"]), told["is_clash"].to_numpy())
+        lost = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", told)]).key
     table = table.filter(pa.array(~_contains(gone["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
     source = table["source"].combine_chunks().dictionary_decode()
-    texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["row"].to_numpy())
+    texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["place"].to_numpy())
     sizes = [table[name].to_numpy() for name in ("num_bytes", "num_tokens")]
     labels = source.dictionary_encode()
     everything = _digest(
         *sizes, labels.indices.to_numpy(), np.frombuffer("\0".join(labels.dictionary.to_pylist()).encode(), np.uint8)
     )
-    kept = store.seal(f"dedup.parts/{texts}{everything}", [("documents", table)])
+    kept = store.seal(f"dedup.parts/places-{texts}{everything}", [("documents", table)])
     return {
         "key": kept.key,
         "lost": lost,
@@ -333,7 +334,7 @@ def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
 
 
 def _ordinals(part: int, table: pa.Table) -> Ordinals:
-    return (part << 32) + table["row"].to_numpy().astype(np.int64)
+    return (part << 32) + table["place"].to_numpy().astype(np.int64)
 
 
 def _numbers(ids: pa.ChunkedArray) -> Ints:

@@ -5,7 +5,7 @@ sixteenth and a sixty-fourth of the documents, drawn by their ids alone. So neit
 clusters needs other ones. A small part has none; whoever wants its sample draws it from the vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from selector.engine.step import APART, Done, Map
 from selector.engine.store import Seal, Store
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
-from selector.models.encoder import Encoder
+from selector.models.encoder import Device, Encoder
 from selector.steps import dedup, survey
 from selector.steps.survey import Survey
 
@@ -27,7 +27,10 @@ SAMPLES = (4, 16, 64)
 """One document of so many is in each sample; those of a later one are in all that come before it."""
 
 LEAST_SAMPLED = 1024
-"""Documents of the smallest part that has samples."""
+"""Rows of the smallest part that has samples."""
+
+SLICE: Mapping[Device, int] = {"cpu": 256, "cuda": 8192}
+"""Documents that a worker embeds at a time: less than a minute's work, so that a few thousand keep all workers busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,14 @@ class Embed(Map):
 
     @property
     def resources(self) -> Resources:
-        return Resources(gpus=1)
+        return Resources(gpus=1, documents=self._most)
 
     def identity(self) -> dict[str, Any]:
-        return {"step": self.name, "version": self.version, "encoder": self.encoder.identity()}
+        return {"step": self.name, "version": self.version, "encoder": self.encoder.identity(), "documents": self._most}
+
+    @property
+    def _most(self) -> int:
+        return SLICE[self.encoder.device]
 
     def rows_in(self, done: Done) -> int:
         return done["dedup"].rows_out
@@ -69,7 +76,7 @@ class Embed(Map):
         texts = texts_of(store, task, documents, self.text, self.max_document_bytes)
         vectors = self.encoder.encode(texts.to_pylist())
         bad = ~np.isfinite(vectors).all(axis=1)
-        lost = documents.filter(pa.array(bad)).select(["doc_id", "row"])
+        lost = documents.filter(pa.array(bad)).select(["doc_id", "place"])
         good = documents.filter(pa.array(~bad))
         quarantine = [
             {**row, "step": self.name, "reason": "not_finite", "detail": "the model gave a vector with NaN or infinity"}
@@ -81,14 +88,14 @@ class Embed(Map):
         )
         return {
             "embeddings": embeddings,
-            **samples_of(embeddings),
+            **samples_of(embeddings, int(task.part.firsts[-1])),
             "quarantine": pa.Table.from_pylist(quarantine, schema=tables.QUARANTINE),
         }
 
 
-def samples_of(embeddings: pa.Table) -> dict[str, pa.Table]:
-    """The samples that lie beside the vectors of a part."""
-    samples = SAMPLES if embeddings.num_rows >= LEAST_SAMPLED else ()
+def samples_of(embeddings: pa.Table, num_rows: int) -> dict[str, pa.Table]:
+    """The samples that lie beside the vectors of a part of so many rows, or of a slice of it."""
+    samples = SAMPLES if num_rows >= LEAST_SAMPLED else ()
     return {_sample_name(one_of): _drawn(embeddings, one_of) for one_of in samples}
 
 

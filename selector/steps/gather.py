@@ -54,7 +54,7 @@ class Gather:
     def tasks(self, done: Done) -> list[Task]:
         """One task per part, without a key, with the artefacts that the columns come from."""
         attached = [step for step in self.reads if step.startswith(ATTACH)]
-        of_part = [INGEST] if any(column.name == "text" for column in self.columns) else []
+        of_part = [INGEST] if any(column.name == "text" or column.step == INGEST for column in self.columns) else []
         of_part += [step for step in self.reads if step not in ("survey", INGEST, LIVE, *attached)]
         common = {step: done[step].seal.key for step in attached}
         if "columns" in of_part:
@@ -73,10 +73,15 @@ class Gather:
         read."""
         names = corpus_names(self.columns)
         kinds = columns_step.types(done) if names else {}
+        is_of_ingest = any(column.step == INGEST for column in self.columns)
+        is_of_files = any(column.name in ("file", "row") for column in self.columns)
         identities: list[Any] = []
         for i, task in enumerate(self.tasks(done)):
             inputs: dict[str, Any] = dict(task.inputs)
-            inputs.pop(INGEST, None)  # its texts are those of the documents that go on
+            if not is_of_ingest:  # its texts are those of the documents that go on
+                inputs.pop(INGEST, None)
+            if is_of_files:
+                inputs["files"] = task.part.files
             if names:
                 seal = done["columns"].parts[i]
                 inputs.pop(TYPES)

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from selector import tables
 from selector.corpus import formats, render, tokens
 from selector.corpus.columns import text as as_text
-from selector.engine.part import Part, Task
+from selector.engine.part import Piece, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
 from selector.exact import keyed
@@ -42,49 +41,53 @@ class Ingest(Map):
 
     def tasks(self, done: Done) -> Sequence[Task]:
         return [
-            Task(key=self.key(part.sha256, part.first_row, part.num_rows, part.source, file_label(part.uri)), part=part)
+            Task(key=self.key(part.rows, [[piece.source, file_label(piece.uri)] for piece in part.pieces]), part=part)
             for part in survey.parts(done, self.survey)
         ]
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        part = task.part
         wanted = {*render.columns(self.text), self.key_column, self.source_column} - {None}
         ids: list[bytes] = []
         text_ids: list[bytes] = []
-        numbers: list[int] = []
+        places: list[int] = []
         sources: list[str] = []
         texts: list[str] = []
+        offsets: list[int | None] = []
+        lengths: list[int | None] = []
         lost: list[dict[str, Any]] = []
-        mask = task.mask(np.arange(part.first_row, part.first_row + part.num_rows))
-        rows = None if mask.all() else {part.first_row + int(index) for index in np.flatnonzero(mask)}
-        for number, row in formats.rows(part, [name for name in wanted if name], self.max_document_bytes, rows):
-            document = row if isinstance(row, formats.Bad) else self._document(row, part)
+        columns = [name for name in wanted if name]
+        for place, piece, read in formats.rows(task.part, columns, self.max_document_bytes, task.places):
+            document = read.row if isinstance(read.row, formats.Bad) else self._document(read.row, piece)
             if isinstance(document, formats.Bad):
                 detail = document.detail[:500]
-                lost.append({"row": number, "step": self.name, "reason": document.reason, "detail": detail})
+                lost.append({"place": place, "step": self.name, "reason": document.reason, "detail": detail})
                 continue
             doc_id, text, source = document
             ids.append(doc_id)
             text_ids.append(keyed.digest(text.encode()) if self.key_column else doc_id)
-            numbers.append(number)
+            places.append(place)
             sources.append(source)
             texts.append(text)
+            offsets.append(read.byte_offset)
+            lengths.append(read.byte_length)
         documents = pa.table(
             [
                 pa.array(ids, tables.DOC_ID),
                 pa.array(text_ids, tables.DOC_ID),
-                pa.array(numbers, pa.uint32()),
+                pa.array(places, pa.uint32()),
                 pa.array(sources, pa.string()).dictionary_encode(),
                 pa.array([len(text.encode()) for text in texts], pa.uint32()),
                 pa.array(tokens.count_tokens(self.tokenizer, self.tokenizer_sha256, texts), pa.uint32()),
+                pa.array(offsets, pa.int64()),
+                pa.array(lengths, pa.uint32()),
             ],
             schema=tables.DOCUMENTS,
         )
-        texts_table = {"texts": pa.table([documents["row"], texts], schema=tables.TEXTS)} if self.keep_texts else {}
+        texts_table = {"texts": pa.table([documents["place"], texts], schema=tables.TEXTS)} if self.keep_texts else {}
         quarantine = pa.Table.from_pylist(lost, schema=tables.QUARANTINE)
         return {"documents": documents, **texts_table, "quarantine": quarantine}
 
-    def _document(self, row: Mapping[str, Any], part: Part) -> "tuple[bytes, str, str] | formats.Bad":
+    def _document(self, row: Mapping[str, Any], piece: Piece) -> "tuple[bytes, str, str] | formats.Bad":
         """(doc_id, text, source) of a row."""
         try:
             text = render.render(row, self.text)
@@ -107,11 +110,11 @@ class Ingest(Map):
             if not isinstance(key, (str, int)) or isinstance(key, bool) or key == "":
                 return formats.Bad(reason="no_key", detail=f"the column {self.key_column!r} holds {key!r}")
             doc_id = keyed.digest(str(key).encode())
-        source = part.source
+        source = piece.source
         if source is None:
             value = row.get(self.source_column) if self.source_column else None
             is_label = isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-            source = str(value) if is_label else file_label(part.uri)
+            source = str(value) if is_label else file_label(piece.uri)
         return doc_id, text, source
 
 

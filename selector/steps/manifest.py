@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selector import exact
+from selector import exact, tables
 from selector.corpus.columns import Column
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import APART, Done, Tables, Whole
@@ -20,7 +20,10 @@ from selector.steps import account, order, select, survey
 from selector.steps.chosen import DECIDED, Chosen, ChosenShard
 from selector.steps.survey import Survey
 
-_FIXED = ("doc_id", "source", "cluster", "file", "row", "num_tokens", "inclusion_probability", "reason", "arguments")
+_FIXED = (
+    "doc_id", "source", "cluster", "file", "row", *tables.BYTES, "num_tokens", "inclusion_probability", "reason",
+    "arguments",
+)  # fmt: skip
 _MADE = pa.schema(
     [
         ("run", pa.string()),

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from selector import __version__
+from selector import __version__, tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
@@ -214,7 +214,10 @@ class Plan:
     def _carried(self) -> tuple[Column, ...]:
         """The columns of a document that the manifest carries, beside what every step knows of it."""
         cluster = ["cluster"] if "cluster" in self.resolved.steps_read else []
-        return (*(KNOWN[name] for name in ("source", "file", "row", *cluster)), *self.resolved.manifest_columns)
+        return (
+            *(KNOWN[name] for name in ("source", "file", "row", *tables.BYTES, *cluster)),
+            *self.resolved.manifest_columns,
+        )
 
     def _gather(self, columns: Sequence[Column], place: str) -> Gather:
         corpus = self.policy.corpus
@@ -231,4 +234,4 @@ class Plan:
 
 def _whose_quarantine_counts(steps: Sequence[str]) -> list[Column]:
     """A column of each step, so that what it lost is looked at."""
-    return [Column(name=f"quarantine of {step}", step=step, table="quarantine", column="row") for step in steps]
+    return [Column(name=f"quarantine of {step}", step=step, table="quarantine", column="place") for step in steps]

@@ -66,7 +66,7 @@ class Run:
             "format_version": FORMAT_VERSION,
             "policy": self.resolved.data,
             "files": survey.inventory(done).to_pylist(),
-            "parts": fingerprint([[part.file, part.first_row, part.num_rows, part.source] for part in parts]),
+            "parts": fingerprint([[part.files, [piece.source for piece in part.pieces]] for part in parts]),
             "tokenizer": self.resolved.tokenizer_sha256,
             "models": self.manifest.models,
             "plugins": self.manifest.plugins,

@@ -22,7 +22,7 @@ from selector.policy.sections import SelectPolicy
 from selector.rate._sums import is_missing, mean_of
 from selector.select import Decisions, Selector
 from selector.select._check import Checker, Totals
-from selector.steps import attach
+from selector.steps import attach, survey
 from selector.steps.gather import Gather
 from selector.steps.shards import Shard, Shards, documents_of
 from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility
@@ -62,7 +62,14 @@ class Select(Whole):
             for part, seal in enumerate(done[step].parts)
             if seal.tables["quarantine"].num_rows  # so a rater that loses nothing and that nobody reads decides nothing
         ]
-        return [eligibility.identity(), [seal.key for seal in done["ingest"].parts], gather.identities(done), lost]
+        files = [part.files for part in survey.parts(done, self.gather.survey)]  # decisions say where documents lie
+        return [
+            eligibility.identity(),
+            files,
+            [seal.key for seal in done["ingest"].parts],
+            gather.identities(done),
+            lost,
+        ]
 
     def rows_out(self, seal: Seal, store: Store) -> int:
         return sum(store.table(seal, "shards", ["kept"])["kept"].to_pylist())

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
-from selector.engine.part import Task
+from selector.engine.part import Part, Task
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, fingerprint
 from selector.plugins.catalogue import KNOWN
@@ -156,7 +156,8 @@ def _cut(done: Done, eligibility: Eligibility, gather: Gather) -> Iterator[Shard
                 for j, seal in enumerate(done[step].parts[parts], start)
                 if seal.tables["quarantine"].num_rows
             ]
-            name = fingerprint([eligibility.identity(), decisive[parts], documents, lost, quarantines])
+            files = [task.part.files for task in tasks[parts]]
+            name = fingerprint([eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
             yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
             start, rows = i + 1, 0
 
@@ -178,7 +179,7 @@ def _store(store: Store, eligibility: Eligibility, fields: Mapping[Column, pa.Fi
         verdict = eligibility.verdict(store, task, asked)
         pieces.append(verdict.live.select([column.name for column in asked]).filter(pa.array(verdict.is_eligible)))
         if wanted.is_new:
-            said.add(store.read(documents, "documents", ["doc_id", "row"]), task.part.file, store, lost, verdict)
+            said.add(store.read(documents, "documents", ["doc_id", "place"]), task.part, store, lost, verdict)
     for (key, i), field in ((one, list(fields.values())[one[1]]) for one in wanted.columns.items()):
         schema = pa.schema([field.with_name(columns[i].name)])
         values = pa.concat_tables(piece.select(schema.names).cast(schema) for piece in pieces).unify_dictionaries()
@@ -197,23 +198,23 @@ class _Said:
         self._outcomes: dict[tuple[int, str, str | None], int] = {}
         self._place = 0
 
-    def add(self, documents: pa.Table, file: int, store: Store, lost_key: str | None, verdict: Verdict) -> None:
+    def add(self, documents: pa.Table, part: Part, store: Store, lost_key: str | None, verdict: Verdict) -> None:
         """Adds a part: all its documents, what dedup took from it, and the verdict on the others."""
-        rows = documents["row"].to_numpy()
-        code = np.full(len(rows), ELIGIBLE, np.int32)
+        places = documents["place"].to_numpy()
+        code = np.full(len(places), ELIGIBLE, np.int32)
         lost = dedup.lost_of(store, lost_key)
         if lost.num_rows:
-            at = np.searchsorted(rows, lost["row"].to_numpy())
+            at = np.searchsorted(places, lost["place"].to_numpy())
             is_clash = lost["is_clash"].to_numpy(zero_copy_only=False)
             both = [self._number(DUPLICATE), self._number(CLASH)]
             code[at] = np.where(is_clash, both[1], both[0])
             self._leaders.append(pa.table([at + self._place, lost["leader"]], schema=LEADERS))
-        at = np.searchsorted(rows, verdict.live["row"].to_numpy())
+        at = np.searchsorted(places, verdict.live["place"].to_numpy())
         numbers = np.array([self._number(outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
         code[at] = np.where(verdict.is_eligible, ELIGIBLE, numbers[np.maximum(verdict.code, 0)])
-        files = np.full(len(rows), file, np.uint32)
-        self._documents.append(pa.table([documents["doc_id"], files, documents["row"], code], schema=DOCUMENTS))
-        self._place += len(rows)
+        files, rows = part.find(places)
+        self._documents.append(pa.table([documents["doc_id"], files, rows, code], schema=DOCUMENTS))
+        self._place += len(places)
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """What is stored of the shard."""

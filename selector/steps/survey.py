@@ -1,33 +1,55 @@
-"""Survey: every corpus file is read once, for its checksum, its rows, and where its parts begin."""
+"""Survey: every corpus file is read once, for its checksum, its rows, and where its parts begin.
 
-import dataclasses
+A large file is cut into parts. Small ones that follow each other along the sorted paths make one part together, which
+ends where a hash of a file says so: each file by itself, so a new one changes at most the part that it falls into.
+"""
+
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 import pyarrow as pa
 
 from selector import tables
 from selector.corpus import formats
 from selector.engine import alive
-from selector.engine.part import Part, Task
+from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
-from selector.engine.store import Seal, Store
+from selector.engine.store import Store
+from selector.exact import keyed
+
+PIECES = pa.schema(
+    [
+        ("file", pa.int64()),  # index into the task's files
+        ("first_row", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+    ]
+)
+
+MEAN_ROWS, MEAN_BYTES = 2 * formats.SMALL_FILE, 4 << 20
+"""What a group of small files comes to on average, by whichever is reached first."""
+
+FULL = 16
+"""So many times the average is the most: one group in nine million would be larger."""
 
 _BLOCK = 4 << 20  # bytes that are read at a time
+_MEAN_FILES = 256  # of a survey's task
 
-PARTS = pa.schema([("first_row", pa.int64()), ("num_rows", pa.int64()), ("start", pa.int64()), ("end", pa.int64())])
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(Map):
-    """What each file is, and how it is cut into parts. An unreadable file is quarantined whole."""
+    """What each file is, and how it is cut. An unreadable file is quarantined whole."""
 
     name: str = field(default="survey", metadata=APART)
-    version = 2
-    output = "parts"
+    version = 3
+    output = "pieces"
     reads: tuple[str, ...] = field(default=(), metadata=APART)
 
     rows_per_part: int | None
@@ -38,41 +60,55 @@ class Survey(Map):
         return len(self.uris)
 
     def tasks(self, done: Done) -> Sequence[Task]:
-        return [self.task(uri, source) for uri, source in zip(self.uris, self.sources, strict=True)]
+        return done.once("survey: tasks", lambda: [self._task(files) for files in self._groups()])
 
-    def task(self, uri: str, source: str | None) -> Task:
-        """The task of one file, which is a part of no rows yet."""
-        version = formats.version_of(uri)
-        part = Part(
-            file=0, uri=uri, format=formats.format_of(uri).name, sha256="", version=version,
-            first_row=0, num_rows=0, start=0, end=0, source=source,
-        )  # fmt: skip
-        return Task(key=self.key(uri, version), part=part)
+    def _groups(self) -> Iterator[list[Piece]]:
+        """The files, each as a piece of no rows yet."""
+        files = [
+            Piece(
+                file=number, uri=uri, format=formats.format_of(uri).name, sha256="", version=formats.version_of(uri),
+                first_row=0, num_rows=0, start=0, end=0, source=source,
+            )
+            for number, (uri, source) in enumerate(zip(self.uris, self.sources, strict=True))
+        ]  # fmt: skip
+        return grouped(
+            files, lambda file: file.uri, lambda file: (1, os.path.getsize(file.uri)), (_MEAN_FILES, MEAN_BYTES)
+        )
+
+    def _task(self, files: Sequence[Piece]) -> Task:
+        return Task(key=self.key([[file.uri, file.version] for file in files]), part=Part.of(*files))
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        part = task.part
-        unread: str | None = None
-        sha256 = ""
-        ranges: list[formats.Range] = []
-        try:
-            with formats.reading(part.uri):
-                sha256 = _sha256(part.uri)
-            ranges = formats.find(part.format, part.uri).cut(part.uri, self.rows_per_part)
-        except formats.Corrupt as error:
-            unread = str(error)
-        lost = {"row": None, "step": self.name, "reason": "corrupt_file", "detail": f"{part.uri}: {unread}"}
-        file = {
-            "uri": part.uri,
-            "format": part.format,
-            "num_rows": sum(piece.num_rows for piece in ranges),
-            "size": os.path.getsize(part.uri),
-            "sha256": sha256,
-            "unread": unread,
-        }
+        files: list[dict[str, object]] = []
+        pieces: list[dict[str, int]] = []
+        lost: list[dict[str, object]] = []
+        for number, file in enumerate(task.part.pieces):
+            unread: str | None = None
+            sha256 = ""
+            ranges: list[formats.Range] = []
+            try:
+                with formats.reading(file.uri):
+                    sha256 = _sha256(file.uri)
+                ranges = formats.find(file.format, file.uri).cut(file.uri, self.rows_per_part)
+            except formats.Corrupt as error:
+                unread = str(error)
+                detail = f"{file.uri}: {unread}"
+                lost.append({"place": None, "step": self.name, "reason": "corrupt_file", "detail": detail})
+            files.append(
+                {
+                    "uri": file.uri,
+                    "format": file.format,
+                    "num_rows": sum(piece.num_rows for piece in ranges),
+                    "size": os.path.getsize(file.uri),
+                    "sha256": sha256,
+                    "unread": unread,
+                }
+            )
+            pieces += [{"file": number, **piece._asdict()} for piece in ranges]
         return {
-            "parts": pa.Table.from_pylist([piece._asdict() for piece in ranges], schema=PARTS),
-            "file": pa.Table.from_pylist([file], schema=tables.FILES),
-            "quarantine": pa.Table.from_pylist([lost] if unread is not None else [], schema=tables.QUARANTINE),
+            "pieces": pa.Table.from_pylist(pieces, schema=PIECES),
+            "files": pa.Table.from_pylist(files, schema=tables.FILES),
+            "quarantine": pa.Table.from_pylist(lost, schema=tables.QUARANTINE),
         }
 
 
@@ -87,33 +123,86 @@ def _sha256(path: str) -> str:
 
 def parts(done: Done, survey: Survey) -> Sequence[Part]:
     """Every part of the corpus, in corpus order."""
-    return done.once("survey: parts", lambda: list(_parts(done, survey)))
+    return done.once("survey: parts", lambda: list(parts_of(_pieces(done, survey), survey.rows_per_part)))
 
 
-def _parts(done: Done, survey: Survey) -> Iterator[Part]:
-    for file, (task, seal) in enumerate(zip(survey.tasks(done), done["survey"].parts, strict=True)):
-        yield from parts_of(file, task, seal, done.store)
+def _pieces(done: Done, survey: Survey) -> Iterator[list[Piece]]:
+    """The pieces of every file."""
+    for task, seal in zip(survey.tasks(done), done["survey"].parts, strict=True):
+        sha256s = done.store.table(seal, "files", ["sha256"])["sha256"].to_pylist()
+        of_file: list[list[Piece]] = [[] for _ in sha256s]
+        for row in done.store.table(seal, "pieces").to_pylist():
+            number = row.pop("file")
+            of_file[number].append(replace(task.part.pieces[number], sha256=sha256s[number], **row))
+        yield from of_file
 
 
-def parts_of(file: int, task: Task, seal: Seal, store: Store) -> list[Part]:
-    """The parts that a survey found in one file."""
-    sha256 = store.table(seal, "file", ["sha256"])["sha256"][0].as_py()
-    return [
-        dataclasses.replace(task.part, file=file, sha256=sha256, **row)
-        for row in store.table(seal, "parts").to_pylist()
-    ]
+def parts_of(files: Iterable[Sequence[Piece]], rows_per_part: int | None) -> Iterator[Part]:
+    """The parts of files that are cut into these pieces: one for each piece, or for a group of small files.
+
+    Where a policy says how many rows a part has, no files are put together.
+    """
+    small: list[Piece] = []
+    for pieces in files:
+        if rows_per_part is None and len(pieces) == 1 and pieces[0].num_rows < formats.SMALL_FILE:
+            small += pieces
+        elif pieces:
+            yield from _together(small)
+            small = []
+            yield from (Part.of(piece) for piece in pieces)
+    yield from _together(small)
+
+
+def _together(small: Sequence[Piece]) -> Iterator[Part]:
+    """Small files that follow each other, in groups. A file is known by its content and its name, and not by its
+    folder: a corpus that is moved has the same parts."""
+    groups = grouped(
+        small,
+        lambda piece: f"{piece.sha256} {PurePath(piece.uri).name}",
+        lambda piece: (piece.num_rows, piece.end - piece.start),
+        (MEAN_ROWS, MEAN_BYTES),
+    )
+    return (Part.of(*group) for group in groups)
+
+
+def grouped(
+    items: Iterable[Item],
+    label: Callable[[Item], str],
+    sizes: Callable[[Item], tuple[int, ...]],
+    means: tuple[int, ...],
+) -> Iterator[list[Item]]:
+    """Consecutive items in groups that are so large on average.
+
+    A hash of its label says whether a group ends with an item, the more likely the larger it is. So where groups end
+    depends on no other item, unless one gets full.
+    """
+    group: list[Item] = []
+    sums = [0] * len(means)
+    for item in items:
+        own = sizes(item)
+        if any(total + size > FULL * mean for total, size, mean in zip(sums, own, means, strict=True)) and group:
+            yield group
+            group, sums = [], [0] * len(means)
+        group.append(item)
+        sums = [total + size for total, size in zip(sums, own, strict=True)]
+        drawn = int.from_bytes(keyed.digest(label(item).encode())[:8], "little")
+        if any(drawn * mean < size << 64 for size, mean in zip(own, means, strict=True)):
+            yield group
+            group, sums = [], [0] * len(means)
+    if group:
+        yield group
 
 
 def inventory(done: Done) -> pa.Table:
     """`tables.FILES` of the whole corpus."""
-    return done.once("survey: files", lambda: pa.concat_tables(done.tables("survey", "file")))
+    return done.once("survey: files", lambda: pa.concat_tables(done.tables("survey", "files")))
 
 
 def unreadable(done: Done) -> pa.Table:
     """The quarantine of files that cannot be read, each with its `uri`."""
-    lost = [tables.QUARANTINE.append(pa.field("uri", pa.string())).empty_table()]
-    for uri, seal in zip(inventory(done)["uri"].to_pylist(), done["survey"].parts, strict=True):
-        if seal.tables["quarantine"].num_rows:
-            table = done.store.table(seal, "quarantine")
-            lost.append(table.append_column("uri", pa.repeat(uri, table.num_rows)))
-    return pa.concat_tables(lost)
+    files = inventory(done)
+    seals = [seal for seal in done["survey"].parts if seal.tables["quarantine"].num_rows]
+    lost = pa.concat_tables(
+        [tables.QUARANTINE.empty_table(), *(done.store.table(seal, "quarantine") for seal in seals)]
+    )
+    return lost.append_column("uri", files.filter(files["unread"].is_valid())["uri"])

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
-from selector.corpus.joined import state_columns
+from selector.corpus.joined import PLACE, state_columns
 from selector.engine.part import Task
 from selector.engine.store import Store
 from selector.plugins.catalogue import KNOWN
@@ -80,7 +80,7 @@ class Eligibility:
 
     def verdict(self, store: Store, task: Task, columns: Sequence[Column] = ()) -> Verdict:
         """The verdict on a part; its documents come with these columns as `read` gives them."""
-        known = {column.name: column for column in (KNOWN["doc_id"], KNOWN["row"], *self.columns)}
+        known = {column.name: column for column in (KNOWN["doc_id"], PLACE, *self.columns)}
         live = self.reader.read(store, task, [*known.values(), *state_columns(self.used), *columns])
         code = np.full(live.num_rows, -1, np.int32)
         outcomes: list[Outcome] = []
@@ -121,10 +121,10 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     for step in live.eligibility.raters:
         seal = live.store.sealed(live.task.inputs[step])
         if seal.tables["quarantine"].num_rows:
-            lost = live.store.table(seal, "quarantine", ["row", "step", "reason"]).group_by(["step", "reason"])
-            for group in lost.aggregate([("row", "list")]).to_pylist():
+            lost = live.store.table(seal, "quarantine", ["place", "step", "reason"]).group_by(["step", "reason"])
+            for group in lost.aggregate([("place", "list")]).to_pylist():
                 filled = {"step": group["step"], "reason": group["reason"]}
-                which = np.isin(live.documents["row"].to_numpy(), group["row_list"])
+                which = np.isin(live.documents["place"].to_numpy(), group["place_list"])
                 yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
 
 

@@ -15,6 +15,7 @@ from command import selector, write_policy
 from conftest import text_of, write_jsonl
 from selector import tables
 from selector.engine.local import LocalExecutor
+from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.errors import SelectorError
 from selector.manifest import Manifest
@@ -139,9 +140,10 @@ def test_what_an_old_survey_found_is_not_taken_for_ours(
     store = Store.open(str(tmp_path / "runs"))
     with monkeypatch.context() as patch:
         patch.setattr(Survey, "version", 1)  # files and options are fingerprinted as they were
-        task = Survey(rows_per_part=None).task(uri, None)
-    found = Survey(rows_per_part=None).process(task, store)
-    store.seal(task.key, [(name, table) for name, table in found.items() if name != "file"])
+        step = Survey(rows_per_part=None, uris=(uri,), sources=(None,))
+        (task,) = step.tasks(Done(store))
+    found = step.process(task, store)
+    store.seal(task.key, [(name, table) for name, table in found.items() if name != "files"])
     outcome = build(Policy.of(policy), root=str(tmp_path / "runs"), executor=LocalExecutor())
     assert not outcome.steps[0].cached and outcome.manifest.verify().ok
     assert outcome.manifest.files.schema == tables.FILES

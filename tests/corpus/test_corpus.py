@@ -1,6 +1,5 @@
 """From files to documents: every row is read once, whatever the cut, and no document is lost on the way."""
 
-import dataclasses
 import gzip
 import hashlib
 import importlib.resources
@@ -28,11 +27,14 @@ from selector.corpus.formats import Bad, _lines
 from selector.corpus.formats._json import BOM
 from selector.corpus.rows import Rows
 from selector.corpus.tokens import sha256_of
+from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Task
+from selector.engine.runner import Runner
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store
 from selector.errors import CorpusError, PolicyError
 from selector.steps import dedup
+from selector.steps import survey as survey_step
 from selector.steps.ingest import Ingest
 from selector.steps.survey import Survey
 
@@ -44,17 +46,20 @@ def store() -> Store:
     return Store(MemoryStorage())
 
 
-def survey(path: Path, rows_per_part: int | None = None, source: str | None = None) -> tuple[list[Part], pa.Table]:
+def survey(path: Path, rows_per_part: int | None = None, source: str | None = None) -> tuple[Sequence[Part], pa.Table]:
     """The parts of a file, and its row of `tables.FILES`."""
-    step = Survey(rows_per_part=rows_per_part)
-    task = step.task(str(path), source)
-    found = step.process(task, store())
-    assert found["quarantine"].num_rows == 0, found["quarantine"].to_pylist()
-    return [dataclasses.replace(task.part, **row) for row in found["parts"].to_pylist()], found["file"]
+    step = Survey(rows_per_part=rows_per_part, uris=(str(path),), sources=(source,))
+    with Runner(store(), LocalExecutor()) as runner:
+        done = runner.run([step])
+    assert survey_step.unreadable(done).num_rows == 0, survey_step.unreadable(done).to_pylist()
+    return survey_step.parts(done, step), survey_step.inventory(done)
 
 
 def read_all(parts: Sequence[Part], max_bytes: int = 1 << 20) -> list[tuple[int, Any]]:
-    return [pair for part in parts for pair in formats.rows(part, None, max_bytes)]
+    """(row number, row) of every row of the parts."""
+    tasks = [Task(key="", part=part) for part in parts]
+    every = [read for task in tasks for _, _, read in formats.rows(task.part, None, max_bytes, task.places)]
+    return [(read.number, read.row) for read in every]
 
 
 def ingest(path: Path, **options: Any) -> tuple[pa.Table, list[dict[str, Any]]]:
@@ -121,12 +126,13 @@ def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     path.write_bytes(gzip.compress(content, 1) if kind == "jsonl.gz" else content)
     most = data.draw(st.integers(1, 500))
     with (
-        patch.object(_lines, "PART_BYTES", data.draw(st.sampled_from([16, 800, 16 << 20]))),
+        patch.object(formats, "PART_BYTES", data.draw(st.sampled_from([16, 800, 16 << 20]))),
         patch.object(_lines, "CHUNK_BYTES", data.draw(st.sampled_from([1, 7, 1 << 20]))),
     ):
         parts, table = survey(path, most)
-    assert [part.first_row for part in parts] == list(itertools.accumulate([0, *(p.num_rows for p in parts)]))[:-1]
-    assert [part.start for part in parts] == [0, *(part.end for part in parts)][:-1]
+    pieces = [piece for part in parts for piece in part.pieces]
+    assert [piece.first_row for piece in pieces] == [*itertools.accumulate([0, *(p.num_rows for p in pieces)])][:-1]
+    assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces)][:-1]
     assert all(0 < part.num_rows <= most for part in parts)
     assert table["num_rows"][0].as_py() == sum(part.num_rows for part in parts)
     got = read_all(data.draw(st.permutations(parts)))
@@ -177,16 +183,16 @@ def documents_of(parts: Sequence[Part], into: Store) -> list[Seal]:
 
 
 def test_rows_appended_to_a_file_leave_what_was_computed_from_the_others_as_it_is(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(600)])
+    path = write(tmp_path / "a.jsonl", [{"text": f"document {i}"} for i in range(5000)])
     before, _ = survey(path)
     old = dedup.dedup(Done(into := store()), documents_of(before, into), has_keys=False)
     with path.open("a") as file:
         file.writelines(json.dumps({"text": f"new {i}"}) + "\n" for i in range(100))
     after, _ = survey(path)
     new = dedup.dedup(Done(into := store()), documents_of(after, into), has_keys=False)
-    cuts = [[(part.first_row, part.num_rows, part.start, part.end) for part in parts] for parts in (before, after)]
-    assert len(cuts[0]) == 5 and cuts[0][:4] == cuts[1][:4]
-    assert old["texts"][:4] == new["texts"][:4] and old["key"][:4] == new["key"][:4]
+    cuts = [[(part.files, part.pieces[0].start, part.pieces[0].end) for part in parts] for parts in (before, after)]
+    assert len(cuts[0]) == 3 and cuts[0][:2] == cuts[1][:2]
+    assert old["texts"][:2] == new["texts"][:2] and old["key"][:2] == new["key"][:2]
 
 
 def test_a_corpus_that_grows_embeds_nothing_twice(tiny_model: Path, tmp_path: Path) -> None:
@@ -282,8 +288,8 @@ def test_a_row_that_is_no_document_is_quarantined_and_its_neighbours_are_kept(
     good: list[dict[str, Any]] = [{"text": f"good {i}", "source": "web"} for i in range(4)]
     lines = [line, good[0], good[1], line, good[2], good[3], line]
     documents, lost = ingest(write(tmp_path / f"a.{kind}", lines))
-    assert documents["row"].to_pylist() == [1, 2, 4, 5]
-    assert [(row["row"], row["step"], row["reason"]) for row in lost] == [(i, "ingest", reason) for i in (0, 3, 6)]
+    assert documents["place"].to_pylist() == [1, 2, 4, 5]
+    assert [(row["place"], row["step"], row["reason"]) for row in lost] == [(i, "ingest", reason) for i in (0, 3, 6)]
     assert all(0 < len(row["detail"]) <= 500 and row["doc_id"] is None for row in lost)
 
 
@@ -312,8 +318,9 @@ def test_a_line_of_50_megabytes_is_never_held(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert documents["row"].to_pylist() == [0, 2]
-    assert [(row["row"], row["reason"]) for row in lost] == [(1, "too_long")]
+    assert [documents["place"].to_pylist(), [row["place"] for row in lost]] == [[0, 0], [1]], "the last is another part"
+    assert documents["byte_offset"].to_pylist() == [0, path.stat().st_size - len('{"text": "after"}') - 1]
+    assert [row["reason"] for row in lost] == ["too_long"]
     assert "52428813 bytes" in lost[0]["detail"]
     assert peak < 16 << 20
 
@@ -323,9 +330,9 @@ def test_the_longest_row_that_is_allowed_is_measured_in_bytes_of_utf8(tmp_path: 
     pq.write_table(pa.table({"text": ["é" * 50, "é" * 51, "e" * 100, "e" * 101]}), path)
     documents, lost = ingest(path, max_document_bytes=100)
     assert documents["num_bytes"].to_pylist() == [100, 100]
-    assert [(row["row"], row["reason"]) for row in lost] == [(1, "too_long"), (3, "too_long")]
+    assert [(row["place"], row["reason"]) for row in lost] == [(1, "too_long"), (3, "too_long")]
     lines = write(tmp_path / "a.jsonl", [b'{"text": "ab"}', b'{"text": "abc"}'])
-    assert [row["row"] for row in ingest(lines, max_document_bytes=14)[1]] == [1]
+    assert [row["place"] for row in ingest(lines, max_document_bytes=14)[1]] == [1]
 
 
 def test_invalid_utf8_in_a_parquet_file_costs_its_row_alone(tmp_path: Path) -> None:
@@ -333,8 +340,8 @@ def test_invalid_utf8_in_a_parquet_file_costs_its_row_alone(tmp_path: Path) -> N
     text = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"ok\xff\xfeok")])
     pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
     documents, lost = ingest(tmp_path / "a.parquet")
-    assert documents["row"].to_pylist() == [0, 2]
-    assert [(row["row"], row["reason"]) for row in lost] == [(1, "not_utf8")]
+    assert documents["place"].to_pylist() == [0, 2]
+    assert [(row["place"], row["reason"]) for row in lost] == [(1, "not_utf8")]
 
 
 def test_other_values_in_a_parquet_text_column_are_no_text(tmp_path: Path) -> None:
@@ -376,14 +383,15 @@ def test_a_file_that_cannot_be_read_to_its_end_is_quarantined_whole(what: str, t
     ending, data = BROKEN[what]
     path = tmp_path / f"broken.{ending}"
     path.write_bytes(data)
-    step = Survey(rows_per_part=None)
-    found = step.process(step.task(str(path), None), store())
-    assert found["parts"].num_rows == 0
-    (file,) = found["file"].to_pylist()
+    step = Survey(rows_per_part=None, uris=(str(path),), sources=(None,))
+    (task,) = step.tasks(Done(store()))
+    found = step.process(task, store())
+    assert found["pieces"].num_rows == 0
+    (file,) = found["files"].to_pylist()
     assert (file["num_rows"], file["size"]) == (0, len(data))
     (row,) = found["quarantine"].to_pylist()
     assert row["detail"] == f"{path}: {file['unread']}"
-    assert (row["row"], row["step"], row["reason"]) == (None, "survey", "corrupt_file")
+    assert (row["place"], row["step"], row["reason"]) == (None, "survey", "corrupt_file")
     assert str(path) in row["detail"]
 
 
@@ -393,8 +401,8 @@ def test_a_flipped_bit_in_a_parquet_page_costs_its_row_group_alone(tmp_path: Pat
     data[(group.dictionary_page_offset or group.data_page_offset) + group.total_compressed_size - 3] ^= 1
     (tmp_path / "a.parquet").write_bytes(data)
     documents, lost = ingest(tmp_path / "a.parquet")
-    assert documents["row"].to_pylist() == [*range(100), *range(150, 200)]
-    assert [row["row"] for row in lost] == list(range(100, 150))
+    assert documents["place"].to_pylist() == [*range(100), *range(150, 200)]
+    assert [row["place"] for row in lost] == list(range(100, 150))
     assert {row["reason"] for row in lost} == {"corrupt_file"}
     assert "crc" in lost[0]["detail"].lower()
 
@@ -468,7 +476,7 @@ def test_chats_and_templates_become_text_on_the_way_in(tmp_path: Path) -> None:
     assert ingest(path)[0]["doc_id"].to_pylist() == ids("user: Why?\n\nassistant: Because.", "human: Why?\n\ngpt: ")
     documents, lost = ingest(path, text="{a}\n{{{b}}}")
     assert documents["doc_id"].to_pylist() == ids("x\n{}")
-    assert [(row["row"], row["reason"]) for row in lost] == [(1, "empty_text")]
+    assert [(row["place"], row["reason"]) for row in lost] == [(1, "empty_text")]
     assert ingest(tmp_path / "a.parquet")[0]["doc_id"].to_pylist() == ids("user: Why?\n\nassistant: Because.")
 
 
@@ -476,7 +484,7 @@ def test_chats_and_templates_become_text_on_the_way_in(tmp_path: Path) -> None:
 def test_a_row_without_a_key_is_quarantined_where_a_key_is_declared(key: Any, tmp_path: Path) -> None:
     lines = [{"text": "a", "id": key}, {"text": "b"}, {"text": "c", "id": 7}, {"text": "d", "id": "7"}]
     documents, lost = ingest(write(tmp_path / "a.jsonl", lines), key_column="id")
-    assert [(row["row"], row["reason"]) for row in lost] == [(0, "no_key"), (1, "no_key")]
+    assert [(row["place"], row["reason"]) for row in lost] == [(0, "no_key"), (1, "no_key")]
     assert documents["doc_id"].to_pylist() == [hashlib.blake2b(b"7", digest_size=16).digest()] * 2
     assert documents["text_id"].to_pylist() == [hashlib.blake2b(t, digest_size=16).digest() for t in (b"c", b"d")]
 
@@ -530,6 +538,7 @@ def sealed(
         source = pa.array(["web"] * len(part), pa.string()).dictionary_encode()
         rows = pa.array(range(len(part)), pa.uint32())
         columns: list[Any] = [ids([key for key, _ in part]), ids([text for _, text in part]), rows, source, ones, ones]
+        columns += [pa.nulls(len(part), kind) for kind in (pa.int64(), pa.uint32())]
         table = pa.table(columns, schema=tables.DOCUMENTS)
         seals.append(into.seal(f"documents/{index}", [("documents", table)]))
     return seals
@@ -578,11 +587,11 @@ def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
     for share, lots in zip(found, one_after_another(parts), strict=True):
         going = [row for row, lot in enumerate(lots) if lot is None]
         lost = [
-            {"row": row, "leader": digest(lot[0]), "is_clash": lot[1]}
+            {"place": row, "leader": digest(lot[0]), "is_clash": lot[1]}
             for row, lot in enumerate(lots)
             if lot is not None
         ]
-        assert into.read(share["key"], "documents")["row"].to_pylist() == going
+        assert into.read(share["key"], "documents")["place"].to_pylist() == going
         assert share["num_documents"] == share["num_tokens"] == len(going)
         assert dedup.lost_of(into, share["lost"]).to_pylist() == lost
 
@@ -596,7 +605,7 @@ def test_a_text_is_missing_only_where_each_of_its_keys_goes_on_with_another_text
     going = [
         parts[index][row]
         for index, share in enumerate(found)
-        for row in into.read(share["key"], "documents")["row"].to_pylist()
+        for row in into.read(share["key"], "documents")["place"].to_pylist()
     ]
     texts, keys = {text for _, text in going}, {key for key, _ in going}
     assert len(texts) == len(keys) == len(going)
@@ -616,7 +625,7 @@ def test_a_text_is_missing_only_where_each_of_its_keys_goes_on_with_another_text
 def test_what_becomes_of_a_key_with_two_texts(rows: Any, lots: Any, bucket: int) -> None:
     assert one_after_another([rows]) == [lots]
     (share,) = shares(into := store(), [rows], True, 1, bucket).to_pylist()
-    lost = zip(*[dedup.lost_of(into, share["lost"])[name].to_pylist() for name in ("row", "is_clash")], strict=True)
+    lost = zip(*[dedup.lost_of(into, share["lost"])[name].to_pylist() for name in ("place", "is_clash")], strict=True)
     assert list(lost) == [(row, lot[1]) for row, lot in enumerate(lots) if lot is not None]
 
 
@@ -624,7 +633,7 @@ def test_what_becomes_of_a_key_with_two_texts(rows: Any, lots: Any, bucket: int)
 def test_a_chain_in_which_each_document_decides_about_the_next_is_followed_to_its_end(bucket: int) -> None:
     chain = [(n // 2, (n + 1) // 2) for n in range(40)]
     (share,) = shares(into := store(), [chain], True, 5, bucket).to_pylist()
-    assert into.read(share["key"], "documents")["row"].to_pylist() == list(range(0, 40, 2))
+    assert into.read(share["key"], "documents")["place"].to_pylist() == list(range(0, 40, 2))
 
 
 def test_duplicates_are_the_same_however_many_buckets_and_items_it_takes() -> None:
@@ -643,4 +652,4 @@ def test_texts_that_have_half_of_their_hash_in_common_are_told_apart() -> None:
 
     (share,) = dedup.dedup(Done(into := store()), sealed(into, [halves], of_two_halves), has_keys=False).to_pylist()
     going = {halves.index((n, n)) for n in range(9)}
-    assert into.read(share["key"], "documents")["row"].to_pylist() == sorted(going)
+    assert into.read(share["key"], "documents")["place"].to_pylist() == sorted(going)

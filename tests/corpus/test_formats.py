@@ -1,17 +1,17 @@
 """All formats agree on what a row is: cut, read, read again at random and looked at, the same rows come back."""
 
 import bz2
-import dataclasses
 import gzip
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,9 +23,12 @@ from selector import tables
 from selector.corpus import files, formats
 from selector.corpus import rows as rows_module
 from selector.corpus.rows import Rows
-from selector.engine.part import Part
+from selector.engine.local import LocalExecutor
+from selector.engine.part import Part, Piece, Task
+from selector.engine.runner import Runner
 from selector.engine.store import Store
 from selector.errors import CorpusError
+from selector.steps import survey
 from selector.steps.survey import Survey
 
 Documents = list[dict[str, Any]]
@@ -50,7 +53,17 @@ WRITERS: Mapping[str, Callable[[Path, Documents], object]] = {
 
 def part_of(path: Path, form: formats.Format, cut: formats.Range) -> Part:
     version = formats.version_of(str(path))
-    return Part(file=0, uri=str(path), format=form.name, sha256="", version=version, source=None, **cut._asdict())
+    return Part.of(
+        Piece(file=0, uri=str(path), format=form.name, sha256="", version=version, source=None, **cut._asdict())
+    )
+
+
+def rows_of(part: Part, columns: Sequence[str] | None, wanted: Collection[int] | None = None) -> dict[int, formats.Row]:
+    """The rows of a part by their number in the file, or those with the wanted numbers."""
+    places = Task(key="", part=part).places
+    if wanted is not None:
+        places = places[np.isin(part.find(places)[1], list(wanted))]
+    return {read.number: read.row for _, _, read in formats.rows(part, columns, 1 << 20, places)}
 
 
 def reader_of(path: Path, form: formats.Format, cache_bytes: int) -> Rows:
@@ -67,10 +80,10 @@ def assert_all_verbs_agree(form: formats.Format, path: Path, documents: Document
     assert all(0 < cut.num_rows <= (most or len(documents)) for cut in ranges)
 
     parts = [part_of(path, form, cut) for cut in data.draw(st.permutations(ranges), "order of parts")]
-    there = dict(pair for part in parts for pair in formats.rows(part, None, 1 << 20))
+    there = {number: row for part in parts for number, row in rows_of(part, None).items()}
     assert there == dict(enumerate(documents))
     wanted = data.draw(st.sets(st.integers(0, len(documents))), "wanted rows")
-    some = dict(pair for part in parts for pair in formats.rows(part, ["text", "n"], 1 << 20, wanted))
+    some = {number: row for part in parts for number, row in rows_of(part, ["text", "n"], wanted).items()}
     assert some == {number: row for number, row in there.items() if number in wanted}
 
     numbers = data.draw(st.lists(st.sampled_from(range(len(documents)))) if documents else st.just([]), "at random")
@@ -106,8 +119,9 @@ def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(
 @pytest.mark.parametrize("name", formats.known())
 def test_rows_appended_to_a_file_leave_all_but_its_last_range_as_they_are(name: str, tmp_path: Path) -> None:
     form, path = formats.find(name, "here"), tmp_path / "a"
-    before, after = ((WRITERS[name](path, SOME * times), form.cut(str(path), None))[1] for times in (20, 30))
-    assert len(before) > 1 and before[:-1] == after[: len(before) - 1]
+    before, after = ((WRITERS[name](path, SOME * times), form.cut(str(path), None))[1] for times in (400, 600))
+    cuts = [[(cut.first_row, cut.num_rows) for cut in ranges] for ranges in (before, after)]
+    assert len(before) > 1 and cuts[0][:-1] == cuts[1][: len(before) - 1]
 
 
 @pytest.mark.parametrize("name", formats.known())
@@ -137,7 +151,7 @@ def test_want_of_memory_says_nothing_of_a_file(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", exhausted)
     with pytest.raises(MemoryError, match="malloc of size 64 failed"):
-        list(formats.rows(part, None, 1 << 20))
+        rows_of(part, None)
 
 
 # ---------------------------------------------------------------- a format in one file
@@ -163,7 +177,7 @@ class JsonlBz2(Lines):
 POEM = '''
 """Poems: the lines of a text are the rows of a file."""
 
-from selector.corpus.formats import Beginning, Format, Range, opened, part_rows, reading
+from selector.corpus.formats import Beginning, Format, Range, RowRead, opened, part_rows, reading
 
 
 def lines(path):
@@ -179,14 +193,14 @@ class Poem(Format):
         num_rows, most = len(lines(path)), part_rows(len(lines(path)), rows_per_part)
         return [Range(first, min(most, num_rows - first), 0, 0) for first in range(0, num_rows, most)]
 
-    def rows(self, part, columns, max_bytes, wanted):
-        for number in range(part.first_row, part.first_row + part.num_rows):
+    def rows(self, piece, columns, max_bytes, wanted):
+        for number in range(piece.first_row, piece.first_row + piece.num_rows):
             if wanted is None or number in wanted:
-                yield number, lines(part.uri)[number]
+                yield RowRead(number, lines(piece.uri)[number])
 
     def rows_at(self, path, size, cache):
         opened(path, size).close()
-        return lambda rows, columns: [lines(path)[row] for row in rows]
+        return lambda asked, columns: [lines(path)[row] for row in asked.numbers]
 
     def peek(self, path, columns, max_bytes, num_rows):
         rows = lines(path)
@@ -223,19 +237,22 @@ def test_a_format_added_in_one_file_is_found_and_does_all_that_ours_do(added: Ad
     added("jsonl_bz2.py", BZ2)
     found = files.expand([str(tmp_path)])
     assert [formats.format_of(path).name for path in found] == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
-    stage = Survey(rows_per_part=4)
-    told = [stage.process(stage.task(path, None), Store(MemoryStorage())) for path in found]
-    assert all(answer["parts"].equals(told[2]["parts"]) for answer in told)
-    inventory = pa.concat_tables([answer["file"] for answer in told])
-    assert inventory["format"].to_pylist() == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
-    assert Rows(inventory).read([1, 0, 2], [10, 3, 5], ["n"]) == [{"n": 10}, {"n": 3}, {"n": 5}]
-    part = dataclasses.replace(stage.task(found[0], None).part, **told[0]["parts"].to_pylist()[1])
-    assert list(formats.rows(part, None, 1 << 20)) == list(enumerate(SOME))[4:8]
+    step = Survey(rows_per_part=4, uris=tuple(found), sources=(None,) * 3)
+    with Runner(Store(MemoryStorage()), LocalExecutor()) as runner:
+        done = runner.run([step])
+    assert survey.inventory(done)["format"].to_pylist() == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
+    assert Rows(survey.inventory(done)).read([1, 0, 2], [10, 3, 5], ["n"]) == [{"n": 10}, {"n": 3}, {"n": 5}]
+    parts = survey.parts(done, step)
+    assert [part.files[0] for part in parts] == [
+        (file, row, min(4, 11 - row)) for file in range(3) for row in (0, 4, 8)
+    ]
+    assert rows_of(parts[1], None) == dict(list(enumerate(SOME))[4:8])
     assert formats.format_of(found[0]).peek(found[0], [], 1 << 20, 2).rows == SOME[:2]
 
     Path(found[1]).write_bytes(packed[:-9])
-    lost = stage.process(stage.task(found[1], None), Store(MemoryStorage()))["quarantine"].to_pylist()
-    assert [row["reason"] for row in lost] == ["corrupt_file"]
+    with Runner(Store(MemoryStorage()), LocalExecutor()) as runner:
+        (lost,) = survey.unreadable(runner.run([step])).to_pylist()
+    assert (lost["uri"], lost["reason"]) == (found[1], "corrupt_file")
     file = {"uri": found[1], "format": "jsonl.bz2", "size": len(packed) - 9}
     with pytest.raises(CorpusError, match=r"b\.ndjson\.bz2 is not what it was: it is not whole bzip2 \("):
         Rows(pa.Table.from_pylist([file], tables.FILES)).read([0], [0], ["text"])
@@ -250,7 +267,7 @@ def test_a_format_may_be_of_any_kind_and_the_longest_ending_decides(added: Added
     assert form.name == "poem" and files.expand([str(tmp_path)]) == [str(path)]
     verses = [{"text": line} for line in ("roses", "violets", "sugar")]
     parts = [part_of(path, form, cut) for cut in form.cut(str(path), 2)]
-    assert [pair for part in parts for pair in formats.rows(part, None, 1 << 20)] == list(enumerate(verses))
+    assert [pair for part in parts for pair in rows_of(part, None).items()] == list(enumerate(verses))
     assert reader_of(path, form, 0).read([0, 0], [2, 0], ["text"]) == [verses[2], verses[0]]
     assert form.peek(str(path), [], 1 << 20, 1).rows == verses[:1]
 

@@ -23,7 +23,7 @@ from selector.engine import alive
 from selector.engine import worker_pool as worker_pool_module
 from selector.engine.answers import Answers, sent
 from selector.engine.local import DEADLINE, LocalExecutor
-from selector.engine.part import Part, Receipt, Task
+from selector.engine.part import Part, Piece, Receipt, Task
 from selector.engine.processes import Processes
 from selector.engine.runner import Runner
 from selector.engine.step import APART, Done, Map, Step, Tables, Whole
@@ -413,11 +413,11 @@ class Once:
 
 
 def trial(*only: int, num_rows: int = 1000, final: bool = False) -> Attempt:
-    part = Part(
+    piece = Piece(
         file=0, uri="web.jsonl", format="jsonl", sha256="0" * 64, version="1", first_row=0, num_rows=num_rows, start=0,
         end=1, source=None,
     )  # fmt: skip
-    return Attempt(task=Task(key="rows/1", part=part, only=(only[0], only[1]) if only else None), final=final)
+    return Attempt(task=Task(key="rows/1", part=Part.of(piece), only=(only[0], only[1]) if only else None), final=final)
 
 
 @pytest.mark.parametrize(

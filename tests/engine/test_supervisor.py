@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import MemoryStorage
 from selector.engine.local import LocalExecutor
-from selector.engine.part import Part, Receipt, Task
+from selector.engine.part import Part, Piece, Receipt, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
 from selector.engine.supervise import Attempt, Failure, Outcome, Supervision
@@ -51,8 +51,12 @@ class Raising(Numbers):
 
 
 def rows_of(task: Task) -> list[int]:
-    rows = np.arange(task.part.first_row, task.part.first_row + task.part.num_rows)
-    return rows[task.mask(rows)].tolist()
+    return task.part.find(task.places)[1].tolist()
+
+
+def lost_by(task: Task) -> list[int]:
+    """The rows of the file that the task does without."""
+    return task.part.find(np.array([skipped.place for skipped in task.skipped], np.int64))[1].tolist()
 
 
 def tasks_of(*sizes: int) -> list[Task]:
@@ -60,19 +64,11 @@ def tasks_of(*sizes: int) -> list[Task]:
     tasks: list[Task] = []
     first = 0
     for index, size in enumerate(sizes):
-        part = Part(
-            file=0,
-            uri="web.jsonl",
-            format="jsonl",
-            sha256="0" * 64,
-            version="1",
-            first_row=first,
-            num_rows=size,
-            start=0,
-            end=1,
-            source=None,
-        )
-        tasks.append(Task(key=f"numbers/{index}", part=part))
+        piece = Piece(
+            file=0, uri="web.jsonl", format="jsonl", sha256="0" * 64, version="1", first_row=first, num_rows=size,
+            start=0, end=1, source=None,
+        )  # fmt: skip
+        tasks.append(Task(key=f"numbers/{index}", part=Part.of(piece)))
         first += size
     return tasks
 
@@ -148,7 +144,7 @@ def test_exactly_the_fatal_rows_are_quarantined_whatever_order_parts_finish_in(
         return
     last, _ = supervise(store, tasks, failing_at(*fatal), order)
     there = set(range(sum(sizes)))
-    assert {skipped.row for task in last.values() for skipped in task.skipped} == fatal & there
+    assert {row for task in last.values() for row in lost_by(task)} == fatal & there
     assert {row for task in last.values() for row in rows_of(task)} == there - fatal
     assert set(last) == {task.key for task in tasks}
     in_turn, _ = supervise(Store(MemoryStorage()), tasks, failing_at(*fatal))
@@ -181,7 +177,7 @@ def test_a_quarantined_row_says_why(store: Store) -> None:
     assert seal is not None
     assert store.table(seal, "numbers")["row"].to_pylist() == [0, 1, *range(3, 12)]
     assert store.table(seal, "quarantine").to_pylist() == [
-        {"doc_id": None, "row": 2, "step": "numbers", "reason": "exception", "detail": "ValueError: row 2 is bad"}
+        {"doc_id": None, "place": 2, "step": "numbers", "reason": "exception", "detail": "ValueError: row 2 is bad"}
     ]
 
 
@@ -216,7 +212,7 @@ def test_a_record_of_fatal_rows_that_was_tampered_with_is_not_believed(store: St
     objects = store.storage.objects
     objects["attempts/numbers/0/fatal.json"] = objects["attempts/numbers/0/fatal.json"].replace(b"5", b"6")
     last, _ = supervise(store, tasks, failing_at(5))
-    assert [skipped.row for skipped in last["numbers/0"].skipped] == [5]
+    assert lost_by(last["numbers/0"]) == [5]
 
 
 def test_two_runs_on_one_root_do_not_lose_each_others_records(store: Store) -> None:
@@ -261,9 +257,11 @@ def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_
         return Failure(kind=kind, detail="late") if {0, 7} <= set(rows) else receipt_of(task)
 
     last, attempts = supervise(store, tasks_of(8, 80), work)
-    whole = [attempt for attempt in attempts if attempt.task.only is None and attempt.task.part.first_row == 0]
+    whole = [attempt for attempt in attempts if attempt.task.only is None and attempt.task.key == "numbers/0"]
     assert len(whole) == num_before_search + 3 + 1
-    assert [(skipped.row, skipped.reason) for skipped in last["numbers/0"].skipped] == [(row, kind) for row in range(8)]
+    assert [(skipped.place, skipped.reason) for skipped in last["numbers/0"].skipped] == [
+        (row, kind) for row in range(8)
+    ]
     assert rows_of(last["numbers/1"]) == list(range(8, 88))
 
 
@@ -355,7 +353,7 @@ def test_the_ceiling_is_that_of_the_whole_step_also_where_an_earlier_run_has_don
     tasks = tasks_of(10, 80, 10)
     fatal = index * 45 + 1
     last, _ = supervise(store, [tasks[index]], failing_at(fatal), num_rows=100)
-    assert [skipped.row for skipped in last[tasks[index].key].skipped] == [fatal]
+    assert lost_by(last[tasks[index].key]) == [fatal]
     with pytest.raises(SelectorError, match="1 of 10 rows"):
         supervise(Store(MemoryStorage()), [tasks[index]], failing_at(fatal))
 
@@ -404,8 +402,8 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(
     fatal = data.draw(st.sets(st.integers(0, num_rows - 1), max_size=most))
 
     def work(task: Task) -> Outcome:
-        rows = rows_of(task)
-        fails_as_a_whole = together and {task.part.first_row, task.part.first_row + 3} <= set(rows)
+        rows, first = rows_of(task), task.part.pieces[0].first_row
+        fails_as_a_whole = together and {first, first + 3} <= set(rows)
         return Failure(kind="exception", detail="too much") if fails_as_a_whole else failing_at(*fatal)(task)
 
     def end(done: dict[str, Task], store: Store, lives: Iterator[int]) -> dict[str, Task] | None:
@@ -435,7 +433,7 @@ def test_rows_that_a_killed_run_saw_fail_are_tried_again_before_the_run_is_calle
         assert attempt is not None
         supervision.report(attempt, failing_at(*range(8), *range(12, 20))(attempt.task))
     last, _ = supervise(store, tasks, failing_at(30))
-    assert [[skipped.row for skipped in last[task.key].skipped] for task in tasks] == [[], [], [30]]
+    assert [lost_by(last[task.key]) for task in tasks] == [[], [], [30]]
 
 
 def test_a_step_that_can_do_no_row_of_a_large_part_is_found_out_by_a_sample(store: Store) -> None:
@@ -457,7 +455,7 @@ def test_a_step_that_can_do_no_row_of_a_large_part_is_found_out_by_a_sample(stor
 
 def test_a_large_part_with_bad_rows_at_its_start_is_searched_to_its_end(store: Store) -> None:
     last, _ = supervise(store, tasks_of(1_000), failing_at(*range(90)))
-    assert [skipped.row for skipped in last["numbers/0"].skipped] == list(range(90))
+    assert lost_by(last["numbers/0"]) == list(range(90))
 
 
 @dataclass(frozen=True, kw_only=True)

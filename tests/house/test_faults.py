@@ -34,13 +34,14 @@ from selector import failpoint
 from selector.corpus import formats
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
-from selector.engine.step import Map, perform
+from selector.engine.runner import Runner
+from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import CorpusError, DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.pipeline import plan
 from selector.policy import Policy
-from selector.steps.survey import Survey, parts_of
+from selector.steps.survey import Survey, parts
 from selector.storage.file import FileStorage
 
 pytestmark = pytest.mark.slow
@@ -304,8 +305,12 @@ def test_it_does_not_matter_to_the_others_if_some_of_them_are_killed(world: Worl
 def test_eight_processes_that_find_the_same_damage_all_get_over_it(world: World, tmp_path: Path) -> None:
     root = world.copy(tmp_path / "root")
     shutil.rmtree(run_folder(root))
-    for step, table in (("select.shards", "decisions"), ("dedup.parts", "documents"), ("rate", "ratings")):
-        flip(stored(root, step, table), 700)
+    for step, table, column in (
+        ("select.shards", "decisions", None),
+        ("dedup.parts", "documents", None),
+        ("rate", "ratings", "readability"),  # the order's score, which select looks at whenever it runs
+    ):
+        flip(stored(root, step, table, column), 700)
     flip(next((root / "artifacts/seals/dedup").iterdir()), 99)
     children = together([world.policy] * 8, root, tmp_path)
     assert [child.wait() for child in children] == [0] * 8
@@ -341,12 +346,14 @@ def run_folder(root: Path) -> Path:
     return plan_file.parent
 
 
-def stored(root: Path, step: str, table: str) -> Path:
-    """The file of one of a step's tables that has rows."""
+def stored(root: Path, step: str, table: str, column: str | None = None) -> Path:
+    """The file of one of a step's tables that has rows, and this column."""
     store = Store.open(str(root))
-    seals = [store.find(key) for key in store.seals(f"{step}/")]
-    blobs = [seal.tables.get(table) for seal in seals if seal is not None]
-    return root / next(blob.key for blob in blobs if blob is not None and blob.num_rows)
+    seals = [store.sealed(key) for key in store.seals(f"{step}/")]
+    having = [seal for seal in seals if table in seal.tables and seal.tables[table].num_rows]
+    return root / next(
+        seal.tables[table].key for seal in having if column is None or column in store.table(seal, table).schema.names
+    )
 
 
 def kinds_of(root: Path) -> dict[str, list[str]]:
@@ -518,13 +525,10 @@ def test_a_corpus_file_that_changes_while_a_part_is_read_is_noticed_before_anyth
     else:
         lines = b"".join(json.dumps(row).encode() + b"\n" for row in table.to_pylist())
         file.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
-    task = Survey(rows_per_part=None).task(str(file), None)
-    store = Store.open(str(tmp_path / "root"))
-    perform(Survey(rows_per_part=None), task, store)
-    seal = store.find(task.key)
-    assert seal is not None
-    (part,) = parts_of(0, task, seal, store)
-    rows = formats.rows(part, ["text"], 1 << 20)
+    step = Survey(rows_per_part=None, uris=(str(file),), sources=(None,))
+    with Runner(Store.open(str(tmp_path / "root")), LocalExecutor()) as runner:
+        (part,) = parts(runner.run([step]), step)
+    rows = formats.rows(part, ["text"], 1 << 20, Task(key="", part=part).places)
     next(rows)
     file.write_bytes(file.read_bytes())
     with pytest.raises(CorpusError, match="changed while the run was reading it"):

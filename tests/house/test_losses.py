@@ -229,11 +229,11 @@ def test_a_document_whose_columns_cannot_be_read_is_quarantined_and_a_tenth_of_t
     policy = desk.policy([edu], select={"budget": {"fraction": 1}, "using": {"top": {"score": "edu"}}})
     read, lost = formats.rows, set(range(0, 220, 9))
 
-    def rows(part: Part, names: Sequence[str], most: int, wanted: set[int] | None = None) -> Iterator[tuple[int, Any]]:
-        for number, row in read(part, names, most, wanted):
-            if "edu" in names and number in lost:
+    def rows(part: Part, names: Sequence[str], most: int, places: Any) -> Iterator[tuple[int, Any, formats.RowRead]]:
+        for place, piece, row in read(part, names, most, places):
+            if "edu" in names and row.number in lost:
                 raise ArithmeticError("a value is too much")
-            yield number, row
+            yield place, piece, row
 
     monkeypatch.setattr(formats, "rows", rows)
     assert_at_fault(desk.run(policy), "columns cannot do 25 of 221 rows", "ArithmeticError: a value is too much.")

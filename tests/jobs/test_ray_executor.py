@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray as _ray
@@ -24,7 +23,7 @@ from cluster import cluster as cluster
 from jobs.executor import RayExecutor
 from selector.engine.executor import Executor
 from selector.engine.local import LocalExecutor
-from selector.engine.part import Part, Receipt, Resources, Task
+from selector.engine.part import Part, Piece, Receipt, Resources, Task
 from selector.engine.runner import Runner
 from selector.engine.step import APART, Done, Fold, Map, Tables
 from selector.engine.store import Store
@@ -53,13 +52,14 @@ class Toy(Map):
         raise AssertionError("a test hands them to the executor")
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        every = np.arange(task.part.first_row, task.part.first_row + task.part.num_rows)
-        rows: list[int] = every[task.mask(every)].tolist()
+        rows: list[int] = task.part.find(task.places)[1].tolist()
         for row, kind in self.trouble:
             if row in rows and not (self.once and Path(self.folder, f"met-{row}").exists()):
                 Path(self.folder, f"met-{row}").touch()
                 make_trouble(kind)
-        Path(self.folder, f"{'whole' if task.only is None else 'trial'}-{task.part.first_row}-{uuid.uuid4()}").touch()
+        Path(
+            self.folder, f"{'whole' if task.only is None else 'trial'}-{task.part.pieces[0].first_row}-{uuid.uuid4()}"
+        ).touch()
         return {"numbers": pa.table({"row": pa.array(rows, pa.int64())})}
 
 
@@ -116,7 +116,7 @@ class Summed(Toy, Fold):
         return 24
 
     def tasks(self, done: Done) -> Sequence[Task]:
-        return [replace(task, key=self.key(task.part.first_row)) for task in tasks_of(self, 6)]
+        return [replace(task, key=self.key(task.part.files)) for task in tasks_of(self, 6)]
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
         yield "sum", pa.table({"sum": [sum(sum(part["numbers"]["row"].to_pylist()) for part in parts)]})
@@ -151,17 +151,19 @@ def tasks_of(step: Map, num_parts: int, num_rows: int = 4) -> list[Task]:
     return [
         Task(
             key=f"{step.name}/{index:03}",
-            part=Part(
-                file=0,
-                uri="web.jsonl",
-                format="jsonl",
-                sha256="0" * 64,
-                version="1",
-                first_row=index * num_rows,
-                num_rows=num_rows,
-                start=0,
-                end=1,
-                source=None,
+            part=Part.of(
+                Piece(
+                    file=0,
+                    uri="web.jsonl",
+                    format="jsonl",
+                    sha256="0" * 64,
+                    version="1",
+                    first_row=index * num_rows,
+                    num_rows=num_rows,
+                    start=0,
+                    end=1,
+                    source=None,
+                )
             ),
         )
         for index in range(num_parts)
@@ -195,7 +197,9 @@ def rows_in(store: Store, tasks: Sequence[Task], name: str = "numbers") -> list[
     for task in tasks:
         seal = store.find(task.key)
         assert seal is not None
-        rows += store.table(seal, name)["row"].to_pylist()
+        table = store.table(seal, name)
+        is_lost = name == "quarantine"
+        rows += task.part.find(table["place"].to_numpy())[1].tolist() if is_lost else table["row"].to_pylist()
     return rows
 
 

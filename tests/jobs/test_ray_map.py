@@ -22,7 +22,7 @@ from jobs.executor import RayExecutor
 from jobs.workers import Actors
 from selector.engine import alive
 from selector.engine.local import LocalExecutor
-from selector.engine.part import Part, Resources, Task
+from selector.engine.part import Part, Piece, Resources, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
 from selector.errors import DamagedError, SelectorError
@@ -65,9 +65,11 @@ class Placed(Map):
         return [
             Task(
                 key=f"{self.name}/{index:03}",
-                part=Part(
-                    file=0, uri="web.jsonl", format="jsonl", sha256="0" * 64, version="1", first_row=index, num_rows=1,
-                    start=0, end=1, source=None,
+                part=Part.of(
+                    Piece(
+                        file=0, uri="web.jsonl", format="jsonl", sha256="0" * 64, version="1", first_row=index,
+                        num_rows=1, start=0, end=1, source=None,
+                    )
                 ),
             )
             for index in range(6)

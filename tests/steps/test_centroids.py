@@ -29,7 +29,10 @@ def embeddings() -> pa.Table:
 def embedded(store: Store, table: pa.Table, rows: int) -> list[Seal]:
     """What embed stores of the documents, in parts of so many."""
     cut = [table.slice(first, rows).combine_chunks() for first in range(0, table.num_rows, rows)]
-    return [store.seal(f"embed/{i}", [("embeddings", one), *samples_of(one).items()]) for i, one in enumerate(cut)]
+    return [
+        store.seal(f"embed/{i}", [("embeddings", one), *samples_of(one, one.num_rows).items()])
+        for i, one in enumerate(cut)
+    ]
 
 
 def fitted(store: Store, seals: list[Seal], per_cluster: int, seed: int = 7) -> pa.Table:

@@ -1,8 +1,8 @@
 """Formats of corpus files. One file here is one format: four verbs on a file of that kind.
 
     peek      what the first rows tell, for a check before any work
-    cut       which ranges of rows become parts, for the survey
-    rows      the rows of one part, for ingest and whatever reads texts
+    cut       which ranges of rows may become parts, for the survey
+    rows      the rows of a piece of it, for ingest and whatever reads texts
     rows_at   any rows at any time, for the trainer, long after
 
 All four agree on what a row is, on its number (counted from 0) and on what it holds.
@@ -34,25 +34,29 @@ from selector.corpus.formats._checks import (
     version_of,
 )
 from selector.engine import alive
-from selector.engine.part import Part
+from selector.engine.part import Part, Piece
 from selector.errors import CorpusError, did_you_mean
 
 __all__ = [
-    "SMALLEST_PART", "Bad", "Beginning", "Cache", "Corrupt", "Format", "Range", "ReadAt", "Row", "changed",
-    "check_range", "endings", "find", "format_of", "known", "opened", "part_rows", "reading", "rows", "version_of",
+    "PART_BYTES", "SMALL_FILE", "Asked", "Bad", "Beginning", "Cache", "Corrupt", "Format", "Range", "ReadAt", "Row",
+    "RowRead", "changed", "check_range", "endings", "find", "format_of", "known", "opened", "part_rows", "reading",
+    "rows", "version_of",
 ]  # fmt: skip
 
-SMALLEST_PART, _LARGEST_PART = 128, 4096  # rows
+PART_BYTES = 16 << 20
+SMALL_FILE, _MOST_ROWS = 2048, 65_536  # rows; a file with fewer than these is no part of its own
 _PARTS_PER_FILE = 16
 _SIGN_ROWS = 256  # after so many it is said that the reading goes on
 
+Ints = npt.NDArray[np.int64]
+
 
 class Range(NamedTuple):
-    """Consecutive rows of a file: what becomes a part."""
+    """Consecutive rows of a file, and their offsets in its uncompressed bytes (see `Piece`)."""
 
     first_row: int
     num_rows: int
-    start: int  # offsets in the file's uncompressed bytes; 0 and 0 where rows are found by their number
+    start: int
     end: int
 
 
@@ -67,6 +71,23 @@ class Bad:
 Row = Mapping[str, Any] | Bad
 
 
+class RowRead(NamedTuple):
+    """A row of a file, and where it lies in the file's uncompressed bytes, if it is a line."""
+
+    number: int
+    row: Row
+    byte_offset: int | None = None
+    byte_length: int | None = None
+
+
+class Asked(NamedTuple):
+    """Rows of a file that are to be read: shape (n,) each, ascending by number."""
+
+    numbers: Ints
+    byte_offsets: Ints | None = None  # of all of them; None where they are not known
+    byte_lengths: Ints | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
     """The first rows of a file."""
@@ -76,8 +97,8 @@ class Beginning:
     is_empty: bool = False  # the file has no row, good or bad
 
 
-ReadAt = Callable[[npt.NDArray[np.int64], Sequence[str]], list[dict[str, Any]]]
-"""Takes row numbers, ascending, and columns; returns a dict for each number, of those columns that its row has."""
+ReadAt = Callable[[Asked, Sequence[str]], list[dict[str, Any]]]
+"""Takes rows and columns; returns a dict for each row, of those of the columns that it has."""
 
 
 class Format(abc.ABC):
@@ -88,7 +109,8 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
-        """Ranges that cover every row of the file once, in order; of at most so many rows each, if that is given.
+        """Ranges that cover every row of the file once, in order; of at most so many rows each, if that is given, and
+        about `PART_BYTES`.
 
         The cut follows from the content of the file alone, and rows appended to a file leave all but the last of its
         ranges as they are, unless it outgrows them (`part_rows`). Raises Corrupt if the file cannot be read to its end,
@@ -97,9 +119,9 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def rows(
-        self, part: Part, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None
-    ) -> Iterator[tuple[int, Row]]:
-        """(row number, row) of the part's rows, or of the wanted ones, in order. To read a part, call `rows` below.
+        self, piece: Piece, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None
+    ) -> Iterator[RowRead]:
+        """The rows of a piece, or those with the wanted numbers, in order. To read a part, call `rows` below.
 
         Of a format that keeps columns apart only these are read, None for all; a row of another has all that it has.
         Where rows are lines, one longer than `max_bytes` is Bad and never held. What is damaged is Bad and costs no
@@ -148,24 +170,35 @@ def find(name: str, path: str) -> Format:
 
 
 def rows(
-    part: Part, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None = None
-) -> Iterator[tuple[int, Row]]:
-    """(row number, row) for every row of the part, or for the wanted ones; blank lines are no rows.
+    part: Part, columns: Collection[str] | None, max_bytes: int, places: Ints
+) -> Iterator[tuple[int, Piece, RowRead]]:
+    """(place, piece, row) for every row of the part at these places, ascending; blank lines are no rows.
 
-    `columns` limits what Parquet reads; a JSONL row has all that its line has. Raises CorpusError if the
-    file is no longer the one that was surveyed.
+    `columns` limits what Parquet reads; a JSONL row has all that its line has. Raises CorpusError if a file is no
+    longer the one that was surveyed.
     """
-    check_version(part)
-    for index, row in enumerate(find(part.format, part.uri).rows(part, columns, max_bytes, wanted)):
-        if index % _SIGN_ROWS == 0:
-            alive.sign(index)
-        yield row
-    check_version(part)  # what was read is about to be sealed under the checksum of the file that was surveyed
+    num_read = 0
+    for first, piece in zip(part.firsts.tolist(), part.pieces, strict=False):
+        start, stop = np.searchsorted(places, [first, first + piece.num_rows]).tolist()
+        if start < stop:
+            lead = first - piece.first_row
+            wanted = None if stop - start == piece.num_rows else set((places[start:stop] - lead).tolist())
+            check_version(piece)
+            for read in find(piece.format, piece.uri).rows(piece, columns, max_bytes, wanted):
+                if num_read % _SIGN_ROWS == 0:
+                    alive.sign(num_read)
+                num_read += 1
+                yield read.number + lead, piece, read
+            check_version(piece)  # what was read is about to be sealed under the checksum of the file as surveyed
 
 
 def part_rows(num_rows: int, wanted: int | None) -> int:
-    """How many rows at most a part of a file with so many has: as many as wanted, or about a sixteenth of the file."""
-    return wanted or min(_LARGEST_PART, SMALLEST_PART * max(1, -(-num_rows // (SMALLEST_PART * _PARTS_PER_FILE))))
+    """How many rows at most a part of a file with so many has: as many as wanted, or about a sixteenth of the file.
+
+    It grows in powers of two, so that a file to which rows are appended is seldom cut anew.
+    """
+    sixteenth = -(-num_rows // _PARTS_PER_FILE)
+    return wanted or min(_MOST_ROWS, max(SMALL_FILE, 1 << (sixteenth - 1).bit_length()))
 
 
 @functools.cache

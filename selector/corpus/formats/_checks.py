@@ -12,7 +12,7 @@ from io import BufferedReader
 import numpy as np
 import numpy.typing as npt
 
-from selector.engine.part import Part
+from selector.engine.part import Piece
 from selector.errors import CorpusError
 
 
@@ -29,11 +29,11 @@ def version_of(path: str) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_ino}"
 
 
-def check_version(part: Part) -> None:
+def check_version(piece: Piece) -> None:
     """The file is as the survey found it. Raises CorpusError."""
-    if version_of(part.uri) != part.version:
+    if version_of(piece.uri) != piece.version:
         raise CorpusError(
-            f"The corpus file {part.uri} changed while the run was reading it. Run the same command again."
+            f"The corpus file {piece.uri} changed while the run was reading it. Run the same command again."
         )
 
 
