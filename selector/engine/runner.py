@@ -18,6 +18,7 @@ from selector.engine import alive, inside
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
+from selector.engine.slices import Join, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
 from selector.engine.store import Seal, Store, fingerprint, seal_from_bytes, seal_to_bytes
 from selector.errors import DamagedError
@@ -206,17 +207,22 @@ class Runner:
         if self.is_dry and todo:
             raise _WouldRun(len(tasks), len(tasks) - len(todo))
         if todo:
-            self._progress.began(step.name, len(todo))
+            slices = {key: slices_of(step, task) for key, task in todo.items()}
+            missing = [one for each in slices.values() for one in each if len(each) == 1 or not self._has(one.key)]
+            self._progress.began(step.name, len(missing))
             self._connect()
             num_rows = sum(task.part.num_rows for task in tasks)
-            for receipt in self._executor.run(step, list(todo.values()), self.store, num_rows):
-                seal = self.store.find(receipt.key)
-                if seal is None:
-                    raise DamagedError(receipt.key, "it is gone")
-                seals[receipt.key] = seal
+            for receipt in self._executor.run(step, missing, self.store, num_rows):
                 self.log.append({"step": name, **asdict(receipt)})
                 self._progress.advanced(step.name, receipt)
+            in_slices = [(key, tuple(one.key for one in each)) for key, each in slices.items() if len(each) > 1]
+            for _ in self._mapped(Join(store=self.store), in_slices):
+                pass
+            seals |= {key: self.store.sealed(key) for key in todo}
         return seals, not todo
+
+    def _has(self, key: str) -> bool:
+        return self.store.find(key) is not None
 
     def _connect(self) -> None:
         if not self._is_connected:
