@@ -68,8 +68,8 @@ def collect(root: Path, later: float = LATER) -> gc.Garbage:
 
 
 PASSING = (
-    "shards", "shards.columns", "dedup.dealt", "dedup.gone", "order.dealt", "order.sorted", "manifest.dealt",
-    "manifest.rows",
+    "shards", "shards.columns", "shards.kept", "dedup.dealt", "dedup.gone", "centroids.drawn", "order.dealt",
+    "order.sorted", "manifest.dealt", "manifest.rows", "manifest.kept", "manifest.ids", "manifest.sources",
 )  # fmt: skip
 """Families of what steps hand to each other on the way."""
 

@@ -96,7 +96,8 @@ def test_a_worker_that_fails_once_in_the_middle_of_a_part_changes_nothing(
     outcome = build(policy, root=str(tmp_path / "ray"), executor=RayExecutor(actors=2, deadline=15))
     assert (tmp_path / "work/met").exists() and outcome.num_quarantined == 0
     finished = Counter((tmp_path / "work/parts").read_text().splitlines())
-    assert set(finished.values()) == {1}, "a finished part is not computed again"
+    again = {text for text, times in finished.items() if times > 1 and text}  # a trial of no rows has no text
+    assert len(again) <= (trouble == "hangs"), "only the part at which a worker hung is done again, in pieces"
     undisturbed = build(policy, root=str(tmp_path / "local"), executor=LocalExecutor())
     assert outcome.manifest.digest == undisturbed.manifest.digest
 
