@@ -300,7 +300,7 @@ def test_a_run_stopped_in_the_middle_of_an_exchange_ends_at_the_same_digest(
 def test_a_selector_of_whole_groups_gives_the_same_manifest_on_ray(
     run_with: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    folders = [str(folder) for folder in Path(__file__).parents[:3]]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]))
     there = run_with(RayExecutor(actors=2), "ray")
     assert json.dumps(there.info["facts"]) == json.dumps(run_with(LocalExecutor(workers=2), "here").info["facts"])
