@@ -66,15 +66,14 @@ class Shards:
         may be chosen: these columns and the doc_id. So a part is opened once."""
         wanted = tuple(dict.fromkeys((KNOWN["doc_id"], *columns)))
         shards = tuple(_cut(done, eligibility, gather))
-        schema = eligibility.read(done.store, shards[0].tasks[0], _numbered(wanted)).schema
-        fields = {column: schema.field(i).with_name(column.name) for i, column in enumerate(wanted)}
         keys = list(_keys(done, gather, shards, wanted))
-        for _ in done.map(functools.partial(_store, done.store, eligibility, fields), _lacking(done, shards, keys)):
+        for _ in done.map(functools.partial(_store, done.store, eligibility, wanted), _lacking(done, shards, keys)):
             pass
+        fields = [done.store.read(key, "field").schema.field(0) for key in keys[0]]
         return cls(
             done=done,
             shards=shards,
-            fields=fields,
+            fields={column: field.with_name(column.name) for column, field in zip(wanted, fields, strict=True)},
             keys=dict(zip(wanted, zip(*keys, strict=True), strict=True)),
             num_eligible=tuple(_num_rows(done.store, shard.key, "eligible") for shard in shards),
         )
@@ -169,9 +168,9 @@ def _num_rows(store: Store, key: str, table: str) -> int:
 # What is asked of workers.
 
 
-def _store(store: Store, eligibility: Eligibility, fields: Mapping[Column, pa.Field], wanted: _Wanted) -> None:
+def _store(store: Store, eligibility: Eligibility, all_columns: Sequence[Column], wanted: _Wanted) -> None:
     """Stores the verdict on every document of a shard, and columns of those that may be chosen."""
-    columns = _numbered(fields)
+    columns = _numbered(all_columns)
     asked = [columns[i] for i in wanted.columns.values()]
     said = _Said()
     pieces: list[pa.Table] = []
@@ -180,11 +179,10 @@ def _store(store: Store, eligibility: Eligibility, fields: Mapping[Column, pa.Fi
         pieces.append(verdict.live.select([column.name for column in asked]).filter(pa.array(verdict.is_eligible)))
         if wanted.is_new:
             said.add(store.read(documents, "documents", ["doc_id", "place"]), task.part, store, lost, verdict)
-    for (key, i), field in ((one, list(fields.values())[one[1]]) for one in wanted.columns.items()):
-        schema = pa.schema([field.with_name(columns[i].name)])
-        values = pa.concat_tables(piece.select(schema.names).cast(schema) for piece in pieces).unify_dictionaries()
+    for key, i in wanted.columns.items():
+        values = pa.concat_tables(piece.select([columns[i].name]) for piece in pieces).unify_dictionaries()
         nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
-        store.seal(key, [("column", nameless)], form="arrow")
+        store.seal(key, [("column", nameless), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
         store.seal(wanted.shard.key, said.tables(), form="arrow")
 

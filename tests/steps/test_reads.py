@@ -1,4 +1,4 @@
-"""What is not read: ratings by a run that finds all done, values of the corpus by whoever wants their types."""
+"""What is read how often: ratings not at all by a run that finds all done, parts once or twice by a new selection."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from runs import policy_of, run, uncached, write_corpus
+from selector.engine.local import LocalExecutor
 from selector.engine.store import Seal, Store
+from selector.steps import shards
 
 Reads = Counter[tuple[str, str]]
 
@@ -63,3 +65,39 @@ def test_the_types_of_the_corpus_are_found_without_its_values(
     with pytest.raises(RuntimeError, match=r"failpoint step\.columns\.done"):
         run(make("drop"), tmp_path / "root")
     assert {name for family, name in reads if family.startswith("columns")} == {"types"}
+
+
+@pytest.mark.parametrize("overshoot", ["stop", "fill", "cross"])
+@pytest.mark.parametrize("using", [{"kmeans_quality": {"score": "edu", "temperature": 0.5}}, "random"])
+def test_a_new_selection_reads_a_parts_tables_twice_at_most_and_a_shards_columns_sixteen_times(
+    using: Any, overshoot: str, make: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 60)
+    alone = LocalExecutor(workers=1)  # whose reads are all in this process
+    budget = {"tokens": 400, "overshoot": overshoot}
+    run(
+        {**make("drop"), "select": {"where": "num_tokens > 3", "budget": budget, "using": using}},
+        tmp_path / "root",
+        alone,
+    )
+    counted: Counter[tuple[str, str, str]] = Counter()
+    blob = Store.blob
+
+    def noted(store: Store, seal: Seal, name: str) -> bytes:
+        counted[seal.key, name, seal.tables[name].form] += 1
+        return blob(store, seal, name)
+
+    monkeypatch.setattr(Store, "blob", noted)
+    run(
+        {**make("drop"), "select": {"where": "num_tokens > 2", "budget": budget, "using": using}},
+        tmp_path / "root",
+        alone,
+    )
+    of_parts = {
+        at: n for at, n in counted.items() if at[0].startswith(("ingest/", "dedup.parts/", "rate/", "cluster/"))
+    }
+    assert of_parts and max(of_parts.values()) <= 2, of_parts
+    of_shards = {at: n for at, n in counted.items() if at[0].startswith("shards")}
+    assert len({key for key, _, _ in of_shards if key.startswith("shards/")}) > 1, "there are several shards"
+    assert max(of_shards.values()) <= 16, of_shards
+    assert {form for _, _, form in of_shards} == {"arrow"}, "they are read as they lie"
