@@ -12,6 +12,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt
 from selector.pipeline import build
 from selector.policy import Policy
+from selector.steps import embed
 
 NUM_DOCUMENTS = 1200
 
@@ -65,7 +66,7 @@ class Noting(Watch):
 
 @pytest.fixture(scope="module")
 def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Noting:
-    """A run in which every step has one large part."""
+    """A run in which every step has one large part, and works on it whole."""
     folder = tmp_path_factory.mktemp("watched")
     corpus = write_jsonl(folder / "corpus.jsonl", [{"text": text_of(n, 8)} for n in range(NUM_DOCUMENTS)])
     policy: dict[str, Any] = {
@@ -75,7 +76,8 @@ def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Notin
         "rate": ["readability", "prototypicality"],
         "select": {"budget": {"fraction": 0.2}},
     }
-    with Noting() as watch:
+    with Noting() as watch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "SLICE", {"cpu": NUM_DOCUMENTS})
         build(Policy.of(policy), root=str(folder / "root"), executor=LocalExecutor(workers=1), progress=watch)
     return watch
 
