@@ -115,14 +115,15 @@ def _cuts(samples: Sequence[tuple[npt.NDArray[np.uint64], int]], num_ranges: int
 
 
 def _range_of(rows: npt.NDArray[np.uint64], cuts: npt.NDArray[np.uint64]) -> Ints:
-    """The range of each row: how many cuts are not behind it."""
-    number = np.zeros(len(rows), np.int64)
-    for cut in cuts:  # few: one for each million rows
-        is_before, is_equal = np.zeros(len(rows), np.bool_), np.ones(len(rows), np.bool_)
-        for column, value in zip(rows.T, cut, strict=True):
-            is_before |= is_equal & (column < value)
-            is_equal &= column == value
-        number += ~is_before
+    """The range of each row: how many cuts are not behind it. The next column is looked at only where one ties."""
+    number, end = (np.searchsorted(cuts[:, 0], rows[:, 0], side) for side in ("left", "right"))
+    if rows.shape[1] == 1:
+        return end
+    tied = np.flatnonzero(number < end)
+    begins = number[tied]
+    for begin in np.unique(begins).tolist():
+        here = tied[begins == begin]
+        number[here] += _range_of(rows[here, 1:], cuts[begin : end[here[0]], 1:])
     return number
 
 
