@@ -21,11 +21,12 @@ from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
 from selector.steps import account, dedup, survey
+from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
 
 logger = logging.getLogger(__name__)
 
-_BYTES_PER_DOCUMENT = 1500  # of artefacts, embedding included
+_BYTES_PER_ROW, _BYTES_PER_VECTOR = 400, 2000  # of artefacts, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Run:
 
     resolved: Resolved
     manifest: ManifestStep
+    embed: Embed | None
     store: Store
     is_dry: bool
 
@@ -45,7 +47,8 @@ class Run:
         if not is_dry:
             storage.check(store.storage)
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
-        return cls(resolved=resolved, manifest=manifest, store=store, is_dry=is_dry)
+        embed = next((step for step in flow if isinstance(step, Embed)), None)
+        return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
 
     def after(self, lease: Lease | None = None) -> Mapping[str, Callable[[Done], None]]:
         """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The
@@ -74,7 +77,8 @@ class Run:
         }
         name = done.once("run", lambda: fingerprint(plan)[:16])
         if self.store.storage.get(f"{name}/plan.json") is None:  # or else the run was begun, and needs less
-            _check_space(self.store, num_rows, self._kept_bytes(done))
+            needed = num_rows * _BYTES_PER_ROW + self._kept_bytes(done)
+            _check_space(self.store, f"{num_rows} rows", needed)
         if lease is not None and lease.name(name):
             logger.warning(
                 "Another process was at work on this run, %s, a moment ago. If it still is, both go on, and each uses "
@@ -133,6 +137,14 @@ class Run:
         num_documents = done["dedup"].rows_out
         lost = {} if num_documents else account.lost_rows(done)
         _check_documents(self.resolved, num_documents, dedup.num_tokens(done), lost)
+        tasks = () if self.embed is None else self.embed.tasks(done)
+        shares = dedup.shares(done)
+        wanted = [
+            share["num_documents"]
+            for task, share in zip(tasks, shares, strict=bool(tasks))
+            if self.store.find(task.key) is None
+        ]
+        _check_space(self.store, f"the vectors of {sum(wanted)} documents", sum(wanted) * _BYTES_PER_VECTOR)
 
     def finish(self, done: Done, runner: Runner) -> Manifest:
         """The committed manifest, once what lies beside it is written: the log, the list of artefacts."""
@@ -174,13 +186,13 @@ def _check_rows(resolved: Resolved, num_rows: int, lost: Sequence[str]) -> None:
     _check_documents(resolved, num_rows, None)
 
 
-def _check_space(store: Store, num_rows: int, num_text_bytes: int) -> None:
-    """The disk has room for the artefacts of so many rows, and for texts of so many bytes. Raises UsageError."""
-    free, needed = store.storage.free_bytes(), num_rows * _BYTES_PER_DOCUMENT + num_text_bytes
+def _check_space(store: Store, what: str, needed: int) -> None:
+    """The disk has room for so many bytes. Raises UsageError."""
+    free = store.storage.free_bytes()
     if free is not None and free < needed:
         raise UsageError(
-            f"--root: {store.storage.address} has {free / 1e6:,.1f} MB free, and {num_rows} rows need about "
-            f"{needed / 1e6:,.1f} MB. Free some space, or give another root."
+            f"--root: {store.storage.address} has {free / 1e6:,.2f} MB free, and {what} need about "
+            f"{needed / 1e6:,.2f} MB. Free some space, or give another root."
         )
 
 

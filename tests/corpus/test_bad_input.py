@@ -384,6 +384,8 @@ subprocess.run(["rm", {disk!r} + "/filler"])
 mount("remount", "size=40k")
 run("too small")
 mount("remount", "size=120k")
+run("too small for vectors")
+mount("remount", "size=240k")
 run("full midway")
 mount("remount", "size=50m")
 run("freed")
@@ -406,7 +408,12 @@ def test_a_read_only_or_full_disk_ends_a_run_cleanly_and_freed_space_finishes_it
     told = {name: Ended(code=code, out=out, err=err) for name, (code, out, err) in json.loads(ended.stdout).items()}
     assert_refused(told["read-only"], r"--root: .* cannot be used: Read-only file system .*Give a directory that can")
     assert_refused(told["full before"], r"--root: The disk of .* is full\. Free some space")
-    assert_refused(told["too small"], r"--root: .* has 0\.0 MB free, and 40 rows need about 0\.1 MB\. Free some space")
+    assert_refused(
+        told["too small"], r"--root: .* has 0\.0\d MB free, and 40 rows need about 0\.0\d MB\. Free some space"
+    )
+    assert_refused(
+        told["too small for vectors"], r"--root: .* MB free, and the vectors of 40 documents need about 0\.08 MB"
+    )
     midway = told["full midway"]
     assert (midway.code, midway.json["error"]["kind"]) == (1, "FullError") and "Traceback" not in midway.err
     assert "is full. Free some space and run the same command again: finished parts are kept." in midway.err
