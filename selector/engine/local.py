@@ -1,6 +1,7 @@
 """The executor that needs nothing but this machine: parts in this process, one after another, maps on processes."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -71,9 +72,10 @@ class LocalExecutor:
 
     def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
         """See `Executor.run`. A document that kills the process kills the run: only workers can die alone."""
-        supervision = Supervision(step, tasks, store, self.attempts, num_rows)
+        own = dataclasses.replace(step)  # what it prepares goes with it
+        supervision = Supervision(own, tasks, store, self.attempts, num_rows)
         while attempt := supervision.take():
-            receipt = supervision.report(attempt, attempt_here(step, attempt.task, store))
+            receipt = supervision.report(attempt, attempt_here(own, attempt.task, store))
             if receipt is not None:
                 yield receipt
 

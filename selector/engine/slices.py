@@ -50,7 +50,9 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
         next((table.schema.field(name) for table in tables if table[name].null_count < table.num_rows), field)
         for name, field in zip(first.schema.names, first.schema, strict=True)
     ]
-    return pa.concat_tables(_with_fields(table, fields) for table in tables).unify_dictionaries().combine_chunks()
+    lined_up = (_with_fields(table, fields) for table in tables)
+    whole = pa.concat_tables(lined_up, promote_options="permissive")  # decimals: as many digits as any has
+    return whole.unify_dictionaries().combine_chunks()
 
 
 def _with_fields(table: pa.Table, fields: Sequence[pa.Field]) -> pa.Table:

@@ -75,6 +75,25 @@ class Stored:
         """The opened file of a part. Raises DamagedError."""
         return self._open(self.key(folder, part_name(index)), getattr(self.header, folder)[index], folder)
 
+    def is_whole(self) -> bool:
+        """Whether every object that manifest.json lists has the bytes that were committed."""
+        listed: list[tuple[str, Part | DecisionPart | Table]] = [
+            (self.key(folder, part.name), part)
+            for folder in ("parts", "decisions")
+            for part in getattr(self.header, folder)
+        ]
+        for name in ("files", "ids", "unvisited"):
+            entry: Table | None = getattr(self.header, name)
+            listed += [(self.key(f"{name}.parquet"), entry)] if entry is not None else []
+        return all(self._digest(key) == entry.sha256 for key, entry in listed)
+
+    def _digest(self, key: str) -> str | None:
+        source = self.storage.open(key)
+        if source is None:
+            return None
+        with source:
+            return hashlib.file_digest(source, "sha256").hexdigest()
+
     def groups(self, name: str) -> Iterator[pa.Table]:
         """`ids` or `unvisited`, row group by row group, so that it is never held whole. Raises DamagedError."""
         entry: Table | None = getattr(self.header, name)

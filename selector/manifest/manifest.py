@@ -178,6 +178,11 @@ class Manifest:
         """Reads all that is stored, and works out again what can be worked out. Raises only if storage fails."""
         return verify(self._storage, self._home)
 
+    def is_whole(self) -> bool:
+        """Whether all of it has the bytes that were committed, and so says what was compared then. Raises only if
+        storage fails."""
+        return self._stored.is_whole()
+
     @functools.cached_property
     def _stored(self) -> Stored:
         return Stored(storage=self._storage, home=self._home, header=self.header)

@@ -109,7 +109,7 @@ class CorpusPolicy(_Section):
     )
     rows_per_part: Amount | None = Field(
         None,
-        description="Rows of a part, at most, and none of two files. Without it: about a sixteenth of the file, from"
+        description="Rows of a part, at most, and none of two files. Without it: about a quarter of the file, from"
         " 2,048 to 65,536; smaller files make parts together.",
     )
 

@@ -52,6 +52,12 @@ def added(parts: Iterable[pa.Table]) -> pa.Table:
     return pa.Table.from_pylist([{**row, **_sparse(counts[name])} for name, row in whole.items()], schema=SUMS)
 
 
+def type_of(sums: pa.Table, score: str) -> pa.DataType:
+    """The type of a score over the whole corpus."""
+    (row,) = _rows(sums, score)
+    return pa.ipc.read_schema(pa.py_buffer(row["type"])).field(0).type
+
+
 def mean_of(sums: pa.Table, score: str) -> pa.Scalar:
     """The mean of a score over the documents that have it, in the score's own type; of none, its zero."""
     (row,) = _rows(sums, score)

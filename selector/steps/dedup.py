@@ -97,7 +97,7 @@ def num_tokens(done: Done) -> int:
 def dedup(done: Done, documents: Sequence[Seal], *, has_keys: bool) -> pa.Table:
     """A row of `SHARES` for each part; the documents that go on, and what a part lost, are sealed on the way."""
     items = tuple(_items(documents))
-    inputs = [[seal.key for seal in documents], has_keys, [item.first for item in items]]
+    inputs = [Dedup.version, [seal.key for seal in documents], has_keys, [item.first for item in items]]
     decided = _decided(done, inputs, items, has_keys=has_keys)
     return pa.concat_tables(
         [

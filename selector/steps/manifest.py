@@ -67,7 +67,7 @@ class ManifestStep(Whole):
         committed = _made(seal, store)
         try:
             manifest = Manifest.open(f"{store.storage.address}/{committed['run']}")
-            is_sound = manifest.digest == committed["digest"] and manifest.verify().ok
+            is_sound = manifest.digest == committed["digest"] and manifest.is_whole()
             return is_sound and account.digest_of_quarantine(store, committed["run"]) == committed["quarantine"]
         except (SelectorError, OSError):
             return False
@@ -76,6 +76,8 @@ class ManifestStep(Whole):
         home, store = run_id(done), done.store
         parts, lost = survey.parts(done, self.survey), account.lost(done)
         told = order.facts_of(done)
+        has_keys = self.policy["corpus"]["key"] is not None
+        quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
         manifest = commit(
             done,
             home,
@@ -93,8 +95,6 @@ class ManifestStep(Whole):
             plugins=self.plugins,
             versions=self.versions,
         )
-        has_keys = self.policy["corpus"]["key"] is not None
-        quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
         committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
         yield "manifest", pa.Table.from_pylist([committed], schema=_MADE)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from selector.engine import alive
 from selector.engine.part import Resources, Task
+from selector.engine.slices import joined
 from selector.engine.step import APART, Done, Fold, Step, Tables
 from selector.engine.store import Store
 from selector.plugins import attached
@@ -80,7 +81,7 @@ class Rate(Fold):
             piece = batch.slice(first, _AT_A_TIME)
             rated.append(ratings_table(self._prepared["rater"], self.label, piece, declared=declared))
             alive.sign(first + piece.num_rows)
-        ratings = pa.concat_tables(rated).unify_dictionaries().combine_chunks()
+        ratings = joined(rated)
         return {"ratings": ratings, "sums": sums_of(ratings)}
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:

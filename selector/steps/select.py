@@ -25,7 +25,7 @@ from selector.select._check import Checker, Totals
 from selector.steps import attach, survey
 from selector.steps.gather import Gather
 from selector.steps.shards import Shard, Shards, documents_of
-from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility
+from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility, lost_from
 
 SHARDS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
 
@@ -56,11 +56,8 @@ class Select(Whole):
     def inputs(self, done: Done) -> Any:
         eligibility = self._decisive(done)
         gather = replace(self.gather, columns=(*self.columns, *eligibility.columns))
-        lost = [
-            [step, part, seal.tables["quarantine"].sha256]
-            for step in eligibility.raters
-            for part, seal in enumerate(done[step].parts)
-            if seal.tables["quarantine"].num_rows  # so a rater that loses nothing and that nobody reads decides nothing
+        lost = [  # a rater that loses nothing and that nobody reads decides nothing
+            [step, rows] for step in eligibility.raters if (rows := lost_from(done.store, done[step].parts))
         ]
         files = [part.files for part in survey.parts(done, self.gather.survey)]  # decisions say where documents lie
         return [
@@ -102,7 +99,9 @@ class Select(Whole):
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
         columns = (KNOWN["num_tokens"], *self.columns, *self.later)
-        return done.once("select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns))
+        return done.once(
+            "select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns, self.version)
+        )
 
     def _decided(
         self, done: Done, shards: Shards, pool: Pool, decisions: Decisions, checker: Checker, own: str

@@ -7,6 +7,7 @@ no part is opened again.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -22,11 +23,12 @@ from selector.engine.step import Done
 from selector.engine.store import Seal, Store, fingerprint
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Keep, Pool
+from selector.rate._sums import type_of
 from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
 from selector.steps.regroup import Exchanged
-from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome, Verdict
+from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome, Verdict, lost_from
 
 SHARD_ROWS = 1 << 20
 
@@ -61,13 +63,21 @@ class Shards:
     num_eligible: tuple[int, ...]
 
     @classmethod
-    def of(cls, done: Done, eligibility: Eligibility, gather: Gather, columns: Sequence[Column]) -> "Shards":
+    def of(
+        cls, done: Done, eligibility: Eligibility, gather: Gather, columns: Sequence[Column], version: int
+    ) -> "Shards":
         """The shards, once the verdict on every document is said, and stored with it what may be asked of those that
-        may be chosen: these columns and the doc_id. So a part is opened once."""
+        may be chosen: these columns and the doc_id. So a part is opened once. `version` is that of who asks."""
         wanted = tuple(dict.fromkeys((KNOWN["doc_id"], *columns)))
-        shards = tuple(_cut(done, eligibility, gather))
+        shards = tuple(_cut(done, eligibility, gather, version))
         keys = list(_keys(done, gather, shards, wanted))
-        for _ in done.map(functools.partial(_store, done.store, eligibility, wanted), _lacking(done, shards, keys)):
+        kinds = {
+            column: type_of(done.table(column.step, "sums"), column.column)
+            for column in wanted
+            if column.meaning not in (None, "label")
+        }
+        store = functools.partial(_store, done.store, eligibility, wanted, kinds)
+        for _ in done.map(store, _lacking(done, shards, keys)):
             pass
         fields = [done.store.read(key, "field").schema.field(0) for key in keys[0]]
         return cls(
@@ -138,7 +148,7 @@ def _numbered(columns: Iterable[Column]) -> list[Column]:
     return [replace(column, name=f"column {i}") for i, column in enumerate(columns)]
 
 
-def _cut(done: Done, eligibility: Eligibility, gather: Gather) -> Iterator[Shard]:
+def _cut(done: Done, eligibility: Eligibility, gather: Gather, version: int) -> Iterator[Shard]:
     """Consecutive parts, until they have about `SHARD_ROWS` documents."""
     decisive = replace(gather, columns=eligibility.columns).identities(done)
     tasks, shares, ingested = gather.tasks(done), dedup.shares(done), done["ingest"].parts
@@ -149,14 +159,9 @@ def _cut(done: Done, eligibility: Eligibility, gather: Gather) -> Iterator[Shard
             parts = slice(start, i + 1)
             lost = tuple(share["lost"] for share in shares[parts])
             documents = tuple(one.key for one in ingested[parts])
-            quarantines = [
-                [step, j - start, seal.tables["quarantine"].sha256]
-                for step in eligibility.raters
-                for j, seal in enumerate(done[step].parts[parts], start)
-                if seal.tables["quarantine"].num_rows
-            ]
+            quarantines = [[step, lost_from(done.store, done[step].parts[parts])] for step in eligibility.raters]
             files = [task.part.files for task in tasks[parts]]
-            name = fingerprint([eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
+            name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
             yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
             start, rows = i + 1, 0
 
@@ -168,23 +173,38 @@ def _num_rows(store: Store, key: str, table: str) -> int:
 # What is asked of workers.
 
 
-def _store(store: Store, eligibility: Eligibility, all_columns: Sequence[Column], wanted: _Wanted) -> None:
+def _store(
+    store: Store,
+    eligibility: Eligibility,
+    all_columns: Sequence[Column],
+    kinds: Mapping[Column, pa.DataType],
+    wanted: _Wanted,
+) -> None:
     """Stores the verdict on every document of a shard, and columns of those that may be chosen."""
     columns = _numbered(all_columns)
-    asked = [columns[i] for i in wanted.columns.values()]
-    said = _Said()
-    pieces: list[pa.Table] = []
-    for task, documents, lost in zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True):
-        verdict = eligibility.verdict(store, task, asked)
-        pieces.append(verdict.live.select([column.name for column in asked]).filter(pa.array(verdict.is_eligible)))
-        if wanted.is_new:
-            said.add(store.read(documents, "documents", ["doc_id", "place"]), task.part, store, lost, verdict)
+    verdict = eligibility.verdict(store, wanted.shard.tasks, [columns[i] for i in wanted.columns.values()])
+    is_eligible = pa.array(verdict.is_eligible)
     for key, i in wanted.columns.items():
-        values = pa.concat_tables(piece.select([columns[i].name]) for piece in pieces).unify_dictionaries()
+        values = _in_type(verdict.live.select([columns[i].name]), kinds.get(all_columns[i])).filter(is_eligible)
         nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
         store.seal(key, [("column", nameless), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
+        said = _Said()
+        parts = zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True)
+        for (task, key, lost), (first, end) in zip(parts, itertools.pairwise(verdict.borders), strict=True):
+            documents = store.read(key, "documents", ["doc_id", "place"])
+            said.add(documents, task.part, dedup.lost_of(store, lost), verdict, slice(first, end))
         store.seal(wanted.shard.key, said.tables(), form="arrow")
+
+
+def _in_type(table: pa.Table, kind: pa.DataType | None) -> pa.Table:
+    """A table of one column in the type that it has in all shards, if that is known: here it may have no values."""
+    (field,) = table.schema
+    if kind is None or field.type == kind:
+        return table
+    is_empty = table.column(0).null_count == table.num_rows
+    values = pa.nulls(table.num_rows, kind) if is_empty else table.column(0).cast(kind)
+    return pa.table([values], schema=pa.schema([field.with_type(kind)]))
 
 
 class _Said:
@@ -196,20 +216,19 @@ class _Said:
         self._outcomes: dict[tuple[int, str, str | None], int] = {}
         self._place = 0
 
-    def add(self, documents: pa.Table, part: Part, store: Store, lost_key: str | None, verdict: Verdict) -> None:
-        """Adds a part: all its documents, what dedup took from it, and the verdict on the others."""
+    def add(self, documents: pa.Table, part: Part, lost: pa.Table, verdict: Verdict, live: slice) -> None:
+        """Adds a part: all its documents, what dedup took from it, and the verdict on the others, which are so."""
         places = documents["place"].to_numpy()
         code = np.full(len(places), ELIGIBLE, np.int32)
-        lost = dedup.lost_of(store, lost_key)
         if lost.num_rows:
             at = np.searchsorted(places, lost["place"].to_numpy())
             is_clash = lost["is_clash"].to_numpy(zero_copy_only=False)
             both = [self._number(DUPLICATE), self._number(CLASH)]
             code[at] = np.where(is_clash, both[1], both[0])
             self._leaders.append(pa.table([at + self._place, lost["leader"]], schema=LEADERS))
-        at = np.searchsorted(places, verdict.live["place"].to_numpy())
+        at = np.searchsorted(places, verdict.live["place"].to_numpy()[live])
         numbers = np.array([self._number(outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
-        code[at] = np.where(verdict.is_eligible, ELIGIBLE, numbers[np.maximum(verdict.code, 0)])
+        code[at] = np.where(verdict.is_eligible[live], ELIGIBLE, numbers[np.maximum(verdict.code[live], 0)])
         files, rows = part.find(places)
         self._documents.append(pa.table([documents["doc_id"], files, rows, code], schema=DOCUMENTS))
         self._place += len(places)

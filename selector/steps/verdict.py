@@ -4,8 +4,9 @@ The first clause that a document meets decides, and says why. Duplicates had the
 is the pool.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,8 @@ from selector import tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import PLACE, state_columns
 from selector.engine.part import Task
-from selector.engine.store import Store
-from selector.plugins.catalogue import KNOWN
+from selector.engine.slices import joined
+from selector.engine.store import Seal, Store, fingerprint
 from selector.policy.where import Rule
 from selector.select import Reason
 from selector.steps.gather import PartReader
@@ -41,10 +42,11 @@ CLASH = Outcome(outcome=QUARANTINED, reason="quarantined in dedup: its key is an
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A part's documents that go on, and which of them cannot be chosen: `code` is an index into `outcomes`, -1 for
-    none."""
+    """The documents of consecutive parts that go on, and which of them cannot be chosen: `code` is an index into
+    `outcomes`, -1 for none."""
 
     live: pa.Table
+    borders: Sequence[int]  # where each part's documents begin, and where they end
     code: npt.NDArray[np.int32]
     outcomes: Sequence[Outcome]
 
@@ -55,7 +57,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Eligibility:
-    """Says the verdict on the documents of a part."""
+    """Says the verdict on documents."""
 
     reader: PartReader
     raters: tuple[str, ...]  # the steps whose quarantine counts
@@ -78,38 +80,46 @@ class Eligibility:
             "means": {name: str(mean) for name, mean in self.means.items()},
         }
 
-    def verdict(self, store: Store, task: Task, columns: Sequence[Column] = ()) -> Verdict:
-        """The verdict on a part; its documents come with these columns as `read` gives them."""
-        known = {column.name: column for column in (KNOWN["doc_id"], PLACE, *self.columns)}
-        live = self.reader.read(store, task, [*known.values(), *state_columns(self.used), *columns])
-        code = np.full(live.num_rows, -1, np.int32)
+    def verdict(self, store: Store, tasks: Sequence[Task], columns: Sequence[Column] = ()) -> Verdict:
+        """The verdict on consecutive parts; their documents come with these columns, under names of ours, as whoever
+        chooses sees them: the mean of a used score where there is none, if that is the policy."""
+        read = [PLACE, *self.used, *state_columns(self.used), *self._rule_columns(), *columns]
+        parts = [self.reader.read(store, task, read) for task in tasks]
+        borders = [0, *itertools.accumulate(part.num_rows for part in parts)]
+        documents = joined(parts)
+        code = np.full(documents.num_rows, -1, np.int32)
         outcomes: list[Outcome] = []
+        live = Live(eligibility=self, store=store, tasks=tasks, borders=borders, documents=documents)
         for clause in CLAUSES:
-            for which, outcome in clause(Live(eligibility=self, store=store, task=task, documents=live)):
+            for which, outcome in clause(live):
                 code[which & (code < 0)] = len(outcomes)
                 outcomes.append(outcome)
-        return Verdict(live=self._imputed(live, columns), code=code, outcomes=outcomes)
-
-    def read(self, store: Store, task: Task, columns: Sequence[Column]) -> pa.Table:
-        """The documents of a part that go on, with these columns as whoever chooses sees them: the mean of a used score
-        where there is none, if that is the policy."""
-        return self._imputed(self.reader.read(store, task, columns), columns)
-
-    def _imputed(self, live: pa.Table, columns: Sequence[Column]) -> pa.Table:
         for column in columns:
             if column.meaning is not None and column.column in self.means:
-                at = live.schema.get_field_index(column.name)
-                live = live.set_column(at, live.schema.field(at), live.column(at).fill_null(self.means[column.column]))
-        return live
+                at = documents.schema.get_field_index(column.name)
+                values = documents.column(at).fill_null(self.means[column.column])
+                documents = documents.set_column(at, documents.schema.field(at), values)
+        return Verdict(live=documents, borders=borders, code=code, outcomes=outcomes)
+
+    def _rule_columns(self) -> list[Column]:
+        """What the rule reads, under names that no column of ours has."""
+        return [replace(column, name=f"rule {i}") for i, column in enumerate(self.rule.columns if self.rule else ())]
+
+    def passed(self, documents: pa.Table) -> Bools:
+        """Which documents the rule lets pass."""
+        assert self.rule is not None, "there is a rule"
+        names = [column.name for column in self.rule.columns]
+        return self.rule.test(documents.select([column.name for column in self._rule_columns()]).rename_columns(names))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """The documents of one part that go on, and where more is known of them."""
+    """The documents of consecutive parts that go on, and where more is known of them."""
 
     eligibility: Eligibility
     store: Store
-    task: Task
+    tasks: Sequence[Task]
+    borders: Sequence[int]  # where each part's documents begin, and where they end
     documents: pa.Table
 
 
@@ -118,22 +128,24 @@ Clause = Callable[[Live], Iterator[tuple[Bools, Outcome]]]
 
 def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     """What a step lost."""
+    places = live.documents["place"].to_numpy()
     for step in live.eligibility.raters:
-        seal = live.store.sealed(live.task.inputs[step])
-        if seal.tables["quarantine"].num_rows:
-            lost = live.store.table(seal, "quarantine", ["place", "step", "reason"]).group_by(["step", "reason"])
-            for group in lost.aggregate([("place", "list")]).to_pylist():
-                filled = {"step": group["step"], "reason": group["reason"]}
-                which = np.isin(live.documents["place"].to_numpy(), group["place_list"])
-                yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
+        for task, (first, end) in zip(live.tasks, itertools.pairwise(live.borders), strict=True):
+            seal = live.store.sealed(task.inputs[step])
+            if seal.tables["quarantine"].num_rows:
+                lost = live.store.table(seal, "quarantine", ["place", "step", "reason"]).group_by(["step", "reason"])
+                for group in lost.aggregate([("place", "list")]).to_pylist():
+                    filled = {"step": group["step"], "reason": group["reason"]}
+                    which = np.zeros(len(places), np.bool_)
+                    which[first:end] = np.isin(places[first:end], group["place_list"])
+                    yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
 
 
 def ruled_out(live: Live) -> Iterator[tuple[Bools, Outcome]]:
     """What the rule does not let pass."""
     rule = live.eligibility.rule
     if rule is not None:
-        passed = rule.test(live.documents.select([column.name for column in rule.columns]))
-        yield ~passed, Outcome(outcome=LEFT_OUT, reason=f"where: {rule.text}")
+        yield ~live.eligibility.passed(live.documents), Outcome(outcome=LEFT_OUT, reason=f"where: {rule.text}")
 
 
 def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
@@ -153,3 +165,14 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
 
 CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)
 """In the order in which a document meets them."""
+
+
+def lost_from(store: Store, parts: Sequence[Seal]) -> list[Any]:
+    """Which rows a step lost of some parts, and why in one word: what of a quarantine decides a verdict. What more it
+    tells may differ by the options of an executor."""
+    lost: list[Any] = []
+    for number, seal in enumerate(parts):
+        if seal.tables["quarantine"].num_rows:
+            table = store.table(seal, "quarantine", ["place", "step", "reason"])
+            lost.append([number, fingerprint(list(table.to_pydict().values()))])
+    return lost

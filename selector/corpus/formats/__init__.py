@@ -45,7 +45,7 @@ __all__ = [
 
 PART_BYTES = 16 << 20
 SMALL_FILE, _MOST_ROWS = 2048, 65_536  # rows; a file with fewer than these is no part of its own
-_PARTS_PER_FILE = 16
+_PARTS_PER_FILE = 4
 _SIGN_ROWS = 256  # after so many it is said that the reading goes on
 
 Ints = npt.NDArray[np.int64]
@@ -193,12 +193,12 @@ def rows(
 
 
 def part_rows(num_rows: int, wanted: int | None) -> int:
-    """How many rows at most a part of a file with so many has: as many as wanted, or about a sixteenth of the file.
+    """How many rows at most a part of a file with so many has: as many as wanted, or about a quarter of the file.
 
     It grows in powers of two, so that a file to which rows are appended is seldom cut anew.
     """
-    sixteenth = -(-num_rows // _PARTS_PER_FILE)
-    return wanted or min(_MOST_ROWS, max(SMALL_FILE, 1 << (sixteenth - 1).bit_length()))
+    quarter = -(-num_rows // _PARTS_PER_FILE)
+    return wanted or min(_MOST_ROWS, max(SMALL_FILE, 1 << (quarter - 1).bit_length()))
 
 
 @functools.cache
