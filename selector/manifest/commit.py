@@ -36,6 +36,7 @@ PART_ROWS = 1_048_576
 
 RANGE_ROWS = 1 << 20  # about so many rows of ids.parquet are sorted at a time
 _UNVISITED_ROWS = 1 << 20  # of a row group of unvisited.parquet
+_VERSION = 1  # raise it when the same tables are dealt or summed up in another way
 _UNSEALED = "0" * 64
 
 
@@ -335,7 +336,7 @@ class _Work:
 
     def _keep(self, what: str, inputs: Sequence[Any], kept: Mapping[str, pa.Table]) -> str:
         """The key of tables that are needed until the manifest is committed, once they are stored."""
-        key = f"manifest.{what}/{fingerprint([self.places.digest, *inputs])}"
+        key = f"manifest.{what}/{fingerprint([_VERSION, self.places.digest, *inputs])}"
         return self.store.seal(key, kept.items(), form="arrow").key
 
 

@@ -23,6 +23,8 @@ from selector.steps.select import shards_of
 from selector.steps.shards import SHARD_ROWS
 from selector.tables import QUARANTINE
 
+_VERSION = 1  # raise it when the same documents have other sums
+
 
 def counts(done: Done) -> dict[str, Any]:
     """How many documents there are and how many are kept, as the steps counted them; what the corpus is made of."""
@@ -164,7 +166,7 @@ class _Losses:
 
 def _sources_of(store: Store, ingested: Sequence[Seal]) -> list[tuple[str, int, int]]:
     """Documents and tokens of every source of some parts; stored, since they are the same for every selection."""
-    key = f"manifest.sources/{fingerprint([seal.tables['documents'].sha256 for seal in ingested])}"
+    key = f"manifest.sources/{fingerprint([_VERSION, *(seal.tables['documents'].sha256 for seal in ingested)])}"
     seal = store.find(key)
     if seal is None:
         read = [store.table(seal, "documents", ["source", "num_tokens"]) for seal in ingested]

@@ -81,7 +81,7 @@ def _sample(done: Done, embeddings: Sequence[Seal], num_documents: int, wanted: 
 
 def _draw(store: Store, one_of: int, limit: np.uint64, seed: int, parts: Sequence[Seal]) -> str:
     """Stores the vectors of some parts' documents whose keyed hash is within the limit; the key."""
-    key = f"centroids.drawn/{fingerprint([one_of, int(limit), seed, [seal.key for seal in parts]])}"
+    key = f"centroids.drawn/{fingerprint([Centroids.version, one_of, int(limit), seed, [seal.key for seal in parts]])}"
     if store.find(key) is None:
         pieces: list[pa.Table] = []
         for seal in parts:

@@ -36,7 +36,8 @@ class Select(Whole):
     order) and `chosen` (what is said of those that are kept); and `facts`."""
 
     name: str = field(default="select", metadata=APART)
-    version = 3
+    version = 4
+    libraries = ("polars",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)
     selector_identity: Mapping[str, Any]
