@@ -115,8 +115,8 @@ def _only_our_output() -> AbstractContextManager[Any]:
 
 def _executor(name: str, **options: Any) -> Any:
     given = {key: value for key, value in options.items() if value is not None}
-    found = plugins.find("executors", name)
-    known = {field.name for field in fields(found)} if is_dataclass(found) else {*given}
+    cls = plugins.find("executors", name)
+    known = {field.name for field in fields(cls)} if is_dataclass(cls) else {*given}
     for key in given:
         if key not in known:
             taken = " and ".join(f"--{option}" for option in options if option in known)

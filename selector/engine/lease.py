@@ -105,7 +105,7 @@ class Lease:
 
 def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
     """What every lease says that has not run out, by its key. One that cannot be read has."""
-    found: dict[str, Held] = {}
+    leases: dict[str, Held] = {}
     for key, _ in storage.list(FOLDER):
         try:
             body = json.loads(storage.get(key) or b"")
@@ -119,5 +119,5 @@ def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if is_sound and held.expires > now():
-            found[key] = held
-    return found
+            leases[key] = held
+    return leases

@@ -344,13 +344,13 @@ def _whole(rows: pa.Table, first: int, first_token: int) -> pa.Table:
     """`tables.MANIFEST` of the visits from a position on, before which there are so many tokens."""
     rows = _with_sentences(rows)
     num_tokens = rows["num_tokens"].to_numpy().astype(np.int64)
-    made: dict[str, Any] = {"token_start": pa.array(first_token + np.cumsum(num_tokens) - num_tokens)}
+    added: dict[str, Any] = {"token_start": pa.array(first_token + np.cumsum(num_tokens) - num_tokens)}
     if "position" not in rows.schema.names:
-        made["position"] = pa.array(np.arange(first, first + len(rows)))
+        added["position"] = pa.array(np.arange(first, first + len(rows)))
     for field in tables.MANIFEST:
         if field.nullable and field.name not in rows.schema.names:
-            made[field.name] = pa.nulls(len(rows), field.type)
-    columns = [made[name] if name in made else rows[name] for name in tables.MANIFEST.names]
+            added[field.name] = pa.nulls(len(rows), field.type)
+    columns = [added[name] if name in added else rows[name] for name in tables.MANIFEST.names]
     return canonical(pa.table(columns, names=tables.MANIFEST.names), tables.MANIFEST)
 
 

@@ -135,8 +135,8 @@ class Resolved:
 def resolve(policy: Policy) -> Resolved:
     """The policy made whole. Raises PolicyError or CorpusError for all that can be known to be wrong before any
     work."""
-    made = policy.plugins
-    catalogue = Catalogue.of(made.raters)
+    as_written = policy.plugins
+    catalogue = Catalogue.of(as_written.raters)
     columns: dict[str, tuple[Column, ...]] = {}
     contents: dict[str, dict[str, str]] = {}
 
@@ -149,11 +149,11 @@ def resolve(policy: Policy) -> Resolved:
         contents[place] |= {**attached.checksums(plugin, place), **_manifests(plugin, place)}
         return with_models
 
-    raters = {label: checked(f"rate.{label}", rater) for label, rater in made.raters.items()}
+    raters = {label: checked(f"rate.{label}", rater) for label, rater in as_written.raters.items()}
     plugins_made_whole = Plugins(
         raters=_by_what_they_read(raters, columns),
-        selector=checked("select.using", made.selector),
-        order=checked("order.using", made.order),
+        selector=checked("select.using", as_written.selector),
+        order=checked("order.using", as_written.order),
     )
     for key, name in policy.manifest:
         if name is not None:

@@ -162,9 +162,11 @@ def _agree(answer: pa.Table, expected: pa.Table, complaint: str) -> None:
         return
     if answer.num_rows == expected.num_rows and answer.schema.names == expected.schema.names:
         for name in expected.schema.names:
-            for row, (here, there) in enumerate(zip(answer[name].to_pylist(), expected[name].to_pylist(), strict=True)):
-                if here != there:
-                    raise AssertionError(f"{complaint}: {name!r} of row {row} is {here!r}, and was {there!r}")
+            for row, (value, wanted) in enumerate(
+                zip(answer[name].to_pylist(), expected[name].to_pylist(), strict=True)
+            ):
+                if value != wanted:
+                    raise AssertionError(f"{complaint}: {name!r} of row {row} is {value!r}, and was {wanted!r}")
     shapes = [f"{table.num_rows} rows of {_described(table.schema)}" for table in (answer, expected)]
     raise AssertionError(f"{complaint}: there are {shapes[0]}, and there were {shapes[1]}")
 
