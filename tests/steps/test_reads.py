@@ -1,5 +1,10 @@
-"""What is read how often: ratings not at all by a run that finds all done, parts once or twice by a new selection."""
+"""What is read how often: ratings not at all by a run that finds all done, parts once or twice by a new selection,
+the corpus by no step after ingest."""
 
+import builtins
+import gzip
+import io
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +13,13 @@ from typing import Any
 import pytest
 
 from runs import policy_of, run, uncached, write_corpus
+from selector.corpus.formats import _lines
 from selector.engine.local import LocalExecutor
+from selector.engine.runner import NoProgress
+from selector.engine.step import Result
 from selector.engine.store import Seal, Store
+from selector.pipeline import build
+from selector.policy import Policy
 from selector.steps import shards
 
 Reads = Counter[tuple[str, str]]
@@ -101,3 +111,69 @@ def test_a_new_selection_reads_a_parts_tables_twice_at_most_and_a_shards_columns
     assert len({key for key, _, _ in of_shards if key.startswith("shards/")}) > 1, "there are several shards"
     assert max(of_shards.values()) <= 16, of_shards
     assert {form for _, _, form in of_shards} == {"arrow"}, "they are read as they lie"
+
+
+class Opens(NoProgress):
+    """How often files of a folder were opened, by step and name. What is before the first step is "check".
+
+    Lines of JSON are opened by Python, and Python opens a file by its path in these ways only.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.counted: Counter[tuple[str, str]] = Counter()
+        self._folder, self._patch = folder, patch
+        self._step = "check"
+        for module, name in ((builtins, "open"), (io, "open"), (io, "FileIO"), (os, "open")):
+            patch.setattr(module, name, self._counting(getattr(module, name)))
+
+    def began(self, name: str, num_parts: int) -> None:
+        self._step = name
+        self._patch.setattr(_lines, "_last_stream", None)  # else a file that the last step left open would not be seen
+
+    def ended(self, result: Result) -> None:
+        self._step = f"after {result.name}"
+
+    def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(file: Any, *args: Any, **options: Any) -> Any:
+            if not isinstance(file, int):  # which is open already
+                path = Path(os.fsdecode(file)).resolve()
+                self.counted[self._step, path.name] += path.parent == self._folder
+            return call(file, *args, **options)
+
+        return counting
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("keep_texts", [True, False])
+def test_a_corpus_file_is_read_three_times_and_by_no_step_after_ingest_where_texts_are_kept(
+    keep_texts: bool, ending: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus").resolve()
+    if ending == ".jsonl.gz":
+        for path in list(corpus.iterdir()):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    raters = [f"rater_{number}" for number in range(5)]
+    policy = policy_of(
+        corpus,
+        tiny_model,
+        corpus={"paths": [str(corpus)], "rows_per_part": 20, "keep_texts": keep_texts},
+        rate=[{"readability": {}, "as": rater} for rater in raters],
+        select={"budget": {"fraction": 0.4}, "using": {"kmeans_quality": {"score": raters[0]}}},
+        order={"using": {"by_score": {"score": raters[1]}}},
+        manifest={},
+    )
+    with monkeypatch.context() as patch:
+        opens = Opens(corpus, patch)
+        alone = LocalExecutor(workers=1)  # whose opens are all in this process
+        outcome = build(Policy.of(policy), root=str(tmp_path / "root"), executor=alone, progress=opens)
+    readers = [f"rate/{rater}" for rater in raters]
+    assert {"embed", *readers} <= set(uncached(outcome))
+    wanted = {
+        "check": 1,  # for its first rows
+        "survey": 2,  # for its checksum and its cut
+        "ingest": 1,
+        **({} if keep_texts else dict.fromkeys(["embed", *readers], 1)),
+    }
+    names = [f"{number}{ending}" for number in range(3)]
+    assert +opens.counted == {(step, name): num for step, num in wanted.items() for name in names}
