@@ -33,7 +33,7 @@ class Centroids(Whole):
     """`centroids`, and the `evidence` for their number (a row for each number that was tried)."""
 
     name: str = field(default="centroids", metadata=APART)
-    version = 2
+    version = 3
     libraries = LIBRARIES
     reads: tuple[str, ...] = field(default=("embed",), metadata=APART)
 

@@ -23,6 +23,7 @@ class Cluster(Map):
     """The cluster of each of a part's documents that has a vector."""
 
     name: str = field(default="cluster", metadata=APART)
+    version = 2
     output = "clusters"
     libraries = LIBRARIES
     reads: tuple[str, ...] = field(default=("embed", "centroids", "survey", "dedup"), metadata=APART)

@@ -37,6 +37,25 @@ def test_the_nearest_are_those_of_a_search_through_all() -> None:
     assert np.allclose(distances, np.sort(every, axis=1)[:, :3], atol=1e-5)
 
 
+def test_the_nearest_are_the_same_bits_for_any_number_of_threads() -> None:
+    import faiss
+
+    random = np.random.default_rng(3)
+    vectors, base = (random.standard_normal((n, 384)).astype(np.float32) for n in (4096, 8))
+    vectors, base = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, base))
+    base[5] = base[2]  # one is as near as the other
+    before, found = faiss.omp_get_max_threads(), list[tuple[bytes, bytes]]()
+    try:
+        for threads in (1, 2, 3):
+            faiss.omp_set_num_threads(threads)
+            labels, distances = nearest(vectors, base, 1)
+            found.append((labels.tobytes(), distances.tobytes()))
+            assert 5 not in labels, "of equal ones the lower index is nearer"
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert len(set(found)) == 1
+
+
 def test_centroids_are_the_same_for_one_seed_and_the_sample_where_it_is_no_larger() -> None:
     sample = np.random.default_rng(5).standard_normal((200, 4)).astype(np.float32)
     first, again = (kmeans(sample, 7, 10, 3) for _ in range(2))
