@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
-SELECTORS, ORDERS = ("kmeans_quality", "random", "top"), ("by_score", "shuffled")
+SELECTORS, ORDERS = ("kmeans_quality", "random", "top"), ("by_score", "interleaved", "shuffled")
 
 _LEAF_ROWS = 65_536
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|<=|<>|!=|=|>|<)\s*(?:'([^']*)'|(-?[0-9.]+))\s*")
@@ -79,7 +79,8 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
         rule = policy.select.where
         leave(~_passes(rule, columns), "left_out", f"where: {rule}")
     using, order = policy.select.using, policy.order.using
-    for score in sorted({choice.options["score"] for choice in (using, order) if "score" in choice.options}):
+    named = {choice.options.get("score") for choice in (using, order)} - {None}  # an option may be written as null
+    for score in sorted(map(str, named)):
         if policy.select.missing == "drop":
             leave(np.isnan(columns[score]), "left_out", f"no score '{score}': missing")
 
@@ -89,12 +90,7 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
     probability[pool] = chance
 
     chosen = pool[kept]
-    if order.name == "shuffled":
-        keys = keyed.hashes(keyed.ids(ids[chosen]), policy.seed, "shuffled")
-    else:
-        rises = order.options.get("direction", "curriculum") == "curriculum"
-        keys = (exact.ascending if rises else exact.descending)(_column(columns[order.options["score"]][chosen]))
-    visited = ids[chosen][_sorted(keys, ids[chosen])]
+    visited = ids[chosen][_arrange(policy, ids[chosen], {name: values[chosen] for name, values in columns.items()})]
     return Answer(
         ids=ids, outcome=outcome, reason=reason, probability=probability, order=visited, order_digest=_digest(visited)
     )
@@ -228,6 +224,23 @@ def _select(
         times = inclusion.solve(lambda work: [work(whole)], spent_by_stratum, _sums(stratum, sizes, 2 * len(clusters)))
         chance = inclusion.probability(times, stratum, log_weights)
     return kept, np.where(kept, "kept", "left_out").astype(object), reason, chance
+
+
+def _arrange(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.intp]:
+    """Which of the chosen documents is seen first, which next, and so on."""
+    name, options = policy.order.using.name, policy.order.using.options
+    score = options.get("score")
+    if score is None:
+        keys = keyed.hashes(keyed.ids(ids), policy.seed, name)
+    else:
+        rises = options.get("direction", "curriculum") == "curriculum"
+        keys = (exact.ascending if rises else exact.descending)(_column(columns[score]))
+    order = _sorted(keys, ids)
+    if name != "interleaved":
+        return order
+    group, rounds = columns[options.get("by", "source")][order], options.get("rounds", 3)
+    pieces = [np.array_split(order[group == one], rounds) for one in np.unique(group)]
+    return np.concatenate([of_group[number] for number in range(rounds) for of_group in pieces])
 
 
 def _spend(group: Ints, keys: UInt64, ids: UInt64, sizes: Ints, quotas: Ints, overshoot: str) -> tuple[Bools, Bools]:
