@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,11 +17,14 @@ from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
 from jobs.bench.meter import Meter
 from jobs.bench.reference import ORDERS, SELECTORS, differences
 from jobs.bench.simulate import Report, Simulation, draw, measure
-from selector import plugins
+from selector import pipeline, plugins
+from selector.engine.exchange import exchange
+from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
 from selector.select import Ranked
+from selector.steps import ranges, shards
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +87,50 @@ def test_the_manifest_is_the_same_in_every_cut(
 ) -> None:
     asked, home = homes[cut]
     assert_equal(dataclasses.replace(asked, **changed), home)
+
+
+@pytest.fixture(scope="module")
+def unasked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Simulation, Path]:
+    """Twenty parts of the same documents. Nothing is run here, so that a run in a copy finds no order done."""
+    asked, home = dataclasses.replace(DRAWN, num_files=5, num_parts=20), tmp_path_factory.mktemp("home")
+    draw(asked, home)
+    return asked, home
+
+
+@pytest.mark.parametrize("unit", BUDGETS)
+@pytest.mark.parametrize(
+    "order",
+    ["by_score", "interleaved", {"interleaved": {"by": "cluster", "rounds": 5, "score": "difficulty"}}],
+    ids=str,
+)
+def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
+    order: Any, unit: str, unasked: tuple[Simulation, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = dataclasses.replace(unasked[0], order=order, budget=BUDGETS[unit])
+    policy = asked.policy(unasked[1] / "corpus")
+    exchanged: list[tuple[int, int]] = []
+
+    def noted(*args: Any) -> Any:
+        exchanged.append((len(args[3]), args[4]))
+        return exchange(*args)
+
+    monkeypatch.setattr(ranges, "exchange", noted)
+    digests: set[str] = set()
+    for shard_rows, range_rows, num_shards in ((1 << 20, 1 << 20, 1), (3000, 500, 7), (7000, 1500, 3)):
+        monkeypatch.setattr(shards, "SHARD_ROWS", shard_rows)
+        monkeypatch.setattr(ranges, "RANGE_ROWS", range_rows)
+        exchanged.clear()
+        root = shutil.copytree(unasked[1] / "root", tmp_path / f"{shard_rows}")
+        outcome = pipeline.build(policy, root=str(root), executor=LocalExecutor(workers=1))
+        assert differences(asked.corpus, policy, Path(outcome.uri)) == []
+        digests.add(outcome.manifest.info["order_digest"])
+
+        num_ranges = -(-outcome.manifest.info["counts"]["kept"] // range_rows)
+        assert (num_ranges > 1) == (num_shards > 1)
+        to_ranges, *again, back = exchanged
+        assert to_ranges == (num_shards, num_ranges) and back == (num_ranges, num_shards)
+        assert again == ([] if order == "by_score" else [(num_ranges, num_ranges)])
+    assert len(digests) == 1
 
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
