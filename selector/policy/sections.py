@@ -95,7 +95,8 @@ class CorpusPolicy(_Section):
     text: str = Field("text", description="A column, or a template of columns: '{instruction}\\n{output}'.")
     key: str | None = Field(None, description="A column that names each document; without it, the text does.")
     source: str | dict[str, str] = Field(
-        "source", description="A column (a file without it: the file's name), or a constant per path pattern."
+        "source",
+        description="A column, or a constant per path pattern; without it, the column source or else the file's name.",
     )
     tokenizer: str | None = Field(
         None, description="A tokenizer.json, or its folder; without it, the embedding model's."

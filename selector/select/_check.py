@@ -125,7 +125,11 @@ class Checker:
         """Why budget is left, of a pool of so many documents."""
         if self.totals.kept == num_documents:
             return "every document that may be chosen is"
-        return "no further document fits" if self.fills_budget else "the selector takes no more by its own rule"
+        if not self.fills_budget:
+            return "the selector takes no more by its own rule"
+        if self.budget.overshoot == "stop":
+            return "the next document in turn does not fit, and overshoot: stop looks for no smaller one (fill does)"
+        return "no further document fits"
 
     def _of_budget(self) -> str | None:
         totals, budget = self.totals, self.budget
