@@ -35,7 +35,7 @@ def exchange(
     """
     if len(items) == 1 and num_buckets == 1:
         return list(done.map(_AtOnce(store=done.store, deal=deal, meet=meet), items))
-    keys = [f"{name}.dealt/{fingerprint([inputs, num_buckets, place])}" for place in range(len(items))]
+    keys = [f"{name}.dealt/{fingerprint([inputs, num_buckets, len(items), place])}" for place in range(len(items))]
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if done.store.find(key) is None]
     for _ in done.map(_Deal(store=done.store, deal=deal), missing):
         pass

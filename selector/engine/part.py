@@ -5,7 +5,7 @@ Results travel through the store; only receipts travel back.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,17 @@ class Part:
         index = int(np.searchsorted(self.firsts, place, side="right")) - 1
         piece = self.pieces[index]
         return piece.uri, piece.first_row + place - int(self.firsts[index])
+
+
+def stretches(num_rows: Sequence[int], least: int) -> Iterator[slice]:
+    """Consecutive parts, of which each has so many rows, until together they have the least that is wanted; the last
+    ones may have fewer."""
+    start = rows = 0
+    for end, more in enumerate(num_rows, 1):
+        rows += more
+        if rows >= least or end == len(num_rows):
+            yield slice(start, end)
+            start, rows = end, 0
 
 
 @dataclass(frozen=True, kw_only=True)

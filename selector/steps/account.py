@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selector.engine.part import Part
+from selector.engine.part import Part, stretches
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.steps import dedup, survey
@@ -132,13 +132,7 @@ def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> No
 
 def _stretches(done: Done) -> list[slice]:
     """Consecutive parts of about as many documents as a shard has: what a worker is given at a time."""
-    stretches, start, rows, seals = list[slice](), 0, 0, done["ingest"].parts
-    for index, seal in enumerate(seals, 1):
-        rows += seal.tables["documents"].num_rows
-        if rows >= SHARD_ROWS or index == len(seals):
-            stretches.append(slice(start, index))
-            start, rows = index, 0
-    return stretches
+    return list(stretches([seal.tables["documents"].num_rows for seal in done["ingest"].parts], SHARD_ROWS))
 
 
 def _lost(seal: Seal) -> int:

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.engine.exchange import by_bucket, exchange
+from selector.engine.part import stretches
 from selector.engine.step import APART, Done, Exchange, Tables
 from selector.engine.store import Seal, Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
@@ -128,12 +129,10 @@ class _Decided:
 
 
 def _items(documents: Sequence[Seal]) -> Iterator[_Item]:
-    first = rows = 0
-    for i, seal in enumerate(documents):
-        rows += seal.tables["documents"].num_rows
-        if rows >= ITEM_ROWS or i + 1 == len(documents):
-            yield _Item(first=first, keys=tuple(seal.key for seal in documents[first : i + 1]), num_rows=rows)
-            first, rows = i + 1, 0
+    num_rows = [seal.tables["documents"].num_rows for seal in documents]
+    for parts in stretches(num_rows, ITEM_ROWS):
+        keys = tuple(seal.key for seal in documents[parts])
+        yield _Item(first=parts.start, keys=keys, num_rows=sum(num_rows[parts]))
 
 
 def _decided(done: Done, inputs: Any, items: Sequence[_Item], *, has_keys: bool) -> list[_Decided]:

@@ -194,8 +194,8 @@ def _decisions(
 ) -> pa.Table:
     """`tables.DECISIONS` of a shard; `said` is the selector's verdict on those of its documents that may be chosen."""
     n, code = documents.num_rows, documents["code"].to_numpy()
-    outcomes, leaders = store.read(shard.key, "outcomes"), store.read(shard.key, "leaders")
-    outcome = np.append(outcomes["outcome"].to_numpy(), -1).astype(np.int32)[code]
+    causes, leaders = store.read(shard.key, "causes"), store.read(shard.key, "leaders")
+    outcome = np.append(causes["outcome"].to_numpy(), -1).astype(np.int32)[code]
     outcome[eligible] = np.where(said["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
     place = np.full(n, -1, np.int64)  # in the selector's answer
     place[eligible] = np.arange(len(eligible))
@@ -212,7 +212,7 @@ def _decisions(
         "visits": np.where(outcome == KEPT, answered["visits"].fill_null(0).to_numpy(), 0).astype(np.uint16),
         "round": answered["round"].fill_null(0),
         "other": others.take(pa.array(other, mask=other < 0)),
-        **{name: _either(said[name], place, outcomes[name], code) for name in ("reason", "arguments")},
+        **{name: _either(said[name], place, causes[name], code) for name in ("reason", "arguments")},
     }
     table = pa.table([columns[name] for name in tables.DECISIONS.names], schema=tables.DECISIONS)
     return canonical(table, tables.DECISIONS)
@@ -221,7 +221,7 @@ def _decisions(
 def _either(
     answered: pa.DictionaryArray, place: npt.NDArray[np.int64], ruled: pa.ChunkedArray, code: npt.NDArray[np.int32]
 ) -> pa.DictionaryArray:
-    """The labels of an answer where there is one (a place in it, or -1), and those of the outcomes elsewhere."""
+    """The labels of an answer where there is one (a place in it, or -1), and those of the causes elsewhere."""
     late = answered.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     early = ruled.combine_chunks().dictionary_encode()
     codes = np.append(early.indices.fill_null(-1).to_numpy(zero_copy_only=False), -1).astype(np.int32)[code]

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
-from selector.engine.part import Part, Task
+from selector.engine.part import Part, Task, stretches
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, fingerprint
 from selector.plugins.catalogue import KNOWN
@@ -28,15 +28,15 @@ from selector.select import reasons
 from selector.steps import dedup
 from selector.steps.gather import Gather
 from selector.steps.regroup import Exchanged
-from selector.steps.verdict import CLASH, DUPLICATE, Eligibility, Outcome, Verdict, lost_from
+from selector.steps.verdict import CLASH, DUPLICATE, Cause, Eligibility, Verdict, lost_from
 
 SHARD_ROWS = 1 << 20
 
 ELIGIBLE = -1
-"""The code of a document that may be chosen; any other is the number of its outcome."""
+"""The code of a document that may be chosen; any other is the number of its cause."""
 
 DOCUMENTS = pa.schema([("doc_id", tables.DOC_ID), ("file", pa.uint32()), ("row", pa.uint32()), ("code", pa.int32())])
-OUTCOMES = pa.schema([("outcome", pa.int32()), ("reason", pa.string()), ("arguments", pa.string())])
+CAUSES = pa.schema([("outcome", pa.int32()), ("reason", pa.string()), ("arguments", pa.string())])
 LEADERS = pa.schema([("place", pa.int64()), ("leader", tables.DOC_ID)])
 
 Answer = TypeVar("Answer")
@@ -152,18 +152,15 @@ def _cut(done: Done, eligibility: Eligibility, gather: Gather, version: int) -> 
     """Consecutive parts, until they have about `SHARD_ROWS` documents."""
     decisive = replace(gather, columns=eligibility.columns).identities(done)
     tasks, shares, ingested = gather.tasks(done), dedup.shares(done), done["ingest"].parts
-    start = rows = 0
-    for i, seal in enumerate(ingested):
-        rows += seal.tables["documents"].num_rows
-        if rows >= SHARD_ROWS or i + 1 == len(ingested):
-            parts = slice(start, i + 1)
-            lost = tuple(share["lost"] for share in shares[parts])
-            documents = tuple(one.key for one in ingested[parts])
-            quarantines = [[step, lost_from(done.store, done[step].parts[parts])] for step in eligibility.raters]
-            files = [task.part.files for task in tasks[parts]]
-            name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
-            yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
-            start, rows = i + 1, 0
+    for parts in stretches([seal.tables["documents"].num_rows for seal in ingested], SHARD_ROWS):
+        lost = tuple(share["lost"] for share in shares[parts])
+        documents = tuple(one.key for one in ingested[parts])
+        quarantines = [
+            [step, rows] for step in eligibility.raters if (rows := lost_from(done.store, done[step].parts[parts]))
+        ]
+        files = [task.part.files for task in tasks[parts]]
+        name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
+        yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
 
 
 def _num_rows(store: Store, key: str, table: str) -> int:
@@ -189,7 +186,7 @@ def _store(
         nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
         store.seal(key, [("column", nameless), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
-        said = _Said()
+        said = _ShardTables()
         parts = zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True)
         for (task, key, lost), (first, end) in zip(parts, itertools.pairwise(verdict.borders), strict=True):
             documents = store.read(key, "documents", ["doc_id", "place"])
@@ -207,13 +204,13 @@ def _in_type(table: pa.Table, kind: pa.DataType | None) -> pa.Table:
     return pa.table([values], schema=pa.schema([field.with_type(kind)]))
 
 
-class _Said:
+class _ShardTables:
     """The verdict on the documents of a shard, part by part."""
 
     def __init__(self) -> None:
         self._documents: list[pa.Table] = []
         self._leaders: list[pa.Table] = []
-        self._outcomes: dict[tuple[int, str, str | None], int] = {}
+        self._causes: dict[tuple[int, str, str | None], int] = {}
         self._place = 0
 
     def add(self, documents: pa.Table, part: Part, lost: pa.Table, verdict: Verdict, live: slice) -> None:
@@ -227,7 +224,7 @@ class _Said:
             code[at] = np.where(is_clash, both[1], both[0])
             self._leaders.append(pa.table([at + self._place, lost["leader"]], schema=LEADERS))
         at = np.searchsorted(places, verdict.live["place"].to_numpy()[live])
-        numbers = np.array([self._number(outcome) for outcome in verdict.outcomes] or [ELIGIBLE], np.int32)
+        numbers = np.array([self._number(cause) for cause in verdict.causes] or [ELIGIBLE], np.int32)
         code[at] = np.where(verdict.is_eligible[live], ELIGIBLE, numbers[np.maximum(verdict.code[live], 0)])
         files, rows = part.find(places)
         self._documents.append(pa.table([documents["doc_id"], files, rows, code], schema=DOCUMENTS))
@@ -238,15 +235,15 @@ class _Said:
         whole = pa.concat_tables(self._documents)
         yield "documents", whole
         yield "eligible", pa.table({"place": np.flatnonzero(whole["code"].to_numpy() == ELIGIBLE)})
-        outcomes = [dict(zip(OUTCOMES.names, row, strict=True)) for row in self._outcomes]
-        yield "outcomes", pa.Table.from_pylist(outcomes, schema=OUTCOMES)
+        causes = [dict(zip(CAUSES.names, row, strict=True)) for row in self._causes]
+        yield "causes", pa.Table.from_pylist(causes, schema=CAUSES)
         yield "leaders", pa.concat_tables([LEADERS.empty_table(), *self._leaders])
 
-    def _number(self, outcome: Outcome) -> int:
-        """The number of an outcome among those of the shard."""
-        said = reasons(np.zeros(1, np.int32), [outcome.reason])
-        key = (outcome.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
-        return self._outcomes.setdefault(key, len(self._outcomes))
+    def _number(self, cause: Cause) -> int:
+        """The number of a cause among those of the shard."""
+        said = reasons(np.zeros(1, np.int32), [cause.reason])
+        key = (cause.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
+        return self._causes.setdefault(key, len(self._causes))
 
 
 def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.RecordBatch:

@@ -29,26 +29,26 @@ KEPT, LEFT_OUT, QUARANTINED = (tables.OUTCOMES.index(word) for word in ("kept", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Why documents are left out: an index into `tables.OUTCOMES`, and the reason."""
+class Cause:
+    """Why documents cannot be chosen: what becomes of them, an index into `tables.OUTCOMES`, and the reason."""
 
     outcome: int
     reason: Reason
 
 
-DUPLICATE = Outcome(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
-CLASH = Outcome(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
+DUPLICATE = Cause(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
+CLASH = Cause(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The documents of consecutive parts that go on, and which of them cannot be chosen: `code` is an index into
-    `outcomes`, -1 for none."""
+    `causes`, -1 for none."""
 
     live: pa.Table
     borders: Sequence[int]  # where each part's documents begin, and where they end
     code: npt.NDArray[np.int32]
-    outcomes: Sequence[Outcome]
+    causes: Sequence[Cause]
 
     @property
     def is_eligible(self) -> Bools:
@@ -88,18 +88,18 @@ class Eligibility:
         borders = [0, *itertools.accumulate(part.num_rows for part in parts)]
         documents = joined(parts)
         code = np.full(documents.num_rows, -1, np.int32)
-        outcomes: list[Outcome] = []
+        causes: list[Cause] = []
         live = Live(eligibility=self, store=store, tasks=tasks, borders=borders, documents=documents)
         for clause in CLAUSES:
-            for which, outcome in clause(live):
-                code[which & (code < 0)] = len(outcomes)
-                outcomes.append(outcome)
+            for which, cause in clause(live):
+                code[which & (code < 0)] = len(causes)
+                causes.append(cause)
         for column in columns:
             if column.meaning is not None and column.column in self.means:
                 at = documents.schema.get_field_index(column.name)
                 values = documents.column(at).fill_null(self.means[column.column])
                 documents = documents.set_column(at, documents.schema.field(at), values)
-        return Verdict(live=documents, borders=borders, code=code, outcomes=outcomes)
+        return Verdict(live=documents, borders=borders, code=code, causes=causes)
 
     def _rule_columns(self) -> list[Column]:
         """What the rule reads, under names that no column of ours has."""
@@ -123,10 +123,10 @@ class Live:
     documents: pa.Table
 
 
-Clause = Callable[[Live], Iterator[tuple[Bools, Outcome]]]
+Clause = Callable[[Live], Iterator[tuple[Bools, Cause]]]
 
 
-def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
+def quarantined(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What a step lost."""
     places = live.documents["place"].to_numpy()
     for step in live.eligibility.raters:
@@ -138,17 +138,17 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Outcome]]:
                     filled = {"step": group["step"], "reason": group["reason"]}
                     which = np.zeros(len(places), np.bool_)
                     which[first:end] = np.isin(places[first:end], group["place_list"])
-                    yield which, Outcome(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
+                    yield which, Cause(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
 
 
-def ruled_out(live: Live) -> Iterator[tuple[Bools, Outcome]]:
+def ruled_out(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What the rule does not let pass."""
     rule = live.eligibility.rule
     if rule is not None:
-        yield ~live.eligibility.passed(live.documents), Outcome(outcome=LEFT_OUT, reason=f"where: {rule.text}")
+        yield ~live.eligibility.passed(live.documents), Cause(outcome=LEFT_OUT, reason=f"where: {rule.text}")
 
 
-def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
+def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What lacks a score that is used, where such documents are dropped."""
     for score in live.eligibility.used if live.eligibility.missing == "drop" else ():
         absent = live.documents[score.name].is_null().to_numpy()
@@ -159,7 +159,7 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Outcome]]:
                 filled = {"score": score.column, "state": state}
                 yield (
                     absent & (codes == index),
-                    Outcome(outcome=LEFT_OUT, reason=("no score '{score}': {state}", filled)),
+                    Cause(outcome=LEFT_OUT, reason=("no score '{score}': {state}", filled)),
                 )
 
 
