@@ -282,6 +282,13 @@ def together(
     return children
 
 
+def test_what_was_lost_is_on_file_before_the_manifest_is(world: World, tmp_path: Path) -> None:
+    root, marker = tmp_path / "root", tmp_path / "marker"
+    assert_killed(Child(world.policy, root, tmp_path / "told", killed_at("commit.after_manifest", 1, marker)), marker)
+    lost = (run_folder(root) / "quarantine.jsonl").read_bytes()
+    assert lost and lost == (run_folder(world.root) / "quarantine.jsonl").read_bytes()
+
+
 def test_eight_processes_with_one_policy_and_one_root_make_one_manifest(world: World, tmp_path: Path) -> None:
     root = tmp_path / "root"
     children = together([world.policy] * 8, root, tmp_path)

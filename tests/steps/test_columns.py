@@ -19,6 +19,7 @@ import runs
 from command import selector, write_policy
 from conftest import text_of, write_jsonl
 from runs import Noting, importable, policy_of, run, uncached, write_corpus
+from selector.engine.local import LocalExecutor
 from selector.errors import PolicyError
 from selector.manifest import Manifest
 from selector.pipeline import Outcome
@@ -470,3 +471,99 @@ def test_where_nothing_reads_clusters_none_are_made(make: Make, tmp_path: Path) 
 def test_a_rater_that_nobody_reads_runs_all_the_same(make: Make, tmp_path: Path) -> None:
     outcome = run(make(rate=["readability", "length"], manifest={}), tmp_path)
     assert {"rate/readability", "rate/length"} <= {*names(outcome)}
+
+
+# ---------------------------------------------------------------- names that are ours
+
+
+@pytest.mark.parametrize("name", ["place", "row", "doc_id", "column 0", "rule 0", "value"])
+@pytest.mark.parametrize("spelling", ["{0}", "corpus.{0}"])
+def test_a_rule_may_name_a_column_of_the_corpus_whatever_we_call_our_own(
+    name: str, spelling: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "corpus/a.jsonl", [{"text": text_of(n, 8), name: 39 - n} for n in range(40)])
+    quoted = f'"{spelling.format(name)}"'
+    policy = policy_of(
+        tmp_path / "corpus", tiny_model, rate=["readability"], manifest={},
+        select={"where": f"{quoted} < 5", "budget": {"fraction": 1.0}, "using": "random"},
+    )  # fmt: skip
+    manifest = run(policy, tmp_path / "root").manifest
+    assert sorted(manifest.rows(0, len(manifest))["row"].to_pylist()) == [35, 36, 37, 38, 39]
+
+
+LATE = """
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from selector.rate import Rater
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(Rater):
+    higher_is = "better"
+    needs = ("num_tokens", "corpus.late")
+
+    def rate(self, batch):
+        values = [None if late is None else int(late) for late in batch["corpus.late"].to_pylist()]
+        states = ["missing" if value is None else "ok" for value in values]
+        return pa.record_batch({"score": pa.array(values), "state": pa.array(states)})
+"""
+
+
+def test_a_score_has_one_type_though_none_of_the_first_documents_has_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": text_of(n, 8), "late": 2**60 + n if n >= 1100 else None} for n in range(1150)
+    ]
+    write_jsonl(tmp_path / "corpus/a.jsonl", rows)
+    monkeypatch.setattr("selector.steps.shards.SHARD_ROWS", 300)
+    with importable(tmp_path, "late_scores", LATE) as module:
+        policy = policy_of(
+            tmp_path / "corpus", tiny_model, rate=[{f"{module}:Late": {}, "as": "late"}], manifest={},
+            select={"budget": {"documents": 20}, "using": {"top": {"score": "late"}}, "missing": "last"},
+            order={"using": {"by_score": {"score": "late"}}},
+        )  # fmt: skip
+        policy["corpus"]["rows_per_part"] = 575
+        manifest = run(policy, tmp_path / "root", LocalExecutor(workers=1)).manifest
+    assert manifest.rows(0, 20)["row"].to_pylist() == list(range(1130, 1150)), "by the last bits of large integers"
+
+
+FLAKY = """
+import os
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from selector.rate import Rater
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flaky(Rater):
+    higher_is = "better"
+    needs = ("num_tokens", "corpus.edu")
+
+    def rate(self, batch):
+        values = batch["corpus.edu"].to_pylist()
+        if 7 in values:
+            raise RuntimeError(f"on {os.environ['TODAY']} the seven failed")
+        return pa.record_batch({"score": pa.array(values, pa.float32()), "state": pa.array(["ok"] * len(values))})
+"""
+
+
+def test_what_a_failure_says_decides_nothing(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "corpus/a.jsonl", [{"text": text_of(n, 8), "edu": n} for n in range(40)])
+    digests: list[str] = []
+    with importable(tmp_path, "flaky_scores", FLAKY) as module:
+        for day in ("Monday", "Tuesday"):
+            monkeypatch.setenv("TODAY", day)
+            policy = policy_of(
+                tmp_path / "corpus", tiny_model, rate=[{f"{module}:Flaky": {}, "as": "edu"}], manifest={},
+                select={"budget": {"fraction": 0.5}, "using": {"top": {"score": "edu"}}},
+                order={"using": {"by_score": {"score": "edu"}}},
+            )  # fmt: skip
+            outcome = run(policy, tmp_path / day, LocalExecutor(workers=1))
+            assert day in Path(outcome.uri, "quarantine.jsonl").read_text("utf-8")
+            digests.append(outcome.manifest.digest)
+    assert digests[0] == digests[1]
