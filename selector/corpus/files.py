@@ -2,8 +2,9 @@
 
 import fnmatch
 import glob
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from selector.corpus.formats import endings, format_of
 from selector.errors import CorpusError, without_secrets
@@ -21,15 +22,7 @@ def expand(paths: Sequence[str]) -> list[str]:
         wide = os.path.expanduser(path)
         here = [wide] if os.path.exists(wide) else glob.glob(wide, recursive=True)
         folders = [name for name in here if os.path.isdir(name)]
-        for name in list(here):
-            if os.path.isdir(name):
-                here.remove(name)
-                here += [
-                    file
-                    for ending in endings()
-                    for file in glob.glob(f"{glob.escape(name)}/**/*{ending}", recursive=True)
-                ]
-        here = [name for name in here if os.path.isfile(name)]
+        here = [name for name in (*here, *itertools.chain(*map(_below, folders))) if os.path.isfile(name)]
         if not here:
             what = f"the folder {path!r} holds no such file" if folders else f"there is no file at {path!r}"
             raise CorpusError(
@@ -40,6 +33,26 @@ def expand(paths: Sequence[str]) -> list[str]:
     for name in sorted(uris):
         format_of(name)
     return sorted(uris)
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The files in a folder and in those below it whose names a format has; nothing hidden, and no folder twice,
+    wherever links lead. Raises CorpusError for a folder that cannot be listed."""
+    seen = set[tuple[int, int]]()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_not_listed):
+        found = os.stat(here)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(here, n) for n in names if n.endswith(tuple(endings())) and not n.startswith("."))
+
+
+def _not_listed(error: OSError) -> None:
+    raise CorpusError(
+        f"corpus.paths: the folder {error.filename!r} cannot be listed: {error.strerror}. Allow it, or name the files."
+    ) from error
 
 
 def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.resources
 import itertools
 import json
+import os
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -241,6 +242,37 @@ def test_paths_may_be_files_folders_and_globs_and_each_file_counts_once(tmp_path
         (tmp_path / name).touch()
     expected = [str(tmp_path / name) for name in names[:3]]
     assert files.expand([str(tmp_path), f"{tmp_path}/*.jsonl*", f"{tmp_path}/a.jsonl"]) == expected
+
+
+def test_a_folder_is_looked_through_once_wherever_links_lead(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "c/deep/a.jsonl", [{"text": "a"}])
+    write_jsonl(tmp_path / "c/.hidden/b.jsonl", [{"text": "b"}])
+    write_jsonl(tmp_path / "elsewhere/d.jsonl", [{"text": "d"}])
+    for number in range(3):
+        (tmp_path / f"c/loop{number}").symlink_to(".")
+    (tmp_path / "c/deep/up").symlink_to("..")
+    (tmp_path / "c/other").symlink_to(tmp_path / "elsewhere")
+    expected = [str(tmp_path / "c/deep/a.jsonl"), str(tmp_path / "c/other/d.jsonl")]
+    assert files.expand([str(tmp_path / "c")]) == expected
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "c/a.jsonl", [{"text": "a"}])
+    (tmp_path / "c/locked").mkdir()
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(
+        CorpusError, match=r"corpus\.paths: the folder '.*/c/locked' cannot be listed: Permission denied"
+    ):
+        files.expand([str(tmp_path / "c")])
 
 
 # ---------------------------------------------------------------- rows that are no documents
