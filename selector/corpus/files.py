@@ -32,6 +32,11 @@ def expand(paths: Sequence[str]) -> list[str]:
         uris.update(os.path.abspath(name) for name in here)
     for name in sorted(uris):
         format_of(name)
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            message = f"corpus.paths: the name {os.fsencode(name)!r} is not UTF-8. Give the file another name."
+            raise CorpusError(message) from error
     return sorted(uris)
 
 

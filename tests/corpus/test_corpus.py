@@ -256,6 +256,14 @@ def test_a_folder_is_looked_through_once_wherever_links_lead(tmp_path: Path) -> 
     assert files.expand([str(tmp_path / "c")]) == expected
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "é.jsonl", [{"text": "a"}])
+    assert files.expand([str(tmp_path)]) == [str(tmp_path / "é.jsonl")]
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.jsonl")).write_text('{"text": "b"}\n')
+    with pytest.raises(CorpusError, match=r"corpus\.paths: the name b'.*/b\\xff\.jsonl' is not UTF-8"):
+        files.expand([str(tmp_path)])
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
