@@ -196,6 +196,7 @@ def test_rows_appended_to_a_file_leave_what_was_computed_from_the_others_as_it_i
     assert old["texts"][:2] == new["texts"][:2] and old["key"][:2] == new["key"][:2]
 
 
+@pytest.mark.slow
 def test_a_corpus_that_grows_embeds_nothing_twice(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     write_jsonl(folder / "b.jsonl", [{"text": text_of(n, 8)} for n in range(50)])
@@ -618,6 +619,7 @@ def one_after_another(parts: Sequence[Sequence[tuple[int, int]]]) -> list[list[t
 @pytest.mark.parametrize("has_keys", [False, True])
 @settings(max_examples=120, deadline=None)
 @given(parts=PARTS, item=st.integers(1, 80), bucket=st.integers(1, 80))
+@pytest.mark.slow
 def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
     has_keys: bool, parts: list[list[tuple[int, int]]], item: int, bucket: int
 ) -> None:

@@ -545,6 +545,7 @@ def test_a_commit_killed_anywhere_is_finished_by_the_next_one(tmp_path: Path, pl
     assert objects(tmp_path / "runs") == objects(tmp_path / "unharmed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("kill", [None, "store.before_link:kill", "store.after_seal:kill:2"])
 def test_workers_make_the_same_bytes_as_one_process_also_where_one_of_them_is_killed(

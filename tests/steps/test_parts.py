@@ -145,6 +145,7 @@ def rows_of(manifest: Manifest) -> list[dict[str, Any]]:
     return [{**row, "uri": uris[row["file"]]} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_new_file_leaves_what_was_computed_of_all_but_two_parts(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +236,7 @@ def test_a_file_without_rows_before_the_others_moves_no_document(tiny_model: Pat
     assert again.manifest.digest == run(plain(corpus, tiny_model), tmp_path / "fresh").manifest.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean_rows", [12, 4096])
 def test_the_digest_is_that_of_one_worker_on_any_number(
     mean_rows: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +250,7 @@ def test_the_digest_is_that_of_one_worker_on_any_number(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_many_small_files_cost_hardly_more_objects_than_one(tiny_model: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "one.jsonl", lines(range(120)))
     objects = []

@@ -77,6 +77,7 @@ def test_the_types_of_the_corpus_are_found_without_its_values(
     assert {name for family, name in reads if family.startswith("columns")} == {"types"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overshoot", ["stop", "fill", "cross"])
 @pytest.mark.parametrize("using", [{"kmeans_quality": {"score": "edu", "temperature": 0.5}}, "random"])
 def test_a_new_selection_reads_a_parts_tables_twice_at_most_and_a_shards_columns_sixteen_times(

@@ -35,6 +35,8 @@ from selector.policy import Policy
 from selector.select import Grouped, Keys
 from selector.steps import regroup, shards
 
+pytestmark = pytest.mark.slow
+
 VALUES: dict[str, tuple[pa.DataType, list[Any]]] = {
     "whole numbers": (pa.int32(), [-3, 0, 7, None]),
     "numbers": (pa.float64(), [0.0, -0.0, float("nan"), 2.5, None]),

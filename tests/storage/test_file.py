@@ -180,6 +180,7 @@ def _put(root: str, number: int, start: Any, won: Any) -> None:
             won.put((turn, number))
 
 
+@pytest.mark.slow
 def test_of_many_processes_that_put_one_key_exactly_one_is_told_that_it_did(storage: FileStorage) -> None:
     start, won = CONTEXT.Barrier(16), CONTEXT.Queue()
     processes = [CONTEXT.Process(target=_put, args=(str(storage.root), number, start, won)) for number in range(16)]
