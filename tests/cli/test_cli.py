@@ -521,6 +521,7 @@ def test_a_plug_in_that_leaves_does_not_take_the_run_for_finished(made: Made, el
     assert ended.code == 1 and "SystemExit" in ended.json["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rate=[plugins_of_a_test:Gone]", "select.using=plugins_of_a_test:GoneToo"])
 def test_a_plug_in_that_ends_the_process_fails_like_any_other(name: str, made: Made, elsewhere: Path) -> None:
     policy = policy_with(made, elsewhere, "readability")
@@ -618,6 +619,7 @@ def test_every_command_shows_where_it_failed_if_asked(command: str, monkeypatch:
         assert told.code == 1 and told.err.startswith("Traceback") and told.err.endswith("error: it failed\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
 )

@@ -422,6 +422,7 @@ def test_a_key_column_names_the_documents(tmp_path: Path) -> None:
     assert batch["text"][1] == text_of(7)
 
 
+@pytest.mark.slow
 def test_a_dataset_travels_to_other_processes(manifest: Manifest) -> None:
     dataset = ManifestDataset(manifest, global_batch_size=15)
     batches = list(dataset)

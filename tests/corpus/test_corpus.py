@@ -678,6 +678,7 @@ def test_a_chain_in_which_each_document_decides_about_the_next_is_followed_to_it
     assert into.read(share["key"], "documents")["place"].to_pylist() == list(range(0, 40, 2))
 
 
+@pytest.mark.slow
 def test_duplicates_are_the_same_however_many_buckets_and_items_it_takes() -> None:
     random = np.random.default_rng(7)
     parts = [[(int(key), int(text)) for key, text in random.integers(0, 200, (150, 2))] for _ in range(5)]

@@ -436,6 +436,7 @@ def test_rows_that_a_killed_run_saw_fail_are_tried_again_before_the_run_is_calle
     assert [lost_by(last[task.key]) for task in tasks] == [[], [], [30]]
 
 
+@pytest.mark.slow
 def test_a_step_that_can_do_no_row_of_a_large_part_is_found_out_by_a_sample(store: Store) -> None:
     tasks = tasks_of(100_000)
     attempts = 0

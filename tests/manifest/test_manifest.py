@@ -485,6 +485,7 @@ def test_committing_again_changes_nothing(tmp_path: Path) -> None:
     assert objects(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_eight_processes_that_commit_at_once_get_the_same_manifest(tmp_path: Path) -> None:
     barrier, results = FORK.Barrier(8), FORK.SimpleQueue()
 
@@ -654,6 +655,7 @@ def test_what_does_not_add_up_is_not_committed(tmp_path: Path, message: str, cha
 # Verify
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_any_truncation_and_any_loss_is_found(tmp_path: Path) -> None:
     committed(tmp_path / "sound", part_rows=20)
     manifest = Manifest.open(str(tmp_path / "sound"))

@@ -164,6 +164,7 @@ def test_the_score_of_a_column_has_its_name_and_the_meaning_it_was_given() -> No
 # ---------------------------------------------------------------- proof of value
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"the labelled sentences are not at {DATA}")
 def test_readability_follows_the_levels_that_people_gave() -> None:
     lines = (DATA / "difficulty/cefr_sp_wiki_train.jsonl").read_text("utf-8").splitlines()

@@ -116,6 +116,7 @@ def test_a_score_that_is_a_whole_number_is_compared_exactly() -> None:
     assert decided["kept"].to_pylist() == [True, False, True, False]
 
 
+@pytest.mark.slow
 def test_kmeans_quality_without_noise_keeps_every_law() -> None:
     check_selector("kmeans_quality", examples=6, temperature=0.0)
 

@@ -47,6 +47,7 @@ def test_top_says_what_it_took_and_what_it_did_not() -> None:
     assert decided["reason"].to_pylist() == [f"not {best}", best, best]
 
 
+@pytest.mark.slow
 def test_random_gives_every_document_the_same_chance() -> None:
     table = documents([{"doc_id": keyed.digest(b"%d" % i)} for i in range(40)])
     budget = Budget(amount=10, unit="documents")

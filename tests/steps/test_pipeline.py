@@ -323,6 +323,7 @@ def test_a_budget_of_documents_is_spent_exactly(using: Any, rated: tuple[Make, P
         assert spent(run(make(using, documents=documents), root).manifest)[0] == documents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overshoot", ["stop", "fill", "cross"])
 def test_a_budget_of_tokens_is_spent_exactly_as_its_overshoot_says(
     overshoot: str, rated: tuple[Make, Path, list[Any]]
