@@ -60,7 +60,7 @@ class Result:
 
 
 class Mapper(Protocol):
-    """A map whose work may be done elsewhere."""
+    """Asks workers what `work`, which is picklable, says of each of some items: answers in the items' order."""
 
     def __call__(self, work: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]: ...
 

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from selector.engine.step import Mapper
 from selector.exact import keyed
 
 Item = TypeVar("Item")
@@ -32,12 +33,6 @@ class Shard(Protocol):
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         """These columns of the documents, in corpus order."""
         ...
-
-
-class Mapper(Protocol):
-    """Asks workers what `work`, which is picklable, says of each of some items: answers in the items' order."""
-
-    def __call__(self, work: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]: ...
 
 
 class Keeper(Protocol):
