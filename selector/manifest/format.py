@@ -24,7 +24,7 @@ from selector.engine.store import to_parquet
 from selector.errors import DamagedError, SelectorError
 from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.header import FORMAT_VERSION, DecisionPart, Header, Part, Table
-from selector.storage import Storage
+from selector.storage import Storage, sha256_of
 
 SCHEMAS = {
     "parts": tables.MANIFEST,
@@ -85,14 +85,7 @@ class Stored:
         for name in ("files", "ids", "unvisited"):
             entry: Table | None = getattr(self.header, name)
             listed += [(self.key(f"{name}.parquet"), entry)] if entry is not None else []
-        return all(self._digest(key) == entry.sha256 for key, entry in listed)
-
-    def _digest(self, key: str) -> str | None:
-        source = self.storage.open(key)
-        if source is None:
-            return None
-        with source:
-            return hashlib.file_digest(source, "sha256").hexdigest()
+        return all(sha256_of(self.storage, key) == entry.sha256 for key, entry in listed)
 
     def groups(self, name: str) -> Iterator[pa.Table]:
         """`ids` or `unvisited`, row group by row group, so that it is never held whole. Raises DamagedError."""

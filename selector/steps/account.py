@@ -1,7 +1,6 @@
 """The account of a run: how many rows left where, and the files beside the manifest that tell it row by row."""
 
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.steps import dedup, survey
 from selector.steps.select import shards_of
 from selector.steps.shards import SHARD_ROWS
+from selector.storage import sha256_of
 from selector.tables import QUARANTINE
 
 _VERSION = 1  # raise it when the same documents have other sums
@@ -115,11 +115,7 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
 
 def digest_of_quarantine(store: Store, run_id: str) -> str | None:
     """The sha256 of the `quarantine.jsonl` that is there."""
-    file = store.storage.open(f"{run_id}/quarantine.jsonl")
-    if file is None:
-        return None
-    with file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(store.storage, f"{run_id}/quarantine.jsonl")
 
 
 def write_log(store: Store, run_id: str, log: Sequence[Mapping[str, Any]]) -> None:

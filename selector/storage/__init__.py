@@ -143,3 +143,12 @@ def check(storage: Storage) -> None:
         raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
     if not sound:
         raise UsageError(f"--root: {storage.address} does not keep what is written to it, or overwrites. Give another.")
+
+
+def sha256_of(storage: Storage, key: str) -> str | None:
+    """The sha256 of an object, read piece by piece, in hex; None if it is not there."""
+    source = storage.open(key)
+    if source is None:
+        return None
+    with source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
