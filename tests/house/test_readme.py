@@ -1,13 +1,14 @@
 """What the README says is true: its code runs, its commands exist, and every command is in it."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from conftest import text_of, write_jsonl
-from selector import plugins
 from selector.cli import app
 
 pytestmark = pytest.mark.slow
@@ -32,16 +33,17 @@ def test_every_documented_command_exists_and_every_command_is_documented() -> No
     assert documented == there
 
 
-def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's policy over a small corpus, its Python in one piece, with the real model on a Ray of its own."""
-    monkeypatch.chdir(tmp_path)
+def test_the_code_runs(tmp_path: Path) -> None:
+    """The README's policy over a small corpus, its Python in one piece in a process of its own, as a newcomer has it:
+    with the real model, on a Ray of its own."""
     rows = [{"text": text_of(n), "source": ("web", "books")[n % 2]} for n in range(256)]
     write_jsonl(tmp_path / "corpus/a.jsonl", rows[:128])
     write_jsonl(tmp_path / "corpus/b.jsonl", rows[128:])
     (policy,) = blocks("yaml")
     (tmp_path / "policy.yaml").write_text(policy, "utf-8")
-    names: dict[str, object] = {"__name__": "readme"}
-    for code in blocks("python"):
-        exec(compile(code, "README.md", "exec"), names)  # noqa: S102
-    rater = plugins.describe("raters")
-    assert names["Exclamations"] and rater
+    code = "".join(blocks("python")) + "\nprint(len(manifest), Exclamations().higher_is)\n"
+    (tmp_path / "readme.py").write_text(code, "utf-8")
+    ended = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    num_visits, direction = ended.stdout.splitlines()[-1].split()
+    assert int(num_visits) >= 12 and direction == "rarer"
