@@ -1,0 +1,93 @@
+"""Names of columns of the corpus: where a dot leads into a nested column, and how a row is asked for one.
+
+`meta.url` is the field `url` of the objects in the column `meta`. A dot that is part of a name is written in double
+quotes: `"meta.url"` is a column of that name, `meta."a.b"` a field `a.b` of `meta`, and `""` in quotes is a quote.
+Everything that names a column of the corpus (text, templates, key, source, rules, raters) reads names here.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+import pyarrow as pa
+
+from selector.errors import PolicyError
+
+ABSENT: Final = object()
+"""What `find` returns where a row has no such field."""
+
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
+_PLAIN = re.compile(r'[^".]+')
+
+
+@functools.lru_cache(maxsize=1024)
+def path_of(name: str) -> tuple[str, ...]:
+    """The keys that lead to a column, the first one that of the file: ("meta", "url") for `meta.url`.
+
+    Raises PolicyError if the name is not one: an empty part, or a quote without its end.
+    """
+    path: list[str] = []
+    at = 0
+    while found := _PART.match(name, at):
+        path.append(found[2] if found[1] is None else found[1].replace('""', '"'))
+        at = found.end()
+        if at == len(name):
+            return tuple(path)
+        if name[at] != ".":
+            break
+        at += 1
+    raise PolicyError(
+        f"{name!r} is not the name of a column. A dot leads into a nested column, as in meta.url;"
+        " a name that has a dot or a quote goes into double quotes, as in '\"meta.url\"'."
+    )
+
+
+def name_of(path: Iterable[str]) -> str:
+    """The name that these keys have, with quotes where they are needed: `path_of` the other way round."""
+    return ".".join(key if _PLAIN.fullmatch(key) else '"' + key.replace('"', '""') + '"' for key in path)
+
+
+def column_of(name: str) -> str:
+    """The column of the file in which a nested column lies: what a format is asked for."""
+    return path_of(name)[0]
+
+
+def find(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column in a row, null where an object on the way is null; ABSENT where there is no such field."""
+    value: Any = row
+    for key in path_of(name):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or key not in value:
+            return ABSENT
+        value = cast(Mapping[str, Any], value)[key]
+    return value
+
+
+def names_in(row: Mapping[str, Any], most: int = 1000) -> list[str]:
+    """The names of all columns of a row, nested ones after the one that they lie in, at most so many."""
+    names: list[str] = []
+    _add(names, (), row, most)
+    return names
+
+
+def _add(names: list[str], path: tuple[str, ...], row: Mapping[str, Any], most: int) -> None:
+    for key, value in row.items():
+        if len(names) >= most:
+            return
+        if key:
+            names.append(name_of((*path, key)))
+            if isinstance(value, Mapping):
+                _add(names, (*path, key), cast(Mapping[str, Any], value), most)
+
+
+def names_of(schema: Iterable[pa.Field], path: tuple[str, ...] = ()) -> list[str]:
+    """The names of all columns of a schema, nested ones after the one that they lie in."""
+    names: list[str] = []
+    for field in schema:
+        if field.name:
+            names.append(name_of((*path, field.name)))
+            if pa.types.is_struct(field.type):
+                names += names_of(field.type, (*path, field.name))
+    return names
