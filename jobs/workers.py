@@ -62,7 +62,7 @@ class WorkerActor:
         self._state = WorkerState()
         self._name, self._num_told, self._num_signs = name, 0, 0
 
-    def place(self) -> tuple[str, int]:
+    def process(self) -> tuple[str, int]:
         """The worker's node and process. The first answer of a worker: now it can begin."""
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
@@ -95,14 +95,14 @@ class WorkerActor:
 
 @dataclass(kw_only=True, eq=False)
 class _Actor(Worker):
-    """A worker as the driver sees it: starting until it has told its place."""
+    """A worker as the driver sees it: starting until it has told its process."""
 
     actor: Any
     name: str  # under which its signs of life lie
     awaited: Any  # the reference to its next answer; None while it is idle
     num_told: int = 0
     num_signs: int = 0
-    place: tuple[str, int] | None = None  # its node and process
+    process: tuple[str, int] | None = None  # its node and process
 
     def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
         if told == "load":
@@ -128,9 +128,9 @@ class _Actor(Worker):
         with contextlib.suppress(exceptions.RayError):
             ray.kill(self.actor)
         is_busy = self.state in ("load", "prepare", "do")
-        if is_busy and self.place and self.place[0] == ray.get_runtime_context().get_node_id():
+        if is_busy and self.process and self.process[0] == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.place[1], signal.SIGKILL)
+                os.kill(self.process[1], signal.SIGKILL)
 
 
 class Actors(WorkerPool):
@@ -147,7 +147,7 @@ class Actors(WorkerPool):
         name = uuid.uuid4().hex
         actor = actor_class.remote(name)
         self._last_notice = time.monotonic()
-        return _Actor(kind=kind, actor=actor, name=name, awaited=actor.place.remote())
+        return _Actor(kind=kind, actor=actor, name=name, awaited=actor.process.remote())
 
     def keep(self, kinds: Collection[Kind]) -> None:
         """Ends the workers of all other kinds that have nothing to do."""
@@ -174,12 +174,12 @@ class Actors(WorkerPool):
             return Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayError as error:
             is_beginning = actor.state in ("starting", "load")
-            actor.place = None  # there is no process any more
+            actor.process = None  # there is no process any more
             ran_out = isinstance(error, exceptions.OutOfMemoryError)
             detail = "The worker ran out of memory." if ran_out else "The worker process died."
             return Gone(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
         if actor.state == "starting":
-            actor.place = answer
+            actor.process = answer
         return answer
 
     def _make_room(self, kind: Kind) -> None:
@@ -195,7 +195,7 @@ class Actors(WorkerPool):
 
     def _warn_while_waiting(self) -> None:
         """A line once a minute while there is no worker at all."""
-        if any(worker.place for worker in cast(Sequence[_Actor], self.workers)):
+        if any(worker.process for worker in cast(Sequence[_Actor], self.workers)):
             self._last_notice = time.monotonic()
         elif time.monotonic() - self._last_notice >= _LONG_WAIT:
             self._last_notice = time.monotonic()

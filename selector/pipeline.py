@@ -66,7 +66,7 @@ def run(
     """The manifest of a policy (a Policy, a mapping, or the path of a YAML file): made, resumed, or found finished."""
     if not isinstance(policy, Policy):
         policy = Policy.of(policy) if isinstance(policy, Mapping) else Policy.load(policy)
-    chosen: Executor = plugins.make("executors", executor, {}, "executor") if isinstance(executor, str) else executor
+    chosen = plugins.make("executors", executor, {}, "executor", Executor) if isinstance(executor, str) else executor
     return build(policy, root=root, executor=chosen, progress=progress).manifest
 
 

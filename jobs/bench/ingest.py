@@ -17,6 +17,7 @@ from typing import Any
 
 from selector import pipeline, plugins
 from selector.corpus.files import expand
+from selector.engine.executor import Executor
 from selector.engine.runner import Runner
 from selector.policy import Policy
 from selector.policy.resolve import resolve
@@ -66,7 +67,7 @@ def _ours(policy: Any, executor: str) -> float:
     """Seconds of the two steps, with what it takes to start and to end the workers."""
     with tempfile.TemporaryDirectory(prefix="selector-ingest-") as root:
         resolved = resolve(Policy.of(policy))
-        made = plugins.make("executors", executor, {}, "--executor")
+        made = plugins.make("executors", executor, {}, "--executor", Executor)
         began = time.monotonic()
         flow = pipeline.flow(resolved, made)
         run = Run.open(resolved, flow, root)

@@ -89,7 +89,7 @@ class Simulation:
     def made_executor(self) -> Executor:
         """The executor. Raises PolicyError."""
         workers = {} if self.num_workers is None else {_workers_of(self.executor): self.num_workers}
-        return plugins.make("executors", self.executor, workers, "--executor")
+        return plugins.make("executors", self.executor, workers, "--executor", Executor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,10 @@ def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dic
     cls = plugins.find(family, name)
     if not issubclass(cls, kind):
         raise UsageError(f"--{family.removesuffix('s')}: {name} is no {kind.__name__}, and only those are simulated.")
-    hints = {field.name: kind_of(hints_of(cls)[field.name]) for field in dataclasses.fields(cls)}
+    hints = {
+        field.name: kind_of(hints_of(cls)[field.name])
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+    }
     scores = {key: score for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional}
     return {name: scores | dict(options or {})}
 

@@ -52,8 +52,8 @@ def documents(num_different: int) -> Iterator[dict[str, str]]:
     """Docstrings as `{"id", "text", "source"}` until so many different texts were seen; source is the package."""
     seen: set[str] = set()
     for path, source, name in sorted(_files(), key=lambda file: blake2b(file[2].encode()).digest()):
-        for place, text in _docstrings(path):
-            yield {"id": f"{name}:{place}", "text": text, "source": source}
+        for name_inside, text in _docstrings(path):
+            yield {"id": f"{name}:{name_inside}", "text": text, "source": source}
             seen.add(text)
             if len(seen) >= num_different:
                 return
@@ -89,13 +89,13 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
         return
     nodes: list[tuple[str, ast.AST]] = [("", tree)]
     while nodes:
-        place, node = nodes.pop()
+        name, node = nodes.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             text = ast.get_docstring(node)
             if text and len(text) >= SHORTEST and "\0" not in text:
-                yield place or "(module)", text.encode("utf-8", "replace").decode("utf-8")
+                yield name or "(module)", text.encode("utf-8", "replace").decode("utf-8")
         nodes += [
-            (f"{place}.{child.name}".lstrip("."), child)
+            (f"{name}.{child.name}".lstrip("."), child)
             for child in ast.iter_child_nodes(node)
             if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         ]

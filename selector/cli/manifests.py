@@ -66,8 +66,8 @@ def when(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json =
     if json:
         print_json({"doc_id": doc_id, "positions": positions})
     else:
-        for place in positions:
-            print(place)
+        for position in positions:
+            print(position)
 
 
 @app.command()

@@ -4,7 +4,7 @@ import sys
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from selector.cli.app import (
     print_json,
 )
 from selector.errors import UsageError
+
+if TYPE_CHECKING:
+    from selector.engine.executor import Executor
 
 
 @app.command()
@@ -113,7 +116,9 @@ def _only_our_output() -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr)
 
 
-def _executor(name: str, **options: Any) -> Any:
+def _executor(name: str, **options: Any) -> "Executor":
+    from selector.engine.executor import Executor
+
     given = {key: value for key, value in options.items() if value is not None}
     cls = plugins.find("executors", name)
     known = {field.name for field in fields(cls)} if is_dataclass(cls) else {*given}
@@ -121,7 +126,7 @@ def _executor(name: str, **options: Any) -> Any:
         if key not in known:
             taken = " and ".join(f"--{option}" for option in options if option in known)
             raise UsageError(f"--{key} is not for the executor {name}, which takes {taken or 'none of these'}.")
-    return plugins.make("executors", name, given, "--executor")
+    return plugins.make("executors", name, given, "--executor", Executor)
 
 
 def _run(policy: Any, root: str, executor: Any) -> Any:

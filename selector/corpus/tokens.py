@@ -28,12 +28,12 @@ JOINED = 64  # pieces that it is given as one text, where a mark can stand betwe
 
 def find_tokenizer(declared: str | None, model: Path | None) -> Path:
     """The tokenizer.json that a policy declares, or else the embedding model's. Raises PolicyError if it is none."""
-    place = Path(declared).expanduser() if declared is not None else model
-    assert place is not None, "without a declared tokenizer the model's is needed"
-    file = place / "tokenizer.json" if place.is_dir() else place
+    path = Path(declared).expanduser() if declared is not None else model
+    assert path is not None, "without a declared tokenizer the model's is needed"
+    file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise PolicyError(
-            f"corpus.tokenizer: there is no tokenizer.json at {str(place)!r}. Give the file, or the folder it is in."
+            f"corpus.tokenizer: there is no tokenizer.json at {str(path)!r}. Give the file, or the folder it is in."
         )
     _load(str(file), sha256_of(file))
     return file

@@ -8,7 +8,7 @@ that are there hires none.
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map, Step
@@ -18,6 +18,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs the tasks of a step, or the items of a map. A context manager: entering connects, leaving disconnects and
     ends all workers. Entered again while it is, it shares them."""

@@ -90,8 +90,8 @@ class Losses:
         return len(self.rows) >= _WHOLE_PART and not self.num_through
 
 
-Outcome = Receipt | Failure
-PartWork = Generator[Attempt, Outcome, Receipt | Losses]
+Reply = Receipt | Failure
+PartWork = Generator[Attempt, Reply, Receipt | Losses]
 """What is done for one part: it yields attempts, is sent their outcomes, and returns how the part ended."""
 
 
@@ -129,7 +129,7 @@ class Supervision:
         queue = self._first or self._last
         return queue.popleft() if queue else None
 
-    def report(self, attempt: Attempt, outcome: Outcome) -> Receipt | None:
+    def report(self, attempt: Attempt, outcome: Reply) -> Receipt | None:
         """The receipt, once the part has come through. Raises SelectorError if the run is at fault."""
         receipt = self._go_on(self._at_work.pop(attempt), outcome)
         self._judge()
@@ -139,7 +139,7 @@ class Supervision:
         part.work = work(self._step, part, self._most_attempts)
         self._go_on(part, None)
 
-    def _go_on(self, part: "_Part", outcome: Outcome | None) -> Receipt | None:
+    def _go_on(self, part: "_Part", outcome: Reply | None) -> Receipt | None:
         """Takes the part's work to its next attempt, or to its end."""
         assert part.work is not None
         try:
@@ -218,7 +218,7 @@ def _search(step: Map, part: _Part, attempts: int) -> PartWork:
         # If not even no rows at all can be done, it is not the rows.
         yield from _do_without_rows(step, replace(task, only=(task.part.first, task.part.first)), attempts)
         losses = yield from _find_losses(task)
-        logger.warning("%s: rows that are fatal at %s: %d", step.name, _place(task), len(losses.rows))
+        logger.warning("%s: rows that are fatal at %s: %d", step.name, _named(task), len(losses.rows))
         if losses.is_whole_part:
             return losses
         records.remember(losses)
@@ -249,7 +249,7 @@ def _seal_rest(step: Map, part: _Part, attempts: int) -> PartWork:
 
 def _try(
     step: Map, task: Task, records: "_PartRecords", most_failures: int, *, is_hang_enough: bool = False
-) -> Generator[Attempt, Outcome, Receipt | None]:
+) -> Generator[Attempt, Reply, Receipt | None]:
     """The receipt, or None once so many failures are on record, or a hang where that is enough."""
     while len(records.failures) < most_failures:
         if is_hang_enough and any(failure.kind == "deadline" for failure in records.failures):
@@ -258,11 +258,11 @@ def _try(
         if isinstance(outcome, Receipt):
             return outcome
         records.add(outcome)
-        logger.warning("%s: failure %d at %s: %s", step.name, len(records.failures), _place(task), outcome.detail)
+        logger.warning("%s: failure %d at %s: %s", step.name, len(records.failures), _named(task), outcome.detail)
     return None
 
 
-def _do_without_rows(step: Map, task: Task, attempts: int) -> Generator[Attempt, Outcome, Receipt]:
+def _do_without_rows(step: Map, task: Task, attempts: int) -> Generator[Attempt, Reply, Receipt]:
     """The receipt of a task that has no rows left. Raises SelectorError if even that fails."""
     detail = ""
     for _ in range(attempts):
@@ -271,13 +271,13 @@ def _do_without_rows(step: Map, task: Task, attempts: int) -> Generator[Attempt,
             return outcome
         detail = outcome.detail
     raise SelectorError(
-        f"{step.name} fails at {_place(task)} even when it is given none of these rows: {sentence(detail)} "
+        f"{step.name} fails at {_named(task)} even when it is given none of these rows: {sentence(detail)} "
         f"So it is not the documents. What failed is in attempts/{task.key}/ below the root; put it right and run "
         "the same command again: finished parts are kept."
     )
 
 
-def _find_losses(task: Task) -> Generator[Attempt, Outcome, Losses]:
+def _find_losses(task: Task) -> Generator[Attempt, Reply, Losses]:
     """The rows that fail on their own, in order, of a part that is known to fail: found by trying pieces of it."""
     failure = yield from _sample(task)
     if failure is not None:
@@ -303,7 +303,7 @@ def _find_losses(task: Task) -> Generator[Attempt, Outcome, Losses]:
     return Losses(rows=tuple(rows), num_through=num_through)
 
 
-def _sample(task: Task) -> Generator[Attempt, Outcome, Failure | None]:
+def _sample(task: Task) -> Generator[Attempt, Reply, Failure | None]:
     """The first failure, if a sample of the rows of a large part shows that none of its documents comes through."""
     if task.part.num_rows <= _SAMPLE:
         return None
@@ -348,7 +348,7 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _place(task: Task) -> str:
+def _named(task: Task) -> str:
     """Where a task's rows lie, for people."""
     part = task.part
     if not part.num_rows:

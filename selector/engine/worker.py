@@ -20,7 +20,7 @@ from selector.engine import alive
 from selector.engine.part import Task
 from selector.engine.step import Map, perform
 from selector.engine.store import Store
-from selector.engine.supervise import Failure, Outcome, sentence
+from selector.engine.supervise import Failure, Reply, sentence
 from selector.errors import DamagedError, SelectorError
 
 LOADING = "loading what the step needs"
@@ -65,7 +65,7 @@ class PartWork:
     def prepare(self, given: Task) -> None:
         _prepare(self.step, given, self.store)
 
-    def __call__(self, given: Task) -> Outcome:
+    def __call__(self, given: Task) -> Reply:
         return attempt_here(self.step, given, self.store)
 
 
@@ -98,7 +98,7 @@ def unpickled(data: bytes) -> Any:
     return cast(Any, ForkingPickler).loads(data)
 
 
-def attempt_here(step: Map, task: Task, store: Store) -> Outcome:
+def attempt_here(step: Map, task: Task, store: Store) -> Reply:
     """How the task went in this process. Every executor's workers do their work through this function.
 
     A SelectorError is raised and not returned: it is about the run and not about the part.

@@ -1,7 +1,7 @@
 """manifest.json as one frozen type: what it holds, read strictly and written in one way.
 
 The annotations carry the words of JSON Schema that a value obeys (`pattern`, `minimum`, …). `from_json` checks them,
-and the published schema is made of them, so this page is the only place that says what a manifest.json holds.
+and the published schema is made of them, so this page is the only module that says what a manifest.json holds.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ class Header:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """The header that says this. Raises ValueError, with the place and what is to be there, for anything else."""
+        """The header that says this. Raises ValueError, with the path and what is to be there, for anything else."""
         return _read(cls, content, "")
 
 
@@ -207,41 +207,41 @@ def _written(value: Any) -> Any:
     return value
 
 
-def _read(kind: Any, value: Any, place: str) -> Any:
+def _read(kind: Any, value: Any, path: str) -> Any:
     """A JSON value as this type. Raises ValueError."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        parsed = _read(inner[0], value, place)
+        parsed = _read(inner[0], value, path)
         for words in inner[1:]:
-            _obey(words, value, place)
+            _obey(words, value, path)
         return parsed
     if origin in (typing.Union, types.UnionType):
         (some,) = (member for member in inner if member is not type(None))
-        return None if value is None else _read(some, value, place)
+        return None if value is None else _read(some, value, path)
     if dataclasses.is_dataclass(kind):
-        members, hints = _of_type(value, dict, "an object", place), fields_of(typing.cast("type[Any]", kind))
+        members, hints = _of_type(value, dict, "an object", path), fields_of(typing.cast("type[Any]", kind))
         for name in [*members, *hints]:
             if (name in members) != (name in hints):
-                raise ValueError(f"{_at(place, name)} {'is missing' if name in hints else 'is not a key of it'}")
-        return typing.cast(Any, kind)(**{name: _read(hints[name], members[name], _at(place, name)) for name in hints})
+                raise ValueError(f"{_at(path, name)} {'is missing' if name in hints else 'is not a key of it'}")
+        return typing.cast(Any, kind)(**{name: _read(hints[name], members[name], _at(path, name)) for name in hints})
     if origin is Mapping:
-        members = _of_type(value, dict, "an object", place)
-        return {name: _read(inner[1], member, _at(place, name)) for name, member in members.items()}
+        members = _of_type(value, dict, "an object", path)
+        return {name: _read(inner[1], member, _at(path, name)) for name, member in members.items()}
     if origin is tuple:
-        listed = _of_type(value, list, "a list", place)
+        listed = _of_type(value, list, "a list", path)
         kinds = [inner[0]] * len(listed) if inner[-1] is Ellipsis else inner
         if len(listed) != len(kinds):
-            raise ValueError(f"{place} has {len(listed)} members and is to have {len(kinds)}")
-        return tuple(_read(kinds[at], member, f"{place}[{at}]") for at, member in enumerate(listed))
+            raise ValueError(f"{path} has {len(listed)} members and is to have {len(kinds)}")
+        return tuple(_read(kinds[at], member, f"{path}[{at}]") for at, member in enumerate(listed))
     if origin is Literal:
         if value not in inner:
-            raise ValueError(f"{place} is {value!r} and is to be {inner[0]!r}")
+            raise ValueError(f"{path} is {value!r} and is to be {inner[0]!r}")
         return value
     if kind is float:
-        return value if type(value) is int else _of_type(value, float, "a number", place)
+        return value if type(value) is int else _of_type(value, float, "a number", path)
     if kind in (int, str):
-        return _of_type(value, kind, {int: "a whole number", str: "text"}[kind], place)
-    assert kind is Any, f"{place}: {kind} has no JSON"
+        return _of_type(value, kind, {int: "a whole number", str: "text"}[kind], path)
+    assert kind is Any, f"{path}: {kind} has no JSON"
     return value
 
 
@@ -252,21 +252,21 @@ def fields_of(kind: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _of_type(value: Any, kind: type[Any], word: str, place: str) -> Any:
+def _of_type(value: Any, kind: type[Any], word: str, path: str) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"{place or 'it'} is {value!r:.40} and is to be {word}")
+        raise ValueError(f"{path or 'it'} is {value!r:.40} and is to be {word}")
     return value
 
 
-def _obey(words: Json, value: Any, place: str) -> None:
+def _obey(words: Json, value: Any, path: str) -> None:
     """Raises ValueError if a value does not obey these words of JSON Schema."""
     if "pattern" in words and not re.fullmatch(words["pattern"], value):
-        raise ValueError(f"{place} is {value!r:.80} and is to match {words['pattern']}")
+        raise ValueError(f"{path} is {value!r:.80} and is to match {words['pattern']}")
     if "minimum" in words and value < words["minimum"]:
-        raise ValueError(f"{place} is {value} and is to be at least {words['minimum']}")
+        raise ValueError(f"{path} is {value} and is to be at least {words['minimum']}")
     if "minItems" in words and len(value) < words["minItems"]:
-        raise ValueError(f"{place} has {len(value)} members and is to have at least {words['minItems']}")
+        raise ValueError(f"{path} has {len(value)} members and is to have at least {words['minItems']}")
 
 
-def _at(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -7,7 +7,7 @@ the fingerprint, and is checked against the columns that the option declares bef
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.json
@@ -26,30 +26,32 @@ from selector.plugins.options import (
     written,
 )
 
+P = TypeVar("P")
+
 _ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
 
-def checksums(plugin: object, place: str) -> dict[str, str]:
+def checksums(plugin: object, path: str) -> dict[str, str]:
     """What identifies the tables that the plug-in's options name, by the options' paths.
 
-    Raises PolicyError, naming `place` in the policy, for one that cannot be read or lacks a column.
+    Raises PolicyError, naming the plug-in by its `path` in the policy, for one that cannot be read or lacks a column.
     """
     by_path: dict[str, str] = {}
     for option in written(plugin, TablePath, TextsPath):
-        data = _read(option, place)
+        data = _read(option, path)
         by_path[option.path] = _checksum(data)
         if data is not None:
-            _table(option, place, data)
+            _table(option, path, data)
     return by_path
 
 
-def load(option: Option, place: str, checksum: str | None = None) -> pa.Table:
+def load(option: Option, path: str, checksum: str | None = None) -> pa.Table:
     """The rows of the table that an option names, in the types that it declares; none where an optional one is
     absent. Raises CorpusError where it is no longer what has this checksum."""
-    data = _read(option, place) if option.value is not None else None
+    data = _read(option, path) if option.value is not None else None
     if checksum is not None and checksum != _checksum(data):
-        raise CorpusError(f"{place}.{option.path}: {option.value} changed during the run. Run the same command again.")
-    return empty(option) if data is None else _table(option, place, data)
+        raise CorpusError(f"{path}.{option.path}: {option.value} changed during the run. Run the same command again.")
+    return empty(option) if data is None else _table(option, path, data)
 
 
 def empty(option: Option) -> pa.Table:
@@ -57,7 +59,7 @@ def empty(option: Option) -> pa.Table:
     return _schema(option).empty_table()
 
 
-def attach(plugin: object, loaded: Mapping[str, pa.Table]) -> Any:
+def attach(plugin: P, loaded: Mapping[str, pa.Table]) -> P:
     """The plug-in with the tables that its options name, by their paths; an absent optional one has no rows."""
     given: dict[str, Any] = {}
     for option in options_of(plugin, *TABLE_KINDS):
@@ -75,9 +77,8 @@ def _schema(option: Option) -> pa.Schema:
     return pa.schema(declared)
 
 
-def _table(option: Option, place: str, data: bytes) -> pa.Table:
-    path = str(option.value)
-    where = f"{place}.{option.path}: the table {path!r}"
+def _table(option: Option, path: str, data: bytes) -> pa.Table:
+    where = f"{path}.{option.path}: the table {str(option.value)!r}"
     is_parquet = path.endswith(".parquet")
     try:
         reader = pa.BufferReader(data)
@@ -118,20 +119,20 @@ def _checksum(data: bytes | None) -> str:
     return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _read(option: Option, place: str) -> bytes | None:
+def _read(option: Option, path: str) -> bytes | None:
     """The bytes of the file; None where an optional one is not there."""
     try:
         return Path(str(option.value)).expanduser().read_bytes()
     except FileNotFoundError as error:
         if option.is_optional:
             return None
-        raise _unreadable(option, place, error) from error
+        raise _unreadable(option, path, error) from error
     except OSError as error:
-        raise _unreadable(option, place, error) from error
+        raise _unreadable(option, path, error) from error
 
 
-def _unreadable(option: Option, place: str, error: OSError) -> PolicyError:
+def _unreadable(option: Option, path: str, error: OSError) -> PolicyError:
     return PolicyError(
-        f"{place}.{option.path}: the table {str(option.value)!r} cannot be read: {error.strerror}. "
+        f"{path}.{option.path}: the table {str(option.value)!r} cannot be read: {error.strerror}. "
         "Give a JSONL or Parquet file."
     )

@@ -15,13 +15,15 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
 from selector.plugins.options import KINDS, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
+
+P = TypeVar("P")
 
 # Each family: the folder that holds ours, and the classes in that folder's __init__ of which they extend one.
 # Executors have no folder here, since Ray lives outside this package: ours are entry points like anyone's.
@@ -48,14 +50,14 @@ def ours(family: str) -> list[str]:
     return [module.name for module in modules if not module.name.startswith("_")]
 
 
-def find(family: str, name: str) -> type[Any]:
+def find(family: str, name: str) -> type[object]:
     """The class called `name` in a family. Raises PolicyError with the nearest name if there is none."""
     points = {point.value: point for point in _entry_points(family) if point.name == name}
     files = [file for file in ours(family) if file == name]
     if len(points) + len(files) > 1:
-        places = [*(f"{_FOLDERS[family][0]}.{file}" for file in files), *sorted(points)]
+        found = [*(f"{_FOLDERS[family][0]}.{file}" for file in files), *sorted(points)]
         raise PolicyError(
-            f"There are several {family} called {name!r}: {', '.join(places)}. Write package.module:Class."
+            f"There are several {family} called {name!r}: {', '.join(found)}. Write package.module:Class."
         )
     for point in points.values():
         return _load(family, name, point.load)
@@ -67,10 +69,11 @@ def find(family: str, name: str) -> type[Any]:
     raise PolicyError(f"There is no {family[:-1]} called {name!r}. {did_you_mean(name, names(family))}")
 
 
-def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
+def make(family: str, name: str, options: Mapping[str, Any], where: str, *contracts: type[P]) -> P:
     """A plug-in with its options checked against its fields; `where` is the policy key, for the message.
 
-    An option that is itself a plug-in is written as in a policy: its name, or its name with its options.
+    It is of one of the `contracts`, or PolicyError says that it is not. An option that is itself a plug-in is written
+    as in a policy: its name, or its name with its options.
     """
     import pydantic
 
@@ -85,50 +88,51 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str) -> Any:
             raise PolicyError(f"{where}.{name} has no option {key!r}. {hint}")
     values: dict[str, Any] = {}
     for key, field in fields.items():
-        place = f"{where}.{name}.{key}"
+        path = f"{where}.{name}.{key}"
         if key not in options:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise PolicyError(f"{place} is missing: {name} cannot do without it.")
+                raise PolicyError(f"{path} is missing: {name} cannot do without it.")
             continue
         value = options[key]
         kind = kind_of(hints[key])
         if family_of(kind.base) is not None:
-            values[key] = _inner(kind.base, value, kind.is_many, place)
+            values[key] = _inner(kind.base, value, kind.is_many, path)
             continue
         try:
             values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            exact_place = ".".join(str(part) for part in (where, name, key, *first["loc"]))
-            raise PolicyError(f"{exact_place}: {wanted(first)}; it is {first['input']!r}.") from error
+            exact_path = ".".join(str(part) for part in (where, name, key, *first["loc"]))
+            raise PolicyError(f"{exact_path}: {wanted(first)}; it is {first['input']!r}.") from error
         if isinstance(value, bool) and not isinstance(values[key], bool):  # pydantic takes true for 1
-            raise PolicyError(f"{place}: write a number; it is {value!r}.")
-    return cls(**values)
+            raise PolicyError(f"{path}: write a number; it is {value!r}.")
+    instance = cls(**values)
+    if not isinstance(instance, contracts):
+        wanted_kinds = " or ".join(contract.__name__ for contract in contracts)
+        raise PolicyError(f"{where}: {name!r} is no {wanted_kinds}, and nothing else will do here.")
+    return instance
 
 
-def _inner(contract: type[Any], value: Any, is_many: bool, place: str) -> Any:
+def _inner(contract: type[object], value: object, is_many: bool, path: str) -> object:
     """The plug-in, or the tuple of plug-ins, that an option says; each is of the kind that the option's type names."""
     if is_plugin(value) or value is None:
         return value
-    if is_many:
-        return tuple(_inner(contract, item, False, f"{place}.{i}") for i, item in enumerate(value))
+    if is_many and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_inner(contract, item, False, f"{path}.{i}") for i, item in enumerate(value))
     if isinstance(value, str):
         name, options = value, {}
     elif isinstance(value, Mapping) and len(value) == 1:
         ((name, options),) = value.items()
     else:
         raise PolicyError(
-            f"{place}: write a name, or one name with its options: {{name: {{option: value}}}}; it is {value!r}."
+            f"{path}: write a name, or one name with its options: {{name: {{option: value}}}}; it is {value!r}."
         )
     family = family_of(contract)
     assert family is not None
-    instance = make(family, name, options or {}, place)
-    if not isinstance(instance, contract):
-        raise PolicyError(f"{place}: {name!r} is no {contract.__name__}, and this option takes nothing else.")
-    return instance
+    return make(family, name, options or {}, path, contract)
 
 
-def family_of(cls: Any) -> str | None:
+def family_of(cls: object) -> str | None:
     """The family that a class belongs to, or whose contract it is; None for any other type."""
     if not inspect.isclass(cls):
         return None
@@ -152,7 +156,7 @@ def identity(plugin: Versioned, contents: Mapping[str, str] | None = None) -> di
 
     Where its file lies decides nothing. One from elsewhere has its origin too: its distribution and that one's version,
     or else the sha256 of its module, so that an edited file is another plug-in. An option that names something outside
-    counts with the content of it, `contents` by the option's path, and not with the name of the place.
+    counts with the content of it, `contents` by the option's path, and not with its path.
     """
     cls = type(plugin)
     name, origin = _named(cls)
@@ -286,7 +290,7 @@ def _contracts(family: str) -> tuple[type[Any], ...]:
     return tuple(getattr(importlib.import_module(folder), base) for base in bases) if folder is not None else ()
 
 
-def _in_file(family: str, name: str) -> type[Any]:
+def _in_file(family: str, name: str) -> type[object]:
     module = importlib.import_module(f"{_FOLDERS[family][0]}.{name}")
     classes = [
         value
@@ -297,19 +301,17 @@ def _in_file(family: str, name: str) -> type[Any]:
     return classes[0]
 
 
-def _load(family: str, name: str, load: Callable[[], Any]) -> type[Any]:
+def _load(family: str, name: str, load: Callable[[], object]) -> type[object]:
     """A class from elsewhere, if it belongs to the family."""
     try:
-        value: Any = load()
+        value = load()
     except Exception as error:  # someone else's module may raise anything
         raise PolicyError(f"The {family[:-1]} {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
     folder, bases = _FOLDERS[family]
-    if folder is not None:
-        if not (inspect.isclass(value) and issubclass(value, _contracts(family))):
-            raise PolicyError(
-                f"{name!r} is no {family[:-1]}: it does not extend {folder}.{f' or {folder}.'.join(bases)}."
-            )
-        if inspect.isabstract(value):
-            missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
-            raise PolicyError(f"{name!r} is not finished: it does not define {missing}.")
+    if not (inspect.isclass(value) and issubclass(value, _contracts(family) or object)):
+        lacks = f"it does not extend {folder}.{f' or {folder}.'.join(bases)}" if bases else "it is no class"
+        raise PolicyError(f"{name!r} is no {family[:-1]}: {lacks}.")
+    if inspect.isabstract(value):
+        missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
+        raise PolicyError(f"{name!r} is not finished: it does not define {missing}.")
     return value

@@ -157,20 +157,20 @@ def columns_of(plugin: object, always: Sequence[str] = ("doc_id", "num_tokens"))
     return tuple(dict.fromkeys((*always, *needs, *named(plugin, ScoreName, SignalName), *tables)))
 
 
-def plugins_in(plugin: object) -> Iterator[Any]:
+def plugins_in(plugin: object) -> Iterator[object]:
     """The plug-in and every plug-in below it that is an option."""
     yield plugin
     for inner in inner_plugins(plugin):
         yield from plugins_in(inner)
 
 
-def inner_plugins(plugin: object) -> list[Any]:
+def inner_plugins(plugin: object) -> list[object]:
     """The plug-ins that are options of this one."""
     values = [value for field in fields_of(plugin) for value in _as_tuple(getattr(plugin, field.name))]
     return [value for value in values if is_plugin(value)]
 
 
-def is_plugin(value: Any) -> bool:
+def is_plugin(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -208,10 +208,10 @@ def replaced(plugin: P, values: Mapping[str, Any]) -> P:
     return dataclasses.replace(cast(Any, plugin), **changed) if changed else plugin
 
 
-def _replaced_item(item: Any, place: str, values: Mapping[str, Any]) -> Any:
-    if place in values:
-        return values[place]
-    inner = {path.removeprefix(f"{place}."): new for path, new in values.items() if path.startswith(f"{place}.")}
+def _replaced_item(item: Any, index: str, values: Mapping[str, Any]) -> Any:
+    if index in values:
+        return values[index]
+    inner = {path.removeprefix(f"{index}."): new for path, new in values.items() if path.startswith(f"{index}.")}
     return replaced(item, inner) if inner else item
 
 
@@ -252,14 +252,16 @@ def _walk(plugin: object, prefix: str) -> Iterator[Option]:
         kind, value = kind_of(hints[field.name]), getattr(plugin, field.name)
         path = f"{prefix}{field.name}"
         if kind.is_many and value is not None:
-            places = [(f"{path}.{i}", item) for i, item in enumerate(value)]
+            items = [(f"{path}.{i}", item) for i, item in enumerate(value)]
         else:
-            places = [(path, value)]
-        for place, item in places:
+            items = [(path, value)]
+        for path_of_item, item in items:
             if kind.base in KINDS:
-                yield Option(path=place, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns)
+                yield Option(
+                    path=path_of_item, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns
+                )
             elif is_plugin(item):
-                yield from _walk(item, f"{place}.")
+                yield from _walk(item, f"{path_of_item}.")
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -35,16 +35,16 @@ class Shard(Protocol):
         ...
 
 
-class Keeper(Protocol):
-    """Keeps columns that were worked out of a shard where any worker finds them."""
+class Extender(Protocol):
+    """Puts further columns of the shards where any worker finds them."""
 
-    def begin(self) -> "Keep":
-        """How the next columns are kept; called in the same order in every run, so that a run goes on where it was."""
+    def begin(self) -> "Extension":
+        """How the next columns are put there; asked in the same order in every run, so that a killed run goes on."""
         ...
 
 
-class Keep(Protocol):
-    """Keeps what `work` says of the shard of this number, unless it is kept already. Picklable."""
+class Extension(Protocol):
+    """Puts there what `work` says of the shard of this number, unless it is there already. Picklable."""
 
     def __call__(self, number: int, work: Callable[[], pa.RecordBatch], /) -> Shard: ...
 
@@ -55,7 +55,7 @@ class Exchanger(Protocol):
     def __call__(
         self, pool: "Pool", by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema, /
     ) -> Sequence[Shard]:
-        """The answers about the documents of each shard, where the pool's keeper keeps them."""
+        """The answers about the documents of each shard, where the pool's extender puts them."""
         ...
 
 
@@ -96,9 +96,9 @@ class Beside:
 
 
 class InMemory:
-    """Keeps columns in memory."""
+    """Where further columns go when there is no store: they stay in memory."""
 
-    def begin(self) -> Keep:
+    def begin(self) -> Extension:
         return _held
 
 
@@ -120,7 +120,7 @@ class Pool:
     num_documents: int
     shards: Sequence[Shard]
     mapper: Mapper = map
-    keeper: Keeper = field(default_factory=InMemory)
+    extender: Extender = field(default_factory=InMemory)
     exchanger: Exchanger | None = None
     """Without one, groups are asked here, over the whole table."""
     given: pa.Table | None = None
@@ -151,7 +151,7 @@ class Pool:
     def extended(self, work: Callable[[pa.RecordBatch], pa.RecordBatch], *columns: str, returns: pa.Schema) -> "Pool":
         """This pool with the columns that `work` says of every shard, in the schema `returns`; they are worked out now,
         and kept. Like that of `map` it must be picklable."""
-        extend = functools.partial(_extend, work, columns, returns, self.keeper.begin())
+        extend = functools.partial(_extend, work, columns, returns, self.extender.begin())
         shards = list(self.mapper(extend, list(enumerate(self.shards))))
         return dataclasses.replace(self, schema=pa.schema([*self.schema, *returns]), shards=shards)
 
@@ -201,7 +201,7 @@ def _extend(
     work: Callable[[pa.RecordBatch], pa.RecordBatch],
     columns: Sequence[str],
     returns: pa.Schema,
-    keep: Keep,
+    extension: Extension,
     numbered: tuple[int, Shard],
 ) -> Shard:
     number, shard = numbered
@@ -211,7 +211,7 @@ def _extend(
         assert answer.num_rows == shard.num_rows, "the work answers with a row for every document of the shard"
         return answer.cast(returns)
 
-    return Beside(shard=shard, more=keep(number, answered), names=tuple(returns.names))
+    return Beside(shard=shard, more=extension(number, answered), names=tuple(returns.names))
 
 
 def _named(batch: pa.RecordBatch) -> list[tuple[str, pa.Array]]:

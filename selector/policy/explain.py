@@ -18,26 +18,24 @@ def explained(model: type[BaseModel], error: ValidationError) -> PolicyError:
 def _explain(model: type[BaseModel], problem: Any) -> str:
     """One problem that pydantic found, as a sentence."""
     keys = [str(part) for part in problem["loc"] if not (isinstance(part, str) and re.search(r"[\[(]", part))]
-    place = ".".join(keys) or "the policy"
+    path = ".".join(keys) or "the policy"
     if problem["type"] == "extra_forbidden":
         fields = _fields(model, keys[:-1])
         return f"{'.'.join(keys[:-1]) or 'The policy'} has no key {keys[-1]!r}. {did_you_mean(keys[-1], fields)}"
     if problem["type"] == "missing":
-        return f"{place} is missing. It has no default, since only you know it."
+        return f"{path} is missing. It has no default, since only you know it."
     if problem["type"] == "model_type":
-        return f"{place}: write keys below it: {', '.join(_fields(model, keys))}; it is {problem['input']!r}."
-    return f"{place}: {plugins.wanted(problem)}; it is {problem['input']!r}."
+        return f"{path}: write keys below it: {', '.join(_fields(model, keys))}; it is {problem['input']!r}."
+    return f"{path}: {plugins.wanted(problem)}; it is {problem['input']!r}."
 
 
 def _innermost(problems: Sequence[Any]) -> list[Any]:
     """The problems, less those that only follow from one further in."""
-    places = [problem["loc"] for problem in problems]
+    paths = [problem["loc"] for problem in problems]
     return [
         problem
         for problem in problems
-        if not any(
-            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places
-        )
+        if not any(len(path) > len(problem["loc"]) and path[: len(problem["loc"])] == problem["loc"] for path in paths)
     ]
 
 

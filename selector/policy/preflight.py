@@ -26,7 +26,8 @@ def check(
     """The model can be used, and the corpus has the columns that the policy names, and rows. Raises PolicyError or
     CorpusError.
 
-    `corpus_columns` are the columns of the corpus that the rule and plug-ins read, each with the place that names it.
+    `corpus_columns` are the columns of the corpus that the rule and plug-ins read, each with the path of the policy
+    that names it.
     """
     if needs_vectors:
         _check_model(policy)

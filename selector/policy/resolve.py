@@ -58,8 +58,12 @@ class Resolved:
     catalogue: Catalogue
     rule: Rule | None
     uris: tuple[str, ...]  # of the corpus files, sorted
-    columns: Mapping[str, tuple[Column, ...]]  # by a plug-in's place: what it reads, each under the name that it uses
-    contents: Mapping[str, Mapping[str, str]]  # by a plug-in's place: digests of what its options name, by their paths
+    columns: Mapping[
+        str, tuple[Column, ...]
+    ]  # by a plug-in's path in the policy: what it reads, each under the name that it uses
+    contents: Mapping[
+        str, Mapping[str, str]
+    ]  # by a plug-in's path in the policy: digests of what its options name, by their paths
     tokenizer: Path
     tokenizer_sha256: str
 
@@ -80,13 +84,13 @@ class Resolved:
             return (None,) * len(self.uris)
         return tuple(files.constant_source(uri, source) for uri in self.uris)
 
-    def identity(self, place: str) -> dict[str, Any]:
-        """All that decides what the plug-in at a place of the policy says."""
-        return plugins.identity(self.plugins.by_place()[place], self.contents[place])
+    def identity(self, path: str) -> dict[str, Any]:
+        """All that decides what the plug-in at a path of the policy says."""
+        return plugins.identity(self.plugins.by_path()[path], self.contents[path])
 
-    def attached(self, place: str) -> list[Option]:
+    def attached(self, path: str) -> list[Option]:
         """The options of a plug-in that name tables."""
-        return options_of(self.plugins.by_place()[place], *TABLE_KINDS)
+        return options_of(self.plugins.by_path()[path], *TABLE_KINDS)
 
     def scores_used(self, *plugins: Selector | Order) -> tuple[Column, ...]:
         """The scores without which these plug-ins can do nothing with a document, under their long names."""
@@ -114,8 +118,8 @@ class Resolved:
     @functools.cached_property
     def corpus_columns(self) -> dict[str, str]:
         """The columns of the corpus that a plug-in or the rule reads, each with the policy's key that names it."""
-        by_place = {**self.columns, "select.where": self.rule_columns}
-        return {name: place for place, columns in by_place.items() for name in corpus_names(columns)}
+        by_path = {**self.columns, "select.where": self.rule_columns}
+        return {name: path for path, columns in by_path.items() for name in corpus_names(columns)}
 
     def encoder(self, device: Device) -> Encoder:
         """The encoder of the policy's model on a device."""
@@ -128,7 +132,7 @@ class Resolved:
     @functools.cached_property
     def needs_vectors(self) -> bool:
         """Whether anything that the policy lists reads vectors, clusters, or texts that are to be embedded."""
-        has_texts = any(options_of(plugin, TextsPath) for plugin in self.plugins.by_place().values())
+        has_texts = any(options_of(plugin, TextsPath) for plugin in self.plugins.by_path().values())
         return has_texts or "embed" in self.steps_read
 
 
@@ -140,13 +144,13 @@ def resolve(policy: Policy) -> Resolved:
     columns: dict[str, tuple[Column, ...]] = {}
     contents: dict[str, dict[str, str]] = {}
 
-    def checked(place: str, plugin: P) -> P:
+    def checked(path: str, plugin: P) -> P:
         """The plug-in with the folders of its models; what it reads, and what its options name, is noted."""
         for option in written(plugin, ScoreName, SignalName):
-            catalogue.check_score(option.value, f"{place}.{option.path}")
-        columns[place] = _columns_of(plugin, catalogue, place)
-        with_models, contents[place] = _with_models(place, plugin)
-        contents[place] |= {**attached.checksums(plugin, place), **_manifests(plugin, place)}
+            catalogue.check_score(option.value, f"{path}.{option.path}")
+        columns[path] = _columns_of(plugin, catalogue, path)
+        with_models, contents[path] = _with_models(path, plugin)
+        contents[path] |= {**attached.checksums(plugin, path), **_manifests(plugin, path)}
         return with_models
 
     raters = {label: checked(f"rate.{label}", rater) for label, rater in as_written.raters.items()}
@@ -179,7 +183,7 @@ def resolve(policy: Policy) -> Resolved:
     return resolved
 
 
-def _columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Column, ...]:
+def _columns_of(plugin: Plugin, catalogue: Catalogue, path: str) -> tuple[Column, ...]:
     """The columns that a plug-in and the plug-ins in it read, each under the name that it uses.
 
     Columns of attached tables that are keyed by doc_id are called `<option>.<column>`.
@@ -189,13 +193,13 @@ def _columns_of(plugin: Plugin, catalogue: Catalogue, place: str) -> tuple[Colum
     for name in options.columns_of(plugin, ()):
         if name in tables:
             option, field = tables[name]
-            step = f"{ATTACH}{place}"
+            step = f"{ATTACH}{path}"
             columns.append(Column(name=name, step=step, table=option.path, column=field.name, type=field.type))
         else:
-            columns.append(replace(catalogue.find(name, place), name=name))
+            columns.append(replace(catalogue.find(name, path), name=name))
     twice = [name for name, option, _ in joined(plugin) if tables[name][0] != option]
     if twice:
-        raise PolicyError(f"{place}: two of its tables have a column {twice[0]!r}. Give one option another name.")
+        raise PolicyError(f"{path}: two of its tables have a column {twice[0]!r}. Give one option another name.")
     return tuple(columns)
 
 
@@ -226,18 +230,18 @@ def _circle(reads: Mapping[str, set[str]]) -> str:
     return f"rate: these raters wait for each other: {links}. One of them has to come first."
 
 
-def _with_models(place: str, plugin: P) -> tuple[P, dict[str, str]]:
+def _with_models(path: str, plugin: P) -> tuple[P, dict[str, str]]:
     """The plug-in with the folders of the models that its options name, and their checksums by the options' paths."""
     folders: dict[str, Any] = {}
     sums: dict[str, str] = {}
     for option in written(plugin, ModelPath):
-        folder = find_model(option.value, f"{place}.{option.path}")
+        folder = find_model(option.value, f"{path}.{option.path}")
         folders[option.path] = ModelPath(folder)
         sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
     return replaced(plugin, folders), sums
 
 
-def _manifests(plugin: Plugin, place: str) -> dict[str, str]:
+def _manifests(plugin: Plugin, path: str) -> dict[str, str]:
     """The digests of the manifests that the plug-in's options name, by the options' paths."""
     digests: dict[str, str] = {}
     for option in written(plugin, ManifestPath):
@@ -245,6 +249,6 @@ def _manifests(plugin: Plugin, place: str) -> dict[str, str]:
             digests[option.path] = Manifest.open(str(option.value)).digest
         except (NotFoundError, DamagedError) as error:
             if isinstance(error, DamagedError) or not option.is_optional:
-                raise PolicyError(f"{place}.{option.path}: {error}") from error
+                raise PolicyError(f"{path}.{option.path}: {error}") from error
             digests[option.path] = ""
     return digests

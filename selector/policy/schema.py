@@ -117,12 +117,12 @@ def _choice(family: str) -> dict[str, Any]:
 
 def _rating() -> dict[str, Any]:
     """A rater as a policy lists it: beside its options, `as` may give it another name."""
-    place = "#/$defs/raters"
+    reference = "#/$defs/raters"
     alone = _choice("raters")["anyOf"][-1]
     called = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "description": "What to call it."}
-    options = {name: {"$ref": f"{place}/anyOf/2/properties/{name}"} for name in alone["properties"]}
+    options = {name: {"$ref": f"{reference}/anyOf/2/properties/{name}"} for name in alone["properties"]}
     exact = {"required": ["as"], "minProperties": 2, "maxProperties": 2}
-    return {"anyOf": [{"$ref": place}, {**alone, "properties": {**options, "as": called}, **exact}]}
+    return {"anyOf": [{"$ref": reference}, {**alone, "properties": {**options, "as": called}, **exact}]}
 
 
 def _options(cls: type[Any]) -> dict[str, Any]:

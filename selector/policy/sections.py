@@ -244,7 +244,7 @@ class Policy(_Section):
         """The plug-ins that this policy names, made with its options. Raises PolicyError."""
         raters: dict[str, Rater | Fit] = {}
         for position, choice in enumerate(self.rate):
-            rater: Rater | Fit = plugins.make("raters", choice.name, choice.options, f"rate.{position}")
+            rater = plugins.make("raters", choice.name, choice.options, f"rate.{position}", Rater, Fit)
             scores = list(rater.scores(choice.label))
             label = scores[0] if len(scores) == 1 else choice.label
             if label in raters:
@@ -255,8 +255,10 @@ class Policy(_Section):
             raters[label] = rater
         return Plugins(
             raters=raters,
-            selector=plugins.make("selectors", self.select.using.name, self.select.using.options, "select.using"),
-            order=plugins.make("orders", self.order.using.name, self.order.using.options, "order.using"),
+            selector=plugins.make(
+                "selectors", self.select.using.name, self.select.using.options, "select.using", Selector
+            ),
+            order=plugins.make("orders", self.order.using.name, self.order.using.options, "order.using", Order),
         )
 
     def resolved(self) -> dict[str, Any]:
@@ -282,7 +284,7 @@ class Plugins:
     selector: Selector
     order: Order
 
-    def by_place(self) -> dict[str, Rater | Fit | Selector | Order]:
+    def by_path(self) -> dict[str, Rater | Fit | Selector | Order]:
         """Every plug-in by where the policy names it: `rate.<label>`, `select.using`, `order.using`."""
         raters = {f"rate.{label}": rater for label, rater in self.raters.items()}
         return {**raters, "select.using": self.selector, "order.using": self.order}

@@ -26,7 +26,7 @@ class Attach(Whole):
 
     reads: tuple[str, ...] = field(default=(), metadata=APART)
 
-    place: str  # of the plug-in in the policy
+    path: str  # of the plug-in in the policy
     options: tuple[Option, ...] = field(metadata=APART)
     contents: Mapping[str, str]  # what each of them holds
     encoder: Encoder | None
@@ -50,7 +50,7 @@ class Attach(Whole):
             if option.kind is ManifestPath:
                 yield option.path, self._visits(option)
                 continue
-            table = attached.load(option, self.place, self.contents.get(option.path))
+            table = attached.load(option, self.path, self.contents.get(option.path))
             if option.kind is TextsPath:
                 assert self.encoder is not None, "texts are embedded by the corpus's model"
                 vectors = self.encoder.encode(table["text"].to_pylist())

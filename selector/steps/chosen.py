@@ -16,7 +16,7 @@ from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Pool
 from selector.steps.regroup import Exchanged
 from selector.steps.select import Select, chosen_of, shards_of
-from selector.steps.shards import Kept, batch_of
+from selector.steps.shards import InStore, batch_of
 
 DECIDED = ("inclusion_probability", "round", "visits", "reason", "arguments")
 """What select says of a document that was chosen."""
@@ -80,7 +80,7 @@ class Chosen:
             num_documents=sum(num_rows),
             shards=[_Rows(store=store, shard=one, num_rows=n) for one, n in zip(shards, num_rows, strict=True)],
             mapper=done.map,
-            keeper=Kept(store=store, whose=whose),
+            extender=InStore(store=store, whose=whose),
             exchanger=Exchanged(done=done, whose=whose),
         )
 

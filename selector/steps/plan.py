@@ -122,15 +122,15 @@ class Plan:
     def attached(self) -> list[Attach]:
         """One step for each plug-in whose options name tables."""
         steps: list[Attach] = []
-        for place in self.resolved.plugins.by_place():
-            options = tuple(self.resolved.attached(place))
+        for path in self.resolved.plugins.by_path():
+            options = tuple(self.resolved.attached(path))
             if options:
                 is_embedded = any(option.kind is TextsPath for option in options)
                 paths = {option.path for option in options}
-                contents = {path: digest for path, digest in self.resolved.contents[place].items() if path in paths}
+                contents = {path: digest for path, digest in self.resolved.contents[path].items() if path in paths}
                 encoder = self.encoder if is_embedded else None
                 steps.append(
-                    Attach(name=f"{ATTACH}{place}", place=place, options=options, contents=contents, encoder=encoder)
+                    Attach(name=f"{ATTACH}{path}", path=path, options=options, contents=contents, encoder=encoder)
                 )
         return steps
 
@@ -141,8 +141,8 @@ class Plan:
 
     def _rating(self, label: str, rater: Rater | Fit) -> list[Step]:
         """The step of one rater, and before it that of its fit if it has one."""
-        place = f"rate.{label}"
-        gather, identity = self._gather(self.resolved.columns[place], place), self.resolved.identity(place)
+        path = f"rate.{label}"
+        gather, identity = self._gather(self.resolved.columns[path], path), self.resolved.identity(path)
         rate = Rate(
             name=f"{RATE}{label}", reads=gather.reads, rater=rater, label=label, rater_identity=identity, gather=gather
         )
@@ -156,16 +156,16 @@ class Plan:
 
     @functools.cached_property
     def select(self) -> Select:
-        place, resolved, selector = "select.using", self.resolved, self.resolved.plugins.selector
-        columns, used = resolved.columns[place], resolved.scores_used(selector, resolved.plugins.order)
+        path, resolved, selector = "select.using", self.resolved, self.resolved.plugins.selector
+        columns, used = resolved.columns[path], resolved.scores_used(selector, resolved.plugins.order)
         losing = (*(step for step in ("columns", "embed", "cluster") if step in resolved.steps_read), *self.raters)
         read = (*columns, *used, *resolved.rule_columns)
         later = (*resolved.columns["order.using"], *self._carried)
-        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), place)
+        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), path)
         return Select(
             reads=gather.reads,
             selector=selector,
-            selector_identity=resolved.identity(place),
+            selector_identity=resolved.identity(path),
             policy=self.policy.select,
             label=self.policy.select.using.name,
             options={name: value for name, value in resolved.data["select"].items() if name != "using"},
@@ -185,15 +185,15 @@ class Plan:
 
     @functools.cached_property
     def order(self) -> OrderStep:
-        place = "order.using"
-        attach = self._attach(place)
+        path = "order.using"
+        attach = self._attach(path)
         return OrderStep(
             reads=("select", *self.select.reads, *([attach] if attach else [])),
             order=self.resolved.plugins.order,
             label=self.policy.order.using.name,
-            order_identity=self.resolved.identity(place),
+            order_identity=self.resolved.identity(path),
             seed=self.policy.seed,
-            chosen=Chosen(select=self.select, columns=self.resolved.columns[place]),
+            chosen=Chosen(select=self.select, columns=self.resolved.columns[path]),
             attach=attach,
         )
 
@@ -204,7 +204,7 @@ class Plan:
             survey=self.survey,
             policy=self.resolved.data,
             models={"embed": self.encoder.identity()} if self.encoder is not None else {},
-            plugins={place: self.resolved.identity(place) for place in self.resolved.plugins.by_place()},
+            plugins={path: self.resolved.identity(path) for path in self.resolved.plugins.by_path()},
             versions={"selector": __version__, **versions(LIBRARIES)},
             chosen=Chosen(select=self.select, columns=self._carried),
             columns=self.resolved.manifest_columns,
@@ -219,19 +219,19 @@ class Plan:
             *self.resolved.manifest_columns,
         )
 
-    def _gather(self, columns: Sequence[Column], place: str) -> Gather:
+    def _gather(self, columns: Sequence[Column], path: str) -> Gather:
         corpus = self.policy.corpus
         return Gather(
             survey=self.survey,
             columns=tuple(columns),
             reader=PartReader(text=corpus.text, max_document_bytes=corpus.max_document_bytes),
-            attach=self._attach(place),
+            attach=self._attach(path),
         )
 
-    def _attach(self, place: str) -> str | None:
-        return f"{ATTACH}{place}" if self.resolved.attached(place) else None
+    def _attach(self, path: str) -> str | None:
+        return f"{ATTACH}{path}" if self.resolved.attached(path) else None
 
 
 def _whose_quarantine_counts(steps: Sequence[str]) -> list[Column]:
     """A column of each step, so that what it lost is looked at."""
-    return [Column(name=f"quarantine of {step}", step=step, table="quarantine", column="place") for step in steps]
+    return [Column(name=f"quarantine of {step}", step=step, table="quarantine", column="path") for step in steps]

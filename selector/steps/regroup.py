@@ -18,7 +18,7 @@ from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint
 from selector.exact import Ints, keyed
-from selector.plugins.pool import GroupWork, Keep, Pool, Shard, by_groups
+from selector.plugins.pool import Extension, GroupWork, Pool, Shard, by_groups
 
 BUCKET_ROWS, BUCKET_BYTES = 1 << 20, 1 << 28
 
@@ -45,7 +45,7 @@ class Exchanged:
         asked = _Asked(by=by, work=work, columns=tuple(columns), returns=returns)
         width = sum(_width(pool.schema.field(name).type) for name in asked.names)
         bucket_rows = max(1, min(BUCKET_ROWS, BUCKET_BYTES // width))
-        return _answers(self._done, own, asked, pool.shards, bucket_rows, pool.keeper.begin())
+        return _answers(self._done, own, asked, pool.shards, bucket_rows, pool.extender.begin())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class _Asked:
 
 
 def _answers(
-    done: Done, own: str, asked: _Asked, shards: Sequence[Shard], bucket_rows: int, keep: Keep
+    done: Done, own: str, asked: _Asked, shards: Sequence[Shard], bucket_rows: int, extension: Extension
 ) -> Sequence[Shard]:
     """For each shard the answers about its rows."""
     numbered = list(enumerate(shards))
@@ -76,7 +76,7 @@ def _answers(
     deal = functools.partial(_deal, asked, bucket_of)
     meet = functools.partial(_meet, asked, f"shards.groups/{fingerprint(inputs)}")
     met = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
-    collect = functools.partial(_collect, asked.returns, keep)
+    collect = functools.partial(_collect, asked.returns, extension)
     return exchange(done, "shards", [inputs, "back"], met, len(shards), _deal_back, collect)
 
 
@@ -138,7 +138,7 @@ def _deal_back(store: Store, key: str) -> Mapping[int, pa.Table]:
     return by_bucket(said, said[_SHARD].to_numpy())
 
 
-def _collect(returns: pa.Schema, keep: Keep, _: Store, number: int, dealt: Iterator[pa.Table]) -> Shard:
+def _collect(returns: pa.Schema, extension: Extension, _: Store, number: int, dealt: Iterator[pa.Table]) -> Shard:
     """Keeps the answers about the rows of a shard, in the rows' order."""
 
     def lined_up() -> pa.RecordBatch:
@@ -147,7 +147,7 @@ def _collect(returns: pa.Schema, keep: Keep, _: Store, number: int, dealt: Itera
         said = said.take(pa.array(np.argsort(said[_ROW].to_numpy()))).select(returns.names)
         return pa.RecordBatch.from_arrays([column.combine_chunks() for column in said.columns], schema=returns)
 
-    return keep(number, lined_up)
+    return extension(number, lined_up)
 
 
 def _slots(values: pa.Array) -> Ints:

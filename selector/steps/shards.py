@@ -22,7 +22,7 @@ from selector.engine.part import Part, Task, stretches
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, fingerprint
 from selector.plugins.catalogue import KNOWN
-from selector.plugins.pool import Keep, Pool
+from selector.plugins.pool import Extension, Pool
 from selector.rate._sums import type_of
 from selector.select import reasons
 from selector.steps import dedup
@@ -100,7 +100,7 @@ class Shards:
             num_documents=sum(self.num_eligible),
             shards=shards,
             mapper=self.done.map,
-            keeper=Kept(store=self.done.store, whose=whose),
+            extender=InStore(store=self.done.store, whose=whose),
             exchanger=Exchanged(done=self.done, whose=whose),
         )
 
@@ -211,7 +211,7 @@ class _ShardTables:
         self._documents: list[pa.Table] = []
         self._leaders: list[pa.Table] = []
         self._causes: dict[tuple[int, str, str | None], int] = {}
-        self._place = 0
+        self._num_documents = 0
 
     def add(self, documents: pa.Table, part: Part, lost: pa.Table, verdict: Verdict, live: slice) -> None:
         """Adds a part: all its documents, what dedup took from it, and the verdict on the others, which are so."""
@@ -222,13 +222,13 @@ class _ShardTables:
             is_clash = lost["is_clash"].to_numpy(zero_copy_only=False)
             both = [self._number(DUPLICATE), self._number(CLASH)]
             code[at] = np.where(is_clash, both[1], both[0])
-            self._leaders.append(pa.table([at + self._place, lost["leader"]], schema=LEADERS))
+            self._leaders.append(pa.table([at + self._num_documents, lost["leader"]], schema=LEADERS))
         at = np.searchsorted(places, verdict.live["place"].to_numpy()[live])
         numbers = np.array([self._number(cause) for cause in verdict.causes] or [ELIGIBLE], np.int32)
         code[at] = np.where(verdict.is_eligible[live], ELIGIBLE, numbers[np.maximum(verdict.code[live], 0)])
         files, rows = part.find(places)
         self._documents.append(pa.table([documents["doc_id"], files, rows, code], schema=DOCUMENTS))
-        self._place += len(places)
+        self._num_documents += len(places)
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """What is stored of the shard."""
@@ -266,20 +266,20 @@ class Stored:
         return batch_of(self.store, columns, [self.keys[name] for name in columns])
 
 
-class Kept:
-    """Keeps in the store what is worked out of shards."""
+class InStore:
+    """Where further columns of shards go: into the store."""
 
     def __init__(self, *, store: Store, whose: str) -> None:
         self._store, self._whose = store, whose
         self._number = 0
 
-    def begin(self) -> Keep:
+    def begin(self) -> Extension:
         self._number += 1
-        return functools.partial(_keep, self._store, f"{self._whose} {self._number}")
+        return functools.partial(_seal, self._store, f"{self._whose} {self._number}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _KeptShard:
+class _StoredShard:
     """Columns that were worked out of a shard, tables of one artefact."""
 
     store: Store
@@ -295,14 +295,14 @@ class _KeptShard:
         return pa.RecordBatch.from_arrays([table.column(0).combine_chunks() for table in read], schema=schema)
 
 
-def _keep(store: Store, whose: str, number: int, work: Callable[[], pa.RecordBatch]) -> _KeptShard:
+def _seal(store: Store, whose: str, number: int, work: Callable[[], pa.RecordBatch]) -> _StoredShard:
     """Stores the columns of a shard, if they are not there yet."""
-    key = f"shards.kept/{fingerprint([whose, number])}"
+    key = f"shards.extended/{fingerprint([whose, number])}"
     seal = store.find(key)
     if seal is None:
         columns = pa.Table.from_batches([work()])
         seal = store.seal(key, ((name, columns.select([name])) for name in columns.schema.names), form="arrow")
-    return _KeptShard(store=store, seal=seal)
+    return _StoredShard(store=store, seal=seal)
 
 
 def documents_of(store: Store, shard: Shard) -> tuple[pa.Table, npt.NDArray[Any]]:

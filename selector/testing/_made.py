@@ -144,7 +144,7 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
     }
     for values in itertools.product(*choices.values()):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not ...}
-        yield attached(plugins.make(family, name, options, "test"))
+        yield attached(plugins.make(family, name, options, "test", object))
 
 
 def attached(plugin: Any) -> Any:
@@ -268,7 +268,8 @@ def _is_around(cls: type[Any]) -> bool:
 
 
 def _can_be_made_up(family: str, name: str) -> bool:
-    hints, fields = hints_of(plugins.find(family, name)), dataclasses.fields(plugins.find(family, name))
+    cls = plugins.find(family, name)
+    hints, fields = hints_of(cls), dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     return not any(kind_of(hints[field.name]).base is ModelPath and _is_needed(field) for field in fields)
 
 

@@ -17,7 +17,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece, Receipt, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
-from selector.engine.supervise import Attempt, Failure, Outcome, Supervision
+from selector.engine.supervise import Attempt, Failure, Reply, Supervision
 from selector.errors import CorpusError, DamagedError, SelectorError, UnreachableError, UsageError
 
 
@@ -77,8 +77,8 @@ def receipt_of(task: Task) -> Receipt:
     return Receipt(key=task.key, num_rows=len(rows_of(task)), num_quarantined=len(task.skipped), seconds=0.0)
 
 
-def failing_at(*fatal: int, kind: Any = "exception") -> Callable[[Task], Outcome]:
-    def work(task: Task) -> Outcome:
+def failing_at(*fatal: int, kind: Any = "exception") -> Callable[[Task], Reply]:
+    def work(task: Task) -> Reply:
         bad = [row for row in rows_of(task) if row in fatal]
         return Failure(kind=kind, detail=f"row {bad[0]}") if bad else receipt_of(task)
 
@@ -88,7 +88,7 @@ def failing_at(*fatal: int, kind: Any = "exception") -> Callable[[Task], Outcome
 def supervise(
     store: Store,
     tasks: Sequence[Task],
-    work: Callable[[Task], Outcome],
+    work: Callable[[Task], Reply],
     order: Iterator[int] | None = None,
     num_rows: int | None = None,
 ) -> tuple[dict[str, Task], list[Attempt]]:
@@ -236,7 +236,7 @@ def test_a_part_that_failed_twice_and_the_trials_of_its_rows_come_after_ordinary
 def test_a_single_row_has_to_fail_twice(store: Store) -> None:
     trials: list[Task] = []
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         if task.only == (2, 3):
             trials.append(task)
         failing = not trials if task.only is None else task.only in ((2, 4), (2, 3)) and len(trials) < 2
@@ -252,7 +252,7 @@ def test_a_part_that_fails_only_as_a_whole_is_tried_afresh_and_then_quarantined_
 ) -> None:
     """A part at which a worker hung is searched at once; the rest of a part is tried three times in any case."""
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         rows = rows_of(task)
         return Failure(kind=kind, detail="late") if {0, 7} <= set(rows) else receipt_of(task)
 
@@ -323,7 +323,7 @@ def test_bad_rows_among_good_ones_are_quarantined_up_to_the_ceiling(
 def test_rows_that_are_no_documents_do_not_hide_that_a_whole_part_is_lost(store: Store) -> None:
     documents = {*range(3, 19), *range(20, 400)}  # a part of 20 rows has 16
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         rows = [row for row in rows_of(task) if row in documents]
         if any(row < 20 for row in rows):
             return Failure(kind="exception", detail="no model")
@@ -336,7 +336,7 @@ def test_rows_that_are_no_documents_do_not_hide_that_a_whole_part_is_lost(store:
 def test_a_part_with_losses_waits_until_all_others_are_done_or_wait_too(store: Store) -> None:
     ended: list[str] = []
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         outcome = failing_at(1, 95)(task)
         if isinstance(outcome, Receipt) and task.only is None:
             ended.append(task.key)
@@ -362,11 +362,11 @@ def test_what_else_is_lost_with_the_rest_of_a_part_counts_before_anything_is_sea
     """One row of each part is bad. The rest of the second one comes through in pieces, and never as a whole."""
     tasks = tasks_of(20, 12, 68)
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         fails = {20, 30} <= set(rows_of(task))
         return Failure(kind="worker_died", detail="The worker process died.") if fails else failing_at(3, 25)(task)
 
-    def unsealed(task: Task) -> Outcome:
+    def unsealed(task: Task) -> Reply:
         assert task.only is not None or not task.skipped, "a part with losses is sealed"
         return work(task)
 
@@ -379,7 +379,7 @@ def test_what_else_is_lost_with_the_rest_of_a_part_counts_before_anything_is_sea
 
 
 def test_what_is_lost_only_as_a_part_is_sealed_counts_with_what_was_sealed_before(store: Store) -> None:
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         is_seal_of_the_second = task.key == "numbers/1" and task.only is None
         return Failure(kind="deadline", detail="late") if is_seal_of_the_second else failing_at(3, 25)(task)
 
@@ -401,7 +401,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_is_not(
     tasks, num_rows = tasks_of(*sizes), sum(sizes)
     fatal = data.draw(st.sets(st.integers(0, num_rows - 1), max_size=most))
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         rows, first = rows_of(task), task.part.pieces[0].first_row
         fails_as_a_whole = together and {first, first + 3} <= set(rows)
         return Failure(kind="exception", detail="too much") if fails_as_a_whole else failing_at(*fatal)(task)
@@ -441,7 +441,7 @@ def test_a_step_that_can_do_no_row_of_a_large_part_is_found_out_by_a_sample(stor
     tasks = tasks_of(100_000)
     attempts = 0
 
-    def work(task: Task) -> Outcome:
+    def work(task: Task) -> Reply:
         nonlocal attempts
         attempts += 1
         is_document = any(row % 2 for row in rows_of(task)) or len(rows_of(task)) > 1

@@ -152,6 +152,6 @@ def test_golden_orders(name: str, options: dict[str, Any], golden: str) -> None:
             for i in range(300)
         ]
     )
-    visits, _ = arranged(plugins.make("orders", name, options, "order.using"), table, 64, 7)
+    visits, _ = arranged(plugins.make("orders", name, options, "order.using", Order), table, 64, 7)
     digest = hashlib.sha256(b"".join(doc_id for doc_id, *_ in visits)).hexdigest()[:16]
     assert digest == golden, "changing this changes every user's data"

@@ -12,7 +12,7 @@ import pytest
 import runs
 from runs import policy_of, run, uncached, write_corpus
 from selector import plugins
-from selector.rate import length
+from selector.rate import Rater, length
 
 MINE = '''
     """A rater that is nobody's but mine."""
@@ -129,7 +129,7 @@ def test_another_version_of_a_distribution_is_another_plug_in(elsewhere: Path) -
     for version in ("1.0", "1.1", "1.0"):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mine\nVersion: {version}\n", "utf-8")
         forget("mine")
-        by_name, by_place = (plugins.make("raters", name, {}, "rate.0") for name in ("hers", "mine:Mine"))
+        by_name, by_place = (plugins.make("raters", name, {}, "rate.0", Rater) for name in ("hers", "mine:Mine"))
         assert plugins.name_of(by_name) == "hers"
         assert plugins.identity(by_name) == plugins.identity(by_place), "however the policy names it"
         found.append(plugins.identity(by_name))

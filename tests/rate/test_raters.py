@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from selector import plugins, tables
 from selector.errors import CorpusError, PolicyError
 from selector.exact import Float32
+from selector.rate import Rater
 from selector.rate._answer import ratings_table
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -32,7 +33,7 @@ def rated(name: str, options: dict[str, Any], **columns: Any) -> tuple[list[Any]
     """The first score and the states that a rater gives."""
     arrays = {key.replace("corpus_", "corpus."): value for key, value in columns.items()}
     batch = pa.record_batch({"doc_id": ids(len(next(iter(arrays.values())))), **arrays})
-    table = ratings_table(plugins.make("raters", name, options, "rate.0"), name, batch)
+    table = ratings_table(plugins.make("raters", name, options, "rate.0", Rater), name, batch)
     return table.column(1).to_pylist(), table.column(2).to_pylist()
 
 
@@ -154,7 +155,7 @@ def test_a_column_that_no_score_can_hold_is_refused_by_name(values: pa.Array, me
 
 
 def test_the_score_of_a_column_has_its_name_and_the_meaning_it_was_given() -> None:
-    rater = plugins.make("raters", "column", {"column": "stars", "higher_is": "rarer"}, "rate.0")
+    rater = plugins.make("raters", "column", {"column": "stars", "higher_is": "rarer"}, "rate.0", Rater)
     assert rater.needs == ("corpus.stars",)
     assert rater.scores("column") == {"stars": "rarer"}
     with pytest.raises(PolicyError, match="higher_is is missing: column cannot do without it"):

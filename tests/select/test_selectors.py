@@ -179,7 +179,7 @@ def test_golden_selections(name: str, unit: Any) -> None:
     pool = golden_pool()
     options = {} if name == "random" else {"score": SCORE}
     budget = Budget(amount={"documents": 77, "tokens": 20_000}[unit], unit=unit, overshoot="fill")
-    decisions = plugins.make("selectors", name, options, "select.using").select(pool, budget, 7)
+    decisions = plugins.make("selectors", name, options, "select.using", Selector).select(pool, budget, 7)
     decided = pa.Table.from_batches([decisions.decide(batch) for batch in pool.batches(*decisions.columns)])
     chosen = pool.table("doc_id")["doc_id"].filter(decided["kept"])
     probability = decided["inclusion_probability"].to_numpy().tobytes()

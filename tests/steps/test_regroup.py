@@ -59,7 +59,7 @@ def stored(store: Store, table: pa.Table, sizes: Sequence[int]) -> Pool:
         schema=table.schema,
         num_documents=table.num_rows,
         shards=rows,
-        keeper=shards.Kept(store=store, whose="own"),
+        extender=shards.InStore(store=store, whose="own"),
         exchanger=regroup.Exchanged(done=Done(store), whose="own"),
     )
 
