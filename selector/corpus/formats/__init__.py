@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from selector.corpus.formats._cache import Cache
 from selector.corpus.formats._checks import (
@@ -95,6 +96,8 @@ class Beginning:
     columns: Sequence[str] = ()  # none if that cannot be told
     rows: Sequence[Mapping[str, Any]] = ()  # without bad ones
     is_empty: bool = False  # the file has no row, good or bad
+    is_whole: bool = False  # no later row can have a column that is not here
+    schema: pa.Schema | None = None  # of a format that has types
 
 
 ReadAt = Callable[[Asked, Sequence[str]], list[dict[str, Any]]]
@@ -106,6 +109,7 @@ class Format(abc.ABC):
 
     name: ClassVar[str]  # as `tables.FILES` has it
     endings: ClassVar[tuple[str, ...]]  # of the names of its files; where several formats' fit, the longest decides
+    is_spelt: ClassVar[bool] = False  # every value is text, whatever it means, as in CSV
 
     @abc.abstractmethod
     def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
@@ -127,6 +131,13 @@ class Format(abc.ABC):
         Where rows are lines, one longer than `max_bytes` is Bad and never held. What is damaged is Bad and costs no
         more rows than it must.
         """
+
+    def arrays(
+        self, piece: Piece, columns: Collection[str], wanted: Collection[int] | None
+    ) -> Iterator[tuple[Ints, pa.RecordBatch]] | None:
+        """The same rows as `rows` gives, without those that are Bad, in the file's own types: their numbers, and those
+        of the columns that the file has. None for a format whose files say no types."""
+        return None
 
     @abc.abstractmethod
     def rows_at(self, path: str, size: int, cache: Cache) -> ReadAt:

@@ -108,7 +108,8 @@ class Lines(formats.Format):
                 if isinstance(row, dict):
                     names |= dict.fromkeys(row)
                     rows.append(row)
-        return formats.Beginning(columns=list(names), rows=rows, is_empty=not num_lines)
+        is_whole = num_lines < num_rows
+        return formats.Beginning(columns=list(names), rows=rows, is_empty=not num_lines, is_whole=is_whole)
 
     def _unpacked(self, path: str, size: int, scratch: Scratch) -> Iterator[bytes]:
         """The unpacked bytes, each chunk appended to the scratch file before it is yielded."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector.corpus import formats
-from selector.corpus.formats import Asked, Bad, Cache, Range, Row, RowRead
+from selector.corpus.formats import Asked, Bad, Cache, Ints, Range, Row, RowRead
 from selector.corpus.formats._lines import LinesAt
 from selector.engine.part import Piece
 
@@ -81,6 +81,35 @@ class Parquet(formats.Format):
                     yield from _rows_of(table, start, wanted)
             first += rows_in_group
 
+    def arrays(
+        self, piece: Piece, columns: Collection[str], wanted: Collection[int] | None
+    ) -> Iterator[tuple[Ints, pa.RecordBatch]]:
+        global _last_arrays
+        file = pq.ParquetFile(piece.uri, page_checksum_verification=True)
+        names = tuple(sorted(set(columns) & set(file.schema_arrow.names)))
+        first = 0
+        for group in range(file.num_row_groups if names else 0):
+            rows_in_group = file.metadata.row_group(group).num_rows
+            start, stop = max(piece.first_row, first), min(piece.first_row + piece.num_rows, first + rows_in_group)
+            if start < stop:
+                key = (piece.uri, piece.version, group, names)
+                try:
+                    with formats.reading(piece.uri, pa.ArrowException):
+                        if _last_arrays is None or _last_arrays[0] != key:
+                            _last_arrays = (key, file.read_row_group(group, columns=list(names)))
+                except formats.Corrupt:
+                    pass  # `rows` says what is wrong with them
+                else:
+                    table = _last_arrays[1].slice(start - first, stop - start)
+                    numbers = np.arange(start, stop, dtype=np.int64)
+                    if wanted is not None:
+                        is_wanted = np.isin(numbers, list(wanted))
+                        numbers, table = numbers[is_wanted], table.filter(pa.array(is_wanted))
+                    for batch in table.to_batches():
+                        yield numbers[: len(batch)], batch
+                        numbers = numbers[len(batch) :]
+            first += rows_in_group
+
     def rows_at(self, path: str, size: int, cache: Cache) -> formats.ReadAt:
         return _Groups(path, size, cache).read
 
@@ -90,10 +119,13 @@ class Parquet(formats.Format):
             here = [name for name in columns if name in names]
             batch = next(file.iter_batches(num_rows, columns=here), None) if here else None
             rows = batch.to_pylist() if batch is not None else []
-            return formats.Beginning(columns=names, rows=rows, is_empty=file.metadata.num_rows == 0)
+            return formats.Beginning(
+                columns=names, rows=rows, is_empty=file.metadata.num_rows == 0, is_whole=True, schema=file.schema_arrow
+            )
 
 
 _last_group: tuple[tuple[str, str, int, tuple[str, ...] | None], pa.Table] | None = None
+_last_arrays: tuple[tuple[str, str, int, tuple[str, ...]], pa.Table] | None = None
 
 
 def _rows_of(table: pa.Table, first: int, wanted: Collection[int] | None) -> Iterator[RowRead]:
