@@ -24,8 +24,8 @@ from ray.experimental import internal_kv
 from jobs import connection
 from selector.engine import alive
 from selector.engine.supervise import Failure
-from selector.engine.worker import Told, Work, WorkerState
-from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
+from selector.engine.worker import Command, Work, WorkerState
+from selector.engine.worker_pool import Ended, Job, Worker, WorkerPool
 
 ray: Any = _ray  # whose own types are partly unknown
 kv: Any = internal_kv
@@ -74,12 +74,12 @@ class WorkerActor:
                 sys.modules["torch"].set_num_threads(num_threads)
         return self._state.answer("load", work)
 
-    def answer(self, told: Told, given: Any) -> Any:
+    def answer(self, command: Command, given: Any) -> Any:
         """How that went: an answer, a failure, or the error that ends the run."""
         self._num_told += 1
         num_signs = self._num_signs
         with alive.heard_by(alive.Telling(self._sign)):
-            answer = self._state.answer(told, given)
+            answer = self._state.answer(command, given)
         if self._num_signs > num_signs:  # not for the driver to do, which would wait for a head that is gone
             with contextlib.suppress(exceptions.RayError, RuntimeError):
                 kv._internal_kv_del(self._name, namespace=_SIGNS)
@@ -104,13 +104,13 @@ class _Actor(Worker):
     num_signs: int = 0
     process: tuple[str, int] | None = None  # its node and process
 
-    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
-        if told == "load":
+    def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
+        if command == "load":
             job.packed = job.packed or ray.put(job.work)
             self.awaited = self.actor.load.remote(job.packed, job.num_threads)
         else:
             self.num_told += 1
-            self.awaited = self.actor.answer.remote(told, given)
+            self.awaited = self.actor.answer.remote(command, given)
 
     def sign(self) -> alive.Sign | None:
         """The sign of life that came since the last one, if it is about what the worker is at."""
@@ -140,7 +140,7 @@ class Actors(WorkerPool):
         super().__init__(deadline)
         self._last_notice = time.monotonic()  # that we are waiting
 
-    def hire(self, kind: Hashable) -> Worker:
+    def start(self, kind: Hashable) -> Worker:
         assert isinstance(kind, Kind)
         self._make_room(kind)
         actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
@@ -153,9 +153,9 @@ class Actors(WorkerPool):
         """Ends the workers of all other kinds that have nothing to do."""
         for worker in [worker for worker in self.workers if worker.state in ("starting", "idle")]:
             if worker.kind not in kinds:
-                self.dismiss(worker)
+                self.end(worker)
 
-    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
+    def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
         actors = {actor.awaited: actor for actor in cast(list[_Actor], self.workers) if actor.awaited is not None}
         assert actors, "something is open, and nobody is at work"
         most = min(seconds, _LISTENING)
@@ -177,7 +177,7 @@ class Actors(WorkerPool):
             actor.process = None  # there is no process any more
             ran_out = isinstance(error, exceptions.OutOfMemoryError)
             detail = "The worker ran out of memory." if ran_out else "The worker process died."
-            return Gone(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
+            return Ended(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
         if actor.state == "starting":
             actor.process = answer
         return answer

@@ -3,7 +3,7 @@
 An executor is handed a step and its tasks and returns a receipt for each, in any order; or work and items, and returns
 an answer for each, in their order. Everything that decides the result (parts, batches, seeds, keys) was fixed before,
 so two executors differ in speed and never in bytes. Workers live as long as the run: a step or a map that wants those
-that are there hires none.
+that are there starts none.
 """
 
 from collections.abc import Callable, Iterator, Sequence

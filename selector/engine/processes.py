@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
-from selector.engine.worker import Told, pickled, unpickled
-from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
+from selector.engine.worker import Command, pickled, unpickled
+from selector.engine.worker_pool import Ended, Job, Worker, WorkerPool
 
 _SERVE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -54,11 +54,11 @@ class _Process(Worker):
     process: subprocess.Popen[bytes]
     pipe: Connection
 
-    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
-        if told == "load":
-            job.packed = job.packed or pickled((told, job.work))
+    def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
+        if command == "load":
+            job.packed = job.packed or pickled((command, job.work))
         try:
-            self.pipe.send_bytes(job.packed if told == "load" else pickled((told, given)))
+            self.pipe.send_bytes(job.packed if command == "load" else pickled((command, given)))
         except OSError:  # it is gone, or does not read: that is heard of as the end of its pipe
             self.process.kill()
 
@@ -71,7 +71,7 @@ class _Process(Worker):
 class Processes(WorkerPool):
     """Worker processes on this machine, all of one kind."""
 
-    def hire(self, kind: Hashable) -> Worker:
+    def start(self, kind: Hashable) -> Worker:
         ours, theirs = socket.socketpair()
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # a process that is stopped must not stop this one
             ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _MOST_BLOCKED, 0))
@@ -85,18 +85,18 @@ class Processes(WorkerPool):
             )
             return _Process(kind=kind, state="idle", process=process, pipe=Connection(ours.detach()))
 
-    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
+    def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
         by_pipe = {worker.pipe: worker for worker in cast(list[_Process], self.workers)}
-        heard: list[tuple[Worker, Any]] = []
+        received: list[tuple[Worker, Any]] = []
         for pipe in cast(list[Connection], wait(list(by_pipe), seconds)):
             worker = by_pipe[pipe]
             try:
-                heard.append((worker, unpickled(pipe.recv_bytes())))
+                received.append((worker, unpickled(pipe.recv_bytes())))
             except (EOFError, OSError):
                 with contextlib.suppress(subprocess.TimeoutExpired):  # its pipe may end a moment before it does
                     worker.process.wait(1)
-                heard.append((worker, Gone(trace=f"Its exit code is {worker.process.poll()}.")))
-        return heard
+                received.append((worker, Ended(trace=f"Its exit code is {worker.process.poll()}.")))
+        return received
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ class ErrorMessage:
         return error
 
 
-Told = Literal["load", "prepare", "do"]
+Command = Literal["load", "prepare", "do"]
 
 
 class WorkerState:
@@ -160,18 +160,18 @@ class WorkerState:
     def __init__(self) -> None:
         self._work: Work | None = None
 
-    def answer(self, told: Told, given: Any) -> Any:
+    def answer(self, command: Command, given: Any) -> Any:
         """The answer: that of the work, or how it failed. Never raises an Exception.
 
         What the work says of itself meanwhile goes to whoever listens (`alive.heard_by`).
         """
         try:
-            if told == "load":
+            if command == "load":
                 self._work = None  # what the last work holds goes before the next one's comes
                 self._work = given.opened()
                 return None
             assert self._work is not None, "a worker is told to load before it is given anything"
-            return self._work.prepare(given) if told == "prepare" else self._work(given)
+            return self._work.prepare(given) if command == "prepare" else self._work(given)
         except SelectorError as error:
             return ErrorMessage.from_error(error)
         except (Exception, SystemExit) as error:
@@ -187,15 +187,15 @@ def serve(pipe: int) -> None:
     connection, state = Connection(pipe), WorkerState()
     while True:
         try:
-            told = connection.recv_bytes()
+            message = connection.recv_bytes()
         except (EOFError, OSError):
             os._exit(0)
         try:
             with alive.heard_by(alive.Telling(functools.partial(_send, connection))):
-                answer = state.answer(*unpickled(told))
+                answer = state.answer(*unpickled(message))
         except (Exception, SystemExit) as error:  # of what it was told: a module, say, that is not there
             answer = Failure.from_exception(error)
-        del told
+        del message
         _send(connection, answer)
         del answer
 

@@ -1,4 +1,4 @@
-"""Workers that outlive what they are given to do: hired once, told what to load next, replaced when they die or hang.
+"""Workers that outlive what they are given to do: started once, told what to load next, replaced when they die or hang.
 
 What an executor adds is how a worker is reached. What becomes of an attempt that failed is for its supply to say
 (`Supervision` for the parts of a step, `Answers` for the items of a map).
@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from selector.engine import alive
 from selector.engine.supervise import Failure
-from selector.engine.worker import LOADING, ErrorMessage, Told, Work
+from selector.engine.worker import LOADING, Command, ErrorMessage, Work
 from selector.errors import SelectorError
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class Job(Generic[Attempted, Result]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gone:
-    """What is heard of a worker when its process has ended."""
+class Ended:
+    """What is received of a worker when its process has ended."""
 
     detail: str = "The worker process died."
     trace: str = ""
@@ -96,7 +96,7 @@ class Worker(abc.ABC):
     is_prepared: bool = False  # for the job
 
     @abc.abstractmethod
-    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
+    def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         """Sends word, and does not wait for the answer. A worker that is gone is heard of later."""
 
     @abc.abstractmethod
@@ -117,12 +117,12 @@ class WorkerPool(abc.ABC):
         self._num_failed_starts = 0  # in a row
 
     @abc.abstractmethod
-    def hire(self, kind: Hashable) -> Worker:
+    def start(self, kind: Hashable) -> Worker:
         """A new worker, which may take a while to start."""
 
     @abc.abstractmethod
-    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
-        """Everything that was heard since the last time; waits so long at most if that is nothing."""
+    def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
+        """Everything that was received since the last time; waits so long at most if that is nothing."""
 
     def work(self, job: Job[Attempted, Result]) -> Iterator[Result]:
         """What the supply reports, until nothing is open. Workers are at it while the caller looks at a result."""
@@ -142,23 +142,23 @@ class WorkerPool(abc.ABC):
                 self._give(job)
                 yield from results
         finally:
-            self._leave(job)
+            self._forget(job)
 
     def close(self) -> None:
         """Ends all workers."""
         for worker in list(self.workers):
-            self.dismiss(worker)
+            self.end(worker)
 
-    def dismiss(self, worker: Worker) -> None:
+    def end(self, worker: Worker) -> None:
         """Ends one worker."""
         self.workers.remove(worker)
         worker.end()
 
     def _give(self, job: Job[Any, Any]) -> None:
-        """Gives every idle worker of the job an attempt, as long as there are any; hires and replaces workers."""
+        """Gives every idle worker of the job an attempt, as long as there are any; starts and replaces workers."""
         wanted = min(job.num_workers, job.supply.num_open)
         while sum(worker.kind == job.kind for worker in self.workers) < wanted:
-            self.workers.append(self.hire(job.kind))
+            self.workers.append(self.start(job.kind))
         mine = [worker for worker in self.workers if worker.kind == job.kind]
         num_at_it = sum(worker.job is job for worker in mine)
         for worker in mine:
@@ -171,23 +171,23 @@ class WorkerPool(abc.ABC):
                 worker.is_prepared = not job.work.needs_preparation
                 self._tell(worker, "load")
 
-    def _tell(self, worker: Worker, told: Told) -> None:
+    def _tell(self, worker: Worker, command: Command) -> None:
         assert worker.job is not None
-        worker.state, worker.since, worker.num_rows = told, time.monotonic(), 0
-        worker.tell(told, worker.job, None if told == "load" else worker.attempt.given)
+        worker.state, worker.since, worker.num_rows = command, time.monotonic(), 0
+        worker.tell(command, worker.job, None if command == "load" else worker.attempt.given)
 
     def _listen(self) -> None:
         """Waits until a worker answers, ends or is late, and notes it."""
-        heard = self.hear(0.0)
-        if not heard:
+        received = self.receive(0.0)
+        if not received:
             self._pass_on()
-            heard = self.hear(self._patience())
-        for worker, answer in heard:
+            received = self.receive(self._patience())
+        for worker, answer in received:
             self._note(worker, answer)
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
             if now >= worker.since + self._limit(worker):
-                self._late(worker)
+                self._end_late(worker)
 
     def _pass_on(self) -> None:
         """Tells whoever watches the run how far the parts in hand are, or what is waited for."""
@@ -217,15 +217,15 @@ class WorkerPool(abc.ABC):
         if isinstance(answer, alive.Sign):
             worker.since = time.monotonic()
             worker.num_rows = worker.num_rows if answer.num_rows is None else answer.num_rows
-        elif isinstance(answer, Gone):
-            self.dismiss(worker)
+        elif isinstance(answer, Ended):
+            self.end(worker)
             if worker.attempt is not None and job is not None:
                 failure = Failure(kind="worker_died", detail=answer.detail, trace=answer.trace)
                 job.outcomes.append((worker.attempt, failure))
             elif state in ("starting", "load") and not worker.is_proved:
                 self._count_failed_start(answer.trace or answer.detail)
         elif state == "load" and isinstance(answer, Failure):
-            self.dismiss(worker)
+            self.end(worker)
             self._count_failed_start(answer.detail)
         elif state == "prepare" and answer is None:
             worker.is_prepared = True
@@ -242,9 +242,9 @@ class WorkerPool(abc.ABC):
                 job.outcomes.append((worker.attempt, answer))
             worker.state, worker.attempt = "idle", None
 
-    def _late(self, worker: Worker) -> None:
+    def _end_late(self, worker: Worker) -> None:
         detail = f"It gave no sign of life for {self._limit(worker):g} seconds."
-        self.dismiss(worker)
+        self.end(worker)
         if worker.attempt is None or worker.job is None:
             self._count_failed_start(detail)
         else:
@@ -260,14 +260,14 @@ class WorkerPool(abc.ABC):
                 "Check that this package, and every plug-in that the policy names, can be imported by every worker."
             )
 
-    def _leave(self, job: Job[Any, Any]) -> None:
+    def _forget(self, job: Job[Any, Any]) -> None:
         """The end of a job: the workers forget it. If it comes early, those that are at it, or begin with it, go."""
         is_early = job.supply.num_open > 0
         for worker in list(self.workers):
             is_beginning = worker.state == "load" if worker.job is job else worker.state == "starting"
             is_at_it = worker.job is job and worker.state in ("prepare", "do")
             if is_at_it or (is_early and is_beginning and worker.kind == job.kind):
-                self.dismiss(worker)
+                self.end(worker)
             elif worker.job is job:
                 worker.job = None
         job.outcomes = []

@@ -141,16 +141,16 @@ def commit(
     problems = [*ledger.problems, *ledger.disagreements(counted)]
     if problems:
         raise SelectorError(f"The manifest of {prefix} does not add up, which is a fault of ours. {' '.join(problems)}")
-    told: dict[str, Mapping[str, Any]] = {"select": {}, "order": {}, **(facts or {})}
+    all_facts: dict[str, Mapping[str, Any]] = {"select": {}, "order": {}, **(facts or {})}
     if ledger.num_left:
         tally = sum((Counter(dict(one.tally)) for one in left), Counter[str]())
-        told["order"] = {**told["order"], "left": dict(tally)}
+        all_facts["order"] = {**all_facts["order"], "left": dict(tally)}
     header = Header(
         digest=_UNSEALED,
         order_digest=root(ledger.leaf_digests()),
         leaf_digests=tuple(ledger.leaf_digests()),
         counts=Counts(**counted),
-        facts=Facts(**told),
+        facts=Facts(**all_facts),
         parts=tuple(one.part for one in written),
         files=stored_files,
         ids=stored_ids,
@@ -313,13 +313,13 @@ class _Work:
         if not rows.num_rows:
             return _Left()
         tally = rows["reason"].cast(pa.string()).combine_chunks().value_counts().to_pylist()
-        told = canonical(_with_sentences(rows), tables.UNVISITED)
-        left, problem = left_in(told, self.places)
-        digest = hashlib.sha256(to_arrow(told)).hexdigest()
+        unvisited = canonical(_with_sentences(rows), tables.UNVISITED)
+        left, problem = left_in(unvisited, self.places)
+        digest = hashlib.sha256(to_arrow(unvisited)).hexdigest()
         return _Left(
-            key=self._keep("left", [digest], {"unvisited": told, "left": left}),
-            rows=len(told),
-            words=tuple(told["reason"].combine_chunks().dictionary.to_pylist()),
+            key=self._keep("left", [digest], {"unvisited": unvisited, "left": left}),
+            rows=len(unvisited),
+            words=tuple(unvisited["reason"].combine_chunks().dictionary.to_pylist()),
             tally=tuple((pair["values"], pair["counts"]) for pair in tally),
             problem=problem,
         )
@@ -372,9 +372,9 @@ def _with_sentences(table: pa.Table) -> pa.Table:
     if "arguments" in table.schema.names:
         arguments, argument_codes = labels(table["arguments"].cast(tables.LABEL))
     pairs = pa.array(codes.astype(np.int64) * len(arguments) + argument_codes).dictionary_encode()
-    told = [
+    sentences = [
         sentence(templates[pair // len(arguments)], arguments[pair % len(arguments)] or None)
         for pair in pairs.dictionary.to_pylist()
     ]
-    column = pa.DictionaryArray.from_arrays(pairs.indices, pa.array(told, pa.string()))
+    column = pa.DictionaryArray.from_arrays(pairs.indices, pa.array(sentences, pa.string()))
     return table.set_column(table.schema.get_field_index("reason"), "reason", [column])

@@ -167,8 +167,8 @@ def left_in(unvisited: pa.Table, places: Places) -> tuple[pa.Table, str | None]:
     """The documents in rows of unvisited.parquet, `KEPT`; and what is wrong with them, if anything is."""
     at = places.of(unvisited)
     if at is None:
-        told = "The rows of unvisited.parquet name a file or row that files.parquet does not have."
-        return KEPT.empty_table(), told
+        problem = "The rows of unvisited.parquet name a file or row that files.parquet does not have."
+        return KEPT.empty_table(), problem
     return pa.table([at, unvisited["doc_id"]], schema=KEPT), None
 
 
@@ -259,18 +259,18 @@ class Ledger:
             first = min(one.first_wrong for one in self._matched if one.first_wrong is not None)
             self.problems.append(
                 f"{num_wrong:,} documents were kept but never visited, or visited but not kept;"
-                f" the first is {self._places.told(first)}."
+                f" the first is {self._places.in_words(first)}."
             )
         elif lefts:
-            self.problems.append(f"The order leaves a document that was not kept: {self._places.told(min(lefts))}.")
+            self.problems.append(f"The order leaves a document that was not kept: {self._places.in_words(min(lefts))}.")
         elif any(one.ids_differ for one in self._matched):
             self.problems.append("The doc_ids of the visits are not those of the decisions.")
         if self._num_listed != self.num_visits or self._ids % 2**64:
             self.problems.append("The rows of ids.parquet are not those of the visits.")
 
-    def disagreements(self, told: Mapping[str, Any]) -> list[str]:
-        """A sentence for each count that is not what the rows come to. Not all need be told."""
-        counts: dict[str, Any] = {**self.counts(), **told}
+    def disagreements(self, stated: Mapping[str, Any]) -> list[str]:
+        """A sentence for each count that is not what the rows come to. Not all need be stated."""
+        counts: dict[str, Any] = {**self.counts(), **stated}
         expected = self.counts()
         expected["quarantined"] += counts.get("rows", counts["documents"]) - counts["documents"]
         reasons: Mapping[str, int] | None = counts.pop("reasons", None)

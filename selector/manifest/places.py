@@ -37,7 +37,7 @@ class Places:
             return None
         return self._starts[file] + row
 
-    def told(self, place: int) -> str:
+    def in_words(self, place: int) -> str:
         """The file and the row of a place, in words."""
         file = int(np.searchsorted(self._starts, place, side="right")) - 1
         return f"row {place - self._starts[file]} of file {file}"

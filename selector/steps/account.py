@@ -192,5 +192,5 @@ def _quarantine_of(store: Store, losses: _Losses) -> pa.Table:
 
 
 def _written(quarantine: pa.Table) -> bytes:
-    told = ({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()} for row in quarantine.to_pylist())
-    return b"".join(canonical_json(row) + b"\n" for row in told)
+    rows = ({**row, "doc_id": row["doc_id"] and row["doc_id"].hex()} for row in quarantine.to_pylist())
+    return b"".join(canonical_json(row) + b"\n" for row in rows)

@@ -68,8 +68,8 @@ class Columns(Fold):
 
 
 def _types_table(types: Mapping[str, pa.DataType]) -> pa.Table:
-    told = [{"name": name, "type": spell(kind)} for name, kind in types.items()]
-    return pa.Table.from_pylist(told, schema=TYPES)
+    rows = [{"name": name, "type": spell(kind)} for name, kind in types.items()]
+    return pa.Table.from_pylist(rows, schema=TYPES)
 
 
 def spell(kind: pa.DataType) -> str:

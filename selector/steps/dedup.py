@@ -308,12 +308,12 @@ def _share(items: tuple[_Item, ...], store: Store, number: int, dealt: Iterator[
 def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
     # Without where their bytes lie: what is computed of them does not change with that.
     table = store.read(key, "documents", [name for name in tables.DOCUMENTS.names if name not in tables.BYTES])
-    lost = None
+    lost_key = None
     if gone.num_rows:
         places = (gone["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
-        told = pa.table([places, gone["leader"], gone["is_clash"]], schema=LOST)
-        digest = _digest(places, keyed.words(told["leader"]), told["is_clash"].to_numpy())
-        lost = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", told)]).key
+        lost = pa.table([places, gone["leader"], gone["is_clash"]], schema=LOST)
+        digest = _digest(places, keyed.words(lost["leader"]), lost["is_clash"].to_numpy())
+        lost_key = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", lost)]).key
     table = table.filter(pa.array(~_contains(gone["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
     source = table["source"].combine_chunks().dictionary_decode()
     texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["place"].to_numpy())
@@ -325,7 +325,7 @@ def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
     kept = store.seal(f"dedup.parts/places-{texts}{everything}", [("documents", table)])
     return {
         "key": kept.key,
-        "lost": lost,
+        "lost": lost_key,
         "texts": texts,
         "num_documents": table.num_rows,
         "num_tokens": int(table["num_tokens"].to_numpy().sum()),

@@ -75,7 +75,7 @@ class ManifestStep(Whole):
     def compute(self, done: Done) -> Tables:
         home, store = run_id(done), done.store
         parts, lost = survey.parts(done, self.survey), account.lost(done)
-        told = order.facts_of(done)
+        facts = order.facts_of(done)
         has_keys = self.policy["corpus"]["key"] is not None
         quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
         manifest = commit(
@@ -87,8 +87,8 @@ class ManifestStep(Whole):
             decisions=[functools.partial(_decisions, store, one["key"]) for one in select.shards_of(done)],
             counts=account.counts(done),
             lost={f"quarantined in {step}: {reason}": count for (step, reason), count in lost.items()},
-            facts={"select": select.facts_of(done), "order": told["facts"]},
-            phases=told["phases"],
+            facts={"select": select.facts_of(done), "order": facts["facts"]},
+            phases=facts["phases"],
             policy=self.policy,
             lineage=self._lineage(done),
             models=self.models,

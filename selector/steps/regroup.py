@@ -158,13 +158,13 @@ def _slots(values: pa.Array) -> Ints:
     if pa.types.is_integer(kind):
         numbers = different.cast(pa.int64(), safe=False).fill_null(0).to_numpy().view(np.uint64)
     else:  # few, as groups are
-        hashed = (keyed.digest(_told(value).encode("utf-8", "surrogatepass")) for value in different.to_pylist())
+        hashed = (keyed.digest(_in_words(value).encode("utf-8", "surrogatepass")) for value in different.to_pylist())
         numbers = np.array([int.from_bytes(some[:8], "big") for some in hashed], np.uint64)
     mixed = keyed.siphash(np.column_stack([numbers, np.zeros_like(numbers)]), b"\0" * 16) >> np.uint64(48)
     slots = np.append(mixed.astype(np.int64), 0)  # the last one is that of no value
     return slots[encoded.indices.fill_null(len(different)).to_numpy(zero_copy_only=False)]
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """A value in words, by which equal ones are told: both zeros are one."""
     return repr(value + 0.0 if isinstance(value, float) else value)

@@ -136,8 +136,8 @@ def _keys(done: Done, gather: Gather, shards: Sequence[Shard], columns: Sequence
     for shard in shards:
         end = start + len(shard.tasks)
         names = [
-            fingerprint([shard.key, column.step, column.table, column.column, told[start:end]])
-            for column, told in zip(columns, by_column, strict=True)
+            fingerprint([shard.key, column.step, column.table, column.column, said[start:end]])
+            for column, said in zip(columns, by_column, strict=True)
         ]
         yield tuple(f"shards.columns/{name}" for name in names)
         start = end

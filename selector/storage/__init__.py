@@ -69,10 +69,10 @@ class Storage(abc.ABC):
     def ensure_pieces(self, key: str, pieces: Callable[[], Iterable[bytes]]) -> str:
         """As `ensure` of the pieces joined; their sha256. They are asked for again where the object is there."""
         whole = hashlib.sha256()
-        if self.put_pieces_if_absent(key, _told(pieces(), whole.update)):
+        if self.put_pieces_if_absent(key, _observed(pieces(), whole.update)):
             return whole.hexdigest()
         whole = hashlib.sha256()
-        if not self._holds(key, _told(pieces(), whole.update)):
+        if not self._holds(key, _observed(pieces(), whole.update)):
             data = b"".join(pieces())  # whole, since damage is rare
             self.ensure(key, data)
             whole = hashlib.sha256(data)
@@ -95,10 +95,10 @@ class Storage(abc.ABC):
         return None
 
 
-def _told(pieces: Iterable[bytes], tell: Callable[[bytes], object]) -> Iterator[bytes]:
-    """The pieces, each of which is told to somebody as it goes by."""
+def _observed(pieces: Iterable[bytes], observe: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The pieces, each of which `observe` is given as it goes by."""
     for piece in pieces:
-        tell(piece)
+        observe(piece)
         yield piece
 
 

@@ -44,7 +44,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
 
     def open(self, key: str) -> io.BufferedIOBase | None:
         try:
@@ -52,7 +52,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self.put_pieces_if_absent(key, [data])
@@ -70,7 +70,7 @@ class FileStorage(Storage):
                     return False
             _sync_directory(path.parent)
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
         failpoint.reach("store.after_link")
         return True
 
@@ -88,7 +88,7 @@ class FileStorage(Storage):
                     os.replace(temporary, path)
                 _sync_directory(path.parent)
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
         return True
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -104,7 +104,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
         return True
 
     def leftovers(self) -> Iterator[tuple[str, int]]:
@@ -130,7 +130,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise _told(self.root, error) from error
+            raise _in_words(self.root, error) from error
         for entry in entries:
             if entry.is_dir():
                 yield from self._entries(f"{prefix}{entry.name}/")
@@ -169,7 +169,7 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _told(root: Path, error: OSError) -> SelectorError:
+def _in_words(root: Path, error: OSError) -> SelectorError:
     """The error that a user is told."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FullError(

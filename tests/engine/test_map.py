@@ -29,8 +29,8 @@ from selector.engine.runner import Runner
 from selector.engine.step import APART, Done, Map, Step, Tables, Whole
 from selector.engine.store import Seal, Store
 from selector.engine.supervise import Attempt, Failure, Supervision
-from selector.engine.worker import ItemWork, Told, pickled
-from selector.engine.worker_pool import Gone, Job, Worker, WorkerPool
+from selector.engine.worker import Command, ItemWork, pickled
+from selector.engine.worker_pool import Ended, Job, Worker, WorkerPool
 from selector.errors import DamagedError, SelectorError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -89,14 +89,14 @@ def test_processes_start_with_the_first_map_that_needs_them_and_serve_all_others
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_started = 0
-    hire = Processes.hire
+    start = Processes.start
 
     def counted(pool: Processes, kind: Hashable) -> Worker:
         nonlocal num_started
         num_started += 1
-        return hire(pool, kind)
+        return start(pool, kind)
 
-    monkeypatch.setattr(Processes, "hire", counted)
+    monkeypatch.setattr(Processes, "start", counted)
     with LocalExecutor(workers=2) as executor:
         assert set(executor.map(works.place, [1])) == {os.getpid()} and workers() == set()
         meetings = [works.Meeting(folder=str(tmp_path / name), num_workers=2) for name in "abcdefgh"]
@@ -335,8 +335,8 @@ class Puppet(Worker):
     told: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     is_ended: bool = False
 
-    def tell(self, told: Told, job: Job[Any, Any], given: Any) -> None:
-        self.told.append((told, given))
+    def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
+        self.told.append((command, given))
 
     def end(self) -> None:
         self.is_ended = True
@@ -347,23 +347,23 @@ class Puppets(WorkerPool):
 
     def __init__(self, deadline: float, play: Callable[[Puppet], Any]) -> None:
         super().__init__(deadline)
-        self.play, self.now, self.hired = play, 0.0, 0
+        self.play, self.now, self.num_started = play, 0.0, 0
 
-    def hire(self, kind: Hashable) -> Worker:
-        self.hired += 1
+    def start(self, kind: Hashable) -> Worker:
+        self.num_started += 1
         return Puppet(kind=kind, state="idle")
 
-    def hear(self, seconds: float) -> list[tuple[Worker, Any]]:
+    def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
         if not seconds:
             return []
-        heard: list[tuple[Worker, Any]] = []
+        received: list[tuple[Worker, Any]] = []
         for worker in self.workers:
             assert isinstance(worker, Puppet)
             answer = self.play(worker) if worker.told and worker.state != "idle" else LATER
             if answer is not LATER:
-                heard.append((worker, answer))
-        self.now += 0.0 if heard else seconds
-        return heard
+                received.append((worker, answer))
+        self.now += 0.0 if received else seconds
+        return received
 
 
 LATER = object()
@@ -531,7 +531,7 @@ def test_a_row_that_hangs_in_a_part_of_4096_costs_eight_minutes(
     (receipt,) = worker_pool.work(Job(work=Rows(), supply=supply, kind=None, num_workers=1))  # pyright: ignore[reportArgumentType]
     assert receipt.num_quarantined == 1
     assert worker_pool.now == 300 + 30 * num_sampled + 30 + 30 + 30 + 75
-    assert worker_pool.hired == 6 + num_sampled, "each of those workers is ended, and another one goes on"
+    assert worker_pool.num_started == 6 + num_sampled, "each of those workers is ended, and another one goes on"
 
 
 def test_what_is_waited_for_is_said_while_nobody_is_at_work() -> None:
@@ -568,7 +568,7 @@ def test_signs_of_a_process_reach_the_driver_and_hold_up_nothing() -> None:
     assert {*heard.words} <= {0, "workers are starting", "workers are getting ready"}
 
 
-@pytest.mark.parametrize("answer", [Gone(trace="Its exit code is 1."), Failure(kind="exception", detail="no module")])
+@pytest.mark.parametrize("answer", [Ended(trace="Its exit code is 1."), Failure(kind="exception", detail="no module")])
 def test_a_worker_that_could_not_begin_blames_no_attempt_and_is_replaced(answer: Any) -> None:
     failures = [answer] * 4
 
@@ -580,20 +580,20 @@ def test_a_worker_that_could_not_begin_blames_no_attempt_and_is_replaced(answer:
     worker_pool = Puppets(900, play)
     supply = Answers[int]("work", [1], 1)
     job = Job(work=sent(works.double), supply=supply, kind=None, num_workers=1)
-    assert list(worker_pool.work(job)) == [[42]] and worker_pool.hired == 5
+    assert list(worker_pool.work(job)) == [[42]] and worker_pool.num_started == 5
 
 
 def test_a_worker_that_dies_idle_is_no_failed_start() -> None:
     def play(worker: Puppet) -> Any:
         if worker.state == "load":
-            return Gone() if worker.is_proved else None
+            return Ended() if worker.is_proved else None
         return pickled(42)
 
     worker_pool = Puppets(900, play)
     for _ in range(8):
         job = Job(work=sent(works.double), supply=Answers[int]("work", [1], 1), kind=None, num_workers=1)
         assert list(worker_pool.work(job)) == [[42]]
-    assert worker_pool.hired == 8
+    assert worker_pool.num_started == 8
 
 
 def test_work_loads_only_what_it_was_given_and_forgets_what_was_there_before() -> None:

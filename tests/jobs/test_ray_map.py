@@ -177,21 +177,21 @@ def test_what_a_worker_says_of_its_work_reaches_whoever_watches_the_run(tmp_path
 
 
 @pytest.fixture
-def hired(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The kind of every worker that is started, in turn."""
     kinds: list[Any] = []
-    hire = Actors.hire
+    start = Actors.start
 
     def noted(pool: Actors, kind: Any) -> Any:
         kinds.append(kind)
-        return hire(pool, kind)
+        return start(pool, kind)
 
-    monkeypatch.setattr(Actors, "hire", noted)
+    monkeypatch.setattr(Actors, "start", noted)
     return kinds
 
 
 def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_each_cpu(
-    hired: list[Any], tmp_path: Path
+    started: list[Any], tmp_path: Path
 ) -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     executor = RayExecutor()
@@ -204,8 +204,8 @@ def test_a_run_with_two_steps_and_eight_maps_has_at_most_one_worker_process_for_
             with executor:
                 places |= places_of(executor, Placed(name="b"), tmp_path / run)
         assert 1 <= len(places) <= cpus
-        assert len(hired) <= cpus, "so many were started in the whole run"
-        hired.clear()
+        assert len(started) <= cpus, "so many were started in the whole run"
+        started.clear()
 
 
 def test_maps_inside_each_other_share_the_workers(tmp_path: Path) -> None:
