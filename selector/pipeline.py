@@ -76,15 +76,15 @@ def build(policy: Policy, *, root: str, executor: Executor, progress: Progress |
     resolved = resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root)
-    met: dict[str, int] = {}
+    num_repairs: dict[str, int] = {}
     while True:
         with Lease(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
             try:
                 done = runner.run(steps, opened.after(lease))
                 manifest = opened.finish(done, runner)
             except DamagedError as damaged:
-                met[damaged.key] = met.get(damaged.key, 0) + 1
-                if met[damaged.key] > 3:
+                num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1
+                if num_repairs[damaged.key] > 3:
                     raise SelectorError(
                         f"{damaged} It was computed again three times: {root} does not keep what is written to it."
                     ) from damaged

@@ -67,11 +67,11 @@ def _ours(policy: Any, executor: str) -> float:
     """Seconds of the two steps, with what it takes to start and to end the workers."""
     with tempfile.TemporaryDirectory(prefix="selector-ingest-") as root:
         resolved = resolve(Policy.of(policy))
-        made = plugins.make("executors", executor, {}, "--executor", Executor)
+        chosen = plugins.make("executors", executor, {}, "--executor", Executor)
         began = time.monotonic()
-        flow = pipeline.flow(resolved, made)
+        flow = pipeline.flow(resolved, chosen)
         run = Run.open(resolved, flow, root)
-        with Runner(run.store, made) as runner:
+        with Runner(run.store, chosen) as runner:
             runner.run(
                 [step for step in flow if step.family in ("survey", "ingest")], {"survey": run.after()["survey"]}
             )

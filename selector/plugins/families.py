@@ -55,9 +55,9 @@ def find(family: str, name: str) -> type[object]:
     points = {point.value: point for point in _entry_points(family) if point.name == name}
     files = [file for file in ours(family) if file == name]
     if len(points) + len(files) > 1:
-        found = [*(f"{_FOLDERS[family][0]}.{file}" for file in files), *sorted(points)]
+        homes = [*(f"{_FOLDERS[family][0]}.{file}" for file in files), *sorted(points)]
         raise PolicyError(
-            f"There are several {family} called {name!r}: {', '.join(found)}. Write package.module:Class."
+            f"There are several {family} called {name!r}: {', '.join(homes)}. Write package.module:Class."
         )
     for point in points.values():
         return _load(family, name, point.load)

@@ -89,9 +89,13 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
     store, shares = done.store, dedup.shares(done)
     steps = [name for name in done if name not in ("survey", "ingest") and done[name].parts]
 
-    def losses(index: int, seals: Sequence[Seal], gone: str | None, documents: str | None) -> list[_Losses]:
+    def losses(index: int, seals: Sequence[Seal], duplicates: str | None, documents: str | None) -> list[_Losses]:
         lost = tuple(seal for seal in seals if _lost(seal))
-        return [_Losses(part=parts[index], seals=lost, gone=gone, documents=documents)] if lost or gone else []
+        return (
+            [_Losses(part=parts[index], seals=lost, duplicates=duplicates, documents=documents)]
+            if lost or duplicates
+            else []
+        )
 
     def bad(index: int) -> list[_Losses]:
         """Rows that never became documents."""
@@ -99,8 +103,8 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
 
     def late(index: int) -> list[_Losses]:
         """Documents that a later step lost."""
-        gone = shares[index]["lost"] if has_keys else None
-        return losses(index, [done[name].parts[index] for name in steps], gone, shares[index]["key"])
+        duplicates = shares[index]["lost"] if has_keys else None
+        return losses(index, [done[name].parts[index] for name in steps], duplicates, shares[index]["key"])
 
     def lines() -> Iterator[bytes]:
         yield _written(survey.unreadable(done).rename_columns({"place": "row"}))
@@ -151,7 +155,7 @@ class _Losses:
     part: Part
     documents: str | None  # key of those that went on; None: of the rows, whether or not they became documents
     seals: tuple[Seal, ...]
-    gone: str | None
+    duplicates: str | None
 
 
 def _sources_of(store: Store, ingested: Sequence[Seal]) -> list[tuple[str, int, int]]:
@@ -182,7 +186,7 @@ def _quarantine_of(store: Store, losses: _Losses) -> pa.Table:
         # The corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss.
         going_on = store.read(losses.documents, "documents", ["place"])["place"].to_numpy()
         tables_lost = [lost.filter(pa.array(np.isin(lost["place"].to_numpy(), going_on))) for lost in tables_lost]
-    lost_here = dedup.lost_of(store, losses.gone)
+    lost_here = dedup.lost_of(store, losses.duplicates)
     here = lost_here.filter(lost_here["is_clash"])
     detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
     columns = [here["leader"], here["place"].cast(pa.int64()), pa.repeat("dedup", len(detail))]

@@ -51,7 +51,7 @@ OPEN, FIRST, ALONE, GOES, SHUT = range(5)
 its text; that it goes on; that another one has its key, and perhaps its text."""
 
 _DEALT = pa.schema([("text", tables.DOC_ID), ("key", tables.DOC_ID), ("ordinal", pa.int64()), ("state", pa.int8())])
-_GONE = pa.schema([("ordinal", pa.int64()), ("leader", tables.DOC_ID), ("is_clash", pa.bool_())])
+_LOST_OF_ALL = pa.schema([("ordinal", pa.int64()), ("leader", tables.DOC_ID), ("is_clash", pa.bool_())])
 
 Bools = npt.NDArray[np.bool_]
 Ordinals = npt.NDArray[np.int64]  # part << 32 | place: corpus order as one number
@@ -122,7 +122,7 @@ class _Item:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decided:
-    """What a bucket said: the key of who is `gone` and who is `open` still, and how many these are."""
+    """What a bucket said: the key of who is `lost` and who is `open` still, and how many these are."""
 
     key: str
     num_open: int
@@ -142,18 +142,18 @@ def _decided(done: Done, inputs: Any, items: Sequence[_Item], *, has_keys: bool)
     there twice, and soon they fit in one bucket, which goes through them in corpus order.
     """
     decided: list[_Decided] = []
-    asked: Sequence[Any] = items
+    waiting: Sequence[Any] = items
     left = sum(item.num_rows for item in items)
     for number in itertools.count():
         num_buckets = max(1, -(-left // BUCKET_ROWS))
         is_last = num_buckets == 1 or not has_keys
-        for column, say in (("text", _in_order),) if is_last else (("text", _by_text), ("key", _by_key)):
-            deal = functools.partial(_deal_documents if asked is items else _deal_open, num_buckets, column)
+        for column, answering in (("text", _in_order),) if is_last else (("text", _by_text), ("key", _by_key)):
+            deal = functools.partial(_deal_documents if waiting is items else _deal_open, num_buckets, column)
             own = [inputs, number, column]
-            meet = functools.partial(_met, f"dedup.gone/{fingerprint([own, num_buckets])}", say)
-            asked = exchange(done, "dedup", own, asked, num_buckets, deal, meet)
-            decided += asked
-        left = sum(one.num_open for one in asked)
+            meet = functools.partial(_meet, f"dedup.answers/{fingerprint([own, num_buckets])}", answering)
+            waiting = exchange(done, "dedup", own, waiting, num_buckets, deal, meet)
+            decided += waiting
+        left = sum(one.num_open for one in waiting)
         if not left:
             return decided
     raise AssertionError("every round decides about the first document that is open")
@@ -180,8 +180,8 @@ class _Documents:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said:
-    """Of each document of a bucket: whether it is gone, or is to be asked about again, and what is known of it then."""
+class _Answer:
+    """Of each document of a bucket: whether it is lost, or is to be asked about again, and what is known of it then."""
 
     is_duplicate: Bools
     is_clash: Bools
@@ -190,7 +190,7 @@ class _Said:
     state: npt.NDArray[np.int8]
 
 
-Say = Callable[[_Documents], _Said]
+Answering = Callable[[_Documents], _Answer]
 
 
 def _deal_documents(num_buckets: int, column: str, store: Store, item: _Item) -> Mapping[int, pa.Table]:
@@ -203,9 +203,9 @@ def _deal_documents(num_buckets: int, column: str, store: Store, item: _Item) ->
     return _by_range(pa.concat_tables(pieces), num_buckets, column)
 
 
-def _deal_open(num_buckets: int, column: str, store: Store, said: _Decided) -> Mapping[int, pa.Table]:
+def _deal_open(num_buckets: int, column: str, store: Store, decided: _Decided) -> Mapping[int, pa.Table]:
     """What a bucket left open, in the same way."""
-    return _by_range(store.read(said.key, "open"), num_buckets, column)
+    return _by_range(store.read(decided.key, "open"), num_buckets, column)
 
 
 def _by_range(table: pa.Table, num_buckets: int, column: str) -> Mapping[int, pa.Table]:
@@ -213,19 +213,20 @@ def _by_range(table: pa.Table, num_buckets: int, column: str) -> Mapping[int, pa
     return by_bucket(table, high * np.uint64(num_buckets) >> np.uint64(32))
 
 
-def _met(prefix: str, say: Say, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> _Decided:
+def _meet(prefix: str, answering: Answering, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> _Decided:
     """Stores what is said of the documents of a bucket."""
     documents = _Documents.of(pa.concat_tables([_DEALT.empty_table(), *dealt]))
-    said, table = say(documents), documents.table
-    is_gone = said.is_duplicate | said.is_clash
-    leader = np.where(said.is_duplicate, said.leader, np.arange(table.num_rows))[is_gone]
-    columns = [table["ordinal"].filter(pa.array(is_gone)), table["key"].take(pa.array(leader)), said.is_clash[is_gone]]
-    still = table.set_column(3, _DEALT.field("state"), pa.array(said.state)).filter(pa.array(said.is_open))
-    sealed = [("gone", pa.table(columns, schema=_GONE)), ("open", still)]
+    answer, table = answering(documents), documents.table
+    is_lost = answer.is_duplicate | answer.is_clash
+    leader = np.where(answer.is_duplicate, answer.leader, np.arange(table.num_rows))[is_lost]
+    ordinals, leaders = table["ordinal"].filter(pa.array(is_lost)), table["key"].take(pa.array(leader))
+    lost = pa.table([ordinals, leaders, answer.is_clash[is_lost]], schema=_LOST_OF_ALL)
+    still = table.set_column(3, _DEALT.field("state"), pa.array(answer.state)).filter(pa.array(answer.is_open))
+    sealed = [("lost", lost), ("open", still)]
     return _Decided(key=store.seal(f"{prefix}-{bucket}", sealed, form="arrow").key, num_open=still.num_rows)
 
 
-def _by_text(documents: _Documents) -> _Said:
+def _by_text(documents: _Documents) -> _Answer:
     """All documents of some texts: who is a duplicate of one that goes on, and which open one is the first of each."""
     text, state, place = documents.text, documents.state, np.arange(len(documents.text))
     goes, first_open = (_firsts(text, state == wanted)[text] for wanted in (GOES, OPEN))
@@ -235,10 +236,10 @@ def _by_text(documents: _Documents) -> _Said:
     is_open = ~is_settled & ~is_clash
     is_alone = _counts(text, is_open)[text] == 1
     state = np.where(is_open & (place == first_open), np.where(is_alone, ALONE, FIRST), state).astype(np.int8)
-    return _Said(is_duplicate=is_duplicate, is_clash=is_clash, leader=goes, is_open=is_open, state=state)
+    return _Answer(is_duplicate=is_duplicate, is_clash=is_clash, leader=goes, is_open=is_open, state=state)
 
 
-def _by_key(documents: _Documents) -> _Said:
+def _by_key(documents: _Documents) -> _Answer:
     """All documents of some keys: of each key goes the first one that is open, if it is the first of its text too."""
     key, state, place = documents.key, documents.state, np.arange(len(documents.key))
     is_waiting = state != SHUT
@@ -249,29 +250,31 @@ def _by_key(documents: _Documents) -> _Said:
     now = np.where(goes, GOES, np.where(is_taken | ~is_waiting, SHUT, OPEN))
     nobody = np.zeros(len(key), np.bool_)
     is_open = ~(goes & (state == ALONE))
-    return _Said(is_duplicate=nobody, is_clash=nobody, leader=place, is_open=is_open, state=now.astype(np.int8))
+    return _Answer(is_duplicate=nobody, is_clash=nobody, leader=place, is_open=is_open, state=now.astype(np.int8))
 
 
-def _in_order(documents: _Documents) -> _Said:
+def _in_order(documents: _Documents) -> _Answer:
     """All documents of some texts and keys: what the law says, document by document where two of them meet."""
     text, key, state, place = documents.text, documents.key, documents.state, np.arange(len(documents.text))
     goes = state == GOES
     _, firsts = np.unique(text * (key.max(initial=0) + 1) + key, return_index=True)  # a true copy never goes on
     is_open = np.zeros(len(text), np.bool_)
     is_open[firsts] = state[firsts] == OPEN
-    is_met = (_counts(text, is_open | goes)[text] > 1) | (_counts(key, is_open)[key] > 1)
-    goes[is_open & ~is_met] = True
+    is_contested = (_counts(text, is_open | goes)[text] > 1) | (_counts(key, is_open)[key] > 1)
+    goes[is_open & ~is_contested] = True
     has_text, has_key = np.zeros(len(text), np.bool_), np.zeros(len(text), np.bool_)
     has_text[text[goes]] = has_key[key[goes]] = True
     texts, keys = has_text.tolist(), has_key.tolist()
-    met = np.flatnonzero(is_open & is_met)
-    for i, its_text, its_key in zip(met.tolist(), text[met].tolist(), key[met].tolist(), strict=True):
+    contested = np.flatnonzero(is_open & is_contested)
+    for i, its_text, its_key in zip(contested.tolist(), text[contested].tolist(), key[contested].tolist(), strict=True):
         if not texts[its_text] and not keys[its_key]:
             texts[its_text] = keys[its_key] = goes[i] = True
     leader = _firsts(text, goes)[text]
     is_duplicate = ~goes & (leader < place)
     nobody = np.zeros(len(text), np.bool_)
-    return _Said(is_duplicate=is_duplicate, is_clash=~goes & ~is_duplicate, leader=leader, is_open=nobody, state=state)
+    return _Answer(
+        is_duplicate=is_duplicate, is_clash=~goes & ~is_duplicate, leader=leader, is_open=nobody, state=state
+    )
 
 
 def _firsts(numbers: Ints, which: Bools) -> Ints:
@@ -287,34 +290,34 @@ def _counts(numbers: Ints, which: Bools) -> Ints:
     return np.bincount(numbers[which], minlength=int(numbers.max(initial=-1)) + 1)
 
 
-def _deal_back(items: tuple[_Item, ...], store: Store, said: _Decided) -> Mapping[int, pa.Table]:
-    """What a bucket says is gone, by items."""
-    gone = store.read(said.key, "gone")
+def _deal_back(items: tuple[_Item, ...], store: Store, decided: _Decided) -> Mapping[int, pa.Table]:
+    """The documents that a bucket loses, by items."""
+    lost = store.read(decided.key, "lost")
     firsts = np.array([item.first for item in items])
-    return by_bucket(gone, np.searchsorted(firsts, gone["ordinal"].to_numpy() >> 32, side="right") - 1)
+    return by_bucket(lost, np.searchsorted(firsts, lost["ordinal"].to_numpy() >> 32, side="right") - 1)
 
 
 def _share(items: tuple[_Item, ...], store: Store, number: int, dealt: Iterator[pa.Table]) -> pa.Table:
     """Seals the documents of each part of an item that go on, and what is to say of the others."""
-    gone = pa.concat_tables([_GONE.empty_table(), *dealt]).sort_by("ordinal").combine_chunks()
-    ordinals, item = gone["ordinal"].to_numpy(), items[number]
+    lost = pa.concat_tables([_LOST_OF_ALL.empty_table(), *dealt]).sort_by("ordinal").combine_chunks()
+    ordinals, item = lost["ordinal"].to_numpy(), items[number]
     rows: list[dict[str, Any]] = []
     for part, key in enumerate(item.keys, item.first):
         first, stop = np.searchsorted(ordinals, [part << 32, (part + 1) << 32]).tolist()
-        rows.append(_part(store, part, key, gone.slice(first, stop - first)))
+        rows.append(_part(store, part, key, lost.slice(first, stop - first)))
     return pa.Table.from_pylist(rows, schema=SHARES)
 
 
-def _part(store: Store, part: int, key: str, gone: pa.Table) -> dict[str, Any]:
+def _part(store: Store, part: int, key: str, lost: pa.Table) -> dict[str, Any]:
     # Without where their bytes lie: what is computed of them does not change with that.
     table = store.read(key, "documents", [name for name in tables.DOCUMENTS.names if name not in tables.BYTES])
     lost_key = None
-    if gone.num_rows:
-        places = (gone["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
-        lost = pa.table([places, gone["leader"], gone["is_clash"]], schema=LOST)
-        digest = _digest(places, keyed.words(lost["leader"]), lost["is_clash"].to_numpy())
-        lost_key = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", lost)]).key
-    table = table.filter(pa.array(~_contains(gone["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
+    if lost.num_rows:
+        places = (lost["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
+        of_part = pa.table([places, lost["leader"], lost["is_clash"]], schema=LOST)
+        digest = _digest(places, keyed.words(of_part["leader"]), of_part["is_clash"].to_numpy())
+        lost_key = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", of_part)]).key
+    table = table.filter(pa.array(~_contains(lost["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
     source = table["source"].combine_chunks().dictionary_decode()
     texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["place"].to_numpy())
     sizes = [table[name].to_numpy() for name in ("num_bytes", "num_tokens")]

@@ -57,14 +57,14 @@ class ManifestStep(Whole):
         return {name: result.fingerprint for name, result in done.items() if name != "survey"}
 
     def rows_out(self, seal: Seal, store: Store) -> int:
-        return _made(seal, store)["visits"]
+        return _committed(seal, store)["visits"]
 
     def num_bytes(self, seal: Seal, store: Store) -> int:
-        home = _made(seal, store)["run"]
+        home = _committed(seal, store)["run"]
         return sum(size for _, size in store.storage.list(f"{home}/manifest/"))
 
     def is_sound(self, seal: Seal, store: Store) -> bool:
-        committed = _made(seal, store)
+        committed = _committed(seal, store)
         try:
             manifest = Manifest.open(f"{store.storage.address}/{committed['run']}")
             is_sound = manifest.digest == committed["digest"] and manifest.is_whole()
@@ -175,6 +175,6 @@ def _unknown() -> str:
     raise AssertionError("the run has no name before its plan is made")
 
 
-def _made(seal: Seal, store: Store) -> dict[str, Any]:
+def _committed(seal: Seal, store: Store) -> dict[str, Any]:
     (row,) = store.table(seal, "manifest").to_pylist()
     return row

@@ -75,9 +75,9 @@ def _answers(
     inputs = [own, keyed.digest(bucket_of.tobytes()).hex()]
     deal = functools.partial(_deal, asked, bucket_of)
     meet = functools.partial(_meet, asked, f"shards.groups/{fingerprint(inputs)}")
-    met = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
+    answered = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
     collect = functools.partial(_collect, asked.returns, extension)
-    return exchange(done, "shards", [inputs, "back"], met, len(shards), _deal_back, collect)
+    return exchange(done, "shards", [inputs, "back"], answered, len(shards), _deal_back, collect)
 
 
 def _buckets(slots: Ints, bucket_rows: int) -> npt.NDArray[np.int32]:
@@ -122,20 +122,20 @@ def _meet(asked: _Asked, prefix: str, store: Store, bucket: int, dealt: Iterator
     if store.find(key) is None:
         schema = pa.schema([*asked.returns, *_PLACE])
         tables = list(dealt)
-        said = schema.empty_table()
+        answered = schema.empty_table()
         if tables:
             table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
             tables.clear()
             answers = by_groups(table, asked.by, asked.work, asked.columns, asked.returns)
-            said = pa.table([*answers.columns, table[_SHARD], table[_ROW]], schema=schema)
-        store.seal(key, [("answers", said)], form="arrow")
+            answered = pa.table([*answers.columns, table[_SHARD], table[_ROW]], schema=schema)
+        store.seal(key, [("answers", answered)], form="arrow")
     return key
 
 
 def _deal_back(store: Store, key: str) -> Mapping[int, pa.Table]:
     """The answers of a bucket, by shards."""
-    said = store.read(key, "answers")
-    return by_bucket(said, said[_SHARD].to_numpy())
+    answers = store.read(key, "answers")
+    return by_bucket(answers, answers[_SHARD].to_numpy())
 
 
 def _collect(returns: pa.Schema, extension: Extension, _: Store, number: int, dealt: Iterator[pa.Table]) -> Shard:
@@ -143,9 +143,9 @@ def _collect(returns: pa.Schema, extension: Extension, _: Store, number: int, de
 
     def lined_up() -> pa.RecordBatch:
         schema = pa.schema([*returns, *_PLACE])
-        said = pa.concat_tables([schema.empty_table(), *dealt]).unify_dictionaries()
-        said = said.take(pa.array(np.argsort(said[_ROW].to_numpy()))).select(returns.names)
-        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in said.columns], schema=returns)
+        answers = pa.concat_tables([schema.empty_table(), *dealt]).unify_dictionaries()
+        answers = answers.take(pa.array(np.argsort(answers[_ROW].to_numpy()))).select(returns.names)
+        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in answers.columns], schema=returns)
 
     return extension(number, lined_up)
 

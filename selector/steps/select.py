@@ -158,12 +158,12 @@ class _Decide:
     def __call__(self, item: _ToDecide) -> tuple[str, int, Totals]:
         key, shard = item.key, item.shard
         batch = self.checker.read(self.decisions, item.decided, item.asked)
-        said = self.checker.verdict(self.decisions, batch)
-        totals = self.checker.totals_of(batch, said)
+        verdicts = self.checker.verdict(self.decisions, batch)
+        totals = self.checker.totals_of(batch, verdicts)
         documents, eligible = documents_of(self.store, shard)
-        decided = _decisions(self.store, shard, documents, eligible, said)
-        kept = np.flatnonzero(said["kept"].to_numpy(zero_copy_only=False))
-        chosen = pa.Table.from_batches([said.take(pa.array(kept))]).drop_columns("kept")
+        decided = _decisions(self.store, shard, documents, eligible, verdicts)
+        kept = np.flatnonzero(verdicts["kept"].to_numpy(zero_copy_only=False))
+        chosen = pa.Table.from_batches([verdicts.take(pa.array(kept))]).drop_columns("kept")
         chosen = chosen.append_column("place", pa.array(kept, pa.int64()))
         self.store.seal(f"{key}/chosen", [("chosen", chosen)], form="arrow")
         self.store.seal(key, [("decisions", decided)])
@@ -190,19 +190,19 @@ def _num_tokens(batch: pa.RecordBatch) -> int:
 
 
 def _decisions(
-    store: Store, shard: Shard, documents: pa.Table, eligible: npt.NDArray[np.int64], said: pa.RecordBatch
+    store: Store, shard: Shard, documents: pa.Table, eligible: npt.NDArray[np.int64], verdicts: pa.RecordBatch
 ) -> pa.Table:
-    """`tables.DECISIONS` of a shard; `said` is the selector's verdict on those of its documents that may be chosen."""
+    """`tables.DECISIONS` of a shard; `verdicts` are the selector's on those of its documents that may be chosen."""
     n, code = documents.num_rows, documents["code"].to_numpy()
     causes, leaders = store.read(shard.key, "causes"), store.read(shard.key, "leaders")
     outcome = np.append(causes["outcome"].to_numpy(), -1).astype(np.int32)[code]
-    outcome[eligible] = np.where(said["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
+    outcome[eligible] = np.where(verdicts["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
     place = np.full(n, -1, np.int64)  # in the selector's answer
     place[eligible] = np.arange(len(eligible))
-    answered = pa.Table.from_batches([said], tables.VERDICTS).take(pa.array(place, mask=place < 0))
+    answered = pa.Table.from_batches([verdicts], tables.VERDICTS).take(pa.array(place, mask=place < 0))
     other = np.where(place >= 0, place + leaders.num_rows, -1)
     other[leaders["place"].to_numpy()] = np.arange(leaders.num_rows)
-    others = pa.concat_arrays([leaders["leader"].combine_chunks(), said["other"]])
+    others = pa.concat_arrays([leaders["leader"].combine_chunks(), verdicts["other"]])
     columns: dict[str, Any] = {
         **{name: answered[name] for name in answered.schema.names},
         "doc_id": documents["doc_id"],
@@ -212,7 +212,7 @@ def _decisions(
         "visits": np.where(outcome == KEPT, answered["visits"].fill_null(0).to_numpy(), 0).astype(np.uint16),
         "round": answered["round"].fill_null(0),
         "other": others.take(pa.array(other, mask=other < 0)),
-        **{name: _either(said[name], place, causes[name], code) for name in ("reason", "arguments")},
+        **{name: _either(verdicts[name], place, causes[name], code) for name in ("reason", "arguments")},
     }
     table = pa.table([columns[name] for name in tables.DECISIONS.names], schema=tables.DECISIONS)
     return canonical(table, tables.DECISIONS)

@@ -136,8 +136,8 @@ def _keys(done: Done, gather: Gather, shards: Sequence[Shard], columns: Sequence
     for shard in shards:
         end = start + len(shard.tasks)
         names = [
-            fingerprint([shard.key, column.step, column.table, column.column, said[start:end]])
-            for column, said in zip(columns, by_column, strict=True)
+            fingerprint([shard.key, column.step, column.table, column.column, in_shard[start:end]])
+            for column, in_shard in zip(columns, by_column, strict=True)
         ]
         yield tuple(f"shards.columns/{name}" for name in names)
         start = end
@@ -186,12 +186,12 @@ def _store(
         nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
         store.seal(key, [("column", nameless), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
-        said = _ShardTables()
+        shard_tables = _ShardTables()
         parts = zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True)
         for (task, key, lost), (first, end) in zip(parts, itertools.pairwise(verdict.borders), strict=True):
             documents = store.read(key, "documents", ["doc_id", "place"])
-            said.add(documents, task.part, dedup.lost_of(store, lost), verdict, slice(first, end))
-        store.seal(wanted.shard.key, said.tables(), form="arrow")
+            shard_tables.add(documents, task.part, dedup.lost_of(store, lost), verdict, slice(first, end))
+        store.seal(wanted.shard.key, shard_tables.tables(), form="arrow")
 
 
 def _in_type(table: pa.Table, kind: pa.DataType | None) -> pa.Table:
@@ -241,8 +241,8 @@ class _ShardTables:
 
     def _number(self, cause: Cause) -> int:
         """The number of a cause among those of the shard."""
-        said = reasons(np.zeros(1, np.int32), [cause.reason])
-        key = (cause.outcome, said["reason"][0].as_py(), said["arguments"][0].as_py())
+        words = reasons(np.zeros(1, np.int32), [cause.reason])
+        key = (cause.outcome, words["reason"][0].as_py(), words["arguments"][0].as_py())
         return self._causes.setdefault(key, len(self._causes))
 
 

@@ -68,7 +68,7 @@ def collect(root: Path, later: float = LATER) -> gc.Garbage:
 
 
 PASSING = (
-    "shards", "shards.columns", "shards.extended", "dedup.dealt", "dedup.gone", "centroids.drawn", "order.dealt",
+    "shards", "shards.columns", "shards.extended", "dedup.dealt", "dedup.answers", "centroids.drawn", "order.dealt",
     "order.sorted", "manifest.dealt", "manifest.rows", "manifest.kept", "manifest.ids", "manifest.sources",
 )  # fmt: skip
 """Families of what steps hand to each other on the way."""
