@@ -250,6 +250,8 @@ def _funnel(description: Mapping[str, Any]) -> Table:
 def _undone(description: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits."""
     chosen, arranged = description["facts"]["select"], description["facts"]["order"]
+    if without := description["counts"]["without_source"]:
+        yield f"source: {_number(without)} documents have none, and their file's name stands for it"
     if "shortfall" in chosen:
         budget, spent, unit = (chosen["shortfall"][name] for name in ("budget", "spent", "unit"))
         yield f"budget: {_number(spent)} of {_number(budget)} {unit} are spent, {_number(budget - spent)} are left"

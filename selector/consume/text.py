@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from selector import tables
-from selector.corpus import render
+from selector.corpus import fields, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError
 from selector.exact import keyed
@@ -24,7 +24,8 @@ class Texts:
         self._files = manifest.files
         self._text: str = manifest.info["policy"]["corpus"]["text"]
         self._key: str | None = manifest.info["policy"]["corpus"]["key"]
-        self._columns = [*render.columns(self._text), *([self._key] if self._key is not None else [])]
+        key = [] if self._key is None else [fields.column_of(self._key)]
+        self._columns = list(dict.fromkeys([*render.file_columns(self._text), *key]))
         self._rows = Rows(self._files)
 
     def read(self, visits: pa.Table) -> list[str]:
@@ -43,7 +44,7 @@ class Texts:
             text = render.render(row, self._text)
         except render.NoText as error:
             raise self._changed(file, number, f"it has no text now ({error})") from error
-        key = text if self._key is None else str(row.get(self._key))
+        key = text if self._key is None else str(fields.find(row, self._key))
         key_id = keyed.digest(key.encode())
         if key_id != doc_id:
             raise self._changed(file, number, f"its doc_id is {key_id.hex()}, and {doc_id.hex()} was chosen")

@@ -112,7 +112,7 @@ def texts_of(store: Store, task: Task, documents: pa.Table, text: str, max_bytes
         stored = store.table(seal, "texts")
         rows = np.searchsorted(stored["place"].to_numpy(), documents["place"].to_numpy())
         return stored["text"].take(pa.array(rows)).cast(pa.string()).combine_chunks()
-    read = formats.rows(task.part, render.columns(text), max_bytes, documents["place"].to_numpy().astype(np.int64))
+    read = formats.rows(task.part, render.file_columns(text), max_bytes, documents["place"].to_numpy().astype(np.int64))
     texts = [render.render(one.row, text) for _, _, one in read if not isinstance(one.row, formats.Bad)]
     return pa.array(texts, pa.string())
 

@@ -79,9 +79,9 @@ def commit(
     the order does not visit: doc_id, file, row, reason and arguments. `files` is `tables.FILES`.
     `counts` is what the steps counted, under any of these names: `rows` of the corpus and the `documents` among them;
     documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`; `reasons`, how many were
-    left out, marked or quarantined by the template of the reason; `sources` and `clusters_tried` as in `Counts`. They
-    are compared with the tables; what is not told, the tables tell. `lost` are the rows that never became documents,
-    by reason. `facts` are those of "select" and "order", `phases` what the order says of a phase.
+    left out, marked or quarantined by the template of the reason; `sources`, `without_source` and `clusters_tried` as
+    in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
+    became documents, by reason. `facts` are those of "select" and "order", `phases` what the order says of a phase.
 
     Safe to call again after a crash anywhere, and from several processes at once: the same content gives the
     same bytes, whoever finishes first has committed, and all get the same manifest. Raises SelectorError if
@@ -133,6 +133,7 @@ def commit(
         "rows": own["documents"] + num_lost,
         "reasons": dict(ledger.reasons + Counter(lost)),
         "sources": {},
+        "without_source": 0,
         "clusters_tried": (),
         **own,
         "quarantined": own["quarantined"] + num_lost,

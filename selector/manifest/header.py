@@ -85,6 +85,9 @@ class Counts:
     sources: Annotated[
         Mapping[str, tuple[Count, Count]], {"description": "documents and tokens of the corpus, by source"}
     ]
+    without_source: Annotated[
+        Count, {"description": "documents without a source of their own: it is their file's name"}
+    ]
     clusters_tried: Annotated[
         tuple[tuple[float, ...], ...],
         {"description": "numbers of clusters, each with its silhouette and mean distance"},

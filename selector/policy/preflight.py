@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from selector.corpus import files, formats, render
+from selector.corpus import fields, files, formats, render
 from selector.corpus.columns import column
 from selector.errors import CorpusError, PolicyError, did_you_mean
 from selector.models.encoder import most_tokens
@@ -50,9 +50,11 @@ def _check_corpus(
         beginning = _look(uri, policy.corpus.max_document_bytes, rule.corpus_columns if rule else ())
         rows_seen |= not beginning.is_empty
         for name, where in wanted.items():
-            if beginning.columns and name not in beginning.columns:
+            if beginning.columns and fields.column_of(name) not in beginning.columns:
                 known = {*beginning.columns, *([*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else [])}
                 hint = did_you_mean(name, known)
+                if name in beginning.columns:
+                    hint = f"Did you mean {fields.name_of([name])}? A dot that is part of a name is written in quotes."
                 raise CorpusError(
                     f"{where}: {uri} has no column {name!r}. There is: {', '.join(sorted(known))}."
                     f"{f' {hint}' if hint.startswith('Did') else ''}"

@@ -92,11 +92,16 @@ class CorpusPolicy(_Section):
     """All documents: where they are, and what of a row is text, key and source."""
 
     paths: Paths = Field(description="Files, folders or globs of .jsonl, .jsonl.gz or .parquet.")
-    text: str = Field("text", description="A column, or a template of columns: '{instruction}\\n{output}'.")
+    text: str = Field(
+        "text",
+        description="A column, or a template of columns: '{instruction}\\n{output}'. Dots lead into nested columns:"
+        " meta.body; a dot that is part of a name goes into double quotes.",
+    )
     key: str | None = Field(None, description="A column that names each document; without it, the text does.")
     source: str | dict[str, str] = Field(
         "source",
-        description="A column, or a constant per path pattern; without it, the column source or else the file's name.",
+        description="A column, or a constant per path pattern; without it, the column source or else the file's name."
+        " A date, a number or a boolean is its text; where it is null the file's name stands for it, and is counted.",
     )
     tokenizer: str | None = Field(
         None, description="A tokenizer.json, or its folder; without it, the embedding model's."

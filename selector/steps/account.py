@@ -33,6 +33,7 @@ def counts(done: Done) -> dict[str, Any]:
         "documents": sum(seal.tables["documents"].num_rows for seal in done["ingest"].parts),
         "kept": sum(one["kept"] for one in shards_of(done)),
         "sources": _sources(done),
+        "without_source": sum(_rows(seal, "without_source") for seal in done["ingest"].parts),
         "clusters_tried": [list(row.values()) for row in evidence],
     }
 
@@ -137,7 +138,12 @@ def _stretches(done: Done) -> list[slice]:
 
 def _lost(seal: Seal) -> int:
     """How many rows of a part a step lost."""
-    return seal.tables["quarantine"].num_rows
+    return _rows(seal, "quarantine")
+
+
+def _rows(seal: Seal, table: str) -> int:
+    """How many rows a table of an artefact has; 0 where it is not there."""
+    return seal.tables[table].num_rows if table in seal.tables else 0
 
 
 def _tally(quarantine: pa.Table) -> Counter[tuple[str, str]]:

@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from selector import tables
-from selector.corpus import formats, render, tokens
-from selector.corpus.columns import text as as_text
+from selector.corpus import fields, formats, render, tokens
 from selector.engine.part import Piece, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
@@ -17,12 +16,17 @@ from selector.exact import keyed
 from selector.steps import survey
 from selector.steps.survey import Survey
 
+USUAL_SOURCE = "source"
+"""The column of sources where a policy names none. A corpus need not have it, and then nothing is missing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(Map):
-    """The documents of a part, and the rows that are none."""
+    """The documents of a part, and the rows that are none. Where rows have no source, though there is a column for it,
+    `without_source` has a row for each."""
 
     name: str = field(default="ingest", metadata=APART)
+    version = 2
     output = "documents"
     libraries = ("tokenizers",)
     reads: tuple[str, ...] = field(default=("survey",), metadata=APART)
@@ -46,16 +50,17 @@ class Ingest(Map):
         ]
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        wanted = {*render.columns(self.text), self.key_column, self.source_column} - {None}
+        named = [fields.column_of(name) for name in (self.key_column, self.source_column) if name is not None]
+        columns = list(dict.fromkeys([*render.file_columns(self.text), *named]))
         ids: list[bytes] = []
         text_ids: list[bytes] = []
         places: list[int] = []
         sources: list[str] = []
+        without_source = 0
         texts: list[str] = []
         offsets: list[int | None] = []
         lengths: list[int | None] = []
         lost: list[dict[str, Any]] = []
-        columns = [name for name in wanted if name]
         for place, piece, read in formats.rows(task.part, columns, self.max_document_bytes, task.places):
             document = read.row if isinstance(read.row, formats.Bad) else self._document(read.row, piece)
             if isinstance(document, formats.Bad):
@@ -66,7 +71,9 @@ class Ingest(Map):
             ids.append(doc_id)
             text_ids.append(keyed.digest(text.encode()) if self.key_column else doc_id)
             places.append(place)
-            sources.append(source)
+            if source is None:
+                without_source += 1
+            sources.append(source or file_label(piece.uri))
             texts.append(text)
             offsets.append(read.byte_offset)
             lengths.append(read.byte_length)
@@ -85,10 +92,16 @@ class Ingest(Map):
         )
         texts_table = {"texts": pa.table([documents["place"], texts], schema=tables.TEXTS)} if self.keep_texts else {}
         quarantine = pa.Table.from_pylist(lost, schema=tables.QUARANTINE)
-        return {"documents": documents, **texts_table, "quarantine": quarantine}
+        labelled = {"without_source": pa.table({"source": pa.nulls(without_source)})}
+        return {
+            "documents": documents,
+            **texts_table,
+            **(labelled if without_source else {}),
+            "quarantine": quarantine,
+        }
 
-    def _document(self, row: Mapping[str, Any], piece: Piece) -> "tuple[bytes, str, str] | formats.Bad":
-        """(doc_id, text, source) of a row."""
+    def _document(self, row: Mapping[str, Any], piece: Piece) -> "tuple[bytes, str, str | None] | formats.Bad":
+        """(doc_id, text, source) of a row; no source where it is null."""
         try:
             text = render.render(row, self.text)
         except render.NoText as error:
@@ -99,23 +112,32 @@ class Ingest(Map):
                 reason="too_long",
                 detail=f"{num_bytes} bytes, and corpus.max_document_bytes is {self.max_document_bytes}",
             )
-        for name in (self.key_column, self.source_column):
-            value = row.get(name) if name else None
-            if isinstance(value, str) and as_text(value) != value:
-                return formats.Bad(reason="lone_surrogate", detail=f"the column {name!r} holds {value!r}")
-        if self.key_column is None:
-            doc_id = keyed.digest(text.encode())
-        else:
-            key = row.get(self.key_column)
-            if not isinstance(key, (str, int)) or isinstance(key, bool) or key == "":
-                return formats.Bad(reason="no_key", detail=f"the column {self.key_column!r} holds {key!r}")
-            doc_id = keyed.digest(str(key).encode())
+        key = text
+        if self.key_column is not None:
+            value = fields.find(row, self.key_column)
+            if value is fields.ABSENT:
+                return formats.Bad(reason="no_key", detail=f"there is no column {self.key_column!r}")
+            if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+                return formats.Bad(reason="no_key", detail=f"the column {self.key_column!r} holds {value!r}")
+            key = str(value)
         source = piece.source
         if source is None:
-            value = row.get(self.source_column) if self.source_column else None
-            is_label = isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-            source = str(value) if is_label else file_label(piece.uri)
-        return doc_id, text, source
+            value = fields.ABSENT if self.source_column is None else fields.find(row, self.source_column)
+            if value is fields.ABSENT:
+                value = file_label(piece.uri) if self.source_column in (None, USUAL_SOURCE) else None
+            source = render.label(value)
+        for name, label in ((self.key_column, key), (self.source_column, source)):
+            if label is not None and not _is_utf8(label):
+                return formats.Bad(reason="lone_surrogate", detail=f"the column {name!r} holds {label!r}")
+        return keyed.digest(key.encode()), text, source
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def file_label(uri: str) -> str:

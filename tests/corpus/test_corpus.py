@@ -1,10 +1,13 @@
 """From files to documents: every row is read once, whatever the cut, and no document is lost on the way."""
 
+import datetime
+import decimal
 import gzip
 import hashlib
 import importlib.resources
 import itertools
 import json
+import math
 import os
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -65,14 +68,25 @@ def read_all(parts: Sequence[Part], max_bytes: int = 1 << 20) -> list[tuple[int,
 
 def ingest(path: Path, **options: Any) -> tuple[pa.Table, list[dict[str, Any]]]:
     """The documents of a file, and its quarantine."""
+    found = ingested_parts(path, **options)
+    documents = pa.concat_tables([tables_["documents"] for tables_ in found], promote_options="permissive")
+    return documents, [row for tables_ in found for row in tables_["quarantine"].to_pylist()]
+
+
+def ingested(path: Path, **options: Any) -> dict[str, pa.Table]:
+    """What ingest says of a file that is one part."""
+    (tables_made,) = ingested_parts(path, **options)
+    return tables_made
+
+
+def ingested_parts(path: Path, **options: Any) -> list[dict[str, pa.Table]]:
+    """What ingest says of every part of a file."""
     source = options.pop("source", None)
     said: dict[str, Any] = {"text": "text", "key_column": None, "source_column": "source", "keep_texts": False}
     said |= {"max_document_bytes": 1 << 20, "tokenizer": TOKENIZER, "tokenizer_sha256": sha256_of(Path(TOKENIZER))}
     step = Ingest(survey=Survey(rows_per_part=None), **{**said, **options})
     parts, _ = survey(path, None, source)
-    found = [step.process(Task(key="", part=part), store()) for part in parts]
-    documents = pa.concat_tables([tables_["documents"] for tables_ in found], promote_options="permissive")
-    return documents, [row for tables_ in found for row in tables_["quarantine"].to_pylist()]
+    return [step.process(Task(key="", part=part), store()) for part in parts]
 
 
 def write(path: Path, lines: Sequence[bytes | dict[str, Any]]) -> Path:
@@ -491,10 +505,43 @@ def test_a_source_is_a_column_or_a_constant_or_the_name_of_the_file(
     assert ingest(write(tmp_path / "data.v2.jsonl", lines), **options)[0]["source"].to_pylist() == labels
 
 
-@pytest.mark.parametrize("value", [None, "", True, [], {}])
+@pytest.mark.parametrize("value", [None, "", [], {}])
 def test_a_row_whose_source_names_nothing_has_the_name_of_its_file(value: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "data.jsonl.gz", [{"text": "a", "source": value}])
     assert ingest(path)[0]["source"].to_pylist() == ["data"]
+
+
+def test_a_source_of_any_type_is_its_text_and_a_null_one_is_counted(tmp_path: Path) -> None:
+    columns: dict[str, tuple[pa.Array, list[str]]] = {
+        "day": (pa.array([datetime.date(2024, 5, 1), None]), ["2024-05-01", "a"]),
+        "at": (pa.array([datetime.datetime(2024, 5, 1, 12), None], pa.timestamp("us")), ["2024-05-01 12:00:00", "a"]),
+        "price": (pa.array([decimal.Decimal("1.50"), None]), ["1.50", "a"]),
+        "share": (pa.array([0.5, math.nan]), ["0.5", "a"]),
+        "number": (pa.array([2**60, 0]), [str(2**60), "0"]),
+        "is_ours": (pa.array([True, False]), ["true", "false"]),
+        "name": (pa.array(["", "web"]), ["a", "web"]),
+        "raw": (pa.array([b"web", b""]), ["web", "a"]),
+        "kind": (pa.array(["web", None]).dictionary_encode(), ["web", "a"]),
+        "tags": (pa.array([["x", "y"], []]), ['["x", "y"]', "a"]),
+        "meta": (pa.array([{"url": "x"}, None]), ['{"url": "x"}', "a"]),
+        "meta.url": (pa.array([{"url": "x"}, None]), ["x", "a"]),
+    }
+    for name, (values, labels) in columns.items():
+        path = tmp_path / name / "a.parquet"
+        path.parent.mkdir()
+        pq.write_table(pa.table({name.partition(".")[0]: values, "text": ["one", "two"]}), path)
+        tables_made = ingested(path, source_column=name)
+        assert tables_made["documents"]["source"].to_pylist() == labels, name
+        counted = tables_made["without_source"].num_rows if "without_source" in tables_made else 0
+        assert counted == labels.count("a"), name
+
+
+def test_a_row_without_the_column_of_sources_is_counted_where_the_policy_names_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two", "lang": "en", "source": None}])
+    for name, count in {"lang": 1, "source": 1, "lang.iso": 2}.items():
+        assert ingested(path, source_column=name)["without_source"].num_rows == count, name
+    assert "without_source" not in ingested(path, source_column=None)
+    assert "without_source" not in ingested(path, source="mine")
 
 
 def test_a_constant_source_is_the_first_pattern_that_matches_the_path_or_the_name(tmp_path: Path) -> None:

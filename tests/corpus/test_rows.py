@@ -1,5 +1,8 @@
+import datetime
+import decimal
 import gzip
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -14,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector import tables
-from selector.corpus import rows
+from selector.corpus import fields, rows
 from selector.corpus.formats import _lines
-from selector.corpus.render import NoText, columns, render
+from selector.corpus.render import NoText, columns, file_columns, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError, FullError, PolicyError, UnreachableError
 
@@ -253,7 +256,20 @@ CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None
         ({"a": "1", "b": None}, "{a}\n{b}!", "1\n!"),
         ({"a": "1"}, "{{{a}}}", "{1}"),
         ({"a": "{b}"}, "{a}", "{b}"),
-        ({"a column": "1", "a.b": "2"}, "{a column}{a.b}", "12"),
+        ({"a column": "1", "a.b": "2"}, '{a column}{"a.b"}', "12"),
+        ({"meta": {"body": "1", "a.b": "2"}}, '{meta.body}{meta."a.b"}', "12"),
+        ({"meta": {"body": "deep"}}, "meta.body", "deep"),
+        ({"a": 5, "b": 0.5, "c": True, "d": False, "e": 2**70}, "{a} {b} {c} {d} {e}", f"5 0.5 true false {2**70}"),
+        ({"a": "1", "b": math.nan}, "{a}{b}", "1"),
+        (
+            {
+                "at": datetime.datetime(2024, 5, 1, 12),
+                "day": datetime.date(2024, 5, 1),
+                "n": decimal.Decimal("1.50"),
+            },
+            "{at} {day} {n}",
+            "2024-05-01 12:00:00 2024-05-01 1.50",
+        ),
         ({"chat": CHAT}, "chat", "user: hi\n\nassistant: \n\nuser: bye"),
         ({"chat": [{"from": "human", "value": "hi"}]}, "chat", "human: hi"),
         ({"chat": [{"role": None, "content": None, "from": "gpt", "value": "hi"}]}, "chat", "gpt: hi"),
@@ -262,7 +278,120 @@ CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None
 )
 def test_the_text_of_a_row_is_its_column_or_template(row: dict[str, Any], text: str, rendered: str) -> None:
     assert render(row, text) == rendered
-    assert set(columns(text)) <= set(row)
+    assert {fields.column_of(name) for name in columns(text)} <= set(row)
+    assert set(file_columns(text)) <= {*row, "tools", "functions"}
+
+
+CALL = {"type": "function", "function": {"name": "book", "arguments": '{"seat": 3}'}}
+TOOL = {"name": "book", "parameters": {"seat": "integer"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "rendered"),
+    [
+        ({"content": "Hm."}, "Hm."),
+        ({"content": None, "tool_calls": [CALL]}, f"\ntool_calls: {json.dumps([CALL])}"),
+        ({"tool_calls": [CALL]}, f"\ntool_calls: {json.dumps([CALL])}"),
+        ({"content": "Hm.", "function_call": CALL["function"]}, f"Hm.\nfunction_call: {json.dumps(CALL['function'])}"),
+        ({"content": "Hm.", "name": "ann"}, "Hm.\nname: ann"),
+        ({"content": "4", "reasoning_content": "2 + 2"}, "4\nreasoning_content: 2 + 2"),
+        ({"content": "Hm.", "weight": 0}, "Hm.\nweight: 0"),
+        ({"content": "Hm.", "weight": 0.5, "train": False}, "Hm.\nweight: 0.5\ntrain: false"),
+        ({"content": "Hm.", "at": datetime.date(2024, 5, 1)}, "Hm.\nat: 2024-05-01"),
+        ({"content": "Hm.", "seen": [datetime.date(2024, 5, 1)]}, 'Hm.\nseen: ["2024-05-01"]'),
+        ({"content": "Hm.", "name": None, "tool_calls": [], "reasoning": "", "score": math.nan}, "Hm."),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image_url": None}]}, "a\nb"),
+        ({"content": ["a", "b"]}, "a\nb"),
+        ({"content": [{"type": "thinking", "thinking": "é"}]}, '{"type": "thinking", "thinking": "é"}'),
+        (
+            {"content": [{"type": "text", "text": "a", "cache": True}]},
+            '{"type": "text", "text": "a", "cache": true}',
+        ),
+        ({"content": {"seats": 3}}, '{"seats": 3}'),
+        ({"content": 5}, "5"),
+    ],
+)
+def test_a_message_is_rendered_with_every_field_that_it_has(message: dict[str, Any], rendered: str) -> None:
+    chat = [{"role": "user", "content": "Book."}, {"role": "assistant", **message}]
+    assert render({"chat": chat}, "chat") == f"user: Book.\n\nassistant: {rendered}"
+    shared = [{"from": "user", "value": "Book."}, {"from": "assistant", **message}]
+    if "content" in message:
+        shared[1]["value"] = shared[1].pop("content")
+        shared[1] = {name: shared[1][name] for name in ("from", "value", *message) if name in shared[1]}
+    assert render({"chat": shared}, "chat") == f"user: Book.\n\nassistant: {rendered}"
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        (
+            {"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]},
+            "content, part 1",
+        ),
+        ({"content": [{"type": "input_audio", "data": "AA=="}]}, "content, part 0 is of the type 'input_audio'"),
+        ({"content": "Hm.", "raw": b"bytes"}, "raw cannot be rendered: bytes is no text"),
+        ({"content": "Hm.", "logprobs": [math.nan]}, "logprobs cannot be rendered"),
+        ({"content": "Hm.", "tool_calls": [{"image": b"bytes"}]}, "tool_calls cannot be rendered"),
+        ({"content": [{"bytes": b"bytes"}]}, "content, part 0 cannot be rendered"),
+    ],
+)
+def test_a_field_of_a_message_that_cannot_be_rendered_is_named(field: dict[str, Any], named: str) -> None:
+    with pytest.raises(NoText, match=f"not_text: column 'chat', message 1, {named}") as caught:
+        render({"chat": [CHAT[0], {"role": "user", **field}]}, "chat")
+    assert caught.value.reason == "not_text"
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "rendered"),
+    [
+        ({"chat": CHAT[:1], "tools": [TOOL]}, "chat", f"tools: {json.dumps([TOOL])}\n\nuser: hi"),
+        ({"chat": CHAT[:1], "tools": "written"}, "chat", "tools: written\n\nuser: hi"),
+        (
+            {"chat": CHAT[:1], "tools": None, "functions": [TOOL]},
+            "chat",
+            f"functions: {json.dumps([TOOL])}\n\nuser: hi",
+        ),
+        ({"chat": CHAT[:1], "tools": []}, "chat", "user: hi"),
+        ({"chat": CHAT[:1], "tools": [TOOL]}, "{chat}!", f"tools: {json.dumps([TOOL])}\n\nuser: hi!"),
+        ({"chat": CHAT[:1], "tools": [TOOL]}, "{chat}|{tools}", f"user: hi|{json.dumps([TOOL])}"),
+        ({"in": {"chat": CHAT[:1], "tools": "b"}, "tools": "a"}, "in.chat", "tools: a\n\ntools: b\n\nuser: hi"),
+        ({"chat": "no chat", "tools": [TOOL]}, "chat", "no chat"),
+    ],
+)
+def test_a_chat_brings_its_tools_unless_the_template_names_them(row: dict[str, Any], text: str, rendered: str) -> None:
+    assert render(row, text) == rendered
+    assert {"tools", "functions"} <= set(file_columns(text))
+
+
+@pytest.mark.parametrize("column", ["conversations", "messages", "data.dialog"])
+def test_a_list_of_strings_is_a_chat_where_its_column_is_called_like_one(column: str) -> None:
+    row: dict[str, Any] = {column: ["Why?", "Because.", "Oh."], "data": {"dialog": ["Why?", "Because.", "Oh."]}}
+    assert render(row, column) == "user: Why?\n\nassistant: Because.\n\nuser: Oh."
+    for wrong in (["Why?", None], ["Why?", {"role": "user", "content": "x"}], [1, 2]):
+        with pytest.raises(NoText, match=r"not_text: column .*, message . is no message"):
+            render({column: wrong, "data": {"dialog": wrong}}, column)
+
+
+LETTERS = st.text(st.characters(codec="utf-8"), max_size=3)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | LETTERS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(LETTERS, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(["name", "tool_calls", "weight"]), VALUES), VALUES, VALUES)
+def test_messages_that_differ_in_a_field_have_different_texts(more: dict[str, Any], one: Any, other: Any) -> None:
+    def text_with(value: Any) -> str:
+        return render({"chat": [{"role": "assistant", "content": "Hm.", "call": value, **more}]}, "chat")
+
+    def told(value: Any) -> str:
+        if value is None or value in ("", [], {}):
+            return ""
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    assert (text_with(one) == text_with(other)) == (told(one) == told(other))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +402,12 @@ def test_the_text_of_a_row_is_its_column_or_template(row: dict[str, Any], text: 
         ({"text": None}, "text", "null_text"),
         ({"text": 5}, "text", "not_text"),
         ({"text": b"bytes"}, "text", "not_text"),
-        ({"a": 5}, "{a}", "not_text"),
+        ({"a": [5]}, "{a}", "not_text"),
+        ({"a": {"b": 5}}, "{a}", "not_text"),
+        ({"a": None, "b": math.nan}, "{a}{b}", "empty_text"),
+        ({"a": {"b": "x"}}, "a.c", "missing_column"),
+        ({"a": "x"}, "a.b", "missing_column"),
+        ({"a": None}, "a.b", "null_text"),
         ({"text": ["a", "b"]}, "text", "not_text"),
         ({"text": [{"role": "user"}]}, "text", "not_text"),
         ({"text": [{"role": "user", "content": [{"type": "image"}]}]}, "text", "not_text"),
@@ -295,12 +429,12 @@ def test_a_row_without_text_says_why_in_one_word(row: dict[str, Any], text: str,
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="{}"), min_size=1), st.text(min_size=1)))
 def test_a_template_of_any_columns_puts_their_values_in_place(row: dict[str, str]) -> None:
-    text = "".join(f"{{{column}}}|{{{{" for column in row) + "end"
+    text = "".join(f"{{{fields.name_of([column])}}}|{{{{" for column in row) + "end"
     if not row:
         with pytest.raises(PolicyError, match="names no column"):
             columns(text + "{{")
         return
-    assert columns(text) == tuple(row)
+    assert columns(text) == tuple(fields.name_of([column]) for column in row)
     try:
         assert render(row, text) == "".join(f"{value}|{{" for value in row.values()) + "end"
     except NoText as error:

@@ -29,6 +29,7 @@ CONTENT: dict[str, Any] = {
         **dict.fromkeys(("rows", "documents", *tables.OUTCOMES, "visits", "tokens"), 3),
         "reasons": {"not_json": 2},
         "sources": {"web": [3, 90]},
+        "without_source": 1,
         "clusters_tried": [[8, 0.25, 1e-7]],
     },
     "facts": {"select": {"quotas": [1, {"a": None}], "spent": 0.5}, "order": {}},
