@@ -177,7 +177,7 @@ def _select(
     """Which documents of the pool are kept, the outcome, the reason and the inclusion probability of each."""
     options, name, budget = policy.select.using.options, policy.select.using.name, policy.select.budget
     unit = "documents" if budget.documents is not None else "tokens"
-    sizes = columns["num_tokens"] if unit == "tokens" else np.ones(len(ids), np.int64)
+    sizes = np.maximum(columns["num_tokens"], 1) if unit == "tokens" else np.ones(len(ids), np.int64)
     amount = budget.documents or budget.tokens or int(Fraction(str(budget.fraction)) * int(sizes.sum()))
     values = _column(columns[options["score"]]) if "score" in options else None
     lottery: Lottery | None = None

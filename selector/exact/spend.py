@@ -44,14 +44,19 @@ class Budget:
     overshoot: Overshoot = "stop"
 
     def sizes(self, batch: pa.RecordBatch) -> Ints:
-        """What each document of a batch would spend: 1, or its num_tokens.
-
-        A document of no tokens is free. It is taken if its turn comes while there is anything left to spend,
-        and its inclusion probability, which is a share of what is spent, says nothing.
-        """
+        """What each document of a batch would spend: 1, or its `costs`."""
         if self.unit == "documents":
             return np.ones(batch.num_rows, np.int64)
-        return batch["num_tokens"].to_numpy(zero_copy_only=False).astype(np.int64)
+        return costs(batch["num_tokens"].to_numpy(zero_copy_only=False))
+
+
+def costs(num_tokens: npt.NDArray[Any]) -> Ints:
+    """What documents cost in tokens: as many as they have, and at least 1.
+
+    A document in which the tokenizer finds nothing counts as one token in every budget, quota and fraction: it is there
+    to be visited, so it is not free, and a selection is never filled up with such documents.
+    """
+    return np.maximum(num_tokens, 1).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,12 +165,19 @@ class ClusterPolicy(_Section):
 
 
 class BudgetPolicy(_Section):
-    """How much may be chosen: one of documents, tokens or a fraction of the tokens."""
+    """How much may be chosen: one of documents, tokens or a fraction of the tokens. A document without any counts as
+    one token."""
 
     documents: Amount | None = None
     tokens: Amount | None = None
-    fraction: Share | None = None
-    overshoot: Overshoot = "stop"
+    fraction: Share | None = Field(
+        None, description="Of the tokens of the documents that may be chosen: what the rule and other causes leave."
+    )
+    overshoot: Overshoot = Field(
+        "stop",
+        description="Where the next document would cross the budget: stop ends there, fill leaves it out and goes on"
+        " with smaller ones, cross takes it and ends, so that at most one document is beyond the budget.",
+    )
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
@@ -181,11 +188,11 @@ class BudgetPolicy(_Section):
             )
         return self
 
-    def of(self, num_tokens: int) -> Budget:
-        """The budget over a pool with so many tokens."""
+    def of(self, cost: int) -> Budget:
+        """The budget over a pool of documents that cost so many tokens together."""
         if self.documents is not None:
             return Budget(amount=self.documents, unit="documents", overshoot=self.overshoot)
-        amount = self.tokens if self.tokens is not None else int(Fraction(str(self.fraction)) * num_tokens)
+        amount = self.tokens if self.tokens is not None else int(Fraction(str(self.fraction)) * cost)
         return Budget(amount=amount, unit="tokens", overshoot=self.overshoot)
 
 

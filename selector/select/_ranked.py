@@ -5,6 +5,7 @@ gets, which documents that pays for, how probable each one was and what is said 
 of it holds the pool: every pass is a `Pool.map` whose answers add up.
 """
 
+import dataclasses
 import functools
 import re
 from abc import abstractmethod
@@ -20,7 +21,7 @@ from selector.errors import SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.apportion import apportion, tally
 from selector.exact.inclusion import Drawn, probability, solve
-from selector.exact.spend import Budget, Queued, Taken, take
+from selector.exact.spend import UNLIMITED, Budget, Queued, Taken, take
 from selector.plugins.options import columns_of
 from selector.plugins.pool import Pool
 from selector.select._contract import Decisions, Reason, Selector, reasons, verdicts
@@ -109,7 +110,11 @@ class Ranked(Selector):
         return None
 
     def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        """What each group may spend of the budget; `sizes` is what it has. By default in proportion to that."""
+        """What each group may spend of the budget; `sizes` is what it has. By default in proportion to that.
+
+        A group that would get nothing of a budget that pays for everything gets nothing at all, whatever the other
+        groups leave; where there can be one, `fills_budget` is False.
+        """
         return apportion(budget.amount, sizes, sizes)
 
     def ceilings(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints | None:
@@ -148,6 +153,15 @@ class Ranked(Selector):
         """The pool with whatever the keys need beside."""
         return pool
 
+    def _rooms(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints | None:
+        """The ceiling of each group, which is 0 for those that the selector gives nothing."""
+        ceilings = self.ceilings(groups, sizes, budget, summary)
+        everything = dataclasses.replace(budget, amount=int(sizes.sum()))
+        is_given = self.quotas(groups, sizes, everything, summary) > 0
+        if is_given.all():
+            return ceilings
+        return np.where(is_given, UNLIMITED if ceilings is None else ceilings, 0)
+
     @final
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
         whole, columns = self._prepared(pool, seed), self._columns()
@@ -159,7 +173,7 @@ class Ranked(Selector):
         totals = _table(by_name, names)
         sizes = totals.sum(axis=1)
         quotas = self.quotas(names, sizes, budget, summary)
-        ceilings = self.ceilings(names, sizes, budget, summary)
+        ceilings = self._rooms(names, sizes, budget, summary)
         lined_up = whole.extended(functools.partial(_lined_up, view), *columns, returns=_LINED_UP)
 
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:

@@ -26,6 +26,7 @@ from selector.engine.part import stretches
 from selector.engine.step import APART, Done, Exchange, Tables
 from selector.engine.store import Seal, Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
+from selector.exact.spend import costs
 
 ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 20
 
@@ -35,7 +36,7 @@ SHARES = pa.schema(
         ("lost", pa.string()),  # key of `LOST`, what of the part does not; null where all goes on
         ("texts", pa.string()),  # fingerprint of their ids and texts
         ("num_documents", pa.int64()),
-        ("num_tokens", pa.int64()),
+        ("num_tokens", pa.int64()),  # as a budget counts them: at least 1 for each document
     ]
 )
 LOST = pa.schema(
@@ -62,7 +63,7 @@ class Dedup(Exchange):
     """What goes on of every part, and of which documents the others are duplicates, or have the key."""
 
     name: str = field(default="dedup", metadata=APART)
-    version = 5
+    version = 6
     reads: tuple[str, ...] = field(default=("ingest",), metadata=APART)
 
     has_keys: bool
@@ -91,7 +92,7 @@ def lost_of(store: Store, key: str | None) -> pa.Table:
 
 
 def num_tokens(done: Done) -> int:
-    """Tokens of all documents that go on."""
+    """Tokens of all documents that go on, as a budget counts them."""
     return sum(share["num_tokens"] for share in shares(done))
 
 
@@ -331,7 +332,7 @@ def _part(store: Store, part: int, key: str, lost: pa.Table) -> dict[str, Any]:
         "lost": lost_key,
         "texts": texts,
         "num_documents": table.num_rows,
-        "num_tokens": int(table["num_tokens"].to_numpy().sum()),
+        "num_tokens": int(costs(table["num_tokens"].to_numpy()).sum()),
     }
 
 

@@ -13,6 +13,7 @@ from selector import tables
 from selector.corpus.columns import Column
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.exact.spend import costs
 from selector.manifest.format import canonical
 from selector.plugins import attached
 from selector.plugins.catalogue import KNOWN
@@ -36,7 +37,7 @@ class Select(Whole):
     order) and `chosen` (what is said of those that are kept); and `facts`."""
 
     name: str = field(default="select", metadata=APART)
-    version = 4
+    version = 5
     libraries = ("polars",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)
@@ -80,7 +81,7 @@ class Select(Whole):
         shards = self.shards(done)
         own = self.fingerprint(done)
         pool = shards.pool(self.columns, own)
-        budget = self.policy.budget.of(sum(pool.map(_num_tokens, "num_tokens")))
+        budget = self.policy.budget.of(sum(pool.map(_cost, "num_tokens")))
         checker = Checker(self.label, selector, budget)
         decisions = checker.select(pool, self.seed)
         written: list[dict[str, Any]] = []
@@ -185,8 +186,8 @@ def facts_of(done: Done) -> dict[str, Any]:
     return json.loads(done.table("select", "facts")["json"][0].as_py())
 
 
-def _num_tokens(batch: pa.RecordBatch) -> int:
-    return int(batch["num_tokens"].to_numpy().sum(dtype=np.int64))
+def _cost(batch: pa.RecordBatch) -> int:
+    return int(costs(batch["num_tokens"].to_numpy()).sum())
 
 
 def _decisions(

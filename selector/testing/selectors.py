@@ -157,7 +157,7 @@ def law_inclusion_probabilities_add_up_to_what_is_spent(
     chances = chances.astype(np.float64)
     assert not np.isnan(chances).any(), "a selector has a probability for every document or for none"
     sizes = _sizes(budget, table)
-    assert (chances[kept & (sizes > 0)] > 0).all(), "what was kept had a chance"
+    assert (chances[kept] > 0).all(), "what was kept had a chance"
     np.testing.assert_allclose((sizes * chances).sum(), sizes[kept].sum(), rtol=1e-5)
 
 

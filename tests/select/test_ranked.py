@@ -11,8 +11,10 @@ import pytest
 
 from selector.errors import SelectorError
 from selector.exact import Ints, UInt64, descending
+from selector.exact.apportion import apportion
 from selector.exact.draws import Lottery, Moments
-from selector.select import Budget, Group, Grouped, Keys, Pool, Ranked, Reasons, ScoreName
+from selector.exact.spend import Overshoot
+from selector.select import Budget, Group, Grouped, Keys, Pool, Ranked, Reasons, ScoreName, Selector
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.random import Random
 from selector.select.top import Top
@@ -21,6 +23,7 @@ from selector.testing._made import pool_for
 from selector.testing.selectors import decide
 
 THREE = Budget(amount=3, unit="documents")
+OVERSHOOTS: Sequence[Overshoot] = ("stop", "fill", "cross")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +138,63 @@ def test_what_is_given_changes_nothing_for_a_selector_that_ranks() -> None:
         assert answers[0].equals(answers[1]) and answers[0].num_rows == 25
 
 
-def test_a_group_of_no_tokens_has_the_quota_0_and_what_is_free_is_taken() -> None:
+@pytest.mark.parametrize("selector", [Random(), Top(score=ScoreName(SCORE)), KmeansQuality(score=ScoreName(SCORE))])
+@pytest.mark.parametrize("overshoot", OVERSHOOTS)
+def test_a_document_of_no_tokens_costs_one(selector: Selector, overshoot: Overshoot) -> None:
+    empty, full = [0] * 60, [20] * 60
+    scores = [float(i % 17) for i in range(120)]
+    table = scored(scores, cluster=[0] * 60 + [1] * 60, num_tokens=[*empty, *full])
+    amount = sum(full) // 10 + len(empty) // 10
+    decided = decide(selector, table, 7, Budget(amount=amount, unit="tokens", overshoot=overshoot), 1)
+    kept = np.flatnonzero(decided["kept"].to_numpy())
+    cost = int((kept < 60).sum() + 20 * (kept >= 60).sum())
+    assert amount - 20 < cost < amount + 20 and (cost <= amount or overshoot == "cross")
+    chances = decided["inclusion_probability"].to_numpy().astype(float)
+    np.testing.assert_allclose(chances @ np.maximum([*empty, *full], 1), cost, rtol=1e-5)
+    if isinstance(selector, KmeansQuality):
+        assert abs((kept < 60).sum() - 6) <= 20, "a cluster of such documents has its share as every other"
+
+
+def test_a_group_of_no_tokens_has_its_quota_as_every_other() -> None:
     table = scored([1.0, 2.0, 3.0], cluster=[0, 0, 1], num_tokens=[10, 10, 0])
     selector = KmeansQuality(score=ScoreName(SCORE), temperature=0)
-    decided = decide(selector, table, 2, Budget(amount=10, unit="tokens"), 1)
+    decided = decide(selector, table, 2, Budget(amount=11, unit="tokens"), 1)
     assert decided["kept"].to_pylist() == [False, True, True]
-    assert decided["reason"].to_pylist()[2] == "cluster 1: within quota 0 (tokens)"
+    assert decided["reason"].to_pylist()[2] == "cluster 1: within quota 1 (tokens)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed(Ranked):
+    """The best of every source, as much of each as these weights say."""
+
+    fills_budget = False
+    score: ScoreName
+    code: float
+
+    @property
+    def grouped_by(self) -> str:
+        return "source"
+
+    def keys(self, batch: pa.RecordBatch, summary: None, seed: int) -> UInt64:
+        return descending(batch[self.score])
+
+    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: None) -> Ints:
+        return apportion(budget.amount, [self.code if name == "code" else 1.0 for name in groups], sizes)
+
+
+@pytest.mark.parametrize("overshoot", OVERSHOOTS)
+def test_a_group_of_weight_0_gets_nothing_of_what_others_leave(overshoot: Overshoot) -> None:
+    is_code = np.arange(60) % 3 > 0
+    sources = np.where(is_code, "code", "web").tolist()
+    table = scored([float(i) for i in range(60)], source=sources, num_tokens=[7] * 60)
+    for amount in (5, 50, 139, 140, 150, 300):
+        budget = Budget(amount=amount, unit="tokens", overshoot=overshoot)
+        nothing, little = (
+            decide(Weighed(score=ScoreName(SCORE), code=code), table, 9, budget, 1)["kept"].to_numpy()
+            for code in (0.0, 1e-9)
+        )
+        assert not (nothing & is_code).any() and 7 * nothing.sum() <= 140
+        assert abs(7 * little.sum() - amount) < 7, "what is left serves a group whose quota was only rounded to 0"
 
 
 def test_keys_of_a_wrong_shape_are_blamed_on_the_method() -> None:
