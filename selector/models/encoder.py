@@ -2,11 +2,14 @@
 
 The last bits of a vector depend on which texts share a model batch, so batches are part of the plan: the windows of
 a part are sorted by length and cut by token count, the same on every worker and every retry.
+
+A text that is not longer than `max_tokens` has the vector that `SentenceTransformer.encode` gives it, made a unit
+vector: the model's default prompt before it, its lower case, its pooling (`selector.models.settings`).
 """
 
 import dataclasses
 import functools
-import json
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,16 @@ from selector.engine.step import versions
 from selector.errors import PolicyError
 from selector.models.batching import Vectors, batches, pooled
 from selector.models.find import checksum, find_model, settings_checksum
+from selector.models.settings import Settings, settings_of
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
+
+Window = dict[str, list[int]]
+"""The tokens of a window, as its tokenizer tells them: `input_ids`, and whatever else the model wants of each."""
+
+_LEAST_ROOM = 8
+"""Tokens of a window that are left beside a prompt."""
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers")
 
@@ -86,7 +96,7 @@ class Encoder:
         if not texts:
             return np.empty((0, self.dimension), np.float32)
         windows, owners = self._windows(texts)
-        lengths = np.array([len(window) for window in windows])
+        lengths = np.array([len(window["input_ids"]) for window in windows])
         vectors = np.empty((len(windows), self.dimension), np.float32)
         num_done = 0
         for batch in batches(lengths, self.batch_tokens):
@@ -101,6 +111,7 @@ class Encoder:
     def _model(self) -> Any:
         import torch
 
+        self._settings.check_length(self.max_tokens, self.folder)
         model = bare_model(self.folder, self.device)
         if (checksum(Path(self.folder)), settings_checksum(Path(self.folder))) != (
             self.model_sha256,
@@ -110,32 +121,86 @@ class Encoder:
                 f"embed.model: {self.folder} is not, or no longer, the model that the run was planned with. "
                 "Every worker needs the same files; then run the same command again."
             )
-        longest = model.get_max_seq_length()
-        if longest is not None and longest < self.max_tokens and self._positions < self.max_tokens:
-            raise PolicyError(
-                f"embed.max_tokens is {self.max_tokens}, and the model reads at most {self._positions}. Lower it."
-            )
+        self._check_loaded(model)
         return model.to(getattr(torch, self.precision)).eval()
 
-    @property
-    def _positions(self) -> int:
-        return most_tokens(Path(self.folder)) or 1 << 30
+    @functools.cached_property
+    def _settings(self) -> Settings:
+        return settings_of(Path(self.folder))
 
-    def _windows(self, texts: Sequence[str]) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
-        """Token ids of every window, and the text that each belongs to."""
+    @functools.cached_property
+    def _prompt_features(self) -> dict[str, Any]:
+        """What a model that pools without its prompt must know of it."""
+        prompt = self._settings.prompt
+        told = self._model.preprocess([prompt], prompt=prompt) if prompt else {}
+        return {name: told[name] for name in ("prompt_length",) if name in told}
+
+    def _check_loaded(self, model: Any) -> None:
+        """Texts go into the model as we make them: as tokens of a tokenizer that can cut them, beside its prompt.
+        Raises PolicyError."""
+        first, where = model[0], f"embed.model: {self.folder}"
+        if not getattr(first.tokenizer, "is_fast", False):
+            kind = type(first.tokenizer).__name__
+            raise PolicyError(
+                f"{where} has a {kind}, which does not say where it cuts a text. Take a model with a tokenizer.json."
+            )
+        if "message" in first.modality_config:
+            raise PolicyError(f"{where} puts texts into a chat template, which we do not. Take a model without one.")
+        if _prompt_tokens(model, self._settings) + _LEAST_ROOM > self.max_tokens:
+            raise PolicyError(
+                f"embed.max_tokens is {self.max_tokens}, and the default prompt of {self.folder},"
+                f" {self._settings.prompt!r}, leaves too little room beside it. Raise it."
+            )
+
+    def _windows(self, texts: Sequence[str]) -> tuple[list[Window], npt.NDArray[np.int64]]:
+        """Every window, and the text that it belongs to. Each begins with the model's prompt."""
+        prompt, is_cut = self._settings.prompt, self.long_documents == "mean"
+        windows, owners = self._tokenized([prompt + text for text in texts], is_cut)
+        if not prompt or len(windows) == len(texts):
+            return windows, owners
+        long = np.flatnonzero(np.bincount(owners, minlength=len(texts)) > 1).tolist()
+        pieces = [[prompt + text] for text in texts]
+        for index, cut in zip(long, self._spans([texts[index] for index in long]), strict=True):
+            pieces[index] = [prompt + texts[index][start:end] for start, end in cut]
+        windows, _ = self._tokenized([piece for of_text in pieces for piece in of_text], False)
+        return windows, np.repeat(np.arange(len(texts)), [len(of_text) for of_text in pieces])
+
+    def _tokenized(self, texts: Sequence[str], is_cut: bool) -> tuple[list[Window], npt.NDArray[np.int64]]:
+        """The windows of texts, all or the first of each, and the text that each belongs to."""
         encoded = self._model.tokenizer(
             list(texts), truncation=True, max_length=self.max_tokens, padding=False, return_attention_mask=False,
-            return_token_type_ids=False, return_overflowing_tokens=self.long_documents == "mean",
+            return_overflowing_tokens=is_cut,
         )  # fmt: skip
-        owners = encoded.get("overflow_to_sample_mapping", range(len(texts)))
-        return encoded["input_ids"], np.asarray(list(owners), np.int64)
+        owners = np.asarray(list(encoded.pop("overflow_to_sample_mapping", range(len(texts)))), np.int64)
+        names = list(encoded)
+        return [dict(zip(names, row, strict=True)) for row in zip(*encoded.values(), strict=True)], owners
 
-    def _forward(self, windows: list[list[int]]) -> Vectors:
+    def _spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Where each text is cut, so that a piece and the prompt before it fit into a window."""
+        room = self.max_tokens - _prompt_tokens(self._model, self._settings) - 1  # it may be cut in another way alone
+        encoded = self._model.tokenizer(
+            list(texts), truncation=True, max_length=room, padding=False, return_overflowing_tokens=True,
+            return_offsets_mapping=True, return_special_tokens_mask=True,
+        )  # fmt: skip
+        starts: list[list[int]] = [[] for _ in texts]
+        columns = (encoded[name] for name in ("overflow_to_sample_mapping", "offset_mapping", "special_tokens_mask"))
+        for owner, offsets, is_special in zip(*columns, strict=True):
+            starts[owner].append(offsets[is_special.index(0)][0])
+        return [
+            list(itertools.pairwise([0, *begins[1:], len(text)])) for text, begins in zip(texts, starts, strict=True)
+        ]
+
+    def _forward(self, windows: list[Window]) -> Vectors:
         import torch
 
-        features = self._model.tokenizer.pad({"input_ids": windows}, return_tensors="pt").to(self.device)
+        features = self._model.tokenizer.pad(windows, return_tensors="pt").to(self.device)
         with torch.inference_mode():
-            return self._model(dict(features))["sentence_embedding"].float().cpu().numpy()
+            pooled = self._model({**features, **self._prompt_features})["sentence_embedding"]
+            return pooled.float().cpu().numpy()
+
+
+def _prompt_tokens(model: Any, settings: Settings) -> int:
+    return len(model.tokenizer(settings.prompt, add_special_tokens=False)["input_ids"]) if settings.prompt else 0
 
 
 def bare_model(folder: str, device: Device) -> Any:
@@ -146,12 +211,6 @@ def bare_model(folder: str, device: Device) -> Any:
 
     logging.disable_progress_bar()
     return SentenceTransformer(folder, device=device, trust_remote_code=False, local_files_only=True)
-
-
-def most_tokens(folder: Path) -> int | None:
-    """How many tokens a model reads at most; None if its files do not say."""
-    config = folder / "config.json"
-    return json.loads(config.read_text("utf-8")).get("max_position_embeddings") if config.is_file() else None
 
 
 def hardware_precision(device: str) -> Precision:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from selector.corpus import fields, files, formats, render
 from selector.corpus.columns import column
 from selector.errors import CorpusError, PolicyError, did_you_mean
-from selector.models.encoder import most_tokens
 from selector.models.find import find_model
+from selector.models.settings import settings_of
 from selector.plugins.catalogue import RULE_COLUMNS, Catalogue
 from selector.policy.sections import CorpusPolicy, Policy
 from selector.policy.where import Rule
@@ -82,12 +82,9 @@ def _check_rule(rule: Rule, uri: str, beginning: formats.Beginning, catalogue: C
 
 
 def _check_model(policy: Policy) -> None:
-    """The model is there, and reads as many tokens as it is to be given. Raises PolicyError."""
-    most = most_tokens(find_model(policy.embed.model))
-    if most is not None and policy.embed.max_tokens > most:
-        raise PolicyError(
-            f"embed.max_tokens is {policy.embed.max_tokens}, and {policy.embed.model} reads at most {most}. Lower it."
-        )
+    """The model is there, has no setting that we do not obey, and reads as many tokens as it is to be given. Raises
+    PolicyError."""
+    settings_of(find_model(policy.embed.model)).check_length(policy.embed.max_tokens, policy.embed.model)
 
 
 def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ class Embed(Map):
     """The vectors of a part's documents. A result is filed under its texts, so that it outlives any other change."""
 
     name: str = field(default="embed", metadata=APART)
+    version = 2
     output = "embeddings"
     reads: tuple[str, ...] = field(default=("survey", "ingest", "dedup"), metadata=APART)
 

@@ -142,8 +142,7 @@ def test_what_is_given_changes_nothing_for_a_selector_that_ranks() -> None:
 @pytest.mark.parametrize("overshoot", OVERSHOOTS)
 def test_a_document_of_no_tokens_costs_one(selector: Selector, overshoot: Overshoot) -> None:
     empty, full = [0] * 60, [20] * 60
-    scores = [float(i % 17) for i in range(120)]
-    table = scored(scores, cluster=[0] * 60 + [1] * 60, num_tokens=[*empty, *full])
+    table = scored([float(i % 17) for i in range(120)], cluster=[0] * 60 + [1] * 60, num_tokens=[*empty, *full])
     amount = sum(full) // 10 + len(empty) // 10
     decided = decide(selector, table, 7, Budget(amount=amount, unit="tokens", overshoot=overshoot), 1)
     kept = np.flatnonzero(decided["kept"].to_numpy())
