@@ -1,21 +1,20 @@
 """The command itself: its groups of commands, their common options, and how each of them ends."""
 
-import contextlib
 import json as json_module
-import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from selector import __version__
+from selector.cli import streams
 from selector.errors import NotFoundError, SelectorError, UsageError
 from selector.storage import Storage, open_storage
 
@@ -26,7 +25,7 @@ TERMINATED = 143
 # By way of its child, since typer gives it no public name.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-_VERBOSE = "selector.verbose"
+_VERBOSE, _JSON = "selector.verbose", "selector.json"
 _INTERRUPTED = "Interrupted. Finished parts are kept: the same command goes on from here."
 _TERMINATED = "Terminated. Finished parts are kept: the same command goes on from here."
 
@@ -35,51 +34,45 @@ class Terminated(KeyboardInterrupt):
     """Somebody asked this process to end (SIGTERM): it stops as cleanly as after Ctrl-C."""
 
 
-@contextlib.contextmanager
-def _terminated_cleanly() -> Generator[None]:
-    """Until it is left, SIGTERM raises Terminated, once: the second one would break off the clean end of the first."""
+@dataclass(kw_only=True)
+class _Signals:
+    """What Ctrl-C and SIGTERM do to a command: they break off its work, and leave alone what comes after that."""
 
-    is_asked = False
+    is_terminated: bool = False
+    is_over: bool = False  # the work: its exit code is known
 
-    def terminate(*_: object) -> NoReturn:
-        nonlocal is_asked
-        is_asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if is_asked:  # Ray makes one of its own of whatever interrupts it
-            raise Terminated from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __call__(self, number: int, _: Any) -> None:
+        if self.is_over or (self.is_terminated and number == signal.SIGTERM):
+            return  # a second SIGTERM would break off the clean end of the first
+        if number == signal.SIGTERM:
+            self.is_terminated = True
+            raise Terminated
+        raise KeyboardInterrupt
 
 
 class Commands(typer.core.TyperGroup):
     """Ends every command with its exit code; an error is a message on stderr, with -v also a traceback, and with --json
     also a JSON document on stdout."""
 
-    def invoke(self, ctx: Any) -> Any:
-        as_json = "--json" in ctx.args  # of the command: also where it cannot be parsed
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        as_json = _is_json_asked(args)
         try:
-            try:
-                with _terminated_cleanly():
-                    return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()
+            return super().make_context(info_name, args, *rest, **extra)
+        except _UsageError as error:
+            if as_json:
+                _print_ending(_Ending.of(error))
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        as_json = ctx.meta.get(_JSON) or _is_json_asked(ctx.args)  # of the command: also where it cannot be parsed
+        signals: _Signals = ctx.obj or _Signals()
+        try:
+            return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:  # whoever read our output has seen enough
-            _close()
-            raise typer.Exit(0) from None
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            ending = _Ending.of(error)
+            # Ray makes an interrupt of its own of whatever interrupts it
+            ending = _Ending.of(Terminated() if signals.is_terminated else error)
             if as_json:
                 _print_ending(ending)
             if isinstance(error, _UsageError):
@@ -88,6 +81,8 @@ class Commands(typer.core.TyperGroup):
                 traceback.print_exc()
             print(ending.printed, file=sys.stderr)
             raise typer.Exit(ending.code) from None
+        finally:
+            signals.is_over = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,20 +111,20 @@ class _Ending:
 
 
 def _print_ending(ending: _Ending) -> None:
-    try:
-        print_json({"error": {"kind": ending.kind, "message": ending.message, "exit_code": ending.code}})
-        sys.stdout.flush()
-    except BrokenPipeError:  # the code is that of the work
-        _close()
+    print_json({"error": {"kind": ending.kind, "message": ending.message, "exit_code": ending.code}})
 
 
-def _close() -> None:
-    """Nobody reads our output, and ending must not fail for that."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _is_json_asked(words: Sequence[str]) -> bool:
+    return any(word == "--json" or word.startswith("--json=") for word in words)
 
 
 def _set_verbose(ctx: typer.Context, value: bool) -> None:
     ctx.meta[_VERBOSE] = value or ctx.meta.get(_VERBOSE, False)  # before the command or after it
+
+
+def _set_json(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta[_JSON] = value or ctx.meta.get(_JSON, False)  # as above
+    return ctx.meta[_JSON]
 
 
 app = typer.Typer(
@@ -143,7 +138,7 @@ app = typer.Typer(
 )
 
 Root = Annotated[str, typer.Option("--root", envvar="SELECTOR_ROOT", help="Where artefacts and runs lie.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.", callback=_set_json)]
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Show the traceback of an error.", callback=_set_verbose, expose_value=False),
@@ -165,23 +160,45 @@ Deadline = Annotated[
         "--deadline",
         min=0.1,
         help="Seconds without a sign of life after which work counts as hung, by default 300. With --executor local "
-        "that is an item of a map on a process: parts run in this process, as all does with --workers 1, unwatched.",
+        "it is watched only where this is given: then parts too are done on processes of their own.",
     ),
 ]
 
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False, _: Verbose = False
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    json: Json = False,
+    _: Verbose = False,
 ) -> None:
     if version:
-        print(__version__)
+        print_json({"version": __version__}) if json else print(__version__)
         raise typer.Exit(0)
+    if ctx.invoked_subcommand is None:
+        raise UsageError("There is no command. selector --help lists them.")
 
 
 def main() -> None:
     """The `selector` command."""
-    app()
+    streams.take()
+    signals = _Signals()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signals)
+    try:
+        app(prog_name="selector", obj=signals)
+    finally:
+        signals.is_over = True
+        for number in (signal.SIGINT, signal.SIGTERM):  # which Python would let through again as it ends
+            signal.signal(number, signal.SIG_IGN)
+        problem = streams.unprinted()
+        if problem is not None:
+            print(f"The result could not be printed: {problem}.", file=sys.stderr)
+
+
+def only_our_output() -> AbstractContextManager[Any]:
+    """Sends to stderr what a plug-in prints: stdout holds the result and nothing else."""
+    return redirect_stdout(sys.stderr)
 
 
 def opened_root(root: str) -> Storage:
@@ -194,7 +211,12 @@ def opened_root(root: str) -> Storage:
 
 def print_json(value: Any) -> None:
     """The one JSON document that a command prints."""
-    print(json_module.dumps(value, ensure_ascii=False))
+    text = json_module.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json_module.dumps(value)
+    print(text)
 
 
 def print_row(row: dict[str, Any], as_json: bool) -> None:

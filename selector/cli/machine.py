@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selector import plugins
-from selector.cli.app import Json, Root, Verbose, app, opened_root, print_json
+from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, print_json
 from selector.errors import SelectorError
 
 
@@ -16,7 +16,8 @@ def list_plugins(json: Json = False, _: Verbose = False) -> None:
     """List the raters, selectors, orders and executors that a policy may name."""
     from selector.cli import report
 
-    families = {family: plugins.describe(family) for family in ("raters", "selectors", "orders", "executors")}
+    with only_our_output():
+        families = {family: plugins.describe(family) for family in ("raters", "selectors", "orders", "executors")}
     if json:
         print_json(families)
     else:
@@ -29,7 +30,8 @@ def doctor(root: Root = "./runs", json: Json = False, _: Verbose = False) -> Non
     from selector.cli import report
     from selector.cli.doctor import examine
 
-    findings = examine(root)
+    with only_our_output():
+        findings = examine(root)
     if json:
         print_json(
             {"ok": all(finding.ok for finding in findings), "findings": [asdict(finding) for finding in findings]}

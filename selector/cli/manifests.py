@@ -1,13 +1,25 @@
 """Commands that look at manifests."""
 
 import re
+import sys
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from selector.cli.app import Json, ManifestUri, Root, Verbose, app, opened_root, print_json, print_row
 from selector.errors import NotFoundError, SelectorError
 from selector.storage import open_storage
+
+
+class _TakesNegative(typer.core.TyperCommand):
+    """A command to whom -1 is a number that somebody asks for, and not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        numbers = [] if "--" in args else [word for word in args if re.fullmatch(r"-[0-9.]+", word)]
+        return super().parse_args(
+            ctx, [word for word in args if word not in numbers] + ["--"] * bool(numbers) + numbers
+        )
 
 
 @app.command()
@@ -50,7 +62,7 @@ def verify(manifest: ManifestUri, root: Root = "./runs", json: Json = False, _: 
         raise typer.Exit(SelectorError.exit_code)
 
 
-@app.command()
+@app.command(cls=_TakesNegative)
 def at(manifest: ManifestUri, position: int, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Show what the trainer sees at a position of the order."""
     print_row(_open(manifest, root).at(position), json)
@@ -59,10 +71,13 @@ def at(manifest: ManifestUri, position: int, root: Root = "./runs", json: Json =
 @app.command()
 def when(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Show the positions at which a document is seen."""
+    from selector.cli import report
+
     opened = _open(manifest, root)
     positions = opened.when(doc_id)
     if not positions:
-        opened.explain(doc_id)  # raises where the corpus has no such document: one that was left out has no position
+        told = report.readable(opened.explain(doc_id))  # raises where the corpus has no such document
+        print(f"It is not in the order ({told['outcome']}): {told['unvisited'] or told['reason']}.", file=sys.stderr)
     if json:
         print_json({"doc_id": doc_id, "positions": positions})
     else:

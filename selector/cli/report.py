@@ -1,7 +1,7 @@
 """What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from selector.manifest import Manifest
 from selector.manifest.describe import heading
 from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import Outcome
+from selector.policy import Policy
 from selector.storage import Storage
 
 _WIDEST_MIXTURE = 12
@@ -41,19 +42,29 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def print_outcome(outcome: Outcome, policy: Path, root: str) -> None:
-    """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next."""
+def print_outcome(outcome: Outcome, policy: Policy, repeated: Sequence[str]) -> None:
+    """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next. `repeated` are the
+    words of the command that made it."""
     console = _console()
     console.print(_tree(outcome.flow, outcome.steps))
     print_manifest(outcome.manifest, console)
     first = outcome.manifest.at(0)["doc_id"] if len(outcome.manifest) else "DOC_ID"
     console.print(f"\n{outcome.seconds:.1f} s. Try next:", style="bold")
     for command in (
-        f"selector verify {outcome.uri}",
-        f"selector explain {outcome.uri} {first}",
-        f"selector run {policy} --root {root} --set select.budget.fraction=0.1",
+        ["selector", "verify", outcome.uri],
+        ["selector", "explain", outcome.uri, first],
+        [*repeated, "--set", _half_budget(policy)],
     ):
-        console.print(f"  {command}", soft_wrap=True)
+        console.print(f"  {shlex.join(command)}", soft_wrap=True)
+
+
+def _half_budget(policy: Policy) -> str:
+    """The policy's budget halved, as `--set` takes it."""
+    budget = policy.select.budget
+    if budget.fraction is not None:
+        return f"select.budget.fraction={budget.fraction / 2:g}"
+    unit, amount = ("tokens", budget.tokens) if budget.documents is None else ("documents", budget.documents)
+    return f"select.budget.{unit}={max(1, (amount or 0) // 2)}"
 
 
 def print_manifest(manifest: Manifest, console: Console | None = None) -> None:

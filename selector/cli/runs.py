@@ -1,7 +1,7 @@
 """Commands that make a manifest, or say what making it would be."""
 
 import sys
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from selector.cli.app import (
     Verbose,
     Workers,
     app,
+    only_our_output,
     print_json,
 )
 from selector.errors import UsageError
@@ -44,9 +45,10 @@ def demo(
 
     print("Reading the documentation of your own Python.", file=sys.stderr)
     policy_file, root = prepare(folder, documents), str(folder / "runs")
-    with _only_our_output():
-        outcome = _run(Policy.load(policy_file), root, _executor(executor))
-    _end(outcome, policy_file, root, json)
+    with only_our_output():
+        loaded = Policy.load(policy_file)
+        outcome = _run(loaded, root, _executor(executor))
+    _end(outcome, loaded, _repeated(policy_file, root, executor), json)
 
 
 @app.command()
@@ -57,7 +59,7 @@ def check(policy: PolicyFile, set_: Set = None, json: Json = False, _: Verbose =
     from selector.policy import Policy
     from selector.policy.resolve import resolve
 
-    with _only_our_output():
+    with only_our_output():
         checked = resolve(Policy.load(policy, set_ or ())).policy
     if json:
         print_json(checked.resolved())
@@ -80,7 +82,7 @@ def plan(
     from selector.cli import report
     from selector.policy import Policy
 
-    with _only_our_output():
+    with only_our_output():
         chosen = _executor(executor, address=address)
         planned = pipeline.plan(Policy.load(policy, set_ or ()), root=root, executor=chosen)
     if json:
@@ -105,15 +107,14 @@ def run(
     """Make the manifest of a policy, or finish it, or find it finished."""
     from selector.policy import Policy
 
-    with _only_our_output():
+    with only_our_output():
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
-        outcome = _run(Policy.load(policy, set_ or ()), root, chosen)
-    _end(outcome, policy, root, json)
-
-
-def _only_our_output() -> AbstractContextManager[Any]:
-    """Sends to stderr what a plug-in prints: stdout holds the result and nothing else."""
-    return redirect_stdout(sys.stderr)
+        loaded = Policy.load(policy, set_ or ())
+        outcome = _run(loaded, root, chosen)
+    again = _repeated(
+        policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline, set=set_
+    )
+    _end(outcome, loaded, again, json)
 
 
 def _executor(name: str, **options: Any) -> "Executor":
@@ -137,14 +138,23 @@ def _run(policy: Any, root: str, executor: Any) -> Any:
         return pipeline.build(policy, root=root, executor=executor, progress=watch)
 
 
-def _end(outcome: Any, policy_file: Path, root: str, as_json: bool) -> None:
+def _repeated(policy: Path, root: str, executor: str, **options: Any) -> list[str]:
+    """The words of the same command."""
+    words = ["selector", "run", str(policy), "--root", root, "--executor", executor]
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            words += [f"--{name}", str(one)]
+    return words
+
+
+def _end(outcome: Any, policy: Any, repeated: Sequence[str], as_json: bool) -> None:
     """Shows a finished run; exits with 3 where rows are in quarantine."""
     from selector.cli import report
 
     if as_json:
         print_json(report.as_json(outcome))
     else:
-        report.print_outcome(outcome, policy_file, root)
+        report.print_outcome(outcome, policy, repeated)
     if outcome.num_quarantined:
         rows = "1 row is" if outcome.num_quarantined == 1 else f"{outcome.num_quarantined} rows are"
         print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -96,11 +97,28 @@ def test_run_finds_a_finished_run_and_ends_with_three_commands_that_work(made: M
     assert again.err.count("cached") == 11
     for told in ("where the rows went", "tokens by source", "through the order", "order digest", "└── survey"):
         assert told in again.out
-    commands = [line.split() for line in again.out.splitlines() if line.startswith("  selector ")]
+    commands = [shlex.split(line) for line in again.out.splitlines() if line.startswith("  selector ")]
     assert [command[1] for command in commands] == ["verify", "explain", "run"]
     for command in commands:
-        more = ["--executor", "local"] if command[1] == "run" else []
-        assert selector(*command[1:], *more).code == 0
+        assert selector(*command[1:]).code == 0
+
+
+def test_the_command_to_try_next_repeats_the_last_one_and_halves_the_budget(made: Made) -> None:
+    command = ["run", made.policy, "--root", made.root, "--executor", "local", "--workers", "1"]
+    command += ["--set", "select.where=num_tokens > 12 AND source = 'web'"]
+    for budget in ("documents=10", "tokens=200", "fraction=0.5"):
+        told = selector(*command, "--set", f"select.budget.{budget}")
+        (again,) = [shlex.split(line) for line in told.out.splitlines() if line.startswith("  selector run ")]
+        unit, _, amount = budget.partition("=")
+        half = float(amount) / 2
+        assert again[1:] == [
+            *map(str, command),
+            "--set",
+            f"select.budget.{budget}",
+            "--set",
+            f"select.budget.{unit}={half:g}",
+        ]
+        assert selector(*again[1:]).code == 0
 
 
 def test_verify_prints_one_json_document_with_the_keys_of_the_contract(made: Made) -> None:
@@ -204,11 +222,13 @@ def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:
     assert "None" not in selector("explain", made.uri, doc_id).out + selector("at", made.uri, 0).out
 
 
-def test_when_of_a_document_that_was_left_out_ends_with_0_and_no_position(made: Made) -> None:
+def test_when_of_a_document_that_was_left_out_says_so_and_ends_with_0(made: Made) -> None:
     decisions = pq.read_table(Path(made.uri, "decisions"), columns=["doc_id", "outcome"]).to_pylist()
     left = next(row["doc_id"].hex() for row in decisions if row["outcome"] == "left_out")
     assert selector("when", made.uri, left, "--json").json == {"doc_id": left, "positions": []}
-    assert selector("when", made.uri, left).out == ""
+    told = selector("when", made.uri, left)
+    reason = selector("explain", made.uri, left, "--json").json["reason"]
+    assert (told.code, told.out, told.err) == (0, "", f"It is not in the order (left_out): {reason}.\n")
 
 
 def test_explain_shows_value_cut_and_rank(made: Made) -> None:
@@ -234,6 +254,8 @@ def test_explain_shows_value_cut_and_rank(made: Made) -> None:
         (["verify", "nowhere"], "There is no manifest at nowhere"),
         (["at", "{uri}", "20"], r"There is no position 20 in this manifest: positions are 0 to 19\."),
         (["at", "{uri}", "--", "-1"], "There is no position -1 in this manifest"),
+        (["at", "{uri}", "-1"], "There is no position -1 in this manifest"),
+        (["at", "{uri}", str(10**26)], "There is no position 1000000000"),
         (["when", "{uri}", "0" * 32], f"There is no document {'0' * 32} in the corpus of this manifest"),
         (["explain", "{uri}", "0" * 32], f"There is no document {'0' * 32} in the corpus of this manifest"),
     ],
@@ -577,6 +599,10 @@ def test_a_fault_of_ours_is_called_one_and_shows_where_if_asked(made: Made, monk
         (["run"], "UsageError", 2, "Missing argument 'POLICY'"),
         (["run", "{policy}", "--rooot", "x"], "UsageError", 2, "No such option: --rooot"),
         (["runn"], "UsageError", 2, "No such command 'runn'"),
+        ([], "UsageError", 2, "There is no command"),
+        (["--no"], "UsageError", 2, "No such option: --no"),
+        (["show", "{uri}", "--json=yes"], "UsageError", 2, "Option '--json' does not take a value"),
+        (["at", "{uri}", "-1"], "NotFoundError", 4, "There is no position -1"),
     ],
 )
 def test_a_failure_is_one_json_document_if_asked(
@@ -588,6 +614,7 @@ def test_a_failure_is_one_json_document_if_asked(
     error = ended.json["error"]
     assert (list(error), error["kind"], error["exit_code"]) == (["kind", "message", "exit_code"], kind, code)
     assert message in error["message"] and message in ended.err
+    assert selector("--json", *words).out == ended.out, "before the command or after it"
 
 
 ARGUMENTS: dict[str, list[str]] = {
