@@ -51,9 +51,9 @@ class RayExecutor:
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        check_options(self.deadline, self.attempts)
-        if self.actors is not None and self.actors < 1:
-            raise UsageError(f"actors={self.actors} leaves nobody to work. Give 1 or more.")
+        check_options(self.deadline, self.attempts, actors=self.actors)
+        if not isinstance(self.address, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"address={self.address!r} is not text. Give host:port, or None for a Ray of our own.")
 
     @functools.cached_property
     def _entered(self) -> list["_Entered"]:

@@ -13,6 +13,7 @@ This needs pyarrow and numpy only, so that a trainer can have it.
 """
 
 import functools
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.format import Stored, key_of, part_name, read_table
 from selector.manifest.header import Header, unseal
 from selector.manifest.ids import Index, prefix_of
-from selector.manifest.ranks import PADDING, Layout
+from selector.manifest.ranks import Layout, is_whole_number, whole_number
 from selector.manifest.verify import Verification, verify
 from selector.storage import Storage, open_storage
 
@@ -57,12 +58,12 @@ class Manifest:
         self._recent_groups: OrderedDict[int, pa.Table] = OrderedDict()
 
     @classmethod
-    def open(cls, uri: str) -> Self:
+    def open(cls, uri: str | os.PathLike[str]) -> Self:
         """The manifest in its own directory, in that of its run, or in a root that holds exactly one run.
 
-        Raises NotFoundError.
+        Raises NotFoundError; UsageError for what cannot be an address.
         """
-        storage = open_storage(uri)
+        storage, uri = open_storage(uri), str(uri)
         above, _, name = storage.address.rpartition("/")
         data = storage.get("manifest.json")
         if data is not None:
@@ -121,20 +122,20 @@ class Manifest:
         NotFoundError past the end.
         """
         layout = Layout(global_batch_size=global_batch_size, rank=rank, world_size=world_size, start=start)
-        positions = layout.positions(step, len(self))
-        return self.take(positions[positions != PADDING])
+        return self.take(np.array(layout.visited(whole_number("step", step), len(self)), np.int64))
 
     def rows(self, start: int, stop: int) -> pa.Table:
-        """The visits from position `start` to just before `stop`."""
+        """The visits from position `start` to just before `stop`. Raises NotFoundError for one that is not there."""
+        start, stop = whole_number("start", start), whole_number("stop", stop)
+        if start > stop:
+            raise UsageError(f"start={start} is behind stop={stop}. Write the smaller one first.")
+        for outside in (position for position in (start, stop - 1) if start < stop and not 0 <= position < len(self)):
+            raise self._no_position(outside)
         return self.take(np.arange(start, stop, dtype=np.int64))
 
     def take(self, positions: npt.ArrayLike) -> pa.Table:
         """The visits at these positions, in the order given. Raises NotFoundError for one that is not there."""
-        wanted = np.asarray(positions, np.int64)
-        outside = wanted[(wanted < 0) | (wanted >= len(self))]
-        if len(outside):
-            range_told = f"positions are 0 to {len(self) - 1}" if len(self) else "it is empty"
-            raise NotFoundError(f"There is no position {outside[0]} in this manifest: {range_told}.")
+        wanted = self._inside(positions)
         groups = np.searchsorted(self._group_starts, wanted, side="right") - 1
         pieces: list[pa.Table] = []
         places: list[npt.NDArray[np.int64]] = []
@@ -148,7 +149,7 @@ class Manifest:
 
     def at(self, position: int) -> dict[str, Any]:
         """The visit at a position, by column; its doc_id as 32 hex digits. Raises NotFoundError."""
-        (visit,) = self.take([position]).to_pylist()
+        (visit,) = self.take([whole_number("position", position)]).to_pylist()
         return {**visit, "doc_id": visit["doc_id"].hex()}
 
     def when(self, doc_id: str | bytes) -> list[int]:
@@ -182,6 +183,24 @@ class Manifest:
         """Whether all of it has the bytes that were committed, and so says what was compared then. Raises only if
         storage fails."""
         return self._stored.is_whole()
+
+    def _inside(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """The positions as one array, all of which are there. Raises UsageError, NotFoundError."""
+        try:
+            given = np.asarray(positions, object if isinstance(positions, (list, tuple)) else None)
+        except Exception as error:  # lists of different lengths, or whatever an object of somebody else's raises
+            raise UsageError(f"{positions!r:.80} is not a list of positions: {error}.") from error
+        is_whole = given.dtype.kind in "iu" or (given.dtype.kind == "O" and all(map(is_whole_number, given.flat)))
+        if given.ndim != 1 or (given.size and not is_whole):
+            raise UsageError(f"{positions!r:.80} is not a list of positions. Give whole numbers, e.g. [0, 5, 9].")
+        outside = given[(given < 0) | (given >= len(self))] if given.size else given
+        if outside.size:
+            raise self._no_position(outside[0])
+        return given.astype(np.int64)
+
+    def _no_position(self, position: int) -> NotFoundError:
+        range_told = f"positions are 0 to {len(self) - 1}" if len(self) else "it is empty"
+        return NotFoundError(f"There is no position {position} in this manifest: {range_told}.")
 
     @functools.cached_property
     def _stored(self) -> Stored:

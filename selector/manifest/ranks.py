@@ -6,6 +6,7 @@ whole batches in turn. So at every step all ranks together see the same B visits
 one number, the next position, is all that a trainer needs to remember.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -27,6 +28,22 @@ PADDING = -1
 """The position of a place in a last batch that no visit fills."""
 
 
+def whole_number(name: str, value: Any) -> int:
+    """The value as an int; NumPy's and torch's integers are as good as Python's. Raises UsageError for others."""
+    if not is_whole_number(value):
+        raise UsageError(f"{name}={value!r} is not a whole number. Write one, e.g. {name}=8.")
+    return operator.index(value)
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether the value is one integer; true is none."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, (bool, np.bool_))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How one rank goes through the positions of an order, from `start` on.
@@ -41,6 +58,8 @@ class Layout:
     last: Last = "pad"
 
     def __post_init__(self) -> None:
+        for name in ("global_batch_size", "rank", "world_size", "start"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         size, world = self.global_batch_size, self.world_size
         if world < 1:
             raise UsageError(f"world_size={world} has no ranks. It is at least 1.")
@@ -76,18 +95,30 @@ class Layout:
 
         Raises NotFoundError past the last step.
         """
+        first = self._first(step, num_positions)
+        positions = np.arange(first + self.rank, first + self.global_batch_size, self.world_size, dtype=np.int64)
+        if self.last == "wrap":
+            return positions % num_positions
+        positions[positions >= num_positions] = PADDING
+        return positions
+
+    def visited(self, step: int, num_positions: int) -> range:
+        """The same, but only those that the step comes to for the first time: without padding.
+
+        Raises NotFoundError past the last step.
+        """
+        first = self._first(step, num_positions)
+        return range(first + self.rank, min(first + self.global_batch_size, num_positions), self.world_size)
+
+    def _first(self, step: int, num_positions: int) -> int:
+        """Where a step begins. Raises NotFoundError."""
         total = self.num_steps(num_positions)
         if not 0 <= step < total:
             raise NotFoundError(
                 f"There is no step {step}: from position {self.start} to the end at {num_positions} there are"
                 f" {total} steps of global_batch_size={self.global_batch_size}."
             )
-        first = self.start + step * self.global_batch_size
-        positions = np.arange(first + self.rank, first + self.global_batch_size, self.world_size, dtype=np.int64)
-        if self.last == "wrap":
-            return positions % num_positions
-        positions[positions >= num_positions] = PADDING
-        return positions
+        return self.start + step * self.global_batch_size
 
     def position_after(self, num_steps: int, num_positions: int) -> int:
         """Where training goes on after so many steps: beside the manifest's digest, all of a trainer's state."""

@@ -21,6 +21,13 @@ def read(
 ) -> dict[str, Any]:
     """The mapping that a policy file, the environment and the command line say together; `sections` are the keys at its
     top, by which an environment variable is known to be one of the policy's."""
+    if not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance] - Python does not check
+        raise PolicyError(f"{path!r:.80} is not the path of a policy. Give that of a YAML file.")
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    if not isinstance(overrides, Iterable) or not all(isinstance(override, str) for override in overrides):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PolicyError(
+            f"overrides={overrides!r:.80} is not a list of text. Write e.g. ['select.budget.tokens=50B']."
+        )
     try:
         with Path(path).open("rb") as file:
             text = file.read(_LONGEST + 1).decode("utf-8-sig")

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -936,6 +937,62 @@ def test_a_batch_that_cannot_be_says_why(manifest: Manifest) -> None:
         manifest.batch(99, global_batch_size=10, start=3)
     with pytest.raises(NotFoundError, match=r"There is no position -1 in this manifest: positions are 0 to \d+\."):
         manifest.at(-1)
+
+
+NOT_WHOLE = [1.5, "1", None, True, b"1", [1], {}, float("nan"), object(), np.float32(2), np.array([1, 2])]
+NOT_POSITIONS = [5, None, "abc", [1.5], ["a"], [None], [True], [[1], [1, 2]], [[1, 2]], object(), np.array([True]), {}]
+
+
+@pytest.mark.parametrize("value", NOT_WHOLE, ids=lambda value: type(value).__name__)
+def test_a_call_takes_whole_numbers_and_says_which_one_is_none(value: Any, manifest: Manifest) -> None:
+    calls: dict[str, Callable[[], Any]] = {
+        "position": lambda: manifest.at(value),
+        "step": lambda: manifest.batch(value, global_batch_size=4),
+        "start": lambda: manifest.rows(value, 3),
+        "stop": lambda: manifest.rows(0, value),
+    }
+    for name in ("global_batch_size", "rank", "world_size", "start"):
+        calls[f"{name}"] = functools.partial(manifest.batch, 0, **{"global_batch_size": 4, name: value})
+    for name, call in calls.items():
+        with pytest.raises(UsageError, match=rf"^{name}=.* is not a whole number\."):
+            call()
+    with pytest.raises(UsageError, match="is not a doc_id"):
+        manifest.when(value)
+    with pytest.raises(UsageError, match="is not a doc_id"):
+        manifest.explain(value)
+
+
+@pytest.mark.parametrize("value", NOT_POSITIONS)
+def test_what_is_no_list_of_positions_is_refused(value: Any, manifest: Manifest) -> None:
+    with pytest.raises(UsageError, match="is not a list of positions"):
+        manifest.take(value)
+
+
+def test_positions_of_any_size_and_kind_are_there_or_not_found(manifest: Manifest) -> None:
+    size = len(manifest)
+    for far in (10**26, size, 2**63, -1, -(10**26)):
+        outside: list[Callable[[], Any]] = [
+            functools.partial(manifest.at, far), functools.partial(manifest.take, [0, far]),
+            functools.partial(manifest.rows, min(0, far), max(far, 0) + 1),
+            functools.partial(manifest.batch, far, global_batch_size=4),
+        ]  # fmt: skip
+        for call in outside:
+            with pytest.raises(NotFoundError, match=r"There is no (position|step) -?\d+"):
+                call()
+    with pytest.raises(UsageError, match=r"^start=3 is behind stop=1\."):
+        manifest.rows(3, 1)
+    assert len(manifest.rows(size, size)) == 0 and len(manifest.take([])) == 0
+    everything = manifest.rows(0, size)
+    assert manifest.batch(0, global_batch_size=10**26).equals(everything), "and no array of that size is made"
+    for positions in (range(size), np.arange(size, dtype=np.uint8), tuple(range(size)), pa.array(range(size))):
+        assert manifest.take(positions).equals(everything)
+    assert manifest.at(everything["position"].to_numpy()[3]) == manifest.at(3)
+
+
+@pytest.mark.parametrize("uri", [None, 5, b"x", "", "a\0b", "~nobody-of-this-name/runs", "file://host/x", 1.5])
+def test_what_cannot_be_an_address_is_refused(uri: Any) -> None:
+    with pytest.raises(UsageError, match="The address "):
+        Manifest.open(uri)
 
 
 def test_a_document_is_found_at_each_of_its_positions(manifest: Manifest) -> None:
