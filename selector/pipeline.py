@@ -5,21 +5,22 @@ policy over the same corpus finds every step done, a changed option runs that st
 that nothing reads does not run. The manifest is written last: its existence means that it is complete.
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selector import plugins
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
-from selector.engine.runner import Planned, Progress, Runner, repair
-from selector.engine.step import Result, Step, needed
-from selector.errors import DamagedError, SelectorError
+from selector.engine.runner import NoProgress, Planned, Progress, Runner, repair
+from selector.engine.step import Done, Result, Step, needed
+from selector.errors import DamagedError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.policy import Policy
 from selector.policy.resolve import Resolved, resolve
+from selector.steps import given
 from selector.steps.plan import Plan
 from selector.steps.run import Run
 
@@ -59,29 +60,45 @@ def flow(policy: Resolved, executor: Executor) -> list[Step]:
 def run(
     policy: Policy | Mapping[str, Any] | str | Path,
     *,
-    root: str = "./runs",
+    root: str | os.PathLike[str] = "./runs",
     executor: str | Executor = "ray",
     progress: Progress | None = None,
 ) -> Manifest:
     """The manifest of a policy (a Policy, a mapping, or the path of a YAML file): made, resumed, or found finished."""
-    if not isinstance(policy, Policy):
-        policy = Policy.of(policy) if isinstance(policy, Mapping) else Policy.load(policy)
-    chosen = plugins.make("executors", executor, {}, "executor", Executor) if isinstance(executor, str) else executor
-    return build(policy, root=root, executor=chosen, progress=progress).manifest
+    wanted, chosen = given.policy(policy), given.executor(executor)
+    return build(wanted, root=root, executor=chosen, progress=given.progress(progress)).manifest
 
 
-def build(policy: Policy, *, root: str, executor: Executor, progress: Progress | None = None) -> Outcome:
+def build(
+    policy: Policy, *, root: str | os.PathLike[str], executor: Executor, progress: Progress | None = None
+) -> Outcome:
     """As `run`, with what each step did. Damaged artefacts are discarded and computed again."""
     began = time.monotonic()
     resolved = resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root)
+
+    def outcome(done: Done, manifest: Manifest) -> Outcome:
+        return Outcome(
+            manifest=manifest, uri=opened.address(done), steps=list(done.values()), flow=steps,
+            seconds=round(time.monotonic() - began, 3), num_quarantined=manifest.info["counts"]["quarantined"],
+        )  # fmt: skip
+
+    try:
+        opened.check_storage()
+    except UsageError:
+        done = opened.found(steps, executor)
+        if done is None:
+            raise
+        for result in done.values():
+            (progress or NoProgress()).ended(result)
+        return outcome(done, Manifest.open(opened.address(done)))
     num_repairs: dict[str, int] = {}
     while True:
         with Lease(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
             try:
                 done = runner.run(steps, opened.after(lease))
-                manifest = opened.finish(done, runner)
+                return outcome(done, opened.finish(done, runner))
             except DamagedError as damaged:
                 num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1
                 if num_repairs[damaged.key] > 3:
@@ -89,14 +106,9 @@ def build(policy: Policy, *, root: str, executor: Executor, progress: Progress |
                         f"{damaged} It was computed again three times: {root} does not keep what is written to it."
                     ) from damaged
                 repair(opened.store, damaged)
-                continue
-        return Outcome(
-            manifest=manifest, uri=opened.address(done), steps=list(done.values()), flow=steps,
-            seconds=round(time.monotonic() - began, 3), num_quarantined=manifest.info["counts"]["quarantined"],
-        )  # fmt: skip
 
 
-def plan(policy: Policy, *, root: str, executor: Executor) -> list[Planned]:
+def plan(policy: Policy, *, root: str | os.PathLike[str], executor: Executor) -> list[Planned]:
     """Every step with what a run would do. Nothing is written."""
     resolved = resolve(policy)
     steps = flow(resolved, executor)

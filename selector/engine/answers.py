@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from selector.engine import inside
 from selector.engine.supervise import Failure, sentence
 from selector.engine.worker import ItemWork, pickled, unpickled
 from selector.errors import SelectorError
@@ -91,7 +92,9 @@ def answers_here(work: Callable[[Item], Answer], items: Sequence[Item]) -> Itera
             answer = work(item)
         except SelectorError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if inside.interrupts(error):
+                raise
             raise _fault(_name_of(work), items, index, Failure.from_exception(error), 1) from error
         yield answer
 

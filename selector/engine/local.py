@@ -1,4 +1,5 @@
-"""The executor that needs nothing but this machine: parts in this process, one after another, maps on processes."""
+"""The executor that needs nothing but this machine: parts in this process, one after another, maps on processes; or all
+of it on processes, where what hangs is to be ended."""
 
 import contextlib
 import dataclasses
@@ -15,10 +16,10 @@ from selector.engine.part import Receipt, Task
 from selector.engine.processes import Processes, num_cores
 from selector.engine.step import Map, Step
 from selector.engine.store import Store
-from selector.engine.supervise import Supervision
-from selector.engine.worker import ItemWork, attempt_here
+from selector.engine.supervise import Failure, Supervision, sentence
+from selector.engine.worker import ItemWork, PartWork, attempt_here, pickled
 from selector.engine.worker_pool import Job
-from selector.errors import UsageError
+from selector.errors import SelectorError, UsageError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -32,19 +33,18 @@ class LocalExecutor:
     """Runs parts in this process, one after another, and maps on as many processes as there are `workers`.
 
     The processes (default: one for each core) are started by the first map that has more than one item, and live until
-    this executor is left. With one worker there are none. `deadline` is the seconds without a sign of life after which
-    an item of a map counts as hung, `attempts` how often a part or an item is tried. What is done in this process is
-    not watched.
+    this executor is left. With one worker there are none. What is done in this process is not watched: a row that hangs
+    hangs the run. `deadline` is the seconds without a sign of life after which work counts as hung: where it is given,
+    parts are done on the processes too, each of which loads the models that it needs, and with one worker there is one.
+    Without it, an item of a map has 300. `attempts` is how often a part or an item is tried.
     """
 
     workers: int | None = None
-    deadline: float = DEADLINE
+    deadline: float | None = None
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        check_options(self.deadline, self.attempts)
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers={self.workers} leaves nobody to work. Give 1 or more.")
+        check_options(DEADLINE if self.deadline is None else self.deadline, self.attempts, workers=self.workers)
 
     @functools.cached_property
     def _entered(self) -> list[Processes]:
@@ -52,7 +52,7 @@ class LocalExecutor:
         return []
 
     def __enter__(self) -> Self:
-        self._entered.append(self._entered[0] if self._entered else Processes(self.deadline))
+        self._entered.append(self._entered[0] if self._entered else Processes(self.deadline or DEADLINE))
         return self
 
     def __exit__(
@@ -71,9 +71,14 @@ class LocalExecutor:
         return "cpu"
 
     def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
-        """See `Executor.run`. A document that kills the process kills the run: only workers can die alone."""
+        """See `Executor.run`. Without a deadline, a document that kills the process kills the run: only workers can die
+        alone."""
         own = dataclasses.replace(step)  # what it prepares goes with it
         supervision = Supervision(own, tasks, store, self.attempts, num_rows)
+        if self.deadline is not None:
+            yield from self._parts_on_processes(
+                PartWork(name=step.name, step=own, store=store), supervision, len(tasks)
+            )
         while attempt := supervision.take():
             receipt = supervision.report(attempt, attempt_here(own, attempt.task, store))
             if receipt is not None:
@@ -83,7 +88,22 @@ class LocalExecutor:
         """See `Executor.map`."""
         ready = sent(work)
         num_workers = min(self.workers or num_cores(), len(items))
-        return self._on_processes(ready, items, num_workers) if num_workers > 1 else answers_here(work, items)
+        is_watched = num_workers > 1 or self.deadline is not None
+        return self._on_processes(ready, items, num_workers) if is_watched else answers_here(work, items)
+
+    def _parts_on_processes(self, work: PartWork, supervision: Supervision, num_tasks: int) -> Iterator[Receipt]:
+        try:
+            pickled(work)
+        except Exception as error:  # whatever its plug-in raises
+            raise SelectorError(
+                f"{work.name} cannot be sent to a process of its own: {sentence(Failure.from_exception(error).detail)} "
+                "Leave the deadline out, or name plug-ins that can be imported."
+            ) from error
+        resources = work.step.resources
+        most = [self.workers or num_cores(), num_tasks, resources.workers, 1 if resources.gpus else None]
+        num_workers = min(limit for limit in most if limit is not None)
+        with contextlib.nullcontext() if self._entered else self:
+            yield from self._entered[0].work(Job(work=work, supply=supervision, kind=None, num_workers=num_workers))
 
     def _on_processes(self, work: ItemWork, items: Sequence[Any], num_workers: int) -> Iterator[Any]:
         with contextlib.nullcontext() if self._entered else self:
@@ -96,9 +116,11 @@ class LocalExecutor:
         """Processes are all of one kind, which any map may ask for."""
 
 
-def check_options(deadline: float, attempts: int) -> None:
-    """Raises UsageError where an executor's options leave no room to work."""
-    if not deadline > 0:
-        raise UsageError(f"deadline={deadline} leaves no time to work. Give seconds above 0.")
-    if attempts < 1:
-        raise UsageError(f"attempts={attempts} leaves no attempt. Give 1 or more.")
+def check_options(deadline: Any, attempts: Any, **counts: Any) -> None:
+    """Raises UsageError where an executor's options leave no room to work. One of `counts` may be None."""
+    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not deadline > 0:
+        raise UsageError(f"deadline={deadline!r} leaves no time to work. Give seconds above 0.")
+    given = {"attempts": attempts, **{name: count for name, count in counts.items() if count is not None}}
+    for name, count in given.items():
+        if type(count) is not int or count < 1:
+            raise UsageError(f"{name}={count!r} leaves nothing to work with. Give a whole number, 1 or more.")

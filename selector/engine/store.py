@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -61,7 +62,7 @@ class Store:
         self.storage = storage
 
     @classmethod
-    def open(cls, root: str) -> "Store":
+    def open(cls, root: str | os.PathLike[str]) -> "Store":
         return cls(open_storage(root))
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:

@@ -345,6 +345,7 @@ def _utf8(text: str) -> str:
 
 def sentence(text: str) -> str:
     """The text with a full stop, if it does not end in one."""
+    text = text.rstrip(": ")  # what an error without a message leaves
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

@@ -16,7 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from selector import errors
-from selector.engine import alive
+from selector.engine import alive, inside
 from selector.engine.part import Task
 from selector.engine.step import Map, perform
 from selector.engine.store import Store
@@ -108,7 +108,9 @@ def attempt_here(step: Map, task: Task, store: Store) -> Reply:
         return perform(step, task, store)
     except SelectorError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if inside.interrupts(error):
+            raise
         return Failure.from_exception(error)
 
 
@@ -121,7 +123,9 @@ def _prepare(step: Map, task: Task, store: Store) -> None:
         step.prepare(task, store)
     except SelectorError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if inside.interrupts(error):
+            raise
         raise SelectorError(
             f"{step.name} cannot begin: {sentence(Failure.from_exception(error).detail)} "
             "Put it right and run the same command again: finished parts are kept."
@@ -161,7 +165,7 @@ class WorkerState:
         self._work: Work | None = None
 
     def answer(self, command: Command, given: Any) -> Any:
-        """The answer: that of the work, or how it failed. Never raises an Exception.
+        """The answer: that of the work, or how it failed. Raises nothing.
 
         What the work says of itself meanwhile goes to whoever listens (`alive.heard_by`).
         """
@@ -174,7 +178,7 @@ class WorkerState:
             return self._work.prepare(given) if command == "prepare" else self._work(given)
         except SelectorError as error:
             return ErrorMessage.from_error(error)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # also KeyboardInterrupt: no worker is interrupted by anybody
             return Failure.from_exception(error)
 
 
@@ -193,7 +197,7 @@ def serve(pipe: int) -> None:
         try:
             with alive.heard_by(alive.Telling(functools.partial(_send, connection))):
                 answer = state.answer(*unpickled(message))
-        except (Exception, SystemExit) as error:  # of what it was told: a module, say, that is not there
+        except BaseException as error:  # of what it was told: a module, say, that is not there
             answer = Failure.from_exception(error)
         del message
         _send(connection, answer)

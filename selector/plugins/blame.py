@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.engine import inside
 from selector.engine.answers import sent
 from selector.errors import SelectorError
 from selector.plugins.pool import GroupWork, Pool, Shard
@@ -34,9 +35,11 @@ def blamed(kind: str, name: str, plugin: object) -> Generator[None]:
     """Puts on the plug-in whatever it raises here, but for errors that are not its own."""
     try:
         yield
-    except _NOT_ITS_OWN:
+    except (*_NOT_ITS_OWN, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if inside.interrupts(error):
+            raise
         raise fault(kind, name, plugin, f"failed with {type(error).__name__}: {error}".rstrip(".")) from error
 
 

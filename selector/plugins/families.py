@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from selector.engine import inside
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
 from selector.plugins.options import KINDS, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
@@ -301,12 +302,26 @@ def _in_file(family: str, name: str) -> type[object]:
     return classes[0]
 
 
+def _path_hint(module: str) -> str:
+    """How a module that was not found can be."""
+    first = module.partition(".")[0]
+    is_here = Path(f"{first}.py").is_file() or Path(first).is_dir()
+    folder, where = (
+        (".", f"It lies in {Path.cwd()}, where Python does not look") if is_here else ("FOLDER", "If it is yours")
+    )
+    return f" {where}: write PYTHONPATH={folder} before the command."
+
+
 def _load(family: str, name: str, load: Callable[[], object]) -> type[object]:
     """A class from elsewhere, if it belongs to the family."""
     try:
         value = load()
-    except Exception as error:  # someone else's module may raise anything
-        raise PolicyError(f"The {family[:-1]} {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    except BaseException as error:  # someone else's module may raise anything
+        if inside.interrupts(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".rstrip(": .")
+        hint = _path_hint(error.name) if isinstance(error, ModuleNotFoundError) and error.name else ""
+        raise PolicyError(f"The {family[:-1]} {name!r} cannot be imported: {reason}.{hint}") from error
     folder, bases = _FOLDERS[family]
     if not (inspect.isclass(value) and issubclass(value, _contracts(family) or object)):
         lacks = f"it does not extend {folder}.{f' or {folder}.'.join(bases)}" if bases else "it is no class"

@@ -4,12 +4,13 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from selector import failpoint, storage
 from selector.engine import gc
+from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.runner import Runner
 from selector.engine.step import Done, Step
@@ -40,15 +41,28 @@ class Run:
     is_dry: bool
 
     @classmethod
-    def open(cls, resolved: Resolved, flow: Sequence[Step], root: str, *, is_dry: bool = False) -> "Run":
+    def open(
+        cls, resolved: Resolved, flow: Sequence[Step], root: str | os.PathLike[str], *, is_dry: bool = False
+    ) -> "Run":
         """The run below a root. Raises UsageError for a root that it cannot use."""
         store = Store.open(root)
         _check_root(resolved.policy, resolved.uris, store)
-        if not is_dry:
-            storage.check(store.storage)
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
         embed = next((step for step in flow if isinstance(step, Embed)), None)
         return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
+
+    def check_storage(self) -> None:
+        """What is written below the root stays there. Raises UsageError."""
+        storage.check(self.store.storage)
+
+    def found(self, flow: Sequence[Step], executor: Executor) -> Done | None:
+        """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
+        with Runner(self.store, executor) as runner:
+            try:
+                planned = runner.plan(flow, replace(self, is_dry=True).after())
+            except SelectorError:
+                return None
+            return runner.done if all(step.action == "cached" for step in planned) else None
 
     def after(self, lease: Lease | None = None) -> Mapping[str, Callable[[Done], None]]:
         """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import inspect
 import io
+import os
 import pkgutil
 import re
 import uuid
@@ -102,8 +103,11 @@ def _observed(pieces: Iterable[bytes], observe: Callable[[bytes], object]) -> It
         yield piece
 
 
-def open_storage(address: str) -> Storage:
-    """The storage at a path or URI, e.g. `./runs` or `file:///data/runs`."""
+def open_storage(address: str | os.PathLike[str]) -> Storage:
+    """The storage at a path or URI, e.g. `./runs` or `file:///data/runs`. Raises UsageError."""
+    address = os.fspath(address) if isinstance(address, os.PathLike) else address
+    if not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance] - who calls may not check types
+        raise UsageError(f"The address {address!r} is not text. Give a path, e.g. ./runs.")
     scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
     if not rest:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
@@ -139,7 +143,9 @@ def check(storage: Storage) -> None:
         sound = storage.put_if_absent(key, b"probe") and storage.get(key) == b"probe"
         sound = sound and not storage.put_if_absent(key, b"again")
         storage.delete(key)
-    except (UnreachableError, FullError) as error:
+    except FullError as error:
+        raise UsageError(f"--root: {error}") from error
+    except UnreachableError as error:
         raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
     if not sound:
         raise UsageError(f"--root: {storage.address} does not keep what is written to it, or overwrites. Give another.")

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from selector import failpoint
-from selector.errors import FullError, SelectorError, UnreachableError
+from selector.errors import FullError, SelectorError, UnreachableError, UsageError
 from selector.storage import Storage
 
 _TEMPORARY, _LOCK = ".partial-", ".lock"
@@ -27,7 +27,10 @@ class FileStorage(Storage):
     """Objects as files below a directory, which is made when first written to."""
 
     def __init__(self, path: str) -> None:
-        self.root = Path(path).expanduser().resolve()
+        try:
+            self.root = Path(path).expanduser().resolve()
+        except (RuntimeError, ValueError, OSError) as error:  # no such user, links in a circle, a null byte
+            raise UsageError(f"The address {path!r} cannot be a folder: {error}. Give another.") from error
 
     @property
     def address(self) -> str:

@@ -322,10 +322,15 @@ def test_a_driver_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> 
         assert_gone(places)
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"deadline": 0.0}, {"attempts": 0}])
-def test_options_that_leave_no_room_to_work_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(options))}=0"):
-        LocalExecutor(**options)
+@pytest.mark.parametrize("nonsense", [0, -1, "2", True, float("nan"), [1], 10**400 * -1])
+@pytest.mark.parametrize("option", ["workers", "deadline", "attempts"])
+def test_options_that_leave_no_room_to_work_are_refused(option: str, nonsense: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{option}="):
+        LocalExecutor(**{option: nonsense})
+    if option != "deadline":
+        half: dict[str, Any] = {option: 1.5}
+        with pytest.raises(UsageError, match=f"^{option}="):
+            LocalExecutor(**half)
 
 
 @dataclass(kw_only=True, eq=False)

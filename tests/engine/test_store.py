@@ -233,8 +233,9 @@ def _on_a_small_disk(folder: str, policy: dict[str, Any], told: str) -> None:
         answer["digests"].append(run(policy, root).manifest.digest)  # what is finished needs no room to speak of
         _mount(folder, "", _REMOUNT | _READ_ONLY)
         answer["read"] = runs.Manifest.open(str(root)).verify().ok
+        answer["digests"].append(run(policy, root).manifest.digest)  # a finished run is found there
         try:
-            run(policy, root)
+            run(policy | {"seed": 12345}, root)
         except UsageError as error:
             answer["read_only"] = str(error)
     except _NotPermitted as error:
@@ -276,7 +277,7 @@ def _mount(folder: str, options: str, flags: int = 0) -> None:
 def test_a_full_disk_ends_a_run_with_its_reason_and_costs_nothing_once_there_is_room(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    """And a root that cannot be written to is refused before any work; what is in it can be read."""
+    """And a root that cannot be written to is refused before any work; a run that is finished is found there."""
     policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
     disk, told = tmp_path / "disk", tmp_path / "told"
     disk.mkdir()
