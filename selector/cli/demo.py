@@ -19,6 +19,9 @@ POLICY = """\
 seed: 7
 corpus:
   paths: [{corpus}]
+embed:                     # by the beginning of each text, which is quick; the defaults read all of it
+  max_tokens: 128
+  long_documents: truncate
 rate:
   - readability              # Flesch-Kincaid grade: harder is higher
   - prototypicality          # how close a document is to the centre of its cluster
