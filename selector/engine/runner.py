@@ -20,13 +20,23 @@ from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
 from selector.engine.slices import Join, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
-from selector.engine.store import Seal, Store, fingerprint, seal_from_bytes, seal_to_bytes
+from selector.engine.store import Blob, Seal, Store, fingerprint
 from selector.errors import DamagedError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_LISTED = pa.schema([("key", pa.string()), ("seal", pa.string())])
+_VERSION = 2  # of the summary of a step: raise it when its table says what is sealed in another way
+_LISTED = pa.schema(
+    [
+        ("key", pa.string()),  # of an artefact, which has a row for each of its tables
+        ("table", pa.string()),
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("form", pa.string()),
+    ]
+)
 
 
 class Progress(Protocol):
@@ -176,19 +186,16 @@ class Runner:
         """Every task's seal, in their order; what is sealed already is not done again."""
         tasks = step.tasks(self.done)
         step_fingerprint = fingerprint([name, [task.key for task in tasks]])
-        listed = self.store.find(f"steps/{name}/{step_fingerprint}")
+        summary = f"steps/{name}/{fingerprint([_VERSION, step_fingerprint])}"
+        listed = self.store.find(summary)
         if listed is not None:
-            rows = self.store.table(listed, "seals").to_pylist()
-            seals = {row["key"]: seal_from_bytes(row["key"], row["seal"].encode()) for row in rows}
-            cached = True
+            seals, cached = _seals(self.store.table(listed, "seals")), True
         else:
             seals, cached = self._each(step, name, tasks)
-            written = [seal_to_bytes(seals[task.key]).decode() for task in tasks]
             if not self.is_dry:
-                table = pa.table([[task.key for task in tasks], written], schema=_LISTED)
-                self.store.seal(f"steps/{name}/{step_fingerprint}", [("seals", table)])
-        self.done.used += [f"steps/{name}/{step_fingerprint}", *(task.key for task in tasks)]
-        self._held.append(f"steps/{name}/{step_fingerprint}")
+                self.store.seal(summary, [("seals", _summary(seals.values()))])
+        self.done.used += [summary, *(task.key for task in tasks)]
+        self._held.append(summary)
         rows_out = sum(seals[task.key].tables[step.output].num_rows for task in tasks)
         return Result(
             name=step.name, fingerprint=step_fingerprint, cached=cached, rows_in=0, rows_out=rows_out, seconds=0.0,
@@ -275,13 +282,32 @@ class Runner:
         return seal, is_there
 
 
+def _summary(seals: Iterable[Seal]) -> pa.Table:
+    """The seals as a table: a row for each table of each artefact."""
+    rows = [
+        (seal.key, name, blob.sha256, blob.num_bytes, blob.num_rows, blob.form)
+        for seal in seals
+        for name, blob in seal.tables.items()
+    ]
+    return pa.table(list(zip(*rows, strict=True)) or [[] for _ in _LISTED], schema=_LISTED)
+
+
+def _seals(summary: pa.Table) -> dict[str, Seal]:
+    """The seals that a table lists, by their keys."""
+    tables: dict[str, dict[str, Blob]] = {}
+    for key, name, sha256, num_bytes, num_rows, form in zip(*(column.to_pylist() for column in summary), strict=True):
+        blob = Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form)
+        tables.setdefault(key, {})[name] = blob
+    return {key: Seal(key=key, tables=blobs) for key, blobs in tables.items()}
+
+
 def listed(store: Store, key: str) -> list[str]:
     """The keys of the parts that a finished step's summary lists, if this is one and it is sound."""
     if not key.startswith("steps/"):
         return []
     try:
         seal = store.find(key)
-        return [] if seal is None else store.table(seal, "seals", ["key"])["key"].to_pylist()
+        return [] if seal is None else store.table(seal, "seals", ["key"])["key"].unique().to_pylist()
     except DamagedError:
         return []
 

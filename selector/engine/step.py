@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from selector import failpoint, tables
 from selector.engine.part import Receipt, Resources, Task
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store, canonical_json, digest, fingerprint
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -124,7 +124,17 @@ class Step:
 
     def key(self, *inputs: Any) -> str:
         """Where a part's result is stored: a fingerprint of the step and of all that it reads."""
-        return f"{self.family}/{fingerprint([self.identity(), *inputs])}"
+        return self._filed(self.family, inputs)
+
+    def _filed(self, family: str, inputs: Sequence[Any]) -> str:
+        """A key of the family, by the fingerprint of the step's own share and of the inputs as a list."""
+        listed = b",".join([self._identity, *map(canonical_json, inputs)])
+        return f"{family}/{digest(b'[' + listed + b']')}"
+
+    @functools.cached_property
+    def _identity(self) -> bytes:
+        """The step's share of the fingerprint of each of its parts."""
+        return canonical_json(self.identity())
 
     def identity(self) -> dict[str, Any]:
         """Name, version, options and library versions: the step's share of a fingerprint."""
@@ -181,7 +191,7 @@ class Fold(Map):
 
     def key(self, *inputs: Any) -> str:
         """Where what a part says of itself is stored."""
-        return f"{self.family}{PARTS}/{fingerprint([self.identity(), *inputs])}"
+        return self._filed(f"{self.family}{PARTS}", inputs)
 
     @abc.abstractmethod
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:

@@ -306,9 +306,9 @@ def _as_one(queued: Queued) -> Queued:
 def _counted(digit: int, shift: Any, width: int, groups: int, queued: Queued) -> Ints:
     """What the documents spend and how many they are, by group and by some bits of a digit: (2, groups, 2**width)."""
     bins = (queued.digits[digit] >> shift).astype(np.int64) & ((1 << width) - 1)
-    counted = np.zeros((2, groups << width), np.int64)
-    np.add.at(counted[0], queued.group << width | bins, queued.sizes)
-    np.add.at(counted[1], queued.group << width | bins, 1)
+    counted, places = np.zeros((2, groups << width), np.int64), queued.group << width | bins
+    np.add.at(counted[0], places, queued.sizes)
+    counted[1] = np.bincount(places, minlength=groups << width)
     return counted.reshape(2, groups, -1)
 
 
@@ -321,6 +321,8 @@ class _Doubtful:
     depth: int
 
     def __call__(self, queued: Queued) -> Queued:
+        if not self.depth and self.is_open.all():
+            return queued
         chosen = self.is_open[queued.group]
         for i, (digit, cut) in enumerate(zip(queued.digits, self.cuts.T, strict=True)):
             if (known := min(self.depth - 64 * i, 64)) > 0:

@@ -81,7 +81,7 @@ class Checker:
     def verdict(self, decisions: Decisions, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The verdict on a shard, checked by itself; a worker says it."""
         with blamed("selector", self.name, self.selector):
-            verdict = decisions.decide(batch.select(list(decisions.columns)))
+            verdict = decisions.decide(batch.select(_read_by(decisions)))
         problem = _problem(batch.num_rows, verdict)
         if problem:
             raise fault("selector", self.name, self.selector, problem)
@@ -104,7 +104,7 @@ class Checker:
 
     def read(self, decisions: Decisions, decided: Shard, expected: Shard) -> pa.RecordBatch:
         """What the selector reads of a shard; it has to be that of its pool."""
-        columns = dict.fromkeys(("num_tokens", *decisions.columns))
+        columns = dict.fromkeys(("num_tokens", *_read_by(decisions)))
         if decided is expected:
             return expected.read(list(columns))
         if not decided.read(["doc_id"])["doc_id"].equals(expected.read(["doc_id"])["doc_id"]):
@@ -151,12 +151,17 @@ class Checker:
         return is_left_out and (self.budget.overshoot == "cross" or largest <= left)
 
 
+def _read_by(decisions: Decisions) -> list[str]:
+    """The columns that decide."""
+    return list(dict.fromkeys((*decisions.columns, *decisions.known)))
+
+
 def _wrong_decisions(decisions: Any, pool: Pool) -> str | None:
     """What is wrong with decisions before anybody is decided about, in words; None if nothing is."""
     if not isinstance(decisions, Decisions):
         return f"answered with a {type(decisions).__name__} instead of `Decisions`"
     known = (decisions.pool or pool).schema.names
-    unknown = [name for name in decisions.columns if name not in known]
+    unknown = [name for name in _read_by(decisions) if name not in known]
     if unknown:
         return f"decides by the column {unknown[0]!r}, which its pool does not have: it has {', '.join(known)}"
     try:

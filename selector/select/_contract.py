@@ -23,14 +23,16 @@ class Decisions:
     """What a selector decided.
 
     `decide` gives the verdict (`tables.VERDICTS`) on each document of any batch with `columns`; it must be picklable.
-    `pool` is the pool with what an exchange added to it, where `decide` reads that. `facts` go into the manifest:
-    quotas, weights per round, what could not be spent. `waiting` says what must happen before the rest can be decided
-    ("round 2 needs feedback on 3,334 documents"); what is decided so far is then a manifest.
+    `pool` is the pool with what was added to it, where `decide` reads that. `known` are further columns of it, from
+    which `decide` takes what it would else work out again; it answers the same without them. `facts` go into the
+    manifest: quotas, weights per round, what could not be spent. `waiting` says what must happen before the rest can
+    be decided ("round 2 needs feedback on 3,334 documents"); what is decided so far is then a manifest.
     """
 
     decide: Callable[[pa.RecordBatch], pa.RecordBatch]
     columns: tuple[str, ...]
     pool: Pool | None = None
+    known: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     waiting: str | None = None
 

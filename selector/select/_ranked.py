@@ -205,7 +205,8 @@ class Ranked(Selector):
             num_strata=totals.shape[1],
             log_times=log_times,
         )
-        return Decisions(decide=decide, columns=columns, pool=None if whole is pool else whole, facts=decide.facts)
+        known = tuple(_LINED_UP.names)
+        return Decisions(decide=decide, columns=columns, pool=lined_up, known=known, facts=decide.facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +232,13 @@ class _View:
         place = {name: i for i, name in enumerate(self.names)}
         return np.array([place.get(name, -1) for name in used] or [0], np.int64)[codes]
 
-    def queued(self, batch: pa.RecordBatch) -> Queued:
-        """All documents of a shard in their queues, those that may not be taken too."""
+    def lined_up(self, batch: pa.RecordBatch) -> tuple[Queued, Bools, Ints, Floats]:
+        """All documents of a shard in their queues, which of them may be taken, their strata and their values."""
+        values = self.selector.values(batch, self.summary, self.seed)
+        values = np.full(batch.num_rows, np.nan) if values is None else values
+        return self._queued(batch), self.allowed(batch), self.strata(batch), values
+
+    def _queued(self, batch: pa.RecordBatch) -> Queued:
         key = self.selector.keys(batch, self.summary, self.seed)
         if key.shape != (batch.num_rows,) or key.dtype != np.uint64:
             raise SelectorError(
@@ -259,19 +265,13 @@ def _sizes(view: _View, batch: pa.RecordBatch) -> dict[Any, Ints]:
 
 def _lined_up(view: _View, batch: pa.RecordBatch) -> pa.RecordBatch:
     """What the selector says of each document, asked once."""
-    queued, values = view.queued(batch), view.selector.values(batch, view.summary, view.seed)
-    columns = {
-        _KEY: queued.key,
-        _GROUP: queued.group,
-        _ALLOWED: view.allowed(batch),
-        _STRATUM: view.strata(batch),
-        _VALUE: np.full(batch.num_rows, np.nan) if values is None else values,
-    }
+    queued, allowed, stratum, value = view.lined_up(batch)
+    columns = {_KEY: queued.key, _GROUP: queued.group, _ALLOWED: allowed, _STRATUM: stratum, _VALUE: value}
     return _record(columns, _LINED_UP)
 
 
 def _queue_of(budget: Budget, batch: pa.RecordBatch) -> tuple[Queued, Bools]:
-    """The documents in their queues, and which may be taken."""
+    """The documents in their queues, and which may be taken, as `_lined_up` has kept it."""
     queued = Queued(
         group=batch[_GROUP].to_numpy().astype(np.int64),
         key=batch[_KEY].to_numpy(),
@@ -333,14 +333,18 @@ class _Decide:
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         view, selector = self.view, self.view.selector
-        queued, allowed = view.queued(batch), view.allowed(batch)
+        if _KEY in batch.schema.names:
+            queued, allowed = _queue_of(view.budget, batch)
+            stratum, value = batch[_STRATUM].to_numpy(), batch[_VALUE].to_numpy()
+        else:
+            queued, allowed, stratum, value = view.lined_up(batch)
         kept, within = self.taken.mask(queued) & allowed, self.taken.within(queued)
         chance = kept.astype(np.float64)
         if self.log_times is not None:
             log_weight = selector.log_weights(batch, view.summary, self.taken.cuts[queued.group, 0])
             assert log_weight is not None
-            stratum = queued.group * self.num_strata + view.strata(batch)
-            chance = np.where(allowed, probability(self.log_times, stratum, log_weight), 0.0)
+            drawn = queued.group * self.num_strata + stratum
+            chance = np.where(allowed, probability(self.log_times, drawn, log_weight), 0.0)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         used, codes = np.unique(4 * queued.group + outcome, return_inverse=True)
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
@@ -348,7 +352,7 @@ class _Decide:
             kept,
             **reasons(codes, [self._reason(*divmod(code, 4)) for code in used.tolist()]),
             inclusion_probability=chance.astype(np.float32),
-            value=selector.values(batch, view.summary, view.seed),
+            value=value,
             cut=cuts[queued.group],
             other=selector.others(batch, view.summary),
         )

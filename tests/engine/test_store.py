@@ -20,7 +20,7 @@ from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
-from selector.engine.store import Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
+from selector.engine.store import Seal, Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
 from selector.errors import DamagedError, FullError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -142,6 +142,27 @@ def test_a_damaged_seal_is_noticed(damage: Callable[[Path], None], store: Store)
         ):
             read()
     assert not store.is_sound(KEY)
+
+
+def test_the_last_arrow_tables_stay_at_hand_once_they_were_found_sound_and_no_more_than_there_is_room_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seals = [store.seal(f"part/{i}", [("numbers", pa.table({"n": [i] * 100}))], form="arrow") for i in range(3)]
+    monkeypatch.setattr("selector.engine.store.RECENT_BYTES", 2 * seals[0].num_bytes)
+    blob, asked = Store.blob, list[str]()
+
+    def noted(store: Store, seal: Seal, name: str) -> bytes:
+        asked.append(seal.key)
+        return blob(store, seal, name)
+
+    monkeypatch.setattr(Store, "blob", noted)
+    for i in (0, 1, 0, 2, 0, 1):  # the room is for two
+        assert store.table(seals[i], "numbers")["n"].to_pylist() == [i] * 100
+    assert asked == ["part/0", "part/1", "part/2", "part/1"]
+    _path(store, seals[1].tables["numbers"].key).write_bytes(b"damage")
+    assert not store.is_sound("part/1"), "whoever asks whether it is sound looks at what is stored"
+    with pytest.raises(DamagedError):
+        Store.open(store.storage.address).table(seals[1], "numbers")
 
 
 def test_every_single_flipped_bit_and_every_cut_of_a_seal_is_noticed(store: Store) -> None:
