@@ -22,7 +22,7 @@ from selector.policy import Policy
 from selector.policy.resolve import Resolved, resolve
 from selector.steps import given
 from selector.steps.plan import Plan
-from selector.steps.run import Run
+from selector.steps.run import Run, warned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def run(
 ) -> Manifest:
     """The manifest of a policy (a Policy, a mapping, or the path of a YAML file): made, resumed, or found finished."""
     wanted, chosen = given.policy(policy), given.executor(executor)
-    return build(wanted, root=root, executor=chosen, progress=given.progress(progress)).manifest
+    return warned(build(wanted, root=root, executor=chosen, progress=given.progress(progress)).manifest)
 
 
 def build(

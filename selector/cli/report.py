@@ -1,7 +1,7 @@
 """What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from selector.engine.runner import Planned
 from selector.engine.step import Result, Step
 from selector.errors import DamagedError
 from selector.manifest import Manifest
-from selector.manifest.describe import heading
+from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import Outcome
 from selector.policy import Policy
@@ -80,8 +80,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     for table in shown:
         console.print()
         console.print(table)
-    for line in _undone(description):
-        console.print(f"\n{line}", soft_wrap=True)
+    for line in undone(manifest.header):
+        console.print(f"\n{_shown(line)}", soft_wrap=True)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
 
@@ -256,21 +256,6 @@ def _funnel(description: Mapping[str, Any]) -> Table:
     kept = f"in the manifest ({visits}{_number(description['tokens'])} tokens)"
     table.add_row(kept, _number(description["documents"]), style="bold")
     return table
-
-
-def _undone(description: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits."""
-    chosen, arranged = description["facts"]["select"], description["facts"]["order"]
-    if without := description["counts"]["without_source"]:
-        yield f"source: {_number(without)} documents have none, and their file's name stands for it"
-    if "shortfall" in chosen:
-        budget, spent, unit = (chosen["shortfall"][name] for name in ("budget", "spent", "unit"))
-        yield f"budget: {_number(spent)} of {_number(budget)} {unit} are spent, {_number(budget - spent)} are left"
-    if "waiting" in chosen:
-        yield f"waiting: {_shown(chosen['waiting'])}. What is decided so far is here; the same command goes on."
-    for reason, count in arranged.get("left", {}).items():
-        visits = "1 visit is" if count == 1 else f"{_number(count)} visits are"
-        yield f"order: {visits} not made: {_shown(heading(reason))}"
 
 
 def _mixture(description: Mapping[str, Any], bar_cells: int) -> Table:

@@ -7,9 +7,10 @@ Whoever commits adds up what they say and writes manifest.json; what it holds gr
 
 import functools
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,7 @@ from selector.engine.exchange import by_bucket, collected
 from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint, parquet_pieces, to_arrow, to_parquet
 from selector.errors import DamagedError, SelectorError
-from selector.manifest.describe import sentence
+from selector.manifest.describe import Reasons, sentence
 from selector.manifest.digest import labels, root
 from selector.manifest.format import canonical, opened, part_bytes, read_table
 from selector.manifest.header import Counts, DecisionPart, Facts, Header, Parent, Part, Phase, seal
@@ -79,8 +80,8 @@ def commit(
     the order does not visit: doc_id, file, row, reason and arguments. `files` is `tables.FILES`.
     `counts` is what the steps counted, under any of these names: `rows` of the corpus and the `documents` among them;
     documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`; `reasons`, how many were
-    left out, marked or quarantined by the template of the reason; `sources`, `without_source` and `clusters_tried` as
-    in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
+    left out, marked or quarantined for each reason (`Reasons.told`); `sources`, `without_source` and `clusters_tried`
+    as in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
     became documents, by reason. `facts` are those of "select" and "order", `phases` what the order says of a phase.
 
     Safe to call again after a crash anywhere, and from several processes at once: the same content gives the
@@ -131,7 +132,7 @@ def commit(
     own, num_lost = ledger.counts(), sum(lost.values())
     counted: dict[str, Any] = {
         "rows": own["documents"] + num_lost,
-        "reasons": dict(ledger.reasons + Counter(lost)),
+        "reasons": dict(Counter(ledger.reasons.told()) + Counter(lost)),
         "sources": {},
         "without_source": 0,
         "clusters_tried": (),
@@ -144,8 +145,8 @@ def commit(
         raise SelectorError(f"The manifest of {prefix} does not add up, which is a fault of ours. {' '.join(problems)}")
     all_facts: dict[str, Mapping[str, Any]] = {"select": {}, "order": {}, **(facts or {})}
     if ledger.num_left:
-        tally = sum((Counter(dict(one.tally)) for one in left), Counter[str]())
-        all_facts["order"] = {**all_facts["order"], "left": dict(tally)}
+        reasons = functools.reduce(operator.add, (one.reasons for one in left))
+        all_facts["order"] = {**all_facts["order"], "left": reasons.told()}
     header = Header(
         digest=_UNSEALED,
         order_digest=root(ledger.leaf_digests()),
@@ -265,7 +266,7 @@ class _Left:
     key: str = ""
     rows: int = 0
     words: tuple[str, ...] = ()  # the sentences of its reasons, as its labels are numbered
-    tally: tuple[tuple[str, int], ...] = ()  # rows by the template of the reason
+    reasons: Reasons = field(default_factory=Reasons)
     problem: str | None = None
 
 
@@ -313,7 +314,6 @@ class _Work:
         rows = read()
         if not rows.num_rows:
             return _Left()
-        tally = rows["reason"].cast(pa.string()).combine_chunks().value_counts().to_pylist()
         unvisited = canonical(_with_sentences(rows), tables.UNVISITED)
         left, problem = left_in(unvisited, self.places)
         digest = hashlib.sha256(to_arrow(unvisited)).hexdigest()
@@ -321,7 +321,7 @@ class _Work:
             key=self._keep("left", [digest], {"unvisited": unvisited, "left": left}),
             rows=len(unvisited),
             words=tuple(unvisited["reason"].combine_chunks().dictionary.to_pylist()),
-            tally=tuple((pair["values"], pair["counts"]) for pair in tally),
+            reasons=Reasons.of(rows["reason"].cast(tables.LABEL), rows["arguments"].cast(tables.LABEL)),
             problem=problem,
         )
 
@@ -348,9 +348,9 @@ def _whole(rows: pa.Table, first: int, first_token: int) -> pa.Table:
     added: dict[str, Any] = {"token_start": pa.array(first_token + np.cumsum(num_tokens) - num_tokens)}
     if "position" not in rows.schema.names:
         added["position"] = pa.array(np.arange(first, first + len(rows)))
-    for field in tables.MANIFEST:
-        if field.nullable and field.name not in rows.schema.names:
-            added[field.name] = pa.nulls(len(rows), field.type)
+    for column in tables.MANIFEST:
+        if column.nullable and column.name not in rows.schema.names:
+            added[column.name] = pa.nulls(len(rows), column.type)
     columns = [added[name] if name in added else rows[name] for name in tables.MANIFEST.names]
     return canonical(pa.table(columns, names=tables.MANIFEST.names), tables.MANIFEST)
 
@@ -359,7 +359,7 @@ def _decisions(data: bytes) -> pa.Table:
     """What is checked of the decisions in Parquet bytes that a step sealed."""
     try:
         file = opened("the decisions", pa.BufferReader(data), tables.DECISIONS)
-        return read_table("the decisions", file, ["doc_id", "file", "row", "outcome", "reason"])
+        return read_table("the decisions", file, ["doc_id", "file", "row", "outcome", "reason", "arguments"])
     except DamagedError as error:
         raise SelectorError(
             f"The decisions are not `tables.DECISIONS`, which is a fault of ours: {error.reason}."

@@ -7,7 +7,9 @@ A reason is stored as a template and its arguments, which many documents share: 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from selector.errors import NotFoundError
 from selector.exact import keyed
 from selector.manifest.digest import labels
 from selector.manifest.format import Stored
+from selector.manifest.header import Header
 
 _Array = npt.NDArray[Any]
 
@@ -40,20 +43,79 @@ def sentence(template: str, arguments: str | None, row: Mapping[str, Any] | None
     )
 
 
-def heading(template: str) -> str:
-    """A template without what differs from document to document or run to run: "cluster: beyond quota", "not drawn".
+def heading(template: str, shared: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A template without what differs from document to document: "cluster: beyond quota (tokens)", "not drawn".
 
-    A clause after the first that is mostly numbers goes whole.
+    `shared` are the arguments that do not differ. A clause after the first of which two differ goes whole.
     """
     first, *rest = re.split(r"(?=[:,] )", template)
-    clauses = [first, *(clause for clause in rest if len(_BRACES.findall(re.sub(r"\(.*?\)", "", clause))) < 2)]
-    return re.sub(r"\s*\(?\{\w+\}\)?", "", "".join(clauses)).strip()
+    clauses = [first, *(clause for clause in rest if _num_open(clause, shared) < 2)]
+    filled = re.sub(
+        r"\s*\(?\{(\w+)\}\)?", lambda brace: brace[0] if brace[1] in shared else "", "".join(clauses)
+    ).strip()
+    return _BRACES.sub(lambda brace: shared.get(brace[1], brace[0]), filled)
+
+
+def _num_open(clause: str, shared: Mapping[str, str]) -> int:
+    """How many of a clause's braces, but for those in parentheses, have another value in every document."""
+    return sum(name not in shared for name in _BRACES.findall(re.sub(r"\(.*?\)", "", clause)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasons:
+    """How many rows have which reason. Those of parts of a table add up, in any order."""
+
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])  # by sentences, of reasons without arguments
+    templates: Mapping[str, tuple[int, Mapping[str, str]]] = field(
+        default_factory=dict[str, tuple[int, Mapping[str, str]]]
+    )
+    """By templates, of those with some: and the arguments that all the rows share, as words."""
+
+    @classmethod
+    def of(cls, reasons: pa.ChunkedArray, arguments: pa.ChunkedArray) -> "Reasons":
+        """The reasons of rows; both columns are labels."""
+        templates, codes = labels(reasons)
+        given, given_codes = labels(arguments)
+        pairs, counts = np.unique(codes.astype(np.int64) * len(given) + given_codes, return_counts=True)
+        sentences, filled = dict[str, int](), list[tuple[str, tuple[int, Mapping[str, str]]]]()
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            template, arguments_json = templates[pair // len(given)], given[pair % len(given)]
+            if arguments_json:
+                values: dict[str, Any] = json.loads(arguments_json)
+                words = {name: _word(value) for name, value in values.items() if value is not None}
+                filled.append((template, (count, words)))
+            else:
+                sentences[template] = count
+        return cls(counts=sentences, templates=_merged(filled))
+
+    def __add__(self, other: "Reasons") -> "Reasons":
+        counts = dict(Counter(self.counts) + Counter(other.counts))
+        return Reasons(counts=counts, templates=_merged([*self.templates.items(), *other.templates.items()]))
+
+    def told(self) -> dict[str, int]:
+        """Rows by the reason as a person reads it: a sentence, or what the rows with one template have in common."""
+        told = Counter(self.counts)
+        for template, (count, shared) in self.templates.items():
+            told[heading(template, shared)] += count
+        return dict(told)
+
+
+def _merged(
+    pairs: Iterable[tuple[str, tuple[int, Mapping[str, str]]]],
+) -> dict[str, tuple[int, Mapping[str, str]]]:
+    """By template: rows, and the arguments that all of them share."""
+    merged: dict[str, tuple[int, Mapping[str, str]]] = {}
+    for template, (count, words) in pairs:
+        before, shared = merged.get(template, (0, words))
+        both = {name: word for name, word in shared.items() if words.get(name) == word}
+        merged[template] = before + count, both
+    return merged
 
 
 def describe(stored: Stored) -> dict[str, Any]:
     """Documents, visits and tokens; phases; visits and tokens by source and by cluster; `difficulty`, its mean in each
-    tenth of the order, None where no visit has one; `reasons`, how many rows were left out for each, in few words; the
-    facts and the counts. Reads through all parts."""
+    tenth of the order, None where no visit has one; `reasons`, how many rows were left out for each; the facts and the
+    counts. Reads through all parts."""
     header = stored.header
     sources: dict[str, dict[str, int]] = {}
     clusters: dict[int, dict[str, int]] = {}
@@ -69,9 +131,6 @@ def describe(stored: Stored) -> dict[str, Any]:
         tenth = table["position"].to_numpy() * 10 // header.counts.visits
         rated[:, 0] += np.bincount(tenth, minlength=10)
         rated[:, 1] += np.bincount(tenth, weights=table["difficulty"].to_numpy(), minlength=10)
-    reasons: Counter[str] = Counter()
-    for template, count in header.counts.reasons.items():
-        reasons[heading(template)] += count
     content = header.to_json()
     return {
         "digest": header.digest,
@@ -82,10 +141,26 @@ def describe(stored: Stored) -> dict[str, Any]:
         "sources": dict(sorted(sources.items())),
         "clusters": dict(sorted(clusters.items())),
         "difficulty": [total / count if count else None for count, total in rated.tolist()],
-        "reasons": dict(reasons),
+        "reasons": dict(header.counts.reasons),
         "facts": content["facts"],
         "counts": content["counts"],
     }
+
+
+def undone(header: Header) -> Iterator[str]:
+    """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits; and for
+    sources that the corpus does not have."""
+    chosen, arranged = header.facts.select, header.facts.order
+    if without := header.counts.without_source:
+        yield f"source: {without:,} documents have none, and their file's name stands for it"
+    if "shortfall" in chosen:
+        budget, spent, unit, reason = (chosen["shortfall"][name] for name in ("budget", "spent", "unit", "reason"))
+        yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
+    if "waiting" in chosen:
+        yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
+    for reason, count in arranged.get("left", {}).items():
+        visits = "1 visit is" if count == 1 else f"{count:,} visits are"
+        yield f"order: {visits} not made: {reason}"
 
 
 def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class Counts:
     visits: Count
     tokens: Count
     reasons: Annotated[
-        Mapping[str, Count], {"description": "rows left out, marked or quarantined, by the template of the reason"}
+        Mapping[str, Count],
+        {"description": "rows left out, marked or quarantined, by the reason they share"},
     ]
     sources: Annotated[
         Mapping[str, tuple[Count, Count]], {"description": "documents and tokens of the corpus, by source"}
@@ -98,7 +99,7 @@ class Counts:
 class Facts:
     """What the selector and the order say of their work: quotas, a shortfall, gaps that could not be met.
 
-    `order.left` counts the visits that the order does not make, by the template of the reason.
+    `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`.
     """
 
     select: Json

@@ -7,7 +7,6 @@ the number of parts.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.exact import keyed
+from selector.manifest.describe import Reasons
 from selector.manifest.digest import LEAF_ROWS, encode, labels
 from selector.manifest.match import Matched
 from selector.manifest.places import KEPT, SEEN, Int64, Places
@@ -36,7 +36,7 @@ class Decided:
     first: int = -1  # the place of the first row, -1 if that is nowhere; of the last
     last: int = -1
     outcomes: tuple[int, ...]  # documents that met each outcome
-    reasons: Mapping[str, int]  # of those left out, marked or quarantined, by the template of the reason
+    reasons: Reasons  # of those left out, marked or quarantined
     problems: tuple[str, ...]
 
     @property
@@ -60,15 +60,14 @@ def decided(decisions: pa.Table, places: Places) -> tuple[Decided, pa.Table]:
         problems.append(f"The decisions have outcomes that there are not: {unknown}.")
     numbers = np.array([OUTCOMES.index(name) if name in OUTCOMES else len(OUTCOMES) for name in names], np.int64)
     outcome = numbers[codes]
-    templates, of = labels(decisions["reason"])
-    reasons = np.bincount(of[np.array([*_WITH_REASON, False])[outcome]], minlength=len(templates)).tolist()
+    explained = decisions.filter(pa.array(np.array([*_WITH_REASON, False])[outcome]))
     kept = np.flatnonzero(outcome == _KEPT) if at is not None else np.empty(0, np.int64)
     sums = Decided(
         rows=len(decisions),
         first=-1 if at is None or not len(at) else int(at[0]),
         last=-1 if at is None or not len(at) else int(at[-1]),
         outcomes=tuple(np.bincount(outcome, minlength=len(OUTCOMES))[: len(OUTCOMES)].tolist()),
-        reasons={name: count for name, count in zip(templates, reasons, strict=True) if count},
+        reasons=Reasons.of(explained["reason"], explained["arguments"]),
         problems=tuple(problems),
     )
     ids = decisions["doc_id"].combine_chunks().take(pa.array(kept))
@@ -189,7 +188,7 @@ class Ledger:
         self.num_visits = 0
         self.num_tokens = 0
         self.num_left = 0
-        self.reasons: Counter[str] = Counter()  # documents left out, marked or quarantined, by the reason's template
+        self.reasons = Reasons()  # of documents left out, marked or quarantined
         self.phases: list[dict[str, Any]] = []
         self.problems: list[str] = []
 
@@ -201,7 +200,7 @@ class Ledger:
         self._last_decided = max(self._last_decided, sums.last)
         self._ends |= {sums.first, sums.last} - {-1}
         self._outcomes += np.array(sums.outcomes)
-        self.reasons.update(sums.reasons)
+        self.reasons += sums.reasons
 
     def visit(self, sums: Visited) -> None:
         """Takes in the next visits."""
@@ -285,7 +284,7 @@ class Ledger:
                 problems.append(f"The count of reasons is {sum(reasons.values()):,}, and the rows come to {number:,}.")
             problems += [
                 f"The count of the reason {reason!r} is {reasons.get(reason, 0):,}, and the rows come to {number:,}."
-                for reason, number in self.reasons.items()
+                for reason, number in self.reasons.told().items()
                 if reasons.get(reason, 0) < number
             ]
         return problems

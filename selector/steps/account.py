@@ -17,6 +17,8 @@ import pyarrow as pa
 from selector.engine.part import Part, stretches
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.manifest.describe import Reasons
+from selector.manifest.digest import labels
 from selector.steps import dedup, survey
 from selector.steps.select import shards_of
 from selector.steps.shards import SHARD_ROWS
@@ -38,15 +40,15 @@ def counts(done: Done) -> dict[str, Any]:
     }
 
 
-def left_out(done: Done) -> Counter[str]:
-    """How many documents are not kept for each reason, as its template."""
-    reasons = Counter[str]()
+def left_out(done: Done) -> dict[str, int]:
+    """How many documents are not kept for each reason, duplicates apart."""
+    reasons = Reasons()
     for one in shards_of(done):
-        said = done.store.read(one["key"], "decisions", ["outcome", "reason"])
-        for group in said.group_by(["outcome", "reason"]).aggregate([([], "count_all")]).to_pylist():
-            if group["outcome"] in ("left_out", "marked", "quarantined"):
-                reasons[group["reason"]] += group["count_all"]
-    return reasons
+        said = done.store.read(one["key"], "decisions", ["outcome", "reason", "arguments"])
+        outcomes, codes = labels(said["outcome"])
+        said = said.filter(pa.array(np.isin(outcomes, ["kept", "duplicate"], invert=True)[codes]))
+        reasons += Reasons.of(said["reason"], said["arguments"])
+    return reasons.told()
 
 
 def _sources(done: Done) -> dict[str, list[int]]:

@@ -39,7 +39,7 @@ class ManifestStep(Whole):
     """`manifest`: the run and the digest of the manifest that was committed, with `quarantine.jsonl` beside it."""
 
     name: str = field(default="manifest", metadata=APART)
-    version = 4
+    version = 5
 
     survey: Survey = field(metadata=APART)
     policy: Mapping[str, Any]

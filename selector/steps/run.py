@@ -17,7 +17,7 @@ from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import CorpusError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
-from selector.manifest.describe import heading
+from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
@@ -137,8 +137,8 @@ class Run:
         if result.rows_out or self.resolved.policy.select.allow_empty:
             return
         if step == "select":
-            left = account.left_out(done).most_common()
-            reasons = "; ".join(f"{count:,} {heading(reason)}" for reason, count in left)
+            left = sorted(account.left_out(done).items(), key=lambda pair: (-pair[1], pair[0]))
+            reasons = "; ".join(f"{count:,} {reason}" for reason, count in left)
             what = f"select keeps no document ({reasons})"
         else:
             what = "the order makes no visit"
@@ -170,6 +170,13 @@ class Run:
     def address(self, done: Done) -> str:
         """Where the run lies."""
         return f"{self.store.storage.address}/{run_id(done)}"
+
+
+def warned(manifest: Manifest) -> Manifest:
+    """The manifest, once it is logged what of the policy it does not have, such as a part of the budget."""
+    for line in undone(manifest.header):
+        logger.warning(line)
+    return manifest
 
 
 def _check_root(policy: Policy, uris: Sequence[str], store: Store) -> None:

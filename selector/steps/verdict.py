@@ -135,10 +135,10 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Cause]]:
             if seal.tables["quarantine"].num_rows:
                 lost = live.store.table(seal, "quarantine", ["place", "step", "reason"]).group_by(["step", "reason"])
                 for group in lost.aggregate([("place", "list")]).to_pylist():
-                    filled = {"step": group["step"], "reason": group["reason"]}
+                    why = f"quarantined in {group['step']}: {group['reason']}"
                     which = np.zeros(len(places), np.bool_)
                     which[first:end] = np.isin(places[first:end], group["place_list"])
-                    yield which, Cause(outcome=QUARANTINED, reason=("quarantined in {step}: {reason}", filled))
+                    yield which, Cause(outcome=QUARANTINED, reason=why)
 
 
 def ruled_out(live: Live) -> Iterator[tuple[Bools, Cause]]:
@@ -156,11 +156,7 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
             states = live.documents[tables.state_of(score.name)].combine_chunks()
             codes = states.indices.to_numpy(zero_copy_only=False)  # NaN where a table lost the document
             for index, state in enumerate(states.dictionary.to_pylist()):
-                filled = {"score": score.column, "state": state}
-                yield (
-                    absent & (codes == index),
-                    Cause(outcome=LEFT_OUT, reason=("no score '{score}': {state}", filled)),
-                )
+                yield absent & (codes == index), Cause(outcome=LEFT_OUT, reason=f"no score '{score.column}': {state}")
 
 
 CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)

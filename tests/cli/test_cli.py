@@ -487,7 +487,7 @@ def test_a_budget_that_is_not_spent_is_said_on_the_screen_and_as_json(made: Made
     assert 0 < spent < 20 and list(told)[6:] == ["shortfall"]
     why = "every document that may be chosen is"
     assert told["shortfall"] == {"unit": "documents", "budget": 20, "spent": spent, "reason": why}
-    said = f"budget: {spent} of 20 documents are spent, {20 - spent} are left"
+    said = f"budget: {spent} of 20 documents are spent, {20 - spent} are left: {why}"
     assert said in selector(*command).out and said in selector("show", told["manifest"]).out
     assert "budget:" not in selector("show", made.uri).out, "all of it is spent there"
 

@@ -598,6 +598,8 @@ def test_a_selection_of_nothing_is_a_failure_unless_the_policy_allows_it(changes
     manifest = Manifest.open(ended.json["manifest"])
     assert len(manifest) == 0 and manifest.verify().ok
     assert selector("show", ended.json["manifest"]).code == 0
+    again = run_of(desk, **changes)
+    assert again.code == 1 and again.json["error"]["message"] == said, "it is one still, though it is there"
 
 
 def test_allowing_an_empty_selection_selects_nothing_anew(desk: Desk) -> None:

@@ -167,7 +167,7 @@ def test_a_document_that_a_rater_fails_at_is_quarantined_and_the_run_ends_with_3
     assert (ended.code, manifest.verify().ok, len(manifest)) == (3, True, NUM_DOCUMENTS - 1), ended
     (lost,) = anywhere.quarantine(ended)
     assert (lost["row"], lost["step"], lost["reason"]) == (77, "rate/fragile", reason)
-    assert manifest.info["counts"]["reasons"] == {"quarantined in {step}: {reason}": 1}
+    assert manifest.info["counts"]["reasons"] == {f"quarantined in rate/fragile: {reason}": 1}
     again = anywhere.run(policy)
     assert_sound(again, ended.json["digest"], code=3)
     assert all(step["cached"] for step in again.json["steps"]), "the loss is part of what was made"

@@ -1,8 +1,18 @@
 """Reasons: a template and its arguments become a sentence where somebody reads it, and nowhere else."""
 
+import functools
+import itertools
+import json
+import operator
+from typing import Any
+
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from selector.manifest import heading, sentence
+from selector.manifest.describe import Reasons
 
 
 @pytest.mark.parametrize(
@@ -42,3 +52,51 @@ def test_a_row_fills_what_the_arguments_do_not() -> None:
 )
 def test_a_heading_says_what_documents_with_one_template_share(template: str, words: str) -> None:
     assert heading(template) == words
+
+
+@pytest.mark.parametrize(
+    ("template", "shared", "words"),
+    [
+        ("cluster {cluster}: beyond quota {quota} ({unit})", {"unit": "tokens"}, "cluster: beyond quota (tokens)"),
+        ("not drawn: {spent} of {total} {unit} were", {"spent": "3", "total": "9"}, "not drawn: 3 of 9 were"),
+        ("not drawn: {spent} of {total} {unit} were", {"unit": "tokens"}, "not drawn"),
+        ("where: {rule}", {"rule": "x = '{quota}', y: {z}"}, "where: x = '{quota}', y: {z}"),
+    ],
+)
+def test_a_heading_has_the_arguments_that_all_share(template: str, shared: dict[str, str], words: str) -> None:
+    assert heading(template, shared) == words
+
+
+RULE = "where: text LIKE '%{name}%, {other}: {x}'"
+QUOTA, DRAWN = "cluster {group}: beyond quota {quota} ({unit})", "not drawn: {spent} of {total} {unit} were"
+ROWS: list[tuple[str, dict[str, Any] | None]] = [
+    *[(RULE, None)] * 3,
+    *[(QUOTA, {"group": group, "quota": group % 2 + 4, "unit": "tokens"}) for group in range(5)],
+    *[(DRAWN, {"spent": 3, "total": 9, "unit": "documents"})] * 2,
+    ("below {least}", {"least": 0.5, "score": None}),
+    ("below {least}", {"least": 0.25, "score": None}),
+    ("quarantined in rate/a: exception", None),
+]
+TOLD = {
+    RULE: 3,
+    "cluster: beyond quota (tokens)": 5,
+    "not drawn: 3 of 9 documents were": 2,
+    "below": 2,
+    "quarantined in rate/a: exception": 1,
+}
+
+
+@given(st.permutations(ROWS), st.lists(st.integers(0, len(ROWS)), max_size=4))
+def test_the_reasons_of_parts_add_up_however_the_rows_are_cut(rows: Any, cuts: list[int]) -> None:
+    bounds = [0, *sorted(cuts), len(rows)]
+    parts = [rows[start:end] for start, end in itertools.pairwise(bounds)]
+    counted = [
+        Reasons.of(
+            pa.chunked_array([pa.array([template for template, _ in part], pa.string()).dictionary_encode()]),
+            pa.chunked_array(
+                [pa.array([given and json.dumps(given) for _, given in part], pa.string()).dictionary_encode()]
+            ),
+        )
+        for part in parts
+    ]
+    assert functools.reduce(operator.add, counted).told() == TOLD

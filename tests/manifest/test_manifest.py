@@ -117,7 +117,7 @@ def example(
             "documents": num_documents,
             **count,
             "quarantined": count["quarantined"] + 2,
-            "reasons": {**{REASONS[outcome][0]: count[outcome] for outcome in explained}, "not_json": 2},
+            "reasons": {**{REASONS[outcome][2]: count[outcome] for outcome in explained}, "not_json": 2},
             "sources": {"web": (40, 4_000), "books": (20, 2_000)},
             "clusters_tried": [(8, 0.25, 1e-7), (16, 0.5, 1.0)],
         },
@@ -424,7 +424,7 @@ def test_documents_that_the_order_leaves_have_their_reason_on_file(tmp_path: Pat
     inputs = with_left([4, 2])
     manifest = committed(tmp_path, inputs)
     assert manifest.verify().ok
-    assert manifest.info["facts"]["order"] == {"gap": 0.5, "left": {"no room within {gap}": 2}}
+    assert manifest.info["facts"]["order"] == {"gap": 0.5, "left": {"no room within 3": 2}}
     assert manifest.info["counts"]["kept"] == len(inputs["chosen"]) == manifest.describe()["documents"] + 2
     ids = inputs["chosen"]["doc_id"].to_pylist()
     told = manifest.explain(ids[4])
@@ -623,7 +623,7 @@ def flaws() -> dict[str, dict[str, Any]]:
         "The column source has .* nulls": {"chosen": replaced(chosen, "source", labels([None] * len(chosen)))},
         "The count of quarantined is .*, and the rows come to": {"counts": {**counts, "rows": 60}},
         "The count of reasons is 1, and the rows come to": {"counts": {**counts, "reasons": {"where": 1}}},
-        "The count of the reason 'marked {by}' is 0, and the rows come to": {
+        "The count of the reason 'marked contamination' is 0, and the rows come to": {
             "counts": {**counts, "reasons": {"where": sum(counts["reasons"].values())}}
         },
         **{
@@ -1143,11 +1143,11 @@ def test_a_rank_that_the_selector_gave_is_told_from_one_on(tmp_path: Path) -> No
     assert (told["rank"], told["of"]) == (8, None)
 
 
-def test_describe_tells_reasons_in_few_words(manifest: Manifest) -> None:
+def test_describe_tells_how_many_have_which_reason(manifest: Manifest) -> None:
     told, counts = manifest.describe(), manifest.info["counts"]
     assert told["reasons"] == {
-        "cluster: beyond quota": counts["left_out"],
-        "marked": counts["marked"],
+        "cluster 3: beyond quota 9": counts["left_out"],
+        "marked contamination": counts["marked"],
         "quarantined in embed": counts["quarantined"] - 2,
         "not_json": 2,
     }
