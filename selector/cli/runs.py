@@ -57,10 +57,13 @@ def check(policy: PolicyFile, set_: Set = None, json: Json = False, _: Verbose =
     import yaml
 
     from selector.policy import Policy
+    from selector.policy.corpus_check import check_corpus
     from selector.policy.resolve import resolve
 
     with only_our_output():
-        checked = resolve(Policy.load(policy, set_ or ())).policy
+        resolved = resolve(Policy.load(policy, set_ or ()))
+        check_corpus(resolved.policy, resolved.uris)
+        checked = resolved.policy
     if json:
         print_json(checked.resolved())
     else:

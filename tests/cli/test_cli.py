@@ -518,7 +518,7 @@ def test_visits_that_the_order_does_not_make_are_said_with_their_reason(made: Ma
         "order.using=plugins_of_a_test:Leaves",
     ]
     ended = selector(*command)
-    assert ended.code == 0 and "order: 17 visits are not made: its window is full" in ended.out
+    assert ended.code == 0 and "order: 17 visits are not made: its window 3 is full" in ended.out
     assert re.search(r"^in the manifest \([0-9]+ tokens\) +3$", ended.out, re.MULTILINE)
 
 
