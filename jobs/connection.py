@@ -5,6 +5,7 @@ that prints. Each function here takes the `ExitStack` on which it puts whatever 
 """
 
 import contextlib
+import fcntl
 import importlib
 import os
 import re
@@ -14,7 +15,9 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,14 +36,18 @@ OWN_CLUSTER = "selector_own"
 
 _MOST_HELD = 6.0  # seconds
 
+_FOLDER = "selector-ray-"
+_JUST_MADE = 1.0  # seconds: nobody takes so long from making a folder to locking it
+
 _INIT_ERRORS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
 
 
 def start(undo: contextlib.ExitStack) -> None:
     """Starts a Ray of our own on this machine, which only we can talk to, and which leaves nothing behind."""
-    above = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="selector-ray-", dir=above if len(above) < 30 else "/tmp")  # holds sockets
+    remove_deserted()
+    folder = tempfile.mkdtemp(prefix=_FOLDER, dir=_above())
     undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    undo.callback(os.close, _locked(folder))  # until this process ends, however it does
     undo.callback(_reread_environment)
     undo.enter_context(
         _environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -62,9 +69,62 @@ def start(undo: contextlib.ExitStack) -> None:
         ) from error
 
 
+def remove_deserted() -> None:
+    """Removes what Rays of our own have left whose process was killed."""
+    for old in Path(_above()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):  # it is somebody else's, or its process lives, or another one removes it
+            if time.time() - old.stat().st_mtime > _JUST_MADE:
+                _remove(old)
+
+
+def _above() -> str:
+    """Where folders for sockets lie, whose paths are short."""
+    above = tempfile.gettempdir()
+    return above if len(above) < 30 else "/tmp"
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that nobody has locked, and ends what that Ray has left: some of it lives for half a minute
+    more, and writes there. Raises OSError."""
+    lock = _locked(folder)
+    try:
+        if os.fstat(lock).st_uid != os.getuid():
+            return
+        for process in _at_work_in(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        until = time.monotonic() + _MOST_HELD
+        while [*_at_work_in(folder)] and time.monotonic() < until:
+            time.sleep(0.02)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _locked(folder: str | Path) -> int:
+    """The folder, open, with a lock that ends with it. Raises OSError where somebody holds it, or where it is none."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _at_work_in(folder: Path) -> Iterator[int]:
+    """The processes that have a file open below the folder, as far as this user may look."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(entry).startswith(f"{folder}/") for entry in os.scandir(process / "fd")):
+                yield int(process.name)
+
+
 def join(undo: contextlib.ExitStack, address: str) -> None:
     """Connects to a cluster that somebody else looks after."""
     cure = "Give the address of a running cluster (host:port), or none to start one on this machine for the run."
+    if not os.environ.get("RAY_AUTH_MODE"):
+        cure += " Where it asks for a token, set RAY_AUTH_MODE=token."
     host = re.fullmatch(r"(?:\w+://)?\[?([^/\]]+)\]?:(\d+)", address)
     try:
         if host:  # nobody there is told at once, somebody else than Ray after one try: Ray's default is 20

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 import ray as _ray
 
 from jobs import connection
-from jobs.workers import Actors, Kind
+from jobs.workers import Actors, Kind, spelt_out
 from selector.engine.answers import Answers, sent
 from selector.engine.local import DEADLINE, LocalExecutor, check_options
 from selector.engine.part import Receipt, Resources, Task
@@ -85,6 +85,7 @@ class RayExecutor:
         if ray.is_initialized():
             return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
         if not self._cluster:
+            connection.remove_deserted()  # here, since a run that finds all of its steps done starts no Ray
             return LocalExecutor().device()
         with self:
             return self.device()
@@ -127,8 +128,8 @@ class RayExecutor:
         room = _Room.of(self.actors, resources)
         if not room.num_workers:
             raise SelectorError(
-                f"{work.name} asks for {_spelt_out(room.kind.needs())} for each worker, and this machine has "
-                f"{_spelt_out(room.available)}. "
+                f"{work.name} asks for {spelt_out(room.kind.needs())} for each worker, and this machine has "
+                f"{spelt_out(room.available)}. "
                 "Use a larger machine or a cluster, or the executor `local`, which asks for nothing."
             )
         num_workers = min(room.num_workers, num_tasks)
@@ -201,9 +202,3 @@ def _cpus_each(nodes: Sequence[Mapping[str, float]], num_workers: int, is_own: b
     if not fitting and is_own:
         return math.floor(1e4 * cpus[0] / num_workers) / 1e4
     return float(max(fitting, default=1))
-
-
-def _spelt_out(needs: Mapping[str, float]) -> str:
-    """Resources in words, for a message."""
-    units = {"GPU": (1, "GPUs"), "CPU": (1, "CPUs"), "memory": (2**30, "GiB of memory")}
-    return ", ".join(f"{needs[name] / size:,g} {unit}" for name, (size, unit) in units.items() if needs.get(name))

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,12 +26,14 @@ from selector.engine import alive
 from selector.engine.supervise import Failure
 from selector.engine.worker import Command, Work, WorkerState
 from selector.engine.worker_pool import Ended, Job, Worker, WorkerPool
+from selector.errors import UnreachableError
 
 ray: Any = _ray  # whose own types are partly unknown
 kv: Any = internal_kv
 logger = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds without any worker after which we say so
+_STARTING = 120.0  # seconds that a worker has at least to start, where there is room for it
 _LISTENING = 1.0  # seconds after which signs of life are looked for
 _SIGNS = b"selector.signs"  # where they lie in the store of the cluster's head
 
@@ -45,7 +47,7 @@ class Kind:
     memory: float | None = None
 
     def needs(self) -> dict[str, float]:
-        """By the names that a node's resources have."""
+        """By the names that a node's resources have, zeros too."""
         return {"CPU": self.cpus, "GPU": self.gpus} | ({"memory": self.memory} if self.memory is not None else {})
 
     def options(self) -> dict[str, float]:
@@ -138,7 +140,8 @@ class Actors(WorkerPool):
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
-        self._last_notice = time.monotonic()  # that we are waiting
+        self._waiting_since: float | None = None  # while nobody is at work and there are only workers to come
+        self._last_notice = 0.0  # that we are waiting
 
     def start(self, kind: Hashable) -> Worker:
         assert isinstance(kind, Kind)
@@ -146,7 +149,6 @@ class Actors(WorkerPool):
         actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
         name = uuid.uuid4().hex
         actor = actor_class.remote(name)
-        self._last_notice = time.monotonic()
         return _Actor(kind=kind, actor=actor, name=name, awaited=actor.process.remote())
 
     def keep(self, kinds: Collection[Kind]) -> None:
@@ -160,8 +162,11 @@ class Actors(WorkerPool):
         assert actors, "something is open, and nobody is at work"
         most = min(seconds, _LISTENING)
         ready, _ = ray.wait(list(actors), num_returns=1 if seconds else len(actors), timeout=most)
+        if ready or any(actor.state != "starting" for actor in actors.values()):
+            self._waiting_since = None
+        elif seconds:
+            self._wait_for_a_worker(actors[next(iter(actors))])
         if not ready and seconds:
-            self._warn_while_waiting()
             signs = [(actor, actor.sign()) for actor in actors.values() if actor.state == "do"]
             return [(actor, sign) for actor, sign in signs if sign is not None]
         return [(actors[reference], self._receive(actors[reference])) for reference in ready]
@@ -193,14 +198,33 @@ class Actors(WorkerPool):
             ):
                 self.keep([kind])
 
-    def _warn_while_waiting(self) -> None:
-        """A line once a minute while there is no worker at all."""
-        if any(worker.process for worker in cast(Sequence[_Actor], self.workers)):
-            self._last_notice = time.monotonic()
-        elif time.monotonic() - self._last_notice >= _LONG_WAIT:
-            self._last_notice = time.monotonic()
-            kind = cast(Kind, self.workers[0].kind)
+    def _wait_for_a_worker(self, first: _Actor) -> None:
+        """A line once a minute. Raises UnreachableError after the deadline, or two minutes where that is less and the
+        cluster has what a worker needs: a process takes its time to start."""
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = self._last_notice = now
+        needs = {name: amount for name, amount in cast(Kind, first.kind).needs().items() if amount}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        has_room = any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes)
+        limit = max(self.deadline, _STARTING) if has_room else self.deadline
+        if now - self._waiting_since >= limit:
+            all_nodes = {name: sum(node.get(name, 0.0) for node in nodes) for name in needs}
+            raise UnreachableError(
+                f"No worker has come within {limit:g} seconds: each one needs {spelt_out(needs)}, and all nodes of "
+                f"the cluster together have {spelt_out(all_nodes)}. Start nodes that have it, wait longer with "
+                "--deadline, or see in `ray status` who holds it."
+            )
+        if now - self._last_notice >= _LONG_WAIT:
+            self._last_notice = now
             logger.warning(
                 "Still waiting for the cluster to start a first worker, which needs %s; see `ray status`.",
-                ", ".join(f"{name}={amount:g}" for name, amount in kind.options().items()),
+                spelt_out(needs),
             )
+
+
+def spelt_out(amounts: Mapping[str, float]) -> str:
+    """Resources in words, for a message."""
+    units = {"GPU": (1, "GPUs"), "CPU": (1, "CPUs"), "memory": (2**30, "GiB of memory")}
+    told = [f"{amounts[name] / size:,g} {unit}" for name, (size, unit) in units.items() if amounts.get(name)]
+    return ", ".join(told) or "none of it"
