@@ -116,7 +116,7 @@ def _at_work_in(folder: Path) -> Iterator[int]:
     """The processes that have a file open below the folder, as far as this user may look."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(os.readlink(entry).startswith(f"{folder}/") for entry in os.scandir(process / "fd")):
+            if any(os.readlink(process / "fd" / name).startswith(f"{folder}/") for name in os.listdir(process / "fd")):
                 yield int(process.name)
 
 

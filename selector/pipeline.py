@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selector.engine import gc
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.runner import NoProgress, Planned, Progress, Runner, repair
@@ -85,27 +86,28 @@ def build(
         )  # fmt: skip
 
     try:
-        opened.check_storage()
+        lease = Lease.taken(opened.store.storage)
     except UsageError:
-        done = opened.found(steps, executor)
+        done = opened.found(steps, executor, progress or NoProgress())
         if done is None:
             raise
-        for result in done.values():
-            (progress or NoProgress()).ended(result)
         return outcome(done, Manifest.open(opened.address(done)))
     num_repairs: dict[str, int] = {}
-    while True:
-        with Lease(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
-            try:
-                done = runner.run(steps, opened.after(lease))
-                return outcome(done, opened.finish(done, runner))
-            except DamagedError as damaged:
-                num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1
-                if num_repairs[damaged.key] > 3:
-                    raise SelectorError(
-                        f"{damaged} It was computed again three times: {root} does not keep what is written to it."
-                    ) from damaged
-                repair(opened.store, damaged)
+    with lease:
+        gc.clear_up(opened.store.storage, lease.key)
+        while True:
+            lease.hold((), ())
+            with Runner(opened.store, executor, progress, lease) as runner:
+                try:
+                    done = runner.run(steps, opened.after(lease))
+                    return outcome(done, opened.finish(done, runner))
+                except DamagedError as damaged:
+                    num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1
+                    if num_repairs[damaged.key] > 3:
+                        raise SelectorError(
+                            f"{damaged} It was computed again three times: {root} does not keep what is written to it."
+                        ) from damaged
+                    repair(opened.store, damaged)
 
 
 def plan(policy: Policy, *, root: str | os.PathLike[str], executor: Executor) -> list[Planned]:

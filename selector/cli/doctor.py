@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import sys
+import uuid
 from dataclasses import dataclass
 
 from selector import storage
@@ -49,7 +50,9 @@ def examine(root: str) -> list[Finding]:
         findings.append(Finding(name="model", ok=False, detail=str(error)))
     try:
         store = Store.open(root)
-        storage.check(store.storage)
+        probe = f"probe/{uuid.uuid4().hex}"
+        storage.check(store.storage, probe, b"probe")
+        store.storage.delete(probe)
         free = store.storage.free_bytes()
         findings.append(
             Finding(name="storage", ok=True, detail=f"{store.storage.address}, {(free or 0) / 1e9:.1f} GB free")

@@ -17,6 +17,10 @@ from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import DamagedError, UsageError
+from selector.storage import Storage
+
+_LONG_AGO = 24 * 3600  # seconds: no writer that lives takes so long over one object
+_JUST_NOW = 60.0  # seconds: by then a run that begins has written its lease
 
 _SEALS, _BLOBS = "artifacts/seals/", "artifacts/blobs/"
 
@@ -40,6 +44,18 @@ def keep(store: Store, run_id: str, artifacts: Iterable[str]) -> None:
     )
 
 
+def clear_up(storage: Storage, own: str, now: Clock = time.time) -> None:
+    """Removes what runs that were killed have left half written, and their leases. Where another run than that of the
+    lease `own` is at work, it may be that one's, and stays for the next time."""
+    dead = lease.dead(storage, now)
+    if dead and not lease.live(storage, now).keys() - {own, *dead}:
+        old = dict(storage.leftovers(_JUST_NOW))
+        for key in [key for key, _ in storage.leftovers(0.0) if key in old or not key.startswith(lease.FOLDER)]:
+            storage.delete(key)
+        for key in dead:
+            storage.delete(key)
+
+
 def find(store: Store, now: Clock = time.time) -> Garbage:
     """All that no committed manifest was made from and no run at work holds. Raises UsageError."""
     leases = {name: _with_parts(held, store) for name, held in lease.live(store.storage, now).items()}
@@ -56,7 +72,7 @@ def find(store: Store, now: Clock = time.time) -> Garbage:
         if (key.startswith(("artifacts/", "attempts/", "probe/", lease.FOLDER)) and key not in needed)
         or key.split("/")[0] in unfinished
     ]
-    leftovers = dict(store.storage.leftovers())
+    leftovers = dict(store.storage.leftovers(_LONG_AGO))
     return Garbage(
         keys=(*keys, *leftovers),
         num_bytes=sum(sizes[key] for key in keys) + sum(leftovers.values()),

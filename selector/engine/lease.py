@@ -6,6 +6,7 @@ nobody waits for one, so the same command goes on at once, and two runs of one p
 lie beside the runs and not in them, since a run has no name before its corpus is surveyed.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -15,12 +16,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from selector.engine.store import canonical_json, fingerprint
 from selector.errors import SelectorError
-from selector.storage import Storage
+from selector.storage import Storage, check
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Held:
     expires: float = 0.0  # seconds since 1970
     finished: frozenset[str] = frozenset()  # families of steps that the run is through with
     artifacts: frozenset[str] = frozenset()  # what it has read or written of those families
+    host: str = ""  # of its process
+    pid: int = 0
 
     def holds(self, key: str) -> bool:
         """Whether the run needs an artefact, or may do so: of a step that is not finished anything may be its own."""
@@ -58,6 +62,13 @@ class Lease:
         self._held = Held()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._renewing = threading.Thread(target=self._renew_again, daemon=True)
+
+    @classmethod
+    def taken(cls, storage: Storage) -> Self:
+        """A lease that is there, the first thing that a run writes. Raises UsageError where nothing can be kept."""
+        lease = cls(storage)
+        check(storage, lease.key, lease._data())
+        return lease
 
     def __enter__(self) -> Self:
         self.renew()
@@ -84,16 +95,19 @@ class Lease:
     def renew(self) -> None:
         """The lease holds from now on for its time."""
         with self._lock:
-            held = self._held
-            body: Mapping[str, Any] = {
-                "run": held.run,
-                "expires": round(self._now() + SECONDS, 3),
-                "finished": sorted(held.finished),
-                "artifacts": sorted(held.artifacts),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-            }
-            self._storage.ensure(self.key, canonical_json({**body, "check": fingerprint(body)}))
+            self._storage.ensure(self.key, self._data())
+
+    def _data(self) -> bytes:
+        held = self._held
+        body: Mapping[str, Any] = {
+            "run": held.run,
+            "expires": round(self._now() + SECONDS, 3),
+            "finished": sorted(held.finished),
+            "artifacts": sorted(held.artifacts),
+            "host": _host(),
+            "pid": os.getpid(),
+        }
+        return canonical_json({**body, "check": fingerprint(body)})
 
     def _renew_again(self) -> None:
         while not self._ended.wait(_RENEWED):
@@ -101,6 +115,26 @@ class Lease:
                 self.renew()
             except SelectorError as error:  # the work itself will meet what is wrong
                 logger.warning("The run's lease cannot be renewed: %s", error)
+
+
+def _host() -> str:
+    """Where a process id means a process: the machine since its last start, and the container."""
+    places = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        places += [Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(places)
+
+
+def dead(storage: Storage, now: Clock = time.time) -> list[str]:
+    """The keys of leases whose run does not live any more: they have run out, or their process, on this machine, is
+    gone."""
+    living = live(storage, now)
+    return [key for key, _ in storage.list(FOLDER) if key not in living or _is_gone(living[key])]
+
+
+def _is_gone(held: Held) -> bool:
+    is_here = held.host == _host() and len(held.host.split()) == 3
+    return is_here and not Path(f"/proc/{held.pid}").exists()
 
 
 def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
@@ -115,6 +149,8 @@ def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
                 expires=body["expires"],
                 finished=frozenset(body["finished"]),
                 artifacts=frozenset(body["artifacts"]),
+                host=body["host"],
+                pid=body["pid"],
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selector import failpoint, storage
+from selector import failpoint
 from selector.engine import gc
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
-from selector.engine.runner import Runner
+from selector.engine.runner import Progress, Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import CorpusError, PolicyError, SelectorError, UsageError
@@ -51,18 +51,18 @@ class Run:
         embed = next((step for step in flow if isinstance(step, Embed)), None)
         return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
 
-    def check_storage(self) -> None:
-        """What is written below the root stays there. Raises UsageError."""
-        storage.check(self.store.storage)
-
-    def found(self, flow: Sequence[Step], executor: Executor) -> Done | None:
+    def found(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
         with Runner(self.store, executor) as runner:
             try:
                 planned = runner.plan(flow, replace(self, is_dry=True).after())
             except SelectorError:
                 return None
-            return runner.done if all(step.action == "cached" for step in planned) else None
+            if any(step.action != "cached" for step in planned):
+                return None
+            for result in runner.done.values():
+                progress.ended(result)
+            return runner.done
 
     def after(self, lease: Lease | None = None) -> Mapping[str, Callable[[Done], None]]:
         """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The

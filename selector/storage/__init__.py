@@ -15,7 +15,6 @@ import io
 import os
 import pkgutil
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -87,8 +86,9 @@ class Storage(abc.ABC):
         with file:
             return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
-    def leftovers(self) -> Iterator[tuple[str, int]]:
-        """(key, size in bytes) of what writers left behind that were killed long ago; no listing shows it."""
+    def leftovers(self, seconds: float) -> Iterator[tuple[str, int]]:
+        """(key, size in bytes) of what was half written so long ago, and no listing shows: its writer was killed, or is
+        at it."""
         return iter(())
 
     def free_bytes(self) -> int | None:
@@ -136,13 +136,11 @@ def _serving(scheme: str) -> Any:
     raise PolicyError(f"There is no storage called {scheme!r}. {did_you_mean(scheme, [*files, *points])}")
 
 
-def check(storage: Storage) -> None:
-    """The storage takes an object, gives it back, and refuses a second of that name. Raises UsageError."""
-    key = f"probe/{uuid.uuid4().hex}"
+def check(storage: Storage, key: str, data: bytes) -> None:
+    """The storage takes a new object, gives it back, and refuses a second of that name. Raises UsageError."""
     try:
-        sound = storage.put_if_absent(key, b"probe") and storage.get(key) == b"probe"
+        sound = storage.put_if_absent(key, data) and storage.get(key) == data
         sound = sound and not storage.put_if_absent(key, b"again")
-        storage.delete(key)
     except FullError as error:
         raise UsageError(f"--root: {error}") from error
     except UnreachableError as error:

@@ -20,7 +20,7 @@ from selector.errors import FullError, SelectorError, UnreachableError, UsageErr
 from selector.storage import Storage
 
 _TEMPORARY, _LOCK = ".partial-", ".lock"
-_LONG_AGO = 24 * 3600  # seconds: no writer that lives takes so long over one object
+_MOST_TRIES = 100  # at making a folder that others remove
 
 
 class FileStorage(Storage):
@@ -82,7 +82,11 @@ class FileStorage(Storage):
         try:
             if not path.exists():
                 return False
-            with open(path.parent / _LOCK, "w") as lock:
+            try:
+                lock = open(path.parent / _LOCK, "w")  # noqa: SIM115 - it is a context below
+            except FileNotFoundError:  # the folder went with its last object
+                return False
+            with lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.get(key) != expected:
                     return False
@@ -102,20 +106,24 @@ class FileStorage(Storage):
                     yield key, entry.stat().st_size
 
     def delete(self, key: str) -> bool:
+        path = self._path(key)
         try:
-            self._path(key).unlink()
+            path.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise _in_words(self.root, error) from error
+        folder = path.parent
+        while folder != self.root and _removed_if_empty(folder):
+            folder = folder.parent
         return True
 
-    def leftovers(self) -> Iterator[tuple[str, int]]:
-        before = time.time() - _LONG_AGO
+    def leftovers(self, seconds: float) -> Iterator[tuple[str, int]]:
+        before = time.time() - seconds
         for key, entry in self._entries(""):
             if entry.name.startswith(_TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.stat().st_mtime < before:
+                    if entry.stat().st_mtime <= before:
                         yield key, entry.stat().st_size
 
     def free_bytes(self) -> int | None:
@@ -144,16 +152,36 @@ class FileStorage(Storage):
 @contextlib.contextmanager
 def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]:
     """A hidden file beside `path` that holds the pieces, durably, until the caller has put it in place."""
-    _make_directory(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    new = _new_file(temporary)
     try:
-        with open(temporary, "xb") as file:
+        with new as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> io.BufferedWriter:
+    """The file, open, in a folder that is made for it, and that another process may remove until a file is in it."""
+    for _ in range(_MOST_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            _make_directory(path.parent)
+            return path.open("xb")
+    return path.open("xb")
+
+
+def _removed_if_empty(folder: Path) -> bool:
+    """Whether the folder is gone: one without objects is as none."""
+    try:
+        if (folder / _LOCK).exists() and os.listdir(folder) == [_LOCK]:
+            (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+    except OSError:  # there is something in it, or it is gone already
+        return False
+    return True
 
 
 def _make_directory(path: Path) -> None:
@@ -165,7 +193,10 @@ def _make_directory(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # what was put in it was removed again
+        return
     try:
         os.fsync(descriptor)
     finally:

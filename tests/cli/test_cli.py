@@ -205,7 +205,7 @@ def test_a_run_that_is_at_work_is_listed_as_such_and_gc_leaves_it_alone(tmp_path
         assert (told["keys"], told["unfinished"], told["at_work"]) == ([], [], [run])
         assert f"{run} is at work: what it needs stays" in selector("gc", "--root", root).err
     assert selector("gc", "--root", root, "--delete", "--unfinished").err.startswith(f"{run} is given up\n")
-    assert not (root / run / "plan.json").exists()
+    assert list(root.iterdir()) == [], "and no empty folder is left"
 
 
 def test_at_when_and_explain_agree_about_a_document(made: Made) -> None:

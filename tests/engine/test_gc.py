@@ -20,6 +20,7 @@ from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import UsageError
 from selector.manifest import Manifest
+from selector.storage.file import FileStorage
 
 pytestmark = pytest.mark.slow
 
@@ -205,7 +206,7 @@ def test_a_run_killed_between_its_manifest_and_its_list_of_artefacts_is_finished
         gc.find(Store.open(str(root)), lambda: time.time() + LATER)
     again = run(make(), root)
     assert uncached(again) == ["manifest"] and again.manifest.verify().ok, "it is found, and its step sealed"
-    assert committed.keys() < contents(root).keys()
+    assert {key for key in committed if not key.startswith(lease.FOLDER)} < contents(root).keys()
     sweep(root)
     assert uncached(run(make(), root)) == []
 
@@ -224,6 +225,22 @@ def test_a_driver_that_is_killed_leaves_a_lease_that_runs_out_and_the_same_comma
     again = run(make(), root)
     assert again.manifest.digest == Manifest.open(str(finished)).digest and "embed" not in uncached(again)
     assert embedded == set(store.seals("embed/"))
+
+
+def test_the_next_run_removes_what_a_killed_one_has_left_half_written(make: Make, tmp_path: Path) -> None:
+    root, marker = tmp_path / "root", tmp_path / "marker"
+    storage = FileStorage(str(root))
+    assert_killed(Child(make(), root, tmp_path / "told", killed_at("store.before_link", 9, marker)), marker)
+    (dead,) = lease.dead(storage)
+    assert dead in lease.live(storage) and list(root.rglob(".partial-*"))
+    with lease.Lease(storage):
+        run(make(), root)
+    assert list(root.rglob(".partial-*")) and lease.dead(storage) == [dead], "it might have been the other run's"
+    run(make(), root)
+    assert [
+        path for path in root.rglob("*") if path.name.startswith(".") or (path.is_dir() and not [*path.iterdir()])
+    ] == []
+    assert {path.name for path in root.iterdir()} == {"artifacts", folder_of(root).name}
 
 
 def test_a_gc_that_is_killed_leaves_garbage_and_nothing_worse(root: Path, make: Make, tmp_path: Path) -> None:

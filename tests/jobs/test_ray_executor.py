@@ -469,6 +469,39 @@ except KeyboardInterrupt:
         assert (process.returncode, out) == (130, ""), err
 
 
+@pytest.mark.slow
+def test_a_cluster_that_can_run_no_worker_ends_the_run_after_the_deadline(tmp_path: Path) -> None:
+    script = """
+import os
+from ray.cluster_utils import Cluster
+from jobs.executor import RayExecutor
+from selector.errors import UnreachableError
+from test_ray_executor import Toy, tasks_of
+from selector.engine.store import Store
+
+other = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+with RayExecutor(address=other.address, deadline=3.0) as executor:
+    step = Toy(folder=os.environ["FOLDER"])
+    for ask in (
+        lambda: executor.run(step, tasks_of(step, 3), Store.open(os.environ["FOLDER"] + "/root")),
+        lambda: executor.map(len, ["item"]),
+    ):
+        try:
+            list(ask())
+        except UnreachableError as error:
+            print(error)
+other.shutdown()
+"""
+    with own_process(tmp_path, script) as process:
+        out, err = process.communicate(timeout=90)
+        assert process.returncode == 0, err
+    told = (
+        "No worker has come within 3 seconds: each one needs 1 CPUs, and all nodes of the cluster together have none "
+        "of it. Start nodes that have it, wait longer with --deadline, or see in `ray status` who holds it.\n"
+    )
+    assert out == told * 2
+
+
 def test_an_address_where_no_cluster_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.executor.ray.is_initialized", lambda: False)
     with pytest.raises(UnreachableError, match=r"No Ray cluster answers at '127.0.0.1:1': .* Give the address"):

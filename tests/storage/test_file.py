@@ -269,9 +269,9 @@ def test_a_killed_writer_leaves_a_file_that_is_swept_up_a_day_later(storage: Fil
     storage.put_if_absent("a/b", b"data")
     left = storage.root / "a/.partial-0123"
     left.write_bytes(b"half")
-    assert list(storage.leftovers()) == [], "its writer may be alive"
+    assert list(storage.leftovers(3600.0)) == [], "its writer may be alive"
     os.utime(left, (0, time.time() - 90_000))
-    assert list(storage.leftovers()) == [("a/.partial-0123", 4)]
+    assert list(storage.leftovers(3600.0)) == [("a/.partial-0123", 4)]
     assert storage.delete("a/.partial-0123") and not left.exists()
 
 
@@ -281,3 +281,26 @@ def test_a_place_that_cannot_hold_a_folder_is_reported(tmp_path: Path) -> None:
     assert storage.get("a") is None and list(storage.list("")) == [] and storage.delete("a") is False
     with pytest.raises(UnreachableError, match=r"file cannot be used: .* \(.*file\)\.$"):
         storage.put_if_absent("a", b"")
+
+
+def test_a_folder_goes_with_its_last_object_and_comes_again_with_the_next(storage: FileStorage) -> None:
+    for key in ("run/plan.json", "run/manifest/parts/0", "run/manifest/parts/1"):
+        assert storage.put_if_absent(key, b"data")
+    assert storage.compare_and_swap("run/manifest/parts/0", b"data", b"new"), "which leaves a lock there"
+    for number in (0, 1):
+        assert storage.delete(f"run/manifest/parts/{number}")
+    assert [path.name for path in storage.root.rglob("*")] == ["run", "plan.json"]
+    assert storage.delete("run/plan.json") and list(storage.root.iterdir()) == []
+    assert storage.compare_and_swap("run/plan.json", b"data", b"new") is False
+    assert storage.put_if_absent("run/plan.json", b"data")
+
+
+def test_a_folder_that_others_remove_is_made_until_an_object_is_in_it(storage: FileStorage) -> None:
+    def put(number: int) -> int:
+        return sum(
+            storage.put_if_absent(f"folder/{number}", b"data") and storage.delete(f"folder/{number}")
+            for _ in range(200)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(put, range(4))) == [200] * 4
