@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.corpus import formats, render
-from selector.corpus.columns import Column, as_type
+from selector.corpus import formats, render, values
+from selector.corpus.columns import Column
 from selector.engine.part import Task
 from selector.engine.store import Store
 from selector.exact import keyed
@@ -82,12 +82,12 @@ class Reader:
         assert column.column == "text", column
         return texts_of(store, task, live, self.text, self.max_document_bytes)
 
-    def _of_corpus(self, store: Store, key: str, live: pa.Table, column: Column) -> pa.Array | pa.ChunkedArray:
-        stored = store.read(key, f"column.{column.column}")
+    def _of_corpus(self, store: Store, key: str, live: pa.Table, column: Column) -> pa.Array:
+        stored = store.read(key, values.table_of(column.column))
         held, wanted = stored["place"].to_numpy(), live["place"].to_numpy()
         rows = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0)).astype(np.int64)
         is_lost = held[rows] != wanted if len(held) else np.ones(len(wanted), np.bool_)
-        return as_type(stored["value"].take(pa.array(rows, mask=is_lost)), self.types[column.column])
+        return values.as_type(stored.take(pa.array(rows, mask=is_lost)), self.types[column.column])
 
     def _of_attached(self, live: pa.Table, attached: pa.Table, column: Column) -> pa.Array | pa.ChunkedArray:
         rows = find(live["doc_id"], attached["doc_id"])

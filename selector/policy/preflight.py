@@ -1,9 +1,10 @@
 """All that can be known to be wrong before any work is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from selector.corpus import fields, files, formats, render
-from selector.corpus.columns import column
+import pyarrow as pa
+
+from selector.corpus import fields, files, formats, render, values
 from selector.errors import CorpusError, PolicyError, did_you_mean
 from selector.models.find import find_model
 from selector.models.settings import settings_of
@@ -37,48 +38,89 @@ def check(
 def _check_corpus(
     policy: Policy, catalogue: Catalogue, rule: Rule | None, uris: Sequence[str], corpus_columns: Mapping[str, str]
 ) -> None:
-    wanted = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
+    everywhere = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
-        wanted[policy.corpus.key] = "corpus.key"
+        everywhere[policy.corpus.key] = "corpus.key"
+    somewhere = dict(corpus_columns)
     if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
-        wanted[policy.corpus.source] = "corpus.source"
-    wanted |= corpus_columns
+        somewhere[policy.corpus.source] = "corpus.source"
     if isinstance(policy.corpus.source, Mapping):
         _check_constants(policy.corpus.source, uris)
-    rows_seen = False
+    known: set[str] = set()
+    rows_seen, is_whole = False, True
     for uri in uris:
-        beginning = _look(uri, policy.corpus.max_document_bytes, rule.corpus_columns if rule else ())
+        beginning = _look(uri, policy.corpus.max_document_bytes)
         rows_seen |= not beginning.is_empty
-        for name, where in wanted.items():
-            if beginning.columns and fields.column_of(name) not in beginning.columns:
-                known = {*beginning.columns, *([*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else [])}
-                hint = did_you_mean(name, known)
-                if name in beginning.columns:
-                    hint = f"Did you mean {fields.name_of([name])}? A dot that is part of a name is written in quotes."
-                raise CorpusError(
-                    f"{where}: {uri} has no column {name!r}. There is: {', '.join(sorted(known))}."
-                    f"{f' {hint}' if hint.startswith('Did') else ''}"
-                )
+        is_whole &= beginning.is_whole
+        names = _names(beginning)
+        known |= names
+        for name, where in everywhere.items():
+            column = name if beginning.is_whole else fields.name_of(fields.path_of(name)[:1])
+            if names and _spelt(column) not in names:
+                raise unknown_column(name, where, uri, names)
         if rule is not None:
-            _check_rule(rule, uri, beginning, catalogue)
+            _check_rule(rule, uri, beginning, names, catalogue)
     if not rows_seen:
         raise CorpusError(f"corpus.paths: there is no row in {', '.join(policy.corpus.paths)}. Give files with rows.")
+    for name, where in somewhere.items():
+        if is_whole and known and _spelt(name) not in known:
+            ours = [*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else []
+            who = uris[0] if len(uris) == 1 else f"none of the {len(uris)} files of the corpus"
+            raise unknown_column(name, where, who, {*known, *ours})
 
 
-def _check_rule(rule: Rule, uri: str, beginning: formats.Beginning, catalogue: Catalogue) -> None:
-    """The rule fits what a file begins with, and each of its short names means one thing."""
+def unknown_column(name: str, where: str, who: str, known: Collection[str]) -> CorpusError:
+    """The error to raise where a column that the policy names at a place is not there; `who` has it not."""
+    hint = did_you_mean(name, known)
+    quoted = fields.name_of([name])
+    if quoted in known:
+        hint = f"Did you mean {quoted}? A dot that is part of a name is written in quotes."
+    has = "has a column" if who.startswith("no") else "has no column"
+    return CorpusError(
+        f"{where}: {who} {has} {name!r}. There is: {', '.join(sorted(known))}."
+        f"{f' {hint}' if hint.startswith('Did') else ''}"
+    )
+
+
+def _names(beginning: formats.Beginning) -> set[str]:
+    """The names of the columns of a file as far as that tells, nested ones too."""
+    if beginning.schema is not None:
+        return set(fields.names_of(beginning.schema))
+    names = {fields.name_of([column]) for column in beginning.columns if column}
+    return names.union(*map(fields.names_in, beginning.rows))
+
+
+def _spelt(name: str) -> str:
+    """A name as `selector.corpus.fields` writes it."""
+    return fields.name_of(fields.path_of(name))
+
+
+def _check_rule(
+    rule: Rule, uri: str, beginning: formats.Beginning, names: Collection[str], catalogue: Catalogue
+) -> None:
+    """Each short name of the rule means one thing, and it fits what a file begins with. What types the values have is
+    known once all were read; that a rule does not fit those of the first ones can be known now."""
     for rule_column in rule.columns:
         score = catalogue.scores.get(rule_column.name)
-        if score is not None and rule_column.name in beginning.columns and not score.passes_on:
+        if score is not None and rule_column.name in names and not score.passes_on:
             raise PolicyError(
                 f"select.where: {rule_column.name!r} is a score and a column of the corpus. "
                 f"Write score.{rule_column.name} or corpus.{rule_column.name}."
             )
-    if beginning.rows:
-        try:
-            rule.check({name: column([row.get(name) for row in beginning.rows]) for name in rule.corpus_columns})
-        except PolicyError as error:
-            raise PolicyError(f"{error} These are the types in {uri}.") from error
+    if formats.format_of(uri).is_spelt:  # what its texts mean is known once all were read
+        return
+    try:
+        rule.check({name: _first_type(name, beginning) for name in rule.corpus_columns})
+    except PolicyError as error:
+        raise PolicyError(f"{error} These are the types in {uri}.") from error
+
+
+def _first_type(name: str, beginning: formats.Beginning) -> pa.DataType:
+    """The type of a column of the corpus in the first rows of a file, null where nothing is known of it or where these
+    have no one type."""
+    if beginning.schema is not None:
+        return values.type_in(beginning.schema, name)
+    return values.type_of_values([fields.find(row, name) for row in beginning.rows])
 
 
 def _check_model(policy: Policy) -> None:
@@ -96,9 +138,9 @@ def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:
             )
 
 
-def _look(uri: str, max_bytes: int, columns: Sequence[str]) -> formats.Beginning:
+def _look(uri: str, max_bytes: int) -> formats.Beginning:
     """What the first rows of a file tell; nothing if it cannot be read."""
     try:
-        return formats.format_of(uri).peek(uri, columns, max_bytes, _ROWS_TO_LOOK_AT)
+        return formats.format_of(uri).peek(uri, (), max_bytes, _ROWS_TO_LOOK_AT)
     except formats.Corrupt:
-        return formats.Beginning()  # the survey will quarantine it
+        return formats.Beginning(is_whole=True)  # the survey will quarantine it

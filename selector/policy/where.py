@@ -1,185 +1,144 @@
 """A rule over columns and scores, in SQL: parsed, and never run as Python.
 
 `num_tokens >= 32 AND source = 'web'` may name sizes, clusters, scores and the corpus's own columns, by their short
-names or, where a score and a column of the corpus have the same one, as `score.edu` and `corpus.edu`. A
-document for which it cannot be told (a null, or text where the rule compares numbers) does not pass. A rule
-looks at one document at a time: sums, ranks and subqueries are refused, since their answer would change
-with the cut of the corpus into parts.
+names or, where a score and a column of the corpus have the same one, as `score.edu` and `corpus.edu`; `meta.url` is
+nested, and `"meta.url"` a name with a dot. A document for which it cannot be told (a null, a division by zero) does not
+pass. A rule looks at one document at a time: sums, ranks and subqueries are refused, since their answer would change
+with the cut of the corpus into parts. What SQL means is said in `selector.policy.condition`.
 """
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
-from selector import tables
+from selector.corpus import fields
 from selector.corpus.columns import Column
 from selector.errors import PolicyError
 from selector.plugins.catalogue import CORPUS, RULE_COLUMNS, SCORE, Catalogue, corpus_column, corpus_names
+from selector.policy.condition import cast_in, compiled, evaluated, names_in, short, tree_of
 
-_KINDS = (pl.Float64, pl.String, pl.Boolean)  # what a column of the corpus can be
 _MOST_COLUMNS = 8  # of the corpus, in one rule
-_NUM_TRIAL_VALUES = 24
-
-_NAMES = re.compile(r"\b(?:score|corpus)\.[A-Za-z_]\w*(?:\.\w+)*|\bcluster\b")
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
-_AGGREGATES = re.compile(  # what SQL asks of many rows at once
-    r"\b(over|(?:[a-z]+_)?(?:agg|count|sum)|listagg|avg|mean|median|mode|min|max|first|last|any_value|total|every"
-    r"|(?:bool|bit)_[a-z]+|(?:std|var|cov|corr|quantile|percentile|regr)[a-z_]*)\s*\(|\bselect\b",
-    re.IGNORECASE,
-)
+_SCORES = (pa.float32(), pa.int64(), pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.decimal128(18, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A condition, and the columns that it reads."""
+    """A condition, and the columns that it reads.
+
+    A name that is both a column of the corpus and the score that passes it on means the column, whose values are exact,
+    but the score where the column is text and the score a number that the text spells.
+    """
 
     text: str
-    columns: tuple[Column, ...]  # each under the name that the rule gives it
-    open_columns: tuple[str, ...]  # those whose type is known only once the corpus was read
-    kinds: tuple[Any, ...]  # what the condition takes each of these for
+    columns: tuple[Column, ...]  # each under the name that the rule gives it, and the scores that pass on one of these
 
     @property
     def corpus_columns(self) -> tuple[str, ...]:
         """The columns of the corpus itself, by their names there."""
         return corpus_names(self.columns)
 
+    @functools.cached_property
+    def uncast_columns(self) -> frozenset[str]:
+        """Those of them whose values the rule reads as they are. What it casts wherever it reads it may hold values of
+        any types, which are cast as text."""
+        cast = cast_in(tree_of(self.text))
+        return frozenset(
+            column.column for column in self.columns if column.step == "columns" and column.name not in cast
+        )
+
     @classmethod
     def of(cls, text: str, catalogue: Catalogue) -> "Rule":
         """The rule that a policy's `select.where` says. Raises PolicyError if it is not a condition."""
-        many = _AGGREGATES.search(_QUOTED.sub("''", text))
-        if many:
-            raise PolicyError(_aggregate_refused(text, many[0].strip("( ")))
-        try:
-            names = sorted(set(_expression(text).meta.root_names()))
-        except (pl.exceptions.PolarsError, ValueError) as error:
-            raise PolicyError(
-                f"select.where: {_short(text)!r} is not an SQL condition: {_short(error)}. "
-                "A column whose name is an SQL word goes into double quotes."
-            ) from error
+        names = names_in(tree_of(text))
         if not names:
-            raise PolicyError(f"select.where: {_short(text)!r} names no column. Write e.g. num_tokens >= 32.")
-        columns = tuple(replace(_column(name, catalogue), name=name) for name in names)
-        of_corpus = tuple(column.name for column in columns if column.step == "columns")
+            raise PolicyError(f"select.where: {short(text)!r} names no column. Write e.g. num_tokens >= 32.")
+        columns = {name: replace(_column(name, catalogue), name=name) for name in names}
+        of_corpus = [name for name, column in columns.items() if column.step == "columns"]
         if len(of_corpus) > _MOST_COLUMNS:
             raise PolicyError(
-                f"select.where: {_short(text)!r} reads {len(of_corpus)} columns of the corpus, and {_MOST_COLUMNS} are "
+                f"select.where: {short(text)!r} reads {len(of_corpus)} columns of the corpus, and {_MOST_COLUMNS} are "
                 "the most. Put what it says into one column."
             )
-        known = {column.name: _type(column) for column in columns if column.name not in of_corpus}
+        for name in of_corpus:
+            if name in catalogue.scores and _passed_on(name) not in columns:
+                columns[_passed_on(name)] = replace(catalogue.score(name), name=_passed_on(name))
+        rule = cls(text=text, columns=tuple(columns.values()))
+        if not of_corpus:
+            rule.check({})
+        return rule
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Raises PolicyError if the condition does not fit the types of these columns of the corpus, by their names
+        there; what the types of a rater's scores are is known once it has rated."""
+        if not set(self.corpus_columns) <= types.keys():
+            return
         problem: PolicyError | None = None
-        for kinds in itertools.product(_KINDS, repeat=len(of_corpus)):
-            trial = pl.DataFrame(
-                {name: _trial_values(kind) for name, kind in (known | dict(zip(of_corpus, kinds, strict=True))).items()}
+        for score in _SCORES:
+            schema = pa.schema(
+                (column.name, types[column.column] if column.step == "columns" else _type(column, score))
+                for column in self.columns
             )
             try:
-                passed = _evaluate(text, trial)
-                alone = [_evaluate(text, trial[row]) for row in range(len(trial))]
+                self._fitted(schema)
             except PolicyError as error:
                 problem = problem or error
-                continue
-            if len(passed) != len(trial) or not passed.equals(pl.concat(alone)):
-                raise PolicyError(_aggregate_refused(text, "a part of it"))
-            return cls(text=text, columns=columns, open_columns=of_corpus, kinds=kinds)
-        assert problem is not None
-        raise problem
-
-    def check(self, columns: Mapping[str, pa.Array]) -> None:
-        """Raises PolicyError if the condition does not fit the types of these columns of the corpus, by their names
-        there."""
-        arrays = {column.name: columns.get(column.column) for column in self.columns if column.step == "columns"}
-        if all(values is not None for values in arrays.values()):
-            known = {
-                column.name: pl.Series([], dtype=_type(column)) for column in self.columns if column.step != "columns"
-            }
-            of_corpus = {
-                name: pl.from_arrow(values.slice(0, 0)) for name, values in arrays.items() if values is not None
-            }
-            nulls = {
-                name: kind
-                for name, kind in zip(self.open_columns, self.kinds, strict=True)
-                if pa.types.is_null(arrays[name].type)  # pyright: ignore[reportOptionalMemberAccess]
-            }
-            _evaluate(self.text, pl.DataFrame(known | of_corpus), nulls)
+            else:
+                return
+        if problem is not None:
+            raise problem
 
     def test(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a table with the rule's columns, under the rule's names, pass."""
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        labels = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-        frame = frame.cast(dict.fromkeys(labels, pl.String))
-        nulls = {
-            name: kind
-            for name, kind in zip(self.open_columns, self.kinds, strict=True)
-            if pa.types.is_null(table.schema.field(name).type)
-        }
-        try:
-            passed = _evaluate(self.text, frame, nulls)
-        except PolicyError:  # the corpus's values are of another type than its first rows
-            passed = _evaluate(self.text, frame, dict(zip(self.open_columns, self.kinds, strict=True)))
+        """Which rows of a table with the rule's columns, under the rule's names, pass. Raises PolicyError if the
+        condition does not fit their types."""
+        passed = evaluated(self.text, table.select(self._read(table.schema)).rename_columns(self._names))
         return passed.fill_null(False).to_numpy()
+
+    def _fitted(self, schema: pa.Schema) -> None:
+        read = [schema.field(name) for name in self._read(schema)]
+        compiled(self.text, pa.schema([field.with_name(name) for field, name in zip(read, self._names, strict=True)]))
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return names_in(tree_of(self.text))
+
+    def _read(self, schema: pa.Schema) -> list[str]:
+        """Where in a table the values of the names that the rule says are."""
+        there = set(schema.names)
+        return [
+            _passed_on(name)
+            if name not in (column.name for column in self.columns if column.step != "columns")
+            and _passed_on(name) in there
+            and pa.types.is_string(schema.field(name).type)
+            and not _is_text(schema.field(_passed_on(name)).type)
+            else name
+            for name in self._names
+        ]
 
 
 def _column(name: str, catalogue: Catalogue) -> Column:
     """The column that a rule means by a name: ours, a score, or else one of the corpus."""
-    if name in RULE_COLUMNS or name.startswith(SCORE) or name in catalogue.scores:
+    path = fields.path_of(name)
+    if len(path) == 1 and path[0].startswith((SCORE, CORPUS)):  # a long name in quotes
+        name = path[0]
+    score = catalogue.scores.get(name)
+    if name in RULE_COLUMNS or name.startswith(SCORE) or (score is not None and not score.passes_on):
         return catalogue.find(name, "select.where")
     return corpus_column(name.removeprefix(CORPUS))
 
 
-def _type(column: Column) -> Any:
-    """What polars takes a column of ours for."""
-    if column.type == tables.LABEL:
-        return pl.String
-    return pl.Series(pa.array([], column.type)).dtype if column.type is not None else pl.Float32
+def _passed_on(name: str) -> str:
+    """What a rule's table calls the score that passes on a column of the corpus."""
+    return f"{SCORE}{name}"
 
 
-def _evaluate(text: str, frame: pl.DataFrame, kinds: Mapping[str, Any] | None = None) -> pl.Series:
-    """The condition's value for each row. Raises PolicyError if the types do not fit."""
-    try:
-        frame = frame.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in (kinds or {}).items())
-        passed = frame.select(_expression(text).alias("passed"))["passed"]
-    except pl.exceptions.PolarsError as error:
-        columns = ", ".join(f"{name} ({kind})" for name, kind in zip(frame.columns, frame.dtypes, strict=True))
-        raise PolicyError(
-            f"select.where: {_short(text)!r} does not fit the columns {columns}: {_short(error)}."
-        ) from error
-    if not isinstance(passed.dtype, (pl.Boolean, pl.Null)):
-        raise PolicyError(f"select.where: {_short(text)!r} is {passed.dtype}, not true or false. Write a comparison.")
-    return passed.cast(pl.Boolean)
+def _type(column: Column, score: pa.DataType) -> pa.DataType:
+    """The type of a column of ours; of a number that a rater gives, the one that is supposed."""
+    return column.type if column.type is not None else score
 
 
-def _expression(text: str) -> pl.Expr:
-    """The condition, with our column `cluster`, which is an SQL word, and long names in quotes."""
-    quoted = re.split(f"({_QUOTED.pattern})", text)
-    quoted[::2] = [_NAMES.sub(r'"\g<0>"', piece) for piece in quoted[::2]]
-    return pl.sql_expr("".join(quoted))
-
-
-def _aggregate_refused(text: str, what: str) -> str:
-    return (
-        f"select.where: in {_short(text)!r}, {what} asks for other documents, and a rule sees one at a time. "
-        "Compare columns of one document."
-    )
-
-
-def _trial_values(kind: Any) -> pl.Series:
-    """Values of a type, small and large, up and down."""
-    values: Sequence[Any] = [(7 * row * row) % 31 * 3 ** (row // 3) for row in range(_NUM_TRIAL_VALUES)]
-    if kind == pl.String:
-        values = [f"{value}" for value in values]
-    elif kind == pl.Boolean:
-        values = [value % 2 == 0 for value in values]
-    return pl.Series(values, dtype=kind)
-
-
-def _short(text: object) -> str:
-    """A text as a message can hold it."""
-    line = " ".join(str(text).partition("\n\nThis error")[0].split()).rstrip(".")
-    return f"{line[:200]}…" if len(line) > 200 else line
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_dictionary(kind)

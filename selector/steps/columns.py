@@ -1,85 +1,130 @@
-"""Columns: what rows of the corpus hold in the columns that a rule or a plug-in names, each in one type.
+"""Columns: what documents hold in the columns of the corpus that a rule or a plug-in names, each in one type.
 
-It reads the corpus again and nothing else depends on it, so a policy that names another column tokenises and embeds
-nothing anew.
+Ingest sets these values aside where it is told to in time; a policy that names another column later has the corpus
+read again for it, and tokenises and embeds nothing anew.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from selector.corpus import formats
-from selector.corpus.columns import column, common
+from selector import tables
+from selector.corpus import formats, values
+from selector.corpus.joined import INGEST
+from selector.corpus.values import Found, Met
 from selector.engine.part import Task
 from selector.engine.step import APART, Done, Fold, Tables
 from selector.engine.store import Store
+from selector.errors import CorpusError
+from selector.policy.preflight import unknown_column
+from selector.policy.resolve import Resolved
 from selector.steps import survey
 from selector.steps.survey import Survey
 
-TYPES = pa.schema([("name", pa.string()), ("type", pa.string())])
+TYPES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("type", pa.string()),
+        ("is_there", pa.bool_()),  # some document has it, if only with nulls
+        ("disagree", pa.string()),  # where its values are of no one type: a sentence about the first two that disagree
+    ]
+)
+
+_MOST_KNOWN = 1000  # names of columns that are told where one is not found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(Fold):
-    """Per part and column a table of `place` and `value`, and apart from them `types`; of the whole corpus, the type of
-    every column."""
+    """Per part and column a table of `place` and of values of each kind, and apart from them `types` and `known`; of
+    the whole corpus, the type of every column."""
 
     name: str = field(default="columns", metadata=APART)
-    version = 2
+    version = 3
     output = "rows"
     folded = "types"
-    reads: tuple[str, ...] = field(default=("survey",), metadata=APART)
+    reads: tuple[str, ...] = field(default=("survey", INGEST), metadata=APART)
 
     survey: Survey = field(metadata=APART)
     names: tuple[str, ...]
     max_document_bytes: int
 
     def rows_in(self, done: Done) -> int:
-        return sum(part.num_rows for part in survey.parts(done, self.survey))
+        return done[INGEST].rows_out
 
     def tasks(self, done: Done) -> Sequence[Task]:
-        parts = survey.parts(done, self.survey)
-        return [Task(key=self.key(part.rows), part=part) for part in parts]
+        seals = done[INGEST].parts
+        return [
+            Task(key=self.key(part.rows, seal.key), part=part, inputs={INGEST: seal.key})
+            for part, seal in zip(survey.parts(done, self.survey), seals, strict=True)
+        ]
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        places: list[int] = []
-        values: dict[str, list[Any]] = {name: [] for name in self.names}
-        for place, _, read in formats.rows(task.part, self.names, self.max_document_bytes, task.places):
-            if not isinstance(read.row, formats.Bad):  # ingest says what is wrong with it
-                places.append(place)
-                for name, held in values.items():
-                    held.append(read.row.get(name))
-        rows, columns = pa.array(places, pa.uint32()), {name: column(held) for name, held in values.items()}
-        return {
-            "rows": pa.table({"place": rows}),
-            "types": _types_table({name: column.type for name, column in columns.items()}),
-            **{f"column.{name}": pa.table({"place": rows, "value": column}) for name, column in columns.items()},
-        }
+        seal = store.sealed(task.inputs[INGEST])
+        documents = store.table(seal, "documents", ["place"])
+        wanted = [values.table_of(name) for name in self.names]
+        if task.only is None and all(name in seal.tables for name in wanted):  # ingest has set them aside
+            kept = {name: store.table(seal, name) for name in (*wanted, "types", "known", "lost")}
+        else:
+            places = documents["place"].to_numpy().astype(np.int64)
+            places = places[task.mask(places)]
+            documents = pa.table({"place": pa.array(places, pa.uint32())})
+            gathering = values.Gathering(self.names)
+            for place, piece, read in formats.rows(task.part, (), self.max_document_bytes, places):
+                if not isinstance(read.row, formats.Bad):
+                    gathering.add(place, read.row, piece)
+            kept = gathering.tables(task.part, places)
+        lost = self._ours(kept.pop("lost"))
+        return {"rows": documents, **kept, "types": self._ours(kept["types"]), "quarantine": _quarantine(lost)}
+
+    def _ours(self, table: pa.Table) -> pa.Table:
+        """What is said of the columns that are asked for."""
+        return table.filter(pa.array([name in self.names for name in table["name"].to_pylist()], pa.bool_()))
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
-        spelt: dict[str, set[str]] = {name: set() for name in self.names}
-        for part in parts:
-            for row in part["types"].to_pylist():
-                spelt[row["name"]].add(row["type"])
-        kinds = {name: sorted(map(unspell, kinds), key=str) for name, kinds in spelt.items()}
-        yield "types", _types_table({name: common(kinds) for name, kinds in kinds.items()})
+        met: dict[str, list[Met]] = {name: [] for name in self.names}
+        there = set[str]()
+        read = list(parts)
+        for number, part in enumerate(read):
+            for name, one in values.met_in(number, part["types"]):
+                there.add(name)
+                met[name] += [one] if one is not None else []
+        found = {name: values.type_of(ones) for name, ones in met.items()}
+        rows = [
+            {
+                "name": name,
+                "type": values.spell(each.type),
+                "is_there": name in there,
+                "disagree": self._disagreement(done, each),
+            }
+            for name, each in found.items()
+        ]
+        yield "types", pa.Table.from_pylist(rows, schema=TYPES)
+        known: set[str] = set()
+        for part in read if len(there) < len(self.names) else ():
+            known |= set(part["known"]["name"].to_pylist()) if len(known) < _MOST_KNOWN else set()
+        yield "known", pa.table([sorted(known)], schema=values.KNOWN)
+
+    def _disagreement(self, done: Done, found: Found) -> str | None:
+        if found.disagree is None:
+            return None
+        parts = survey.parts(done, self.survey)
+        said: list[str] = []
+        for part, place, what in found.disagree:
+            uri, row = parts[part].at(place)
+            said.append(f"{what} in row {row} of {uri}")
+        return " and ".join(said)
 
 
-def _types_table(types: Mapping[str, pa.DataType]) -> pa.Table:
-    rows = [{"name": name, "type": spell(kind)} for name, kind in types.items()]
-    return pa.Table.from_pylist(rows, schema=TYPES)
-
-
-def spell(kind: pa.DataType) -> str:
-    """An Arrow type as text, whole: a timestamp with its unit and zone, a decimal with its digits."""
-    return pa.schema([("value", kind)]).serialize().hex()
-
-
-def unspell(spelt: str) -> pa.DataType:
-    """The type that was spelt."""
-    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(spelt))).field("value").type
+def _quarantine(lost: pa.Table) -> pa.Table:
+    """The quarantine of documents with values that no type holds, each once."""
+    once = {row["place"]: row["detail"] for row in reversed(lost.to_pylist())}
+    rows = [
+        {"doc_id": None, "place": place, "step": "columns", "reason": "no_type", "detail": detail[:500]}
+        for place, detail in sorted(once.items())
+    ]
+    return pa.Table.from_pylist(rows, schema=tables.QUARANTINE)
 
 
 def types(done: Done) -> dict[str, pa.DataType]:
@@ -89,4 +134,22 @@ def types(done: Done) -> dict[str, pa.DataType]:
 
 def read_types(store: Store, key: str) -> dict[str, pa.DataType]:
     """The same, from the step's answer."""
-    return {row["name"]: unspell(row["type"]) for row in store.read(key, "types").to_pylist()}
+    return {row["name"]: values.unspell(row["type"]) for row in store.read(key, "types").to_pylist()}
+
+
+def check(done: Done, resolved: Resolved) -> None:
+    """Every column that the policy names is there and has one type, which its rule fits. Raises CorpusError or
+    PolicyError."""
+    rule = resolved.rule
+    for row in done.table("columns", "types").to_pylist():
+        name: str = row["name"]
+        if not row["is_there"]:
+            known = done.table("columns", "known")["name"].to_pylist()
+            raise unknown_column(name, resolved.corpus_columns[name], "no document of the corpus", known)
+        if row["disagree"] is not None and rule is not None and name in rule.uncast_columns:
+            raise CorpusError(
+                f"select.where: the column {name!r} of the corpus has no one type: {row['disagree']}. Write it in one "
+                f"type, or let the rule cast it wherever it reads it: CAST({name} AS VARCHAR)."
+            )
+    if rule is not None:
+        rule.check(types(done))

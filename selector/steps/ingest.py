@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from selector import tables
-from selector.corpus import fields, formats, render, tokens
+from selector.corpus import fields, formats, render, tokens, values
 from selector.engine.part import Piece, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
@@ -39,6 +40,7 @@ class Ingest(Map):
     tokenizer: str = field(metadata=APART)
     tokenizer_sha256: str
     keep_texts: bool = field(metadata=APART)  # beside the documents, so that no later step opens the corpus again
+    columns: tuple[str, ...] = field(default=(), metadata=APART)  # of the corpus, whose values are set aside
 
     def rows_in(self, done: Done) -> int:
         return sum(part.num_rows for part in survey.parts(done, self.survey))
@@ -61,6 +63,7 @@ class Ingest(Map):
         offsets: list[int | None] = []
         lengths: list[int | None] = []
         lost: list[dict[str, Any]] = []
+        gathering = values.Gathering(self.columns)
         for place, piece, read in formats.rows(task.part, columns, self.max_document_bytes, task.places):
             document = read.row if isinstance(read.row, formats.Bad) else self._document(read.row, piece)
             if isinstance(document, formats.Bad):
@@ -77,6 +80,8 @@ class Ingest(Map):
             texts.append(text)
             offsets.append(read.byte_offset)
             lengths.append(read.byte_length)
+            if self.columns and not isinstance(read.row, formats.Bad):
+                gathering.add(place, read.row, piece)
         documents = pa.table(
             [
                 pa.array(ids, tables.DOC_ID),
@@ -93,10 +98,12 @@ class Ingest(Map):
         texts_table = {"texts": pa.table([documents["place"], texts], schema=tables.TEXTS)} if self.keep_texts else {}
         quarantine = pa.Table.from_pylist(lost, schema=tables.QUARANTINE)
         labelled = {"without_source": pa.table({"source": pa.nulls(without_source)})}
+        kept = gathering.tables(task.part, np.array(places, np.int64)) if self.columns else {}
         return {
             "documents": documents,
             **texts_table,
             **(labelled if without_source else {}),
+            **kept,
             "quarantine": quarantine,
         }
 

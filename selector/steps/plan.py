@@ -32,6 +32,7 @@ from selector.steps.survey import Survey
 from selector.steps.verdict import Eligibility
 
 LIBRARIES = (
+    "duckdb",
     "faiss-cpu",
     "faiss-gpu",
     "numpy",
@@ -84,6 +85,7 @@ class Plan:
             tokenizer=str(self.resolved.tokenizer),
             tokenizer_sha256=self.resolved.tokenizer_sha256,
             keep_texts=corpus.keep_texts,
+            columns=tuple(sorted(self.resolved.corpus_columns)),
         )
 
     @functools.cached_property

@@ -21,7 +21,7 @@ from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
-from selector.steps import account, dedup, survey
+from selector.steps import account, columns, dedup, survey
 from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
 
@@ -70,6 +70,7 @@ class Run:
         return {
             "survey": functools.partial(self._surveyed, lease),
             "ingest": self._ingested,
+            "columns": functools.partial(columns.check, resolved=self.resolved),
             "dedup": self._deduplicated,
             "select": self._not_empty,
             "order": self._not_empty,

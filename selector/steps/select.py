@@ -38,7 +38,7 @@ class Select(Whole):
 
     name: str = field(default="select", metadata=APART)
     version = 6
-    libraries = ("polars",)  # which says what a rule means
+    libraries = ("duckdb",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)
     selector_identity: Mapping[str, Any]

@@ -26,7 +26,6 @@ from conftest import MemoryStorage, text_of, write_jsonl
 from runs import Noting, policy_of, run
 from selector import tables
 from selector.corpus import files, formats
-from selector.corpus.columns import column
 from selector.corpus.formats import Bad, _lines
 from selector.corpus.formats._json import BOM
 from selector.corpus.rows import Rows
@@ -575,24 +574,6 @@ def test_a_row_without_a_key_is_quarantined_where_a_key_is_declared(key: Any, tm
     assert [(row["place"], row["reason"]) for row in lost] == [(0, "no_key"), (1, "no_key")]
     assert documents["doc_id"].to_pylist() == [hashlib.blake2b(b"7", digest_size=16).digest()] * 2
     assert documents["text_id"].to_pylist() == [hashlib.blake2b(t, digest_size=16).digest() for t in (b"c", b"d")]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([1, 2.5, None], pa.array([1, 2.5, None], pa.float64())),
-        ([10**400, -(10**400)], pa.array([float("inf"), float("-inf")])),
-        ([True, None, False], pa.array([True, None, False])),
-        (["a", None, 3, True, ["é"]], pa.array(["a", None, "3", "true", '["é"]'])),
-        ([["\ud800"]], pa.array(['["\\ud800"]'])),
-        ([None, None], pa.nulls(2)),
-        ([], pa.nulls(0)),
-    ],
-)
-def test_a_corpus_column_keeps_numbers_as_numbers_and_spells_out_the_rest(
-    values: list[Any], expected: pa.Array
-) -> None:
-    assert column(values).equals(expected)
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ FAMILIES = ("rate", "select", "order")
 FAMILIES_OF_FILES = (*FAMILIES, "storage", "corpus/formats")
 HOMES = {
     "ray": ("jobs/",),
+    "duckdb": ("selector/policy/condition.py",),
     "faiss": ("selector/models/neighbours.py",),
     "sentence_transformers": ("selector/models/",),
     "transformers": ("selector/models/",),
@@ -188,7 +189,19 @@ def test_importing_selector_is_quick_and_loads_nothing_heavy() -> None:
     """Quick is told by what is loaded, since a clock would tell of the machine."""
     code = "import sys, selector; print(sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for heavy in ("torch", "ray", "numpy", "pyarrow", "polars", "pydantic", "faiss", "transformers", "rich", "typer"):
+    for heavy in (
+        "torch",
+        "ray",
+        "numpy",
+        "pyarrow",
+        "polars",
+        "duckdb",
+        "pydantic",
+        "faiss",
+        "transformers",
+        "rich",
+        "typer",
+    ):
         assert f"'{heavy}'" not in loaded
 
 

@@ -1,0 +1,562 @@
+"""Values of the corpus's own columns, and the one type that each column has over the whole corpus.
+
+JSON says no type, and a part sees only its own values. So a part keeps values of every kind side by side, and says
+which kinds it has met and where first. Once all parts have, each column gets one type, or is told to be a mixture with
+the two places that disagree.
+
+    integer   of 64 bits, with or without a sign, or else of at most 38 digits
+    number    floats; with integers among them only where all of these are below 2^53
+    spelt     text of a file in which everything is text: integers, numbers or booleans if all of a column is
+    json      objects and lists, as their JSON: text to whoever reads the column
+
+Null has no kind, and NaN is null.
+"""
+
+import functools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from selector.corpus import fields, formats
+from selector.corpus.columns import text
+from selector.engine.part import Part, Piece
+
+SEEN = pa.schema(
+    [
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("type", pa.string()),  # of the values as they are kept, spelt; null where there are none
+        ("place", pa.uint32()),  # of the first one
+        ("low", pa.string()),  # the least and the greatest integer or moment
+        ("high", pa.string()),
+        ("large", pa.uint32()),  # the place of the first integer that a float may not hold
+    ]
+)
+"""The kinds of values that a part has of each column; of one that it has and that is always null, the kind `null`."""
+
+KNOWN = pa.schema([("name", pa.string())])
+"""Names of columns that a part has."""
+
+_MOST_NAMES = 200  # that a part tells
+_FLOAT_HOLDS = 1 << 53
+_MOST_DIGITS = 38
+_WIDEST = pa.decimal128(_MOST_DIGITS, 0)
+_SPELT = {  # what text may spell, from narrow to wide
+    "spelt boolean": r"^(true|false|True|False|TRUE|FALSE)$",
+    "spelt integer": r"^-?(0|[1-9][0-9]{0,17})$",
+    "spelt number": r"^-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?$|^[+-]?(nan|NaN|NAN|inf|Inf|Infinity)$",
+}
+_UNITS = ("s", "ms", "us", "ns")
+
+Places = npt.NDArray[np.int64]
+_Lost = list[dict[str, Any]]
+
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+
+LOST = pa.schema([("name", pa.string()), ("place", pa.int64()), ("detail", pa.string())])
+"""Values that no type holds: of which column, where, and what is wrong with them."""
+
+
+class Gathering:
+    """The values of some columns of a part, as its rows are read."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._rows: dict[bool, tuple[list[int], dict[str, list[Any]]]] = {}  # by whether their files are all text
+        self._arrays: dict[str, list[tuple[Places, pa.Array]]] = defaultdict(list)
+        self._known: dict[str, None] = {}
+        self._shapes: set[tuple[str, ...]] = set()
+
+    def add(self, place: int, row: Mapping[str, Any], piece: Piece) -> None:
+        """Takes note of a row, unless its file says the types of its columns: `tables` reads that."""
+        says_types, is_spelt = _of_format(piece.format)
+        if says_types:
+            return
+        places, values = self._rows.setdefault(is_spelt, ([], {name: [] for name in self.names}))
+        places.append(place)
+        for name, held in values.items():
+            held.append(fields.find(row, name))
+        shape = tuple(row)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self._add_known(fields.names_in(row, _MOST_NAMES))
+
+    def tables(self, part: Part, all_places: Places) -> dict[str, pa.Table]:
+        """The table `column.<name>` of each column, with a row for each of these places; `types`, `known`, `lost`."""
+        self._read_arrays(part, all_places)
+        lost: _Lost = []
+        seen: list[dict[str, Any]] = []
+        tables: dict[str, pa.Table] = {}
+        for name in self.names:
+            kept: dict[tuple[str, pa.DataType], list[tuple[Places, pa.Array]]] = defaultdict(list)
+            is_there = False
+            for is_spelt, (places, values) in self._rows.items():
+                is_there |= any(value is not fields.ABSENT for value in values[name])
+                at_places = np.array(places, np.int64)
+                split = _texts(at_places, values[name]) if is_spelt else _split(at_places, values[name], name, lost)
+                for kind, at, array in split:
+                    kept[kind, array.type].append((at, array))
+            for places, array in self._arrays[name]:
+                is_there = True
+                for kind, at, values in _typed(places, array, name, lost):
+                    kept[kind, values.type].append((at, values))
+            if is_there and not kept:
+                seen.append({"name": name, "kind": "null"})
+            columns: dict[str, pa.Array] = {"place": pa.array(all_places, pa.uint32())}
+            for (kind, stored), pieces in sorted(kept.items(), key=lambda item: (item[0][0], str(item[0][1]))):
+                at = np.concatenate([places for places, _ in pieces])
+                values = pa.concat_arrays([array for _, array in pieces])
+                seen += _seen(name, kind, at, values)
+                rows = np.full(len(all_places), -1, np.int64)
+                rows[np.searchsorted(all_places, at)] = np.arange(len(at))
+                columns[f"{kind}:{stored}"] = values.take(pa.array(rows, mask=rows < 0))
+            tables[table_of(name)] = pa.table(columns)
+        tables["types"] = pa.Table.from_pylist(seen, schema=SEEN)
+        tables["known"] = pa.table([list(self._known)], schema=KNOWN)
+        tables["lost"] = pa.Table.from_pylist(lost, schema=LOST)
+        return tables
+
+    def _read_arrays(self, part: Part, all_places: Places) -> None:
+        columns = {fields.column_of(name) for name in self.names}
+        for first, piece in zip(part.firsts.tolist(), part.pieces, strict=False):
+            start, stop = np.searchsorted(all_places, [first, first + piece.num_rows]).tolist()
+            if start == stop or not _of_format(piece.format)[0]:
+                continue
+            lead = first - piece.first_row
+            numbers = set((all_places[start:stop] - lead).tolist())
+            arrays = formats.find(piece.format, piece.uri).arrays(piece, columns, numbers)
+            for read, batch in arrays or ():
+                self._add_known(fields.names_of(batch.schema))
+                for name in self.names:
+                    values = _inner(batch, fields.path_of(name))
+                    if values is not None:
+                        self._arrays[name].append((read + lead, values))
+
+    def _add_known(self, names: Iterable[str]) -> None:
+        for name in names:
+            if len(self._known) >= _MOST_NAMES:
+                return
+            self._known[name] = None
+
+
+def table_of(name: str) -> str:
+    """The table of a column."""
+    return f"column.{name}"
+
+
+@functools.cache
+def _of_format(name: str) -> tuple[bool, bool]:
+    """Whether files of a format say the types of their columns, and whether everything in them is text."""
+    form = formats.find(name, "a file")
+    return type(form).arrays is not formats.Format.arrays, form.is_spelt
+
+
+# ---------------------------------------------------------------- values as rows of a part hold them
+
+_Kept = Iterator[tuple[str, Places, pa.Array]]
+
+
+def _split(places: Places, values: Sequence[Any], name: str, lost: _Lost) -> _Kept:
+    """The values of each kind, and their places."""
+    by_kind: dict[str, tuple[list[int], list[Any]]] = {}
+    for place, value in zip(places.tolist(), values, strict=True):
+        if value is None or value is fields.ABSENT:
+            continue
+        kind = _KINDS.get(type(value), "json")
+        if kind == "integer" and not -(10**_MOST_DIGITS) < value < 10**_MOST_DIGITS:
+            digits = f"an integer of {len(str(abs(value)))} digits"
+            lost.append({"name": name, "place": place, "detail": f"the column {name!r} holds {digits}"})
+            continue
+        at, held = by_kind.setdefault(kind, ([], []))
+        at.append(place)
+        held.append(text(value) if kind in ("text", "json") else value)
+    for kind, (at, held) in by_kind.items():
+        yield kind, np.array(at, np.int64), pa.array(held, _integers(held) if kind == "integer" else _STORED[kind])
+
+
+_KINDS: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
+_STORED: Mapping[str, pa.DataType] = {
+    "boolean": pa.bool_(), "number": pa.float64(), "text": pa.string(), "json": pa.string()
+}  # fmt: skip
+
+
+def _integers(values: Sequence[int]) -> pa.DataType:
+    return _integer_type(min(values), max(values))
+
+
+def _integer_type(low: int, high: int) -> pa.DataType:
+    """The narrowest type of integers that holds both."""
+    if low >= -(2**63) and high < 2**63:
+        return pa.int64()
+    return pa.uint64() if low >= 0 and high < 2**64 else _WIDEST
+
+
+def _texts(places: Places, values: Sequence[Any]) -> _Kept:
+    """Texts of a file in which everything is text; an empty one is null."""
+    at = [place for place, value in zip(places.tolist(), values, strict=True) if value and value is not fields.ABSENT]
+    held = [text(value) for value in values if value and value is not fields.ABSENT]
+    if held:
+        yield "spelt", np.array(at, np.int64), pa.array(held, pa.string())
+
+
+def _typed(places: Places, values: pa.Array, name: str, lost: _Lost) -> _Kept:
+    """An Arrow array as it is kept: of its kind, in a type that stands for its like."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    while isinstance(values, pa.ExtensionArray) or pa.types.is_dictionary(values.type):
+        values = values.storage if isinstance(values, pa.ExtensionArray) else values.dictionary_decode()
+    if pa.types.is_run_end_encoded(values.type):
+        values = pc.run_end_decode(values)
+    if pa.types.is_floating(values.type):
+        values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    is_there = values.is_valid().to_numpy(zero_copy_only=False)
+    places, values = places[is_there], values.filter(pa.array(is_there))
+    if len(values):
+        kind, stored = _kind_of(values.type)
+        places, kept = _held(places, values, kind, stored, name, lost)
+        if len(kept):
+            yield kind, places, kept
+
+
+def _kind_of(kind: pa.DataType) -> tuple[str, pa.DataType]:
+    """The kind of an Arrow type's values, and the type in which they are kept."""
+    is_ = pa.types
+    if is_.is_boolean(kind):
+        return "boolean", kind
+    if is_.is_integer(kind):
+        return "integer", kind if is_.is_uint64(kind) else pa.int64()
+    if is_.is_floating(kind):
+        return "number", kind
+    if is_.is_decimal(kind):
+        scale, whole = kind.scale, kind.precision - kind.scale
+        return "decimal", pa.decimal128(min(_MOST_DIGITS, max(whole, 0) + max(scale, 0)), max(scale, 0))
+    if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
+        return "text", pa.string()
+    if is_.is_date(kind):
+        return "date", pa.date32()
+    if is_.is_time(kind):
+        return "time of day", pa.time64("ns" if kind.unit == "ns" else "us")
+    if is_.is_timestamp(kind):
+        return ("moment" if kind.tz is None else "moment with a zone"), kind
+    if is_.is_duration(kind):
+        return "duration", kind
+    if is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_binary_view(kind) or is_.is_fixed_size_binary(kind):
+        return "bytes", pa.binary()
+    return "json", pa.string()
+
+
+def _held(
+    places: Places, values: pa.Array, kind: str, stored: pa.DataType, name: str, lost: _Lost
+) -> tuple[Places, pa.Array]:
+    """The values in the type in which they are kept, without those that it does not hold."""
+    try:
+        if kind == "json":
+            return places, pa.array([text(value) for value in _with_words(values).to_pylist()], pa.string())
+        kept = values.cast(stored, safe=kind != "date")
+        if kind == "text":
+            kept.validate(full=True)
+        return places, kept
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        if len(values) == 1:
+            detail = str(error).splitlines()[0]
+            said = f"the column {name!r} holds what no type does: {detail}"
+            lost.append({"name": name, "place": int(places[0]), "detail": said})
+            return places[:0], pa.array([], stored)
+    halves = [
+        _held(places[half], values[half], kind, stored, name, lost)
+        for half in (slice(0, len(values) // 2), slice(len(values) // 2, len(values)))
+    ]
+    return np.concatenate([at for at, _ in halves]), pa.concat_arrays([kept for _, kept in halves])
+
+
+def _with_words(values: pa.Array) -> pa.Array:
+    """Nested values with those spelt out that Python may not hold: dates, times and moments."""
+    return values.cast(_wordy(values.type))
+
+
+def _wordy(kind: pa.DataType) -> pa.DataType:
+    is_ = pa.types
+    if is_.is_temporal(kind) and not is_.is_duration(kind):
+        return pa.string()
+    if is_.is_struct(kind):
+        return pa.struct([each.with_type(_wordy(each.type)) for each in kind])
+    if is_.is_list(kind):
+        return pa.list_(_wordy(kind.value_type))
+    if is_.is_large_list(kind):
+        return pa.large_list(_wordy(kind.value_type))
+    return kind
+
+
+def _inner(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array | None:
+    """The values of a column, nested or not; None if there is none."""
+    if batch.schema.get_field_index(path[0]) < 0:
+        return None
+    values = batch.column(path[0])
+    for key in path[1:]:
+        if pa.types.is_struct(values.type) and values.type.get_field_index(key) >= 0:
+            values = pc.struct_field(values, key)
+        elif pa.types.is_map(values.type) and pa.types.is_string(values.type.key_type):
+            values = pc.map_lookup(values, pa.scalar(key), "last")
+        else:
+            return None
+    return values
+
+
+def _seen(name: str, kind: str, places: Places, values: pa.Array) -> Iterator[dict[str, Any]]:
+    """What is noted of values of one kind."""
+    noted = {"name": name, "type": spell(values.type)}
+    if kind == "spelt":
+        left = np.ones(len(values), np.bool_)
+        for spelt, pattern in _SPELT.items():
+            fits = pc.match_substring_regex(values, pattern).to_numpy(zero_copy_only=False) & left
+            left &= ~fits
+            if fits.any():
+                yield (
+                    noted
+                    | {"kind": spelt, "place": int(places[fits].min())}
+                    | _ends(spelt, places[fits], values.filter(pa.array(fits)))
+                )
+        if left.any():
+            yield noted | {"kind": "spelt text", "place": int(places[left].min())}
+    else:
+        yield noted | {"kind": kind, "place": int(places.min())} | _ends(kind, places, values)
+
+
+def _ends(kind: str, places: Places, values: pa.Array) -> dict[str, Any]:
+    """The least and the greatest of integers and moments, and the first integer that a float may not hold."""
+    if kind in ("integer", "spelt integer"):
+        numbers = (
+            values
+            if values.type == _WIDEST
+            else values.cast(pa.decimal128(20, 0), safe=True)
+            if (pa.types.is_integer(values.type))
+            else values.cast(pa.int64())
+        )
+        is_large = pc.or_(
+            pc.greater_equal(numbers, pa.scalar(_FLOAT_HOLDS).cast(numbers.type)),
+            pc.less_equal(numbers, pa.scalar(-_FLOAT_HOLDS).cast(numbers.type)),
+        ).to_numpy(zero_copy_only=False)
+        ends = pc.min_max(numbers)
+        return {
+            "low": str(int(ends["min"].as_py())),
+            "high": str(int(ends["max"].as_py())),
+            "large": int(places[is_large].min()) if is_large.any() else None,
+        }
+    if kind.startswith("moment") or kind == "duration":
+        ends = pc.min_max(values.cast(pa.int64()))
+        return {"low": str(ends["min"].as_py()), "high": str(ends["max"].as_py())}
+    return {}
+
+
+# ---------------------------------------------------------------- one type for a column
+
+
+@dataclass(frozen=True, kw_only=True)
+class Met:
+    """A kind of values as a part met it first."""
+
+    part: int
+    kind: str
+    type: pa.DataType
+    place: int
+    low: int | None
+    high: int | None
+    large: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The type of a column; and where its values disagree, the two places that do, as (part, place, what is there)."""
+
+    type: pa.DataType
+    is_there: bool
+    disagree: tuple[tuple[int, int, str], tuple[int, int, str]] | None = None
+
+
+def met_in(part: int, seen: pa.Table) -> Iterator[tuple[str, Met | None]]:
+    """What a part says of each column; None of one that it has and that is always null."""
+    for row in seen.to_pylist():
+        if row["type"] is None:
+            yield row["name"], None
+        else:
+            yield row["name"], _met(part, row)
+
+
+def _met(part: int, row: Mapping[str, Any]) -> Met:
+    ends = {key: None if row.get(key) is None else int(row[key]) for key in ("low", "high", "large")}
+    return Met(part=part, kind=row["kind"], type=unspell(row["type"]), place=row["place"], **ends)
+
+
+def type_of(met: Sequence[Met]) -> Found:
+    """The one type of a column of which the parts, in corpus order, have met these kinds."""
+    by_kind: dict[str, list[Met]] = defaultdict(list)
+    for one in met:
+        by_kind[_resolved(one.kind, met)].append(one)
+    kinds = set(by_kind)
+    if not kinds:
+        return Found(type=pa.null(), is_there=False)
+    if kinds == {"integer", "number"}:
+        large = next((one for one in by_kind["integer"] if one.large is not None), None)
+        if large is None:
+            return Found(type=pa.float64(), is_there=True)
+        place = large.large if large.large is not None else large.place
+        return _mixed((large, "an integer of 2^53 or more", place), _first(by_kind["number"]))
+    if len(kinds) > 1:
+        first, other = sorted((_first(ones) for ones in by_kind.values()), key=lambda told: (told[0].part, told[2]))[:2]
+        return _mixed(first, other)
+    ((kind, ones),) = by_kind.items()
+    found = _of_kind(kind, ones)
+    if found is None:
+        other = next(one for one in ones if one.type != ones[0].type)
+        return _mixed((ones[0], str(ones[0].type), ones[0].place), (other, str(other.type), other.place))
+    return Found(type=found, is_there=True)
+
+
+_Told = tuple[Met, str, int]
+
+
+def _first(ones: Sequence[Met]) -> _Told:
+    one = min(ones, key=lambda one: (one.part, one.place))
+    return one, _PHRASES.get(one.kind, f"a {one.kind}"), one.place
+
+
+_PHRASES = {
+    "integer": "an integer", "text": "text", "json": "an object or a list", "boolean": "true or false",
+    "bytes": "bytes", "spelt text": "text", "spelt integer": "an integer", "spelt number": "a number",
+    "spelt boolean": "true or false",
+}  # fmt: skip
+
+
+def _mixed(one: _Told, other: _Told) -> Found:
+    return Found(
+        type=pa.string(), is_there=True,
+        disagree=((one[0].part, one[2], one[1]), (other[0].part, other[2], other[1])),
+    )  # fmt: skip
+
+
+def _resolved(kind: str, met: Sequence[Met]) -> str:
+    """What text of a file in which everything is text means, beside what else the column holds."""
+    if not kind.startswith("spelt"):
+        return kind
+    spelt = {one.kind for one in met if one.kind.startswith("spelt")}
+    others = {one.kind for one in met} - spelt
+    if spelt == {"spelt boolean"} and others <= {"boolean"}:
+        return "boolean"
+    if spelt == {"spelt integer"} and others <= {"integer"}:
+        return "integer"
+    if spelt <= {"spelt integer", "spelt number"} and others <= {"integer", "number"}:
+        has_large = any(one.large is not None for one in met if one.kind == "spelt integer")
+        return "text" if has_large and not others else kind.removeprefix("spelt ")
+    return "text"
+
+
+def _of_kind(kind: str, ones: Sequence[Met]) -> pa.DataType | None:
+    """The type that holds all values of one kind; None if there is none."""
+    types = list(dict.fromkeys(one.type for one in ones))
+    lows, highs = ([end for one in ones if (end := getattr(one, name)) is not None] for name in ("low", "high"))
+    if kind == "integer":
+        return _integer_type(min(lows), max(highs))
+    if kind == "number":
+        return types[0] if len(types) == 1 and pa.types.is_floating(types[0]) else pa.float64()
+    if kind == "decimal":
+        scale = max(each.scale for each in types)
+        digits = scale + max(each.precision - each.scale for each in types)
+        return pa.decimal128(digits, scale) if digits <= _MOST_DIGITS else None
+    if kind == "boolean":
+        return pa.bool_()
+    if kind in ("text", "json"):
+        return pa.string()
+    if kind.startswith("moment") or kind == "duration":
+        unit = max((each.unit for each in types), key=_UNITS.index)
+        for one in ones:
+            scale = 1000 ** (_UNITS.index(unit) - _UNITS.index(one.type.unit))
+            if one.low is None or one.high is None or max(abs(one.low), abs(one.high)) * scale >= 2**63:
+                return None
+        if kind == "duration":
+            return pa.duration(unit)
+        zones = {each.tz for each in types}
+        return pa.timestamp(unit, zones.pop() if len(zones) == 1 else "UTC")
+    return max(types, key=str)  # times of day in microseconds or nanoseconds; dates; bytes
+
+
+def type_in(schema: pa.Schema, name: str) -> pa.DataType:
+    """The type that the values of a column have, as a file with this schema holds them; null if it has none of it."""
+    path = fields.path_of(name)
+    if schema.get_field_index(path[0]) < 0:
+        return pa.null()
+    kind = schema.field(path[0]).type
+    for key in path[1:]:
+        if pa.types.is_struct(kind) and kind.get_field_index(key) >= 0:
+            kind = kind.field(key).type
+        else:
+            return pa.null()
+    while pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
+    return kind if pa.types.is_null(kind) else _kind_of(kind)[1]
+
+
+def type_of_values(held: Sequence[Any]) -> pa.DataType:
+    """The one type of values as rows of JSON hold them; null where there is none."""
+    split = _split(np.arange(len(held)), held, "", [])
+    met = [_met(0, seen) for kind, at, array in split for seen in _seen("", kind, at, array)]
+    found = type_of(met)
+    return pa.null() if found.disagree is not None else found.type
+
+
+def as_type(stored: pa.Table, kind: pa.DataType) -> pa.Array:
+    """The values of a part's table of a column, in the type of the whole column."""
+    columns = [
+        _as(stored[name].combine_chunks(), name.partition(":")[0], kind)
+        for name in stored.column_names
+        if name != "place"
+    ]
+    if not columns:
+        return pa.nulls(stored.num_rows, kind)
+    return columns[0] if len(columns) == 1 else pc.coalesce(*columns)
+
+
+def _as(values: Any, held_as: str, kind: pa.DataType) -> pa.Array:
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if values.type == kind:
+        return values
+    if pa.types.is_string(kind):
+        return _spelt_out(values)
+    if held_as == "spelt" and pa.types.is_boolean(kind):
+        return pc.equal(pc.utf8_lower(values), "true")
+    numbers = values.cast(kind, safe=not pa.types.is_floating(kind))
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, kind), numbers) if pa.types.is_floating(kind) else numbers
+
+
+def _spelt_out(values: pa.Array) -> pa.Array:
+    """Values of any kind as text, as JSON writes them."""
+    if pa.types.is_floating(values.type):
+        return pa.array([None if value is None else _number(value) for value in values.to_pylist()], pa.string())
+    if pa.types.is_boolean(values.type):
+        return pa.array(["false", "true"]).take(values.cast(pa.int8()))
+    if pa.types.is_binary(values.type):
+        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.string())
+    return values.cast(pa.string())
+
+
+def _number(value: float) -> str:
+    return json.dumps(value) if math.isfinite(value) else str(value)
+
+
+def spell(kind: pa.DataType) -> str:
+    """An Arrow type as text, whole: a timestamp with its unit and zone, a decimal with its digits."""
+    return pa.schema([("value", kind)]).serialize().to_pybytes().hex()
+
+
+def unspell(spelt: str) -> pa.DataType:
+    """The type that was spelt."""
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(spelt))).field("value").type

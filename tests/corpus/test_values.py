@@ -1,0 +1,276 @@
+"""A column of the corpus has one type, found over all rows, or is a mixture that is told with two places in it."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import MemoryStorage, text_of, write_jsonl
+from runs import policy_of, run
+from selector.corpus import values
+from selector.engine.local import LocalExecutor
+from selector.engine.runner import Runner
+from selector.engine.step import Done
+from selector.engine.store import Store
+from selector.errors import CorpusError, PolicyError
+from selector.policy import Policy
+from selector.policy.resolve import resolve
+from selector.steps import columns
+from selector.steps.plan import Plan
+
+
+def json_file(path: Path, held: Sequence[Any]) -> Path:
+    """A file of JSON whose rows have these values as `x`; of one that is `...` there is none."""
+    rows = [{"text": text_of(n, 8)} | ({} if value is ... else {"x": value}) for n, value in enumerate(held)]
+    return write_jsonl(path, rows)
+
+
+def parquet_file(path: Path, held: Any, name: str = "x") -> Path:
+    """A file of Parquet with this column, and texts of its own."""
+    texts = [f"{path.stem} {text_of(n, 8)}" for n in range(len(held))]
+    pq.write_table(pa.table({"text": texts, name: held}), path)
+    return path
+
+
+def done_with(paths: Sequence[Path], rows_per_part: int | None = None, name: str = "x") -> Done:
+    """The steps that read the corpus, done."""
+    corpus = {"paths": [str(path) for path in paths], "rows_per_part": rows_per_part}
+    select = {"budget": {"fraction": 1.0}, "using": "random"}
+    plan = Plan.of(resolve(Policy.of({"corpus": corpus, "select": select, "rate": ["length"]})), "cpu")
+    step = columns.Columns(survey=plan.survey, names=(name,), max_document_bytes=1 << 20)
+    with Runner(Store(MemoryStorage()), LocalExecutor(workers=1)) as runner:
+        return runner.run([plan.survey, plan.ingest, step])
+
+
+def column_of(done: Done, name: str = "x") -> pa.ChunkedArray:
+    """The whole column in its type."""
+    kind = columns.types(done)[name]
+    parts = [values.as_type(done.store.table(seal, values.table_of(name)), kind) for seal in done["columns"].parts]
+    return pa.chunked_array(parts, kind)
+
+
+def disagreement(done: Done) -> str | None:
+    (row,) = done.table("columns", "types").to_pylist()
+    return row["disagree"]
+
+
+NANOSECONDS = pa.array([1_700_000_000_000_001_001, None], pa.timestamp("ns"))
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ([1, None, 2.5], pa.array([1, None, 2.5], pa.float64())),
+        ([2**53 - 1, 0.5], pa.array([2**53 - 1, 0.5], pa.float64())),
+        ([2**53 + 1, -5], pa.array([2**53 + 1, -5], pa.int64())),
+        ([2**64 - 1, 0], pa.array([2**64 - 1, 0], pa.uint64())),
+        ([2**64 - 1, -1], pa.array([2**64 - 1, -1], pa.decimal128(38, 0))),
+        ([True, None, False], pa.array([True, None, False])),
+        (["a", None, ""], pa.array(["a", None, ""])),
+        ([["é"], {"a": 1}], pa.array(['["é"]', '{"a": 1}'])),
+        ([["\ud800"]], pa.array(['["\\ud800"]'])),
+        ([None, ...], pa.nulls(2)),
+        ([..., ..., 7], pa.array([None, None, 7])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows_per_part", [1, None])
+def test_a_column_of_json_has_the_type_that_all_its_rows_tell(
+    rows_per_part: int | None, held: list[Any], expected: pa.Array, tmp_path: Path
+) -> None:
+    done = done_with([json_file(tmp_path / "a.jsonl", held)], rows_per_part)
+    assert column_of(done).combine_chunks().equals(expected) and disagreement(done) is None
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        NANOSECONDS,
+        pa.array([1_700_000_000_000_001_001, None], pa.timestamp("ns", "Europe/Paris")),
+        pa.array([10**17, -(10**17)], pa.timestamp("ms")),
+        pa.array([4_000_000, -4_000_000], pa.date32()),
+        pa.array([2**64 - 1, None], pa.uint64()),
+        pa.array([1.5, None], pa.float32()),
+        pa.array([Decimal("1.10"), None], pa.decimal128(20, 2)),
+        pa.array([1, None], pa.time64("ns")),
+        pa.array([b"\xff", None]),
+        pa.array([True, None]),
+    ],
+    ids=lambda held: str(held.type),
+)
+def test_a_column_of_parquet_keeps_the_type_that_it_has(held: pa.Array, tmp_path: Path) -> None:
+    found = column_of(done_with([parquet_file(tmp_path / "a.parquet", held)], 1))
+    assert found.combine_chunks().equals(held)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.array([1], pa.int8()), pa.array([2**63], pa.uint64()), pa.array([1, 2**63], pa.uint64())),
+        (pa.array([-1], pa.int8()), pa.array([2**63], pa.uint64()), pa.array([-1, 2**63], pa.decimal128(38, 0))),
+        (pa.array([1.5], pa.float32()), pa.array([0.1]), pa.array([1.5, 0.1])),
+        (pa.array([1], pa.int32()), pa.array([0.5], pa.float32()), pa.array([1, 0.5])),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"], pa.large_string()), pa.array(["a", "b"])),
+        (pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("ns")), pa.array([1000, 1], pa.timestamp("ns"))),
+        (pa.array([Decimal("1.5")]), pa.array([Decimal("10.25")]), pa.array([Decimal("1.5"), Decimal("10.25")])),
+        (pa.nulls(1), pa.array([3], pa.int16()), pa.array([None, 3], pa.int64())),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_files_whose_types_are_alike_make_one_column(
+    is_turned: bool, first: pa.Array, second: pa.Array, expected: pa.Array, tmp_path: Path
+) -> None:
+    held = [second, first] if is_turned else [first, second]
+    paths = [parquet_file(tmp_path / f"{n}.parquet", array) for n, array in enumerate(held)]
+    found = column_of(done_with(paths)).combine_chunks()
+    wanted = expected.take(pa.array([1, 0])) if is_turned else expected
+    assert found.equals(wanted)
+
+
+@pytest.mark.parametrize(
+    ("held", "one", "other"),
+    [
+        (["5", 5], "text in row 0", "an integer in row 1"),
+        ([None, 5, "5"], "an integer in row 1", "text in row 2"),
+        ([True, 1], "true or false in row 0", "an integer in row 1"),
+        ([0.5, 2**53], "an integer of 2^53 or more in row 1", "a number in row 0"),
+        ([[1], "a"], "an object or a list in row 0", "text in row 1"),
+    ],
+)
+@pytest.mark.parametrize("rows_per_part", [1, None])
+def test_a_mixture_names_the_first_two_places_that_disagree_and_is_kept_as_text(
+    rows_per_part: int | None, held: list[Any], one: str, other: str, tmp_path: Path
+) -> None:
+    path = json_file(tmp_path / "a.jsonl", held)
+    done = done_with([path], rows_per_part)
+    assert disagreement(done) == f"{one} of {path} and {other} of {path}"
+    spelt = [value if isinstance(value, str | None) else json.dumps(value) for value in held]
+    assert column_of(done).to_pylist() == spelt
+
+
+def test_files_of_two_types_disagree_too(tmp_path: Path) -> None:
+    pairs = [
+        (pa.array(["1"]), pa.array([1])),
+        (pa.array([datetime.date(2024, 1, 1)]), pa.array([datetime.datetime(2024, 1, 1)])),
+        (pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("us", "UTC"))),
+        (pa.array([Decimal("1.5")]), pa.array([1])),
+        (pa.array([10**17], pa.timestamp("ms")), pa.array([1], pa.timestamp("ns"))),
+    ]
+    for number, held in enumerate(pairs):
+        paths = [parquet_file(tmp_path / f"{number} {n}.parquet", array) for n, array in enumerate(held)]
+        told = disagreement(done_with(paths))
+        assert told is not None and all(f"row 0 of {path}" in told for path in paths), held
+
+
+def test_a_value_that_no_type_holds_costs_its_document_and_nothing_else(tmp_path: Path) -> None:
+    done = done_with([json_file(tmp_path / "a.jsonl", [1, 10**400, 10**37, None, -(10**38)])])
+    (seal,) = done["columns"].parts
+    lost = done.store.table(seal, "quarantine").to_pylist()
+    assert [(row["place"], row["reason"], row["detail"]) for row in lost] == [
+        (1, "no_type", "the column 'x' holds an integer of 401 digits"),
+        (4, "no_type", "the column 'x' holds an integer of 39 digits"),
+    ]
+    assert column_of(done).to_pylist() == [1, None, 10**37, None, None]
+
+
+def test_nan_is_null(tmp_path: Path) -> None:
+    for kind in (pa.float16(), pa.float32(), pa.float64()):
+        held = pa.array([1.5, float("nan"), None, float("inf")], pa.float32()).cast(kind)
+        assert column_of(done_with([parquet_file(tmp_path / "a.parquet", held)])).to_pylist() == [
+            1.5, None, None, float("inf")
+        ]  # fmt: skip
+
+
+def test_a_nested_column_is_read_from_every_kind_of_file(tmp_path: Path) -> None:
+    held = [{"k": 1, "a.b": "x", "deep": {"d": [1]}}, None, {"k": None}, {}]
+    paths = [json_file(tmp_path / "a.jsonl", held)]
+    kind = pa.struct({"k": pa.int64(), "a.b": pa.string(), "deep": pa.struct({"d": pa.list_(pa.int64())})})
+    paths.append(parquet_file(tmp_path / "b.parquet", pa.array(held, kind)))
+    paths.append(parquet_file(tmp_path / "c.parquet", pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))))
+    for name, expected, last in (("x.k", [1, None, None, None], 1), ('x."a.b"', ["x", *[None] * 3], None)):
+        assert column_of(done_with(paths, name=name), name).to_pylist() == [*expected * 2, last]
+    assert column_of(done_with(paths, name="x.deep.d"), "x.deep.d").to_pylist()[:1] == ["[1]"]
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def rule_of(where: str, **select: Any) -> dict[str, Any]:
+    return {"budget": {"fraction": 1.0}, "using": "random", "where": where, **select}
+
+
+def kept(
+    where: str, paths: Sequence[Path], model: Path, root: Path, rows_per_part: int | None = None
+) -> list[tuple[int, int]]:
+    """What a whole run keeps, as (file, row)."""
+    policy = policy_of(
+        paths[0], model, corpus={"paths": [str(path) for path in paths], "rows_per_part": rows_per_part},
+        rate=["length"], select=rule_of(where), order={"using": "shuffled"}, manifest={},
+    )  # fmt: skip
+    manifest = run(policy, root).manifest
+    rows = manifest.rows(0, len(manifest))
+    return sorted(zip(rows["file"].to_pylist(), rows["row"].to_pylist(), strict=True))
+
+
+def test_a_mixture_is_refused_before_dedup_unless_the_rule_casts_it(tiny_model: Path, tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.jsonl", ["5" if n < 30 else 5 for n in range(60)])
+    for rows_per_part in (30, None):
+        root = tmp_path / f"root {rows_per_part}"
+        with pytest.raises(CorpusError, match=r"^select\.where: the column 'x' of the corpus has no one type: text in"):
+            kept("x = '5'", [path], tiny_model, root, rows_per_part)
+        assert not list(root.glob("artifacts/dedup*")), "nothing was done for it"
+        assert len(kept("CAST(x AS VARCHAR) = '5'", [path], tiny_model, root, rows_per_part)) == 60
+
+
+def test_a_column_may_come_late_or_in_one_file_only(tiny_model: Path, tmp_path: Path) -> None:
+    late = json_file(tmp_path / "a.jsonl", [*[...] * 120, *[9] * 5])
+    assert len(kept("x >= 5", [late], tiny_model, tmp_path / "root")) == 5
+    with pytest.raises(CorpusError, match=r"no document of the corpus has a column 'y'\. There is: text, x\."):
+        kept("y >= 5", [late], tiny_model, tmp_path / "root")
+    paths = [
+        parquet_file(tmp_path / "b.parquet", pa.array([1, 7])), parquet_file(tmp_path / "c.parquet", pa.array([3]), "z")
+    ]  # fmt: skip
+    assert kept("x >= 5", paths, tiny_model, tmp_path / "root") == [(0, 1)]
+    assert kept("x IS NULL", paths, tiny_model, tmp_path / "root") == [(1, 0)]
+    with pytest.raises(CorpusError, match=r"none of the 2 files of the corpus has a column 'xx'\. There is: .*'x'\?$"):
+        kept("xx > 3", paths, tiny_model, tmp_path / "root")
+
+
+def test_a_rule_that_does_not_fit_types_that_are_known_late_is_refused_then(tiny_model: Path, tmp_path: Path) -> None:
+    late = json_file(tmp_path / "a.jsonl", [*[...] * 120, *["word"] * 5])
+    with pytest.raises(PolicyError, match=r"does not fit the columns x \(text\): it compares text"):
+        kept("x >= 5", [late], tiny_model, tmp_path / "root")
+
+
+def test_an_unholdable_value_is_quarantined_by_name_in_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.jsonl", [*range(20), 10**400])
+    policy = policy_of(
+        path, tiny_model, select=rule_of("x >= 5"), rate=["length"], order={"using": "shuffled"}, manifest={}
+    )
+    outcome = run(policy, tmp_path / "root")
+    assert len(outcome.manifest) == 15 and outcome.num_quarantined == 1
+    (lost,) = [json.loads(line) for line in Path(outcome.uri, "quarantine.jsonl").read_text("utf-8").splitlines()]
+    assert (lost["step"], lost["reason"], lost["row"]) == ("columns", "no_type", 20)
+
+
+def test_columns_that_are_named_in_time_are_read_in_the_pass_that_ingest_makes(tmp_path: Path) -> None:
+    """The same is stored, whether ingest set it aside or the corpus was read again."""
+    paths = [json_file(tmp_path / "a.jsonl", [1, ..., "a", [2]])]
+    paths.append(parquet_file(tmp_path / "b.parquet", NANOSECONDS))
+    told: list[list[dict[str, str]]] = []
+    for where in ("CAST(x AS VARCHAR) = 'a'", None):
+        select = {"budget": {"fraction": 1.0}, "where": where, "using": "random"}
+        policy = {"corpus": {"paths": [str(path) for path in paths]}, "select": select, "rate": ["length"]}
+        plan = Plan.of(resolve(Policy.of(policy)), "cpu")
+        step = columns.Columns(survey=plan.survey, names=("x",), max_document_bytes=1 << 20)
+        with Runner(Store(MemoryStorage()), LocalExecutor(workers=1)) as runner:
+            done = runner.run([plan.survey, plan.ingest, step])
+        assert all((values.table_of("x") in seal.tables) == (where is not None) for seal in done["ingest"].parts)
+        told.append([{name: table.sha256 for name, table in seal.tables.items()} for seal in done["columns"].parts])
+    assert told[0] == told[1]
