@@ -18,7 +18,7 @@ _AFTER = ("Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "WeightedLaye
 
 _OF_THE_FIRST = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 
-_NOT_OBEYED = ("transformer_task", "modality_config", "processing_kwargs", "tokenizer_name_or_path", "tokenizer_path")
+_NOT_OBEYED = ("transformer_task", "processing_kwargs", "tokenizer_name_or_path")
 """Settings of the first module with which texts would go into the model in another way than ours, or by files that lie
 elsewhere."""
 
@@ -53,6 +53,10 @@ def settings_of(folder: Path, where: str = "embed.model") -> Settings:
     for key in _NOT_OBEYED:
         if first.get(key) not in (None, {}, "feature-extraction"):
             raise _refused(where, folder, f"its {key} is {first[key]!r}", "Save it without, or take another one.")
+    kinds = first.get("modality_config") or {"text": {}}
+    if "text" not in kinds or "message" in kinds:
+        cure = "Take one that reads texts as they are."
+        raise _refused(where, folder, f"its modality_config names {', '.join(kinds)}", cure)
     ours = _json(folder / "config_sentence_transformers.json", where)
     if ours.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         raise _refused(where, folder, f"its model_type is {ours['model_type']!r}", "Take one that makes dense vectors.")

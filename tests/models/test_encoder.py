@@ -92,6 +92,16 @@ def dense(folder: Path) -> None:
     Dense(32, 24).save(str(folder / "2_Dense"))
 
 
+def saved_anew(folder: Path) -> None:
+    """As the sentence-transformers that is installed writes it, with all the settings that it spells out."""
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(folder), device="cpu", prompts=PROMPTS, default_prompt_name="query")
+    loaded.max_seq_length = 64
+    shutil.rmtree(folder)
+    loaded.save(str(folder))
+
+
 def without_modules(folder: Path) -> None:
     """A plain model of transformers: sentence-transformers pools it by the mean."""
     for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
@@ -127,6 +137,7 @@ CONFIGURATIONS: dict[str, Change] = {
     "a dense layer": dense,
     "a short max_seq_length": edited("sentence_bert_config.json", max_seq_length=64),
     "no modules": without_modules,
+    "saved anew": saved_anew,
 }
 
 
@@ -169,6 +180,7 @@ REFUSED: list[tuple[Change, str]] = [
     (edited("sentence_bert_config.json", transformer_task="fill-mask"), r"its transformer_task is 'fill-mask'"),
     (edited("sentence_bert_config.json", processing_kwargs={"text": {"max_length": 8}}), r"its processing_kwargs is"),
     (edited("sentence_bert_config.json", tokenizer_name_or_path="/else"), r"its tokenizer_name_or_path is '/else'"),
+    (edited("sentence_bert_config.json", modality_config={"message": {}}), r"its modality_config names message"),
     (edited("sentence_bert_config.json", max_seq_length=32), r"max_tokens is 64, and the max_seq_length of .* is 32"),
     (broken, r"modules\.json cannot be read"),
 ]
