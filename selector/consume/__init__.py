@@ -20,6 +20,7 @@ It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
 
 from typing import TYPE_CHECKING, Any
 
+from selector.consume.check import check
 from selector.consume.sampler import ManifestBatchSampler
 from selector.consume.text import Texts
 from selector.manifest.ranks import PADDING, Layout
@@ -27,7 +28,7 @@ from selector.manifest.ranks import PADDING, Layout
 if TYPE_CHECKING:
     from selector.consume.dataset import ManifestDataset
 
-__all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts"]
+__all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts", "check"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,16 +5,22 @@ manifest is noticed at the first document that is not the one that was chosen. (
 that of the key: then a changed key is noticed, a changed text is not unless the file's size changed.)
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from selector import tables
+from selector.consume.columns import Column, as_array, ids
 from selector.corpus import fields, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError
 from selector.exact import keyed
 from selector.manifest import Manifest
+
+TEXT_COLUMNS = ("file", "row", *tables.BYTES, "doc_id")
+"""The columns of `tables.MANIFEST` that say where a text is and how to know it."""
 
 
 class Texts:
@@ -30,13 +36,16 @@ class Texts:
 
     def read(self, visits: pa.Table) -> list[str]:
         """The text of each visit, in order. Raises CorpusError, naming file and row, if it is not the one chosen."""
-        files, numbers = visits["file"].to_numpy(), visits["row"].to_numpy()
-        offsets, lengths = (visits[name].cast(pa.int64()).fill_null(-1).to_numpy() for name in tables.BYTES)
+        return self.read_columns({name: as_array(visits[name]) for name in TEXT_COLUMNS})
+
+    def read_columns(self, visits: Mapping[str, Column]) -> list[str]:
+        """The same of visits as `Columns` gives them, with `TEXT_COLUMNS`."""
+        files, numbers, offsets, lengths, doc_ids = (visits[name] for name in TEXT_COLUMNS)
+        assert isinstance(files, np.ndarray) and isinstance(numbers, np.ndarray)
         rows = self._rows.read(files, numbers, self._columns, offsets, lengths)
-        ids = visits["doc_id"].to_pylist()
         return [
             self._text_of(row, doc_id, file, number)
-            for row, doc_id, file, number in zip(rows, ids, files.tolist(), numbers.tolist(), strict=True)
+            for row, doc_id, file, number in zip(rows, ids(doc_ids), files.tolist(), numbers.tolist(), strict=True)
         ]
 
     def _text_of(self, row: dict[str, Any], doc_id: bytes, file: int, number: int) -> str:

@@ -7,6 +7,7 @@ one number, the next position, is all that a trainer needs to remember.
 """
 
 import operator
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -74,7 +75,7 @@ class Layout:
         if self.start < 0:
             raise UsageError(f"start={self.start} is before the first position. It is at least 0.")
         if self.last not in LASTS:
-            raise UsageError(f"There is no last={self.last!r}. {did_you_mean(self.last, LASTS)}")
+            raise UsageError(f"There is no last={self.last!r}. {did_you_mean(str(self.last), LASTS)}")
 
     @property
     def batch_size(self) -> int:
@@ -113,7 +114,7 @@ class Layout:
     def _first(self, step: int, num_positions: int) -> int:
         """Where a step begins. Raises NotFoundError."""
         total = self.num_steps(num_positions)
-        if not 0 <= step < total:
+        if not 0 <= whole_number("step", step) < total:
             raise NotFoundError(
                 f"There is no step {step}: from position {self.start} to the end at {num_positions} there are"
                 f" {total} steps of global_batch_size={self.global_batch_size}."
@@ -128,8 +129,10 @@ class Layout:
     def resumed(self, state: Mapping[str, Any], digest: str, num_positions: int) -> Self:
         """This layout from the position in a state `{"manifest": digest, "position": p}`; the state's manifest has
         to be the one with this digest. Raises UsageError."""
-        if set(state) != {"manifest", "position"} or type(state["position"]) is not int:
-            raise UsageError(f"This is not a state: {dict(state)!r}. It is {{'manifest': digest, 'position': int}}.")
+        if not _is_state(state):
+            raise UsageError(
+                f"This is not a state: {reprlib.repr(state)}. It is {{'manifest': digest, 'position': int}}."
+            )
         if state["manifest"] != digest:
             raise UsageError(
                 f"The state belongs to the manifest {state['manifest']}, and this is {digest}."
@@ -138,3 +141,7 @@ class Layout:
         if not 0 <= state["position"] <= num_positions:
             raise UsageError(f"The state has position {state['position']}, and there are 0 to {num_positions}.")
         return replace(self, start=state["position"])
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, Mapping) and set(state) == {"manifest", "position"} and type(state["position"]) is int

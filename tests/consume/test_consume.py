@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from manifests import committed_in
-from selector import tables
+from selector import consume, tables
 from selector.consume import Layout, ManifestBatchSampler, ManifestDataset, Texts
 from selector.engine.store import to_parquet
 from selector.errors import CorpusError, DamagedError, NotFoundError, UsageError
@@ -226,9 +226,14 @@ def test_sizes_that_do_not_fit_together_are_said_so() -> None:
         ({"global_batch_size": 4, "rank": 2, "world_size": 2}, r"rank=2 is not one of world_size=2 ranks"),
         ({"global_batch_size": 4, "start": -1}, r"start=-1 is before the first position"),
         ({"global_batch_size": 4, "last": "padd"}, r"There is no last='padd'\. Did you mean 'pad'\?"),
+        ({"global_batch_size": 4, "last": None}, r"There is no last=None\. There is: drop, pad, wrap\."),
+        ({"global_batch_size": 4.0}, r"global_batch_size=4\.0 is not a whole number"),
+        ({"global_batch_size": 4, "rank": True, "world_size": 2}, r"rank=True is not a whole number"),
     ):
         with pytest.raises(UsageError, match=message):
             Layout(**numbers)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match=r"step=0\.5 is not a whole number"):
+        Layout(global_batch_size=3).positions(0.5, 9)  # pyright: ignore[reportArgumentType]
     with pytest.raises(NotFoundError, match=r"There is no step 3: from position 0 to the end at 9 there are 3 steps"):
         Layout(global_batch_size=3).positions(3, 9)
 
@@ -336,8 +341,9 @@ def test_without_workers_the_dataset_knows_its_state(manifest: Manifest) -> None
         assert dataset.state_dict() == dataset.state_dict(batch)
     assert dataset.state_dict()["position"] == NUM_VISITS
     dataset.load_state_dict(dataset.state_dict())
-    assert list(dataset) == []
     assert len(dataset) == 0
+    assert list(dataset) == []
+    assert len(dataset) == len(list(dataset)) == 5
 
 
 def test_with_workers_the_dataset_does_not_guess_its_state(manifest: Manifest) -> None:
@@ -376,7 +382,12 @@ def test_states_that_are_not_this_manifests_are_refused(manifest: Manifest, tmp_
                 UsageError, match=rf"The state has position {position}, and there are 0 to {NUM_VISITS}\."
             ):
                 consumer.load_state_dict({"manifest": manifest.digest, "position": position})
-        for nonsense in ({}, {"manifest": manifest.digest}, {"manifest": manifest.digest, "position": "3"}):
+        nonsense: Any
+        for nonsense in (
+            {}, None, "state", 8, [manifest.digest, 8], {"manifest": manifest.digest},
+            {"manifest": manifest.digest, "position": "3"}, {"manifest": manifest.digest, "position": True},
+            {"manifest": manifest.digest, "position": 8, "epoch": 1},
+        ):  # fmt: skip
             with pytest.raises(
                 UsageError, match=r"This is not a state: .* It is \{'manifest': digest, 'position': int\}"
             ):
@@ -411,8 +422,14 @@ def test_a_batch_holds_the_columns_asked_for_in_torchs_types(
     for told, visit in zip(batch["difficulty"].tolist(), expected, strict=False):
         assert told == visit["difficulty"] or (visit["difficulty"] is None and np.isnan(told))
     assert "text" not in next(iter(ManifestDataset(manifest, global_batch_size=4, text=False)))
-    with pytest.raises(UsageError, match=r"A manifest has no column 'dificulty'\. Did you mean 'difficulty'\?"):
-        ManifestDataset(manifest, global_batch_size=4, columns=["dificulty"])
+    for asked in (["dificulty"], "dificulty"):
+        with pytest.raises(UsageError, match=r"A manifest has no column 'dificulty'\. Did you mean 'difficulty'\?"):
+            ManifestDataset(manifest, global_batch_size=4, columns=asked)
+    with pytest.raises(UsageError, match=r"This batch has no next_position\. A collate_fn has to leave it"):
+        ManifestDataset(manifest, global_batch_size=4).state_dict({"text": []})
+    for nothing in (None, 8, ["runs"]):
+        with pytest.raises(UsageError, match=r"is not a manifest[.] Give a Manifest or the address of one"):
+            ManifestDataset(nothing, global_batch_size=4)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_key_column_names_the_documents(tmp_path: Path) -> None:
@@ -437,16 +454,228 @@ def test_a_dataset_travels_to_other_processes(manifest: Manifest) -> None:
         dataset.state_dict()
 
 
-def test_rank_and_world_size_are_those_of_torch_distributed(manifest: Manifest, tmp_path: Path) -> None:
+def of(batches: Any) -> list[int]:
+    """The positions of batches of a dataset or a sampler, without padding."""
+    lists = [batch["position"] if isinstance(batch, dict) else torch.as_tensor(batch) for batch in batches]
+    return [position for positions in lists for position in positions.tolist() if position != PADDING]
+
+
+LOADERS = [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}, {"num_workers": 3}]
+
+
+def looping(kind: str, manifest: Manifest, loader: dict[str, Any] | None) -> tuple[Any, Any]:
+    """A dataset or a sampler of the order in batches of 4, and what is iterated of it: itself, or in a loader."""
+    if kind == "dataset":
+        dataset = ManifestDataset(manifest, global_batch_size=4, text=False)
+        return dataset, dataset if loader is None else DataLoader(dataset, batch_size=None, **loader)
+    sampler = ManifestBatchSampler(manifest, global_batch_size=4, last="drop")
+    return sampler, sampler if loader is None else DataLoader(Positions(), batch_sampler=sampler, **loader)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "sampler"])
+@pytest.mark.parametrize("loader", [None, *LOADERS])
+def test_a_state_is_for_the_rest_of_one_epoch_and_the_length_says_so(
+    manifest: Manifest, kind: str, loader: dict[str, Any] | None
+) -> None:
+    consumer, iterated = looping(kind, manifest, loader)
+    end = NUM_VISITS if kind == "dataset" else NUM_VISITS // 4 * 4
+    for start in (20, 41, 44, NUM_VISITS):  # the last of these leave one batch, or none
+        consumer.load_state_dict({"manifest": manifest.digest, "position": start})
+        steps = -(-(end - start) // 4) if start < end else 0
+        assert len(iterated) == steps
+        assert of(iterated) == list(range(start, start + steps * 4))[: end - start if kind == "dataset" else None]
+        for _ in range(2):
+            assert len(iterated) == -(-end // 4)
+            assert of(iterated) == list(range(end))
+
+
+@pytest.mark.parametrize("kind", ["dataset", "sampler"])
+@pytest.mark.parametrize("loader", [None, *LOADERS])
+def test_a_peek_costs_nothing(manifest: Manifest, kind: str, loader: dict[str, Any] | None) -> None:
+    consumer, iterated = looping(kind, manifest, loader)
+    consumer.load_state_dict({"manifest": manifest.digest, "position": 4})
+    for _ in range(2):
+        assert of([next(iter(iterated))]) == [4, 5, 6, 7]
+    assert of(itertools.islice(iterated, 3)) == list(range(4, 16))
+    assert of(iterated)[:5] == [4, 5, 6, 7, 8]
+    assert of(iterated)[:5] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "sampler"])
+@pytest.mark.parametrize("loader", [None, {}, {"num_workers": 2}])
+def test_an_epoch_ends_with_its_last_batch_though_nobody_asks_for_more(
+    manifest: Manifest, kind: str, loader: dict[str, Any] | None
+) -> None:
+    """As trainers do that count the batches of an epoch."""
+    consumer, iterated = looping(kind, manifest, loader)
+    consumer.load_state_dict({"manifest": manifest.digest, "position": 4})
+    num_batches = len(iterated)
+    batches = iter(iterated)
+    assert of(next(batches) for _ in range(num_batches))[0] == 4
+    assert len(iterated) == num_batches + 1
+    assert of(iterated)[0] == 0
+
+
+def test_what_an_abandoned_iteration_does_later_changes_nothing(manifest: Manifest) -> None:
+    for kind in ("dataset", "sampler"):
+        consumer, _ = looping(kind, manifest, None)
+        consumer.load_state_dict({"manifest": manifest.digest, "position": 32})
+        abandoned = iter(consumer)
+        next(abandoned)
+        consumer.load_state_dict({"manifest": manifest.digest, "position": 8})
+        of(abandoned)
+        assert of(consumer)[0] == 8
+
+
+# A loader that is refused as it starts its workers is torn down by torch and the standard library, with some noise.
+noisy = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@noisy
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_that_would_join_whole_batches_is_refused(
+    manifest: Manifest, batch_size: int, num_workers: int
+) -> None:
+    dataset = ManifestDataset(manifest, global_batch_size=4)
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    told = rf"batch_size={batch_size} would join .* write DataLoader\(dataset, batch_size=None"
+    for call in (lambda: next(iter(loader)), lambda: consume.check(loader), lambda: len(loader)):
+        with pytest.raises(UsageError, match=told):
+            call()
+    sampler = ManifestBatchSampler(manifest, global_batch_size=4, last="drop")
+    joined: DataLoader[Any] = DataLoader(Positions(), sampler=sampler, batch_size=batch_size, num_workers=num_workers)
+    for call in (lambda: next(iter(joined)), lambda: consume.check(joined)):
+        with pytest.raises(UsageError, match=r"would join this sampler's batches .* batch_sampler=sampler"):
+            call()
+
+
+def test_a_loader_that_reads_lists_of_positions_is_right(manifest: Manifest) -> None:
+    class Lists(torch.utils.data.Dataset[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            return torch.tensor(index)
+
+    sampler = ManifestBatchSampler(manifest, global_batch_size=4, last="drop")
+    loader: DataLoader[Any] = DataLoader(Lists(), sampler=sampler, batch_size=None)
+    consume.check(loader)
+    assert of(loader) == list(range(44))
+
+
+@noisy
+@pytest.mark.parametrize("kind", ["dataset", "sampler"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_batches_out_of_turn_are_refused(manifest: Manifest, kind: str, context: str) -> None:
+    options = {"num_workers": 2, "in_order": False, "multiprocessing_context": context}
+    _, loader = looping(kind, manifest, options)
+    for call in (lambda: next(iter(loader)), lambda: consume.check(loader)):
+        with pytest.raises(UsageError, match=r"in_order=False hands out batches as workers finish them"):
+            call()
+    _, alone = looping(kind, manifest, {"in_order": False})  # without workers it changes nothing
+    consume.check(alone)
+    assert of(alone)[:5] == [0, 1, 2, 3, 4]
+
+
+def test_a_dataset_around_ours_may_batch_as_it_likes(manifest: Manifest) -> None:
+    class Documents(torch.utils.data.IterableDataset[Any]):
+        def __init__(self) -> None:
+            self.batches = ManifestDataset(manifest, global_batch_size=4, text=False)
+
+        def __iter__(self) -> Iterator[Any]:
+            for batch in self.batches:
+                yield from batch["position"].tolist()
+
+    loader: DataLoader[Any] = DataLoader(Documents(), batch_size=3, num_workers=1)
+    assert next(iter(loader)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [ManifestDataset, ManifestBatchSampler])
+def test_rank_and_world_size_are_those_of_torch_distributed(
+    kind: Any, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"global_batch_size": 4, "last": "drop"}
+    first = lambda consumer: of([next(iter(consumer))])  # noqa: E731
+    before = kind(manifest, **options)
+    given = kind(manifest, **options, rank=0, world_size=1)
+    assert first(before) == [0, 1, 2, 3]
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        assert len(next(iter(ManifestDataset(manifest, global_batch_size=4)))["text"]) == 4
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.distributed, "get_rank", lambda: 1)
-            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
-            assert next(iter(ManifestDataset(manifest, global_batch_size=4)))["position"].tolist() == [1, 3]
+        assert first(kind(manifest, **options)) == [0, 1, 2, 3]
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        found = kind(manifest, **options)
+        assert first(found) == [1, 3]
+        for call in (lambda: first(before), lambda: len(before)):
+            with pytest.raises(UsageError, match=r"made as rank 0 of 1, and torch\.distributed now says rank 1 of 2"):
+                call()
+        assert first(given) == [0, 1, 2, 3]  # a twin in a device mesh, for instance
     finally:
+        monkeypatch.undo()
         torch.distributed.destroy_process_group()
+    assert first(found) == [1, 3]
+
+
+@pytest.mark.parametrize("kind", [ManifestDataset, ManifestBatchSampler])
+def test_a_rank_that_is_not_known_yet_is_refused(
+    kind: Any, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"global_batch_size": 4, "last": "drop"}
+    for name, value in (
+        ("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "3"), ("SLURM_NTASKS", "8"), ("SLURM_PROCID", "1"),
+        ("OMPI_COMM_WORLD_SIZE", "2"), ("PMI_SIZE", "2"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+        with pytest.raises(
+            UsageError,
+            match=rf"{name}={value} in the environment .* Call torch.distributed.init_process_group.* before, or",
+        ):
+            kind(manifest, **options)
+        assert of([next(iter(kind(manifest, **options, rank=1, world_size=2)))]) == [1, 3]
+        monkeypatch.delenv(name)
+    for name, value in (("WORLD_SIZE", "1"), ("RANK", "0"), ("SLURM_NTASKS", "1"), ("SLURM_PROCID", ""), ("RANK", "x")):
+        monkeypatch.setenv(name, value)
+        assert of([next(iter(kind(manifest, **options)))]) == [0, 1, 2, 3]
+        monkeypatch.delenv(name)
+    for half in ({"rank": 0}, {"world_size": 2}):
+        with pytest.raises(UsageError, match="give both or neither"):
+            kind(manifest, **options, **half)
+
+
+@noisy
+@pytest.mark.parametrize("context", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_process_group_that_comes_later_is_seen_by_loader_workers(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str
+) -> None:
+    dataset = ManifestDataset(manifest, global_batch_size=4)
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=context)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        with pytest.raises(UsageError, match=r"made as rank 0 of 1, and torch\.distributed now says rank 0 of 2"):
+            next(iter(loader))
+    finally:
+        monkeypatch.undo()
+        torch.distributed.destroy_process_group()
+
+
+@given(size=st.integers(1, 60), last=st.sampled_from(LASTS), world_size=st.sampled_from([1, 2, 3]))
+@settings(max_examples=60)
+def test_the_documented_loss_is_the_weighted_mean_of_the_global_batch_on_any_ranks(
+    manifest: Manifest, size: int, last: Last, world_size: int
+) -> None:
+    """Also where a rank's share is nothing but padding."""
+    options: dict[str, Any] = {"global_batch_size": size * world_size, "last": last, "text": False}
+    ranks = [ManifestDataset(manifest, **options, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for shares in zip(*ranks, strict=True):
+        whole = {name: torch.cat([share[name] for share in shares]) for name in ("position", "loss_weight")}
+        losses = [torch.where(share["position"] < 0, 1.0, share["position"].double() % 7) for share in shares]
+        weighted = (torch.cat(losses) * whole["loss_weight"]).sum() / whole["loss_weight"].sum()
+        by_rank = [
+            (loss * share["loss_weight"]).sum() / share["weight_per_rank"]
+            for loss, share in zip(losses, shares, strict=True)
+        ]
+        assert torch.stack(by_rank).mean().item() == pytest.approx(weighted.item(), rel=1e-6)
 
 
 def test_damage_reaches_the_trainer_as_an_error(tmp_path: Path) -> None:
@@ -479,7 +708,7 @@ def test_a_sampler_gives_a_loader_its_positions(manifest: Manifest, num_workers:
     resumed = ManifestBatchSampler(manifest, global_batch_size=4, last="drop")
     resumed.load_state_dict(state)
     assert [position for batch in resumed for position in batch] == list(range(16, 44))
-    assert resumed.state_dict(len(resumed))["position"] == 44
+    assert resumed.state_dict(7)["position"] == resumed.state_dict()["position"] == 44
     with pytest.raises(UsageError, match=r"num_steps=7 is not a number of steps: an iteration has 6\."):
         sampler.state_dict(7)
     with pytest.raises(UsageError, match=r"last='pad' is not for a sampler\. Give 'drop' or 'wrap', or use Man"):

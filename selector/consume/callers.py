@@ -1,0 +1,200 @@
+"""Who is about to read: the loader and the wrappers that are at work above a dataset or a sampler.
+
+Nobody tells a dataset into what it is put. But whoever reads it is above it on the call stack, and in a forked loader
+worker that includes the loader that forked it; one that is spawned is pickled below its loader. So a setting that would
+undo the order is refused when an iteration begins, or made right where that can be done.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+from selector.errors import UsageError
+
+# Only the frames of these are looked at: what else is on the stack belongs to the user.
+_LIBRARIES = ("torch.utils.data", "torchdata", "accelerate", "transformers", "lightning", "pytorch_lightning")
+_METHODS = {
+    "__init__", "__iter__", "__next__", "__len__", "_reset", "set_epoch", "_iter_with_split", "_iter_with_no_split",
+}  # fmt: skip
+_STATEFUL = ("torch.utils.data.", "torchdata.")
+# How wrappers call what they wrap, and an iterator of a DataLoader what it reads.
+_WITHIN = ("dataset", "batch_sampler", "sampler", "base_dataloader", "_dataset", "_index_sampler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A wrapper that gives each of several processes a part of what it reads."""
+
+    name: str
+    num_processes: int
+    process: int | None
+    takes_whole_batches: bool  # every n-th of those that it reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callers:
+    """What is at work above a dataset or a sampler."""
+
+    wrappers: tuple[Any, ...] = ()  # all that is there, loaders included
+    loaders: tuple[Any, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    num_skipped: int = 0  # batches that a wrapper drops at the beginning
+    iterator: Any = None  # of a DataLoader, the nearest
+    is_new: bool = False  # that iterator is being made, for which it may call iter() more than once
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether batches are taken before the training asks for them, by workers or by a wrapper."""
+        return any(hasattr(loader, "base_dataloader") or loader.num_workers > 0 for loader in self.loaders)
+
+
+def above() -> Callers:
+    """What calls the caller of this function."""
+    at_work = list(_at_work())
+    iterator = next((owner for _, owner in at_work if _is_iterator(owner)), None)
+    return replace(
+        _told(owner for _, owner in at_work),
+        iterator=iterator,
+        is_new=any(owner is iterator and method == "__init__" for method, owner in at_work),
+    )
+
+
+def of(loader: Any) -> Callers:
+    """What a loader would be to what it holds, if it were read."""
+    return _told([loader])
+
+
+def _told(owners: Iterable[Any]) -> Callers:
+    wrappers: list[Any] = []
+    for owner in owners:
+        wrappers += [found for found in within(owner) if not any(found is other for other in wrappers)]
+    return Callers(
+        wrappers=tuple(wrappers),
+        loaders=tuple(filter(_is_loader, wrappers)),
+        cuts=tuple(dict.fromkeys(filter(None, map(_cut, wrappers)))),
+        num_skipped=max(map(_skipped, wrappers), default=0),
+    )
+
+
+def is_stateful_loader() -> bool:
+    """Whether a loader that keeps states, torchdata's, calls the caller of this function."""
+    frame = inspect.currentframe()
+    frame = frame.f_back if frame is not None else None  # the caller
+    asking = frame.f_back if frame is not None else None
+    return asking is not None and str(asking.f_globals.get("__name__")).startswith(_STATEFUL)
+
+
+def within(wrapper: Any) -> Iterator[Any]:
+    """A loader or a wrapper, and all that it wraps."""
+    unseen: list[Any] = [wrapper]
+    seen: list[Any] = []
+    while unseen:
+        found = unseen.pop(0)
+        if not any(found is other for other in seen):
+            seen.append(found)
+            yield found
+            held: list[Any] = [getattr(found, name, None) for name in _WITHIN]
+            unseen += [inner for inner in held if hasattr(inner, "__iter__") or hasattr(inner, "__getitem__")]
+
+
+def check_cuts(cuts: tuple[Cut, ...], rank: int, world_size: int, *, cure: str) -> None:
+    """Raises UsageError if there are any."""
+    if cuts:
+        raise UsageError(
+            f"{cuts[0].name} cuts what it reads over {cuts[0].num_processes} processes, and this is already the share"
+            f" of rank {rank} of {world_size}: most of the order would be seen by nobody. {cure}"
+        )
+
+
+def check_dataset(dataset: Any, reader: Callers) -> None:
+    """Raises UsageError if a loader would change what a dataset of whole batches gives."""
+    for loader in reader.loaders:
+        if loader.dataset is dataset and loader.batch_sampler is not None:
+            raise UsageError(
+                f"batch_size={loader.batch_size} would join batches of this dataset into larger ones. Its batches are"
+                " whole: write DataLoader(dataset, batch_size=None, ...), and global_batch_size for another size."
+            )
+    _check_turns(reader)
+
+
+def check_sampler(sampler: Any, reader: Callers) -> None:
+    """Raises UsageError if a loader would change what a sampler of whole batches gives."""
+    for wrapper in reader.wrappers:
+        size: Any = getattr(wrapper, "batch_size", None)
+        if size is not None and getattr(wrapper, "sampler", None) is sampler:
+            raise UsageError(
+                f"sampler=... with batch_size={size} would join this sampler's batches into larger ones. Write"
+                " DataLoader(dataset, batch_sampler=sampler, ...)."
+            )
+    _check_turns(reader)
+
+
+def check_skipped(num_skipped: int, start: int) -> None:
+    """Raises UsageError if batches are to be skipped after a position was loaded."""
+    if num_skipped and start:
+        raise UsageError(
+            f"A wrapper skips {num_skipped} batches, and the state that was loaded begins at {start}: so many would be"
+            " left out. Do one or the other (transformers: ignore_data_skip=True)."
+        )
+
+
+def _check_turns(reader: Callers) -> None:
+    if any(loader.num_workers > 0 and not getattr(loader, "in_order", True) for loader in reader.loaders):
+        raise UsageError(
+            "in_order=False hands out batches as workers finish them, which is not the order. Leave it out."
+        )
+
+
+def _at_work() -> Iterator[tuple[str, Any]]:
+    """The methods of loader libraries that are at work and their objects, the nearest first."""
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name in _METHODS and _is_library(frame):
+            names = frame.f_locals
+            yield from ((frame.f_code.co_name, names[name]) for name in ("self", "loader") if name in names)
+        frame = frame.f_back
+
+
+def _is_library(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__"))
+    return any(module == library or module.startswith(f"{library}.") for library in _LIBRARIES)
+
+
+def _is_loader(owner: Any) -> bool:
+    return all(hasattr(owner, name) for name in ("num_workers", "batch_sampler", "dataset"))
+
+
+def _is_iterator(owner: Any) -> bool:
+    return hasattr(owner, "_index_sampler") and not _is_loader(owner)
+
+
+def _skipped(found: Any) -> int:
+    number: Any = getattr(found, "skip_batches", 0) if _is_of(found, "accelerate.") else 0
+    return number if isinstance(number, int) else 0
+
+
+def _is_of(found: Any, *libraries: str) -> bool:
+    return any(kind.__module__.startswith(libraries) for kind in type(found).__mro__)
+
+
+def _cut(owner: Any) -> Cut | None:
+    """How this object cuts, in the words of accelerate and transformers, or of torch's DistributedSampler."""
+    name = type(owner).__name__
+    asked = getattr(owner, "state", None) if "Dispatcher" in name else owner
+    if _is_of(owner, "accelerate.", "transformers."):
+        several, process = getattr(asked, "num_processes", None), getattr(asked, "process_index", None)
+    elif hasattr(owner, "num_samples"):
+        several, process = getattr(owner, "num_replicas", None), getattr(owner, "rank", None)
+    else:
+        return None
+    if not isinstance(several, int) or several < 2:
+        return None
+    takes_whole_batches = hasattr(owner, "batch_sampler") and getattr(owner, "split_batches", None) is False
+    return Cut(
+        name=name,
+        num_processes=several,
+        process=process,
+        takes_whole_batches=takes_whole_batches and asked is owner,
+    )
