@@ -311,7 +311,7 @@ def test_training_goes_on_exactly_with_other_workers_ranks_and_batch_sizes(
         assert sorted(itertools.chain(*trained)) == as_seen(expected)[18:]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_dataset_resumes_from_any_position_on_any_sizes(manifest: Manifest, data: st.DataObject) -> None:
     state: dict[str, Any] = {"manifest": manifest.digest, "position": 0}
@@ -527,7 +527,7 @@ def test_what_an_abandoned_iteration_does_later_changes_nothing(manifest: Manife
         assert of(consumer)[0] == 8
 
 
-# A loader that is refused as it starts its workers is torn down by torch and the standard library, with some noise.
+# A loader that is refused as it starts its workers is torn down by torch and the standard library, slowly and noisily.
 noisy = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -535,7 +535,7 @@ noisy = pytest.mark.filterwarnings(
 
 @noisy
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_loader_that_would_join_whole_batches_is_refused(
     manifest: Manifest, batch_size: int, num_workers: int
 ) -> None:
@@ -564,8 +564,9 @@ def test_a_loader_that_reads_lists_of_positions_is_right(manifest: Manifest) -> 
 
 
 @noisy
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dataset", "sampler"])
-@pytest.mark.parametrize("context", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_batches_out_of_turn_are_refused(manifest: Manifest, kind: str, context: str) -> None:
     options = {"num_workers": 2, "in_order": False, "multiprocessing_context": context}
     _, loader = looping(kind, manifest, options)
@@ -643,7 +644,8 @@ def test_a_rank_that_is_not_known_yet_is_refused(
 
 
 @noisy
-@pytest.mark.parametrize("context", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_a_process_group_that_comes_later_is_seen_by_loader_workers(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str
 ) -> None:
@@ -660,7 +662,7 @@ def test_a_process_group_that_comes_later_is_seen_by_loader_workers(
 
 
 @given(size=st.integers(1, 60), last=st.sampled_from(LASTS), world_size=st.sampled_from([1, 2, 3]))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_documented_loss_is_the_weighted_mean_of_the_global_batch_on_any_ranks(
     manifest: Manifest, size: int, last: Last, world_size: int
 ) -> None:
