@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from selector.errors import UsageError
+
 SHORTEST = 200  # characters: anything shorter is a label rather than a text
 
 POLICY = """\
@@ -36,12 +38,25 @@ manifest: {{difficulty: readability, quality: prototypicality}}
 
 
 def prepare(folder: Path, num_documents: int) -> Path:
-    """The demo's policy file; its corpus lies beside it. What is there already stays as it is."""
+    """The demo's policy file; its corpus lies beside it. What is there already stays as it is. Raises UsageError."""
+    try:
+        return _prepared(folder, num_documents)
+    except OSError as error:
+        raise UsageError(
+            f"--folder: {folder} cannot be written to: {error.strerror} ({error.filename}). Free some space there, or "
+            "give another folder."
+        ) from error
+
+
+def _prepared(folder: Path, num_documents: int) -> Path:
     corpus = folder / f"docstrings-{num_documents}.jsonl"
     policy = folder / f"policy-{num_documents}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     if not corpus.exists():
         partial = corpus.with_suffix(f".{os.getpid()}")
+        for left in folder.glob(f"{corpus.stem}.[0-9]*"):  # by one that was killed
+            if not Path("/proc", left.suffix[1:]).exists():
+                left.unlink(missing_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             for document in documents(num_documents):
                 file.write(json.dumps(document, ensure_ascii=False) + "\n")

@@ -9,9 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from selector.engine.part import Receipt
 from selector.engine.step import Result
 
+_SECONDS = 30.0  # between two lines about a step that goes on
+
 
 class Watch:
-    """Watches a run. On a terminal with a live bar; elsewhere with the finished lines alone."""
+    """Watches a run. On a terminal with a live bar; elsewhere with a line now and then, and one for each step that is
+    done."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -22,7 +25,7 @@ class Watch:
         )  # fmt: skip
         self._task: Any = None
         self._rows = self._shown = 0  # documents of finished parts, and all that were shown
-        self._began = 0.0
+        self._began = self._told = 0.0  # the step, and its last line
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -42,22 +45,26 @@ class Watch:
         self._rows += receipt.num_rows
         self._bar.update(self._task, advance=1)
         self._show(0)
+        self._tell()
 
     def at_work(self, name: str, num_rows: int | None) -> None:
         """So many documents of the parts in hand."""
         del name
         if num_rows is not None and self._task is not None:
             self._show(num_rows)
+        self._tell()
 
     def waiting(self, name: str, what: str) -> None:
         """Why there is nothing to count."""
         del name
         if self._task is not None:
             self._bar.update(self._task, rate=what)
+        self._tell()
 
     def _begin(self, name: str, num_parts: int | None, rate: str) -> None:
         self._end()
-        self._rows, self._shown, self._began = 0, 0, time.monotonic()
+        self._rows, self._shown = 0, 0
+        self._began = self._told = time.monotonic()
         self._task = self._bar.add_task(name, total=num_parts, rate=rate)
 
     def _end(self) -> None:
@@ -71,6 +78,16 @@ class Watch:
         if self._shown:
             rate = self._shown / max(1e-9, time.monotonic() - self._began)
             self._bar.update(self._task, rate=f"{self._shown:,} documents, {rate:,.0f}/s")
+
+    def _tell(self) -> None:
+        """A line on what is no terminal, if the last one is a while ago."""
+        if self._task is None or self._console.is_terminal or time.monotonic() - self._told < _SECONDS:
+            return
+        self._told = time.monotonic()
+        (task,) = self._bar.tasks
+        parts = "" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f} parts  "
+        line = f"{task.description:<24} {parts}{task.fields['rate']}"
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def ended(self, result: Result) -> None:
         """The step's line: name, fingerprint, rows in, rows out, seconds."""

@@ -124,4 +124,5 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise PolicyError(f"{where}{line} cannot be read as YAML: {problem}.") from error
+        cure = f" Where it is text, write it in quotes: {where}='\"…\"'." if where.startswith("--set") else ""
+        raise PolicyError(f"{where}{line} cannot be read as YAML: {problem}.{cure}") from error

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from selector.errors import CorpusError
+from selector.errors import CorpusError, PolicyError
 from selector.rate import Meaning, Rater
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -26,6 +26,10 @@ class Column(Rater):
 
     column: str
     higher_is: Meaning  # nobody but you knows what a large one means
+
+    def __post_init__(self) -> None:
+        if not self.column.strip():
+            raise PolicyError("column: the name of the column is blank. Write that of a column of the corpus.")
 
     @property
     def needs(self) -> tuple[str, ...]:

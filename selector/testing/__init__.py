@@ -26,6 +26,16 @@ what each of them wants. `documents` makes a table of documents, and `variants` 
 of your own.
 """
 
+import importlib
+
+try:
+    importlib.import_module("hypothesis")
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "selector.testing tries plug-ins with hypothesis, which is not installed. Type: pip install hypothesis",
+        name="hypothesis",
+    ) from error
+
 from selector.testing._made import EXACT, SCORE, TOPIC, documents, variants
 from selector.testing.orders import ORDER_LAWS, check_order
 from selector.testing.raters import RATER_LAWS, check_rater

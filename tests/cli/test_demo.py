@@ -65,3 +65,16 @@ def test_the_demo_runs_without_a_network_and_again_from_what_is_stored(
         assert shown in second.stdout
     assert second.stdout.count("cached") == len(told["steps"])
     assert second.stdout.count("\n  selector ") == 3
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = selector("demo", "--folder", tmp_path / "file/demo", "--json")
+    assert ended.code == 2 and ended.json["error"]["kind"] == "UsageError"
+    assert re.search(r"--folder: .*file/demo cannot be written to: Not a directory", ended.err)
+
+
+def test_what_a_killed_demo_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / "docstrings-60.999999999").write_text("half")
+    prepare(tmp_path, 60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docstrings-60.jsonl", "policy-60.yaml"]

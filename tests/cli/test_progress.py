@@ -47,6 +47,26 @@ def test_the_live_line_says_what_is_waited_for() -> None:
     assert shown(watch).startswith("7 documents, ")
 
 
+def test_what_is_no_terminal_is_told_of_a_long_step_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    watch = Watch()
+    watch.began("embed", 3)
+    for seconds in range(0, 65, 5):
+        now = float(seconds)
+        watch.at_work("embed", 10 * seconds)
+    watch.advanced("embed", done(700))
+    now = 100.0
+    watch.waiting("embed", "loading what the step needs")
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().err.splitlines()] == [
+        ["embed", "0 of 3 parts  300 documents, 10/s"],
+        ["embed", "0 of 3 parts  600 documents, 10/s"],
+        ["embed", "1 of 3 parts  loading what the step needs"],
+    ]
+
+
 class Noting(Watch):
     """Notes how many rows of the parts in hand it is told of, and what it is told to wait for."""
 
