@@ -141,7 +141,9 @@ class EmbedPolicy(_Section):
     )
     max_tokens: Whole = Field(256, ge=8)
     long_documents: Literal["mean", "truncate"] = Field(
-        "mean", description="The token-weighted mean of all windows of max_tokens, or the first window only."
+        "mean",
+        description="The token-weighted mean of all windows of max_tokens, or the first window only. The mean costs as "
+        "much as there is text: for one of 2,000 tokens, eight times its first window of 256.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it, else float32. Recorded in the manifest."

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from command import selector
+from selector.cli.demo import prepare
 
 pytestmark = pytest.mark.slow
 
