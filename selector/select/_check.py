@@ -76,6 +76,8 @@ class Checker:
         problem = _wrong_decisions(decisions, pool)
         if problem:
             raise fault("selector", self.name, self.selector, problem)
+        if decisions.fills_budget is not None:
+            self.fills_budget = decisions.fills_budget
         return replace(decisions, pool=None if decisions.pool is own_pool else decisions.pool)
 
     def verdict(self, decisions: Decisions, batch: pa.RecordBatch) -> pa.RecordBatch:

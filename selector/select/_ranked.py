@@ -113,7 +113,7 @@ class Ranked(Selector):
         """What each group may spend of the budget; `sizes` is what it has. By default in proportion to that.
 
         A group that would get nothing of a budget that pays for everything gets nothing at all, whatever the other
-        groups leave; where there can be one, `fills_budget` is False.
+        groups leave. So a weight of 0 is told from a share that is rounded to 0.
         """
         return apportion(budget.amount, sizes, sizes)
 
@@ -153,14 +153,12 @@ class Ranked(Selector):
         """The pool with whatever the keys need beside."""
         return pool
 
-    def _rooms(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints | None:
-        """The ceiling of each group, which is 0 for those that the selector gives nothing."""
-        ceilings = self.ceilings(groups, sizes, budget, summary)
+    def _is_given(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Bools:
+        """Whether each group gets anything of a budget that pays for everything; one that has nothing counts as if."""
+        if type(self).quotas is Ranked.quotas:
+            return np.ones(len(sizes), np.bool_)
         everything = dataclasses.replace(budget, amount=int(sizes.sum()))
-        is_given = self.quotas(groups, sizes, everything, summary) > 0
-        if is_given.all():
-            return ceilings
-        return np.where(is_given, UNLIMITED if ceilings is None else ceilings, 0)
+        return (self.quotas(groups, sizes, everything, summary) > 0) | (sizes == 0)
 
     @final
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
@@ -173,7 +171,10 @@ class Ranked(Selector):
         totals = _table(by_name, names)
         sizes = totals.sum(axis=1)
         quotas = self.quotas(names, sizes, budget, summary)
-        ceilings = self._rooms(names, sizes, budget, summary)
+        is_given = self._is_given(names, sizes, budget, summary)
+        ceilings = self.ceilings(names, sizes, budget, summary)
+        if not is_given.all():
+            ceilings = np.where(is_given, UNLIMITED if ceilings is None else ceilings, 0)
         lined_up = whole.extended(functools.partial(_lined_up, view), *columns, returns=_LINED_UP)
 
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
@@ -206,7 +207,8 @@ class Ranked(Selector):
             log_times=log_times,
         )
         known = tuple(_LINED_UP.names)
-        return Decisions(decide=decide, columns=columns, pool=lined_up, known=known, facts=decide.facts)
+        decisions = Decisions(decide=decide, columns=columns, pool=lined_up, known=known, facts=decide.facts)
+        return decisions if is_given.all() else dataclasses.replace(decisions, fills_budget=False)
 
 
 @dataclass(frozen=True, kw_only=True)

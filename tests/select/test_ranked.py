@@ -15,6 +15,7 @@ from selector.exact.apportion import apportion
 from selector.exact.draws import Lottery, Moments
 from selector.exact.spend import Overshoot
 from selector.select import Budget, Group, Grouped, Keys, Pool, Ranked, Reasons, ScoreName, Selector
+from selector.select._check import Checker
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.random import Random
 from selector.select.top import Top
@@ -166,7 +167,6 @@ def test_a_group_of_no_tokens_has_its_quota_as_every_other() -> None:
 class Weighed(Ranked):
     """The best of every source, as much of each as these weights say."""
 
-    fills_budget = False
     score: ScoreName
     code: float
 
@@ -193,6 +193,13 @@ def test_a_group_of_weight_0_gets_nothing_of_what_others_leave(overshoot: Oversh
             for code in (0.0, 1e-9)
         )
         assert not (nothing & is_code).any() and 7 * nothing.sum() <= 140
+        selector = Weighed(score=ScoreName(SCORE), code=0.0)
+        pool, checker = pool_for(selector, table, 9), Checker("weighed", selector, budget)
+        decisions = checker.select(pool, 1)
+        for one in checker.shards(decisions, pool):
+            batch = checker.read(decisions, *one)
+            checker.add(checker.totals_of(batch, checker.verdict(decisions, batch)))
+        assert checker.end() == 7 * nothing.sum(), "and it is no fault that less is spent"
         assert abs(7 * little.sum() - amount) < 7, "what is left serves a group whose quota was only rounded to 0"
 
 
