@@ -29,7 +29,7 @@ _BATCH = 256  # texts that the plain way hands to the tokenizer at once
 def ingest(paths: Sequence[str], executor: str, rounds: int) -> None:
     """Prints the rate of survey and ingest over these files, and that of the plain way."""
     policy = {"corpus": {"paths": list(paths)}, "select": {"budget": {"tokens": 1}}, "order": {"using": "shuffled"}}
-    files = [file for file in expand(Policy.of(policy).corpus.paths) if file.endswith(".jsonl")]
+    files = [file for file in expand(Policy.of(policy).corpus.paths).uris if file.endswith(".jsonl")]
     num_bytes = sum(os.path.getsize(file) for file in files)
     print(f"{len(files)} files of JSON lines, {num_bytes / 1e6:.1f} MB; load {os.getloadavg()[0]:.2f}")
     policy["corpus"] = {"paths": files}

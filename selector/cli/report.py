@@ -73,6 +73,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     description = manifest.describe()
     cells = 20 if console.width >= _WIDE else 8
     shown = [_funnel(description), _mixture(description, cells)]
+    if "corpus" in description["facts"]:
+        shown.insert(0, _files(description["facts"]["corpus"]["files"]))
     if description["counts"].get("clusters_tried"):
         shown.append(_evidence(description["counts"]["clusters_tried"]))
     if any(value is not None for value in description["difficulty"]):
@@ -242,6 +244,17 @@ def _label(step: Result) -> Text:
 def _shown(text: str) -> str:
     """A text of the corpus or of the policy on one line, with nothing that a terminal would obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _files(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """The files of the corpus by the ending of their names, and why some are not read."""
+    table = _table("files", "read", "not read", "", right=[1, 2])
+    for ending, counted in counts.items():
+        others = {reason: count for reason, count in counted.items() if reason != "read"}
+        reasons = "; ".join(reason if len(others) == 1 else f"{count:,} {reason}" for reason, count in others.items())
+        told = _number(sum(others.values())) if others else ""
+        table.add_row(_shown(ending), _number(counted.get("read", 0)), told, _shown(reasons))
+    return table
 
 
 def _funnel(description: Mapping[str, Any]) -> Table:

@@ -1,63 +1,104 @@
-"""Which files a corpus has, and what is said of each without reading it."""
+"""Which files a corpus has, which of them are read, and why the others are not: said without reading any.
+
+Every file below a folder is accounted for. A file that several names lead to is read once, under the name that is its
+own, or else under the first by the alphabet: neither the order of paths nor where links lead to makes a difference.
+"""
 
 import fnmatch
 import glob
-import itertools
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
-from selector.corpus.formats import endings, format_of
-from selector.errors import CorpusError, without_secrets
+from selector.corpus import formats
+from selector.errors import CorpusError, did_you_mean, without_secrets
+
+HIDDEN = "hidden"
+UNKNOWN = "unknown ending"
+ON_REQUEST = "plain text: read where a path ends so, or corpus.format says so"
+SAME = "the same file"
+DEAD = "a dead link"
+SPECIAL = "no regular file"
+NOT_UTF8 = "its name is not UTF-8"
+NO_DATA_FILE = "not one of the data files of the dataset that is saved in its folder"
+_CURES = {NOT_UTF8: "Give the file another name.", DEAD: "Give the file that it should lead to."}
 
 
-def expand(paths: Sequence[str]) -> list[str]:
-    """The absolute paths of all files, sorted, each once. Raises CorpusError for a path that gives none."""
-    uris: set[str] = set()
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file that is read: its absolute path, and the name of its format."""
+
+    uri: str
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """A file that is not read, and why: a few words for counting, and after a colon what is special to it."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All files of a corpus, sorted by path."""
+
+    files: tuple[File, ...]
+    unread: tuple[Unread, ...]
+
+    @property
+    def uris(self) -> list[str]:
+        """The paths of the files that are read."""
+        return [file.uri for file in self.files]
+
+
+def expand(paths: Sequence[str], form: str | None = None) -> Found:
+    """All files that paths lead to, each once. Where `form` is given, it is the format of all, whatever their names.
+
+    Raises CorpusError for a path that gives none to read.
+    """
+    if form is not None and form.partition(" ")[0] not in _stems():
+        raise CorpusError(f"corpus.format: there is no format called {form!r}. {did_you_mean(form, _stems())}")
+    there: dict[str, File | Unread] = {}
     for path in paths:
         if "://" in path:
             raise CorpusError(
                 f"corpus.paths: {without_secrets(path)!r} is an address, and this version reads local files. "
                 "Copy it and give its path."
             )
-        wide = os.path.expanduser(path)
-        here = [wide] if os.path.exists(wide) else glob.glob(wide, recursive=True)
-        folders = [name for name in here if os.path.isdir(name)]
-        here = [name for name in (*here, *itertools.chain(*map(_below, folders))) if os.path.isfile(name)]
-        if not here:
-            what = f"the folder {path!r} holds no such file" if folders else f"there is no file at {path!r}"
-            raise CorpusError(
-                f"corpus.paths: {what} (looked from {os.getcwd()}). "
-                f"Give files, folders or globs of {', '.join(endings())}."
-            )
-        uris.update(os.path.abspath(name) for name in here)
-    for name in sorted(uris):
-        format_of(name)
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            message = f"corpus.paths: the name {os.fsencode(name)!r} is not UTF-8. Give the file another name."
-            raise CorpusError(message) from error
-    return sorted(uris)
+        here = _under(os.path.expanduser(path), form)
+        if not any(isinstance(one, File) for one in here.values()):
+            raise CorpusError(_nothing(path, [one for one in here.values() if isinstance(one, Unread)]))
+        there |= {name: one for name, one in here.items() if not isinstance(there.get(name), File)}
+    owners: dict[tuple[int, int] | str, str] = {}
+    for name in sorted(there, key=lambda name: (os.path.realpath(name) != name, name)):
+        if isinstance(there[name], File):
+            owner = owners.setdefault(_identity(name), name)
+            if owner != name:
+                there[name] = Unread(uri=name, reason=f"{SAME}: as {owner}")
+    found = [there[name] for name in sorted(there)]
+    return Found(
+        files=tuple(one for one in found if isinstance(one, File)),
+        unread=tuple(one for one in found if isinstance(one, Unread)),
+    )
 
 
-def _below(folder: str) -> Iterator[str]:
-    """The files in a folder and in those below it whose names a format has; nothing hidden, and no folder twice,
-    wherever links lead. Raises CorpusError for a folder that cannot be listed."""
-    seen = set[tuple[int, int]]()
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=_not_listed):
-        found = os.stat(here)
-        if (found.st_dev, found.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(here, n) for n in names if n.endswith(tuple(endings())) and not n.startswith("."))
+def ending(uri: str) -> str:
+    """The ending of a file's name, in lower case, as files are counted by it."""
+    return formats.ending_of(uri) or PurePath(uri).suffix.lower() or "none"
 
 
-def _not_listed(error: OSError) -> None:
-    raise CorpusError(
-        f"corpus.paths: the folder {error.filename!r} cannot be listed: {error.strerror}. Allow it, or name the files."
-    ) from error
+def tally(uris: Sequence[str], reasons: Sequence[str | None], are_lost: Sequence[bool]) -> dict[str, dict[str, int]]:
+    """How many files there are of each ending: `read`, and not read for each reason."""
+    counts: dict[str, Counter[str]] = {}
+    for uri, reason, is_lost in zip(uris, reasons, are_lost, strict=True):
+        word = "read" if reason is None else "cannot be read" if is_lost else reason.partition(":")[0]
+        counts.setdefault(ending(uri), Counter())[word] += 1
+    return {name: dict(sorted(counted.items())) for name, counted in sorted(counts.items())}
 
 
 def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
@@ -67,3 +108,183 @@ def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
         if fnmatch.fnmatchcase(uri, whole) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
             return label
     return None
+
+
+def _under(path: str, form: str | None) -> dict[str, File | Unread]:
+    """What a path of a policy leads to, by absolute path. Raises CorpusError for a file that is named and not read."""
+    is_named = os.path.lexists(path)
+    wanted = formats.ending_of(path)
+    there: dict[str, File | Unread] = {}
+    folders: list[str] = []
+    for name in map(os.path.abspath, [path] if is_named else _matching(path)):
+        special = _special(name)
+        if special == _FOLDER:
+            folders.append(name)
+        else:
+            there[name] = Unread(uri=_text(name), reason=special) if special else _read(name, form, wanted)
+            if is_named and isinstance(one := there[name], Unread):
+                if one.reason == UNKNOWN:
+                    formats.format_of(name)
+                raise CorpusError(
+                    f"corpus.paths: {one.uri!r} cannot be read: {one.reason}. {_CURES.get(one.reason, '')}"
+                )
+    for one in _below(sorted(folders, key=lambda name: (os.path.realpath(name) != name, name)), form):
+        there.setdefault(one.uri, one)
+    return there
+
+
+def _read(name: str, form: str | None, wanted: str | None) -> File | Unread:
+    """A file as its name tells it; `wanted` is the ending that a path of the policy has."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return Unread(uri=_text(name), reason=NOT_UTF8)
+    if form is not None:
+        stem, space, option = form.partition(" ")
+        packed = [one.name for one in formats.compressions() if name.lower().endswith(one.endings)]
+        packed = [one for one in packed if f"{stem}.{one}" in formats.known()]
+        return File(uri=name, format=".".join([stem, *packed]) + space + option)
+    ending = formats.ending_of(name)
+    if ending is None:
+        return Unread(uri=name, reason=UNKNOWN)
+    found = formats.format_of(name)
+    if found.is_on_request and ending != wanted:
+        return Unread(uri=name, reason=ON_REQUEST)
+    return File(uri=name, format=found.name)
+
+
+def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
+    """Every file in some folders and in those below them, none twice wherever links lead. What links lead to is looked
+    at last, so that a file has its own name where it has one. Raises CorpusError for a folder that cannot be listed."""
+    seen: set[tuple[int, int] | str] = set()
+    waiting, links = [(name, False) for name in reversed(folders)], list[tuple[str, bool]]()
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            waiting.append(links.pop())
+        folder, is_hidden = waiting.pop()
+        if _identity(folder) in seen:
+            continue
+        seen.add(_identity(folder))
+        names = _listed(folder)
+        own = None if form is not None or is_hidden else _saved(folder, names)
+        for name in names:
+            path = os.path.join(folder, name)
+            hidden = is_hidden or name.startswith(".")
+            special = _special(path)
+            if special == _FOLDER:
+                (links if os.path.islink(path) else waiting).append((path, hidden))
+            elif hidden or special:
+                yield Unread(uri=_text(path), reason=HIDDEN if hidden else special or "")
+            elif own is not None:
+                yield File(uri=path, format=own[1]) if name in own[0] else Unread(uri=_text(path), reason=NO_DATA_FILE)
+            else:
+                yield _read(path, form, None)
+        for name in sorted(own[0] - set(names)) if own is not None else ():
+            yield File(uri=os.path.join(folder, name), format=own[1] if own else "")  # the survey will miss it
+
+
+def _saved(folder: str, names: Sequence[str]) -> tuple[set[str], str] | None:
+    """Which files of a folder are read, and in which format, where the folder itself is of one."""
+    for form in formats.known().values():
+        own = form.of_folder(names, lambda name: Path(folder, name).read_bytes())
+        if own is not None:
+            return set(own), form.name
+    return None
+
+
+def _matching(pattern: str) -> list[str]:
+    """The paths that match a pattern; with `**` too, each folder is looked through once, wherever links lead."""
+    if "**" not in pattern:
+        return glob.glob(pattern)
+    parts = PurePath(pattern).parts
+    found: dict[str, None] = {}
+    seen: set[tuple[tuple[int, int] | str, int]] = set()
+    waiting, links = (
+        [(parts[0] if os.path.isabs(pattern) else "", int(os.path.isabs(pattern)))],
+        list[tuple[str, int]](),
+    )
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            waiting.append(links.pop())
+        folder, at = waiting.pop()
+        here = folder or os.curdir
+        if at == len(parts) or not os.path.isdir(here) or (_identity(here), at) in seen:
+            continue
+        seen.add((_identity(here), at))
+        part, is_last = parts[at], at + 1 == len(parts)
+        if part == "**":
+            names = [name for name in _listed(here) if not name.startswith(".")]
+            if not is_last:
+                waiting.append((folder, at + 1))
+        elif glob.has_magic(part):
+            names = [name for name in fnmatch.filter(_listed(here), part) if part[0] == "." or name[0] != "."]
+        else:
+            names = [part] if os.path.lexists(os.path.join(folder, part)) else []
+        for name in names:
+            path = os.path.join(folder, name)
+            if is_last and (part != "**" or not os.path.isdir(path)):
+                found[path] = None
+            if part == "**" or not is_last:
+                (links if os.path.islink(path) else waiting).append((path, at if part == "**" else at + 1))
+    return list(found)
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except OSError as error:
+        raise CorpusError(
+            f"corpus.paths: the folder {folder!r} cannot be listed: {error.strerror}. Allow it, or name the files."
+        ) from error
+
+
+_FOLDER = "a folder"
+
+
+def _special(name: str) -> str | None:
+    """What a name leads to, if that is no file that can be read: a folder, or why it is none. None for a file."""
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:
+        return DEAD if os.path.islink(name) else None  # one that went away just now is missed by the survey
+    return None if stat.S_ISREG(mode) else _FOLDER if stat.S_ISDIR(mode) else SPECIAL
+
+
+def _identity(name: str) -> tuple[int, int] | str:
+    """What is the same for all names of a file or folder."""
+    try:
+        told = os.stat(name)
+    except OSError:
+        return os.path.realpath(name)
+    return told.st_dev, told.st_ino
+
+
+def _text(name: str) -> str:
+    """A name as a table can hold it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _nothing(path: str, unread: Sequence[Unread]) -> str:
+    """The message for a path that gives no file to read."""
+    is_folder = os.path.isdir(os.path.expanduser(path))
+    if unread:
+        counts = Counter(one.reason.partition(":")[0] for one in unread)
+        first = {one.reason.partition(":")[0]: one.uri for one in reversed(unread)}
+        told = "; ".join(f"{count} {reason}, e.g. {first[reason]}" for reason, count in sorted(counts.items()))
+        what = f"{'the folder ' if is_folder else ''}{path!r} holds no file that is read ({told})"
+    else:
+        what = f"the folder {path!r} holds no such file" if is_folder else f"there is no file at {path!r}"
+    plain = sorted(ending for form in formats.known().values() for ending in form.endings if ending.count(".") == 1)
+    packed = ", ".join(ending for one in formats.compressions() for ending in one.endings)
+    return (
+        f"corpus.paths: {what} (looked from {os.getcwd()}). "
+        f"Give files, folders or globs of {', '.join(plain)}; what is text may be packed: {packed}."
+    )
+
+
+def _stems() -> list[str]:
+    """What `corpus.format` can be."""
+    return sorted({name.partition(".")[0] for name, form in formats.known().items() if form.endings})

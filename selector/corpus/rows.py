@@ -1,7 +1,7 @@
 """Any row of a corpus, by file and row number: what a trainer reads, since an order jumps about in the corpus.
 
-How that is done is the format's business: plain JSONL is read where it lies; what cannot be read at random is unpacked
-once, by each process that asks for it, into a scratch file of its own.
+How that is done is the format's business: what is plain is read where it lies; what cannot be read at random is
+unpacked once on each machine, into files that all processes share.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,16 @@ import pyarrow as pa
 from selector.corpus import formats
 from selector.errors import CorpusError
 
-CACHE_BYTES = 256 << 20
-"""Of decoded tables, for one reader."""
-
 
 class Rows:
     """The rows of the corpus whose files are listed in a table of `tables.FILES`. For one thread at a time.
 
-    Safe to fork and to pickle: what was unpacked or decoded stays behind.
+    Safe to fork and to pickle.
     """
 
     def __init__(self, files: pa.Table) -> None:
         self._files = files
-        self._cache = formats.Cache(CACHE_BYTES)
+        self._cache = formats.Cache()
         self._opened: dict[int, formats.ReadAt] = {}
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table]]:

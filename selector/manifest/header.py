@@ -99,11 +99,13 @@ class Counts:
 class Facts:
     """What the selector and the order say of their work: quotas, a shortfall, gaps that could not be met.
 
-    `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`.
+    `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files` the
+    files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
     """
 
     select: Json
     order: Json
+    corpus: Json | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,9 @@ def _digest(canonical: bytes) -> str:
 def _written(value: Any) -> Any:
     """A value of a header as JSON."""
     if dataclasses.is_dataclass(value):
-        return {field.name: _written(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        optional = optional_fields_of(type(value))
+        return {name: _written(it) for name, it in members.items() if it is not None or name not in optional}
     if isinstance(value, Mapping):
         return {name: _written(member) for name, member in typing.cast(Json, value).items()}
     if isinstance(value, list | tuple):
@@ -224,6 +228,8 @@ def _read(kind: Any, value: Any, path: str) -> Any:
         return None if value is None else _read(some, value, path)
     if dataclasses.is_dataclass(kind):
         members, hints = _of_type(value, dict, "an object", path), fields_of(typing.cast("type[Any]", kind))
+        optional = optional_fields_of(typing.cast("type[Any]", kind))
+        hints = {name: hint for name, hint in hints.items() if name in members or name not in optional}
         for name in [*members, *hints]:
             if (name in members) != (name in hints):
                 raise ValueError(f"{_at(path, name)} {'is missing' if name in hints else 'is not a key of it'}")
@@ -254,6 +260,12 @@ def fields_of(kind: type[Any]) -> dict[str, Any]:
     """The types of a dataclass's fields, with what is annotated, in order."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def optional_fields_of(kind: type[Any]) -> frozenset[str]:
+    """The fields of a dataclass that a manifest.json may be without: those that are None then."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.default is None)
 
 
 def _of_type(value: Any, kind: type[Any], word: str, path: str) -> Any:

@@ -19,7 +19,7 @@ def check(
     policy: Policy,
     catalogue: Catalogue,
     rule: Rule | None,
-    uris: Sequence[str],
+    found: files.Found,
     *,
     corpus_columns: Mapping[str, str],
     needs_vectors: bool,
@@ -32,11 +32,11 @@ def check(
     """
     if needs_vectors:
         _check_model(policy)
-    _check_corpus(policy, catalogue, rule, uris, corpus_columns)
+    _check_corpus(policy, catalogue, rule, found, corpus_columns)
 
 
 def _check_corpus(
-    policy: Policy, catalogue: Catalogue, rule: Rule | None, uris: Sequence[str], corpus_columns: Mapping[str, str]
+    policy: Policy, catalogue: Catalogue, rule: Rule | None, found: files.Found, corpus_columns: Mapping[str, str]
 ) -> None:
     everywhere = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
@@ -45,27 +45,36 @@ def _check_corpus(
     if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
         somewhere[policy.corpus.source] = "corpus.source"
     if isinstance(policy.corpus.source, Mapping):
-        _check_constants(policy.corpus.source, uris)
+        _check_constants(policy.corpus.source, found.uris)
     known: set[str] = set()
-    rows_seen, is_whole = False, True
-    for uri in uris:
-        beginning = _look(uri, policy.corpus.max_document_bytes)
-        rows_seen |= not beginning.is_empty
+    is_whole, are_empty, errors = True, [True], list[CorpusError]()
+    for file in found.files:
+        uri = file.uri
+        beginning = _look(file, policy.corpus.max_document_bytes)
+        if isinstance(beginning, CorpusError):
+            errors.append(beginning)
+            continue
+        are_empty.append(beginning.is_empty)
         is_whole &= beginning.is_whole
         names = _names(beginning)
         known |= names
+        for name, where in {**everywhere, **somewhere}.items():
+            if list(beginning.columns).count(fields.column_of(name)) > 1:
+                raise CorpusError(f"{where}: {uri} has two columns {name!r}. Give one of them another name.")
         for name, where in everywhere.items():
             column = name if beginning.is_whole else fields.name_of(fields.path_of(name)[:1])
             if names and _spelt(column) not in names:
                 raise unknown_column(name, where, uri, names)
         if rule is not None:
             _check_rule(rule, uri, beginning, names, catalogue)
-    if not rows_seen:
+    if len(errors) == len(found.files):
+        raise errors[0]
+    if all(are_empty):
         raise CorpusError(f"corpus.paths: there is no row in {', '.join(policy.corpus.paths)}. Give files with rows.")
     for name, where in somewhere.items():
         if is_whole and known and _spelt(name) not in known:
             ours = [*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else []
-            who = uris[0] if len(uris) == 1 else f"none of the {len(uris)} files of the corpus"
+            who = found.uris[0] if len(found.uris) == 1 else f"none of the {len(found.uris)} files of the corpus"
             raise unknown_column(name, where, who, {*known, *ours})
 
 
@@ -138,9 +147,13 @@ def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:
             )
 
 
-def _look(uri: str, max_bytes: int) -> formats.Beginning:
-    """What the first rows of a file tell; nothing if it cannot be read."""
+def _look(file: files.File, max_bytes: int) -> formats.Beginning | CorpusError:
+    """What the first rows of a file tell; nothing if its bytes are damaged; why it cannot be read, if it cannot."""
     try:
-        return formats.format_of(uri).peek(uri, (), max_bytes, _ROWS_TO_LOOK_AT)
+        return formats.find(file.format, file.uri).peek(file.uri, (), max_bytes, _ROWS_TO_LOOK_AT)
     except formats.Corrupt:
         return formats.Beginning(is_whole=True)  # the survey will quarantine it
+    except formats.NoRows as error:
+        return CorpusError(f"corpus.paths: {file.uri} has no rows: {error}. Give files with rows.")
+    except CorpusError as error:
+        return error

@@ -21,7 +21,7 @@ import pydantic
 
 from selector import plugins
 from selector.manifest.format import SCHEMAS
-from selector.manifest.header import Header, fields_of
+from selector.manifest.header import Header, fields_of, optional_fields_of
 from selector.plugins.options import hints_of, kind_of
 from selector.policy.sections import Policy
 
@@ -69,8 +69,10 @@ def _of_type(kind: Any) -> dict[str, Any]:
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_of_type(member) for member in inner]}
     if dataclasses.is_dataclass(kind):
-        properties = {name: _of_type(member) for name, member in fields_of(typing.cast("type[Any]", kind)).items()}
-        closed = {"required": list(properties), "additionalProperties": False}
+        cls = typing.cast("type[Any]", kind)
+        properties = {name: _of_type(member) for name, member in fields_of(cls).items()}
+        required = [name for name in properties if name not in optional_fields_of(cls)]
+        closed = {"required": required, "additionalProperties": False}
         return {
             "type": "object",
             "description": inspect.getdoc(typing.cast(Any, kind)),

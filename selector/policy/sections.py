@@ -7,6 +7,7 @@ A policy is a YAML file; `SELECTOR_SELECT__BUDGET__TOKENS=50B` in the environmen
 
 import dataclasses
 import functools
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,15 @@ def _name_and_options(value: Any) -> dict[str, Any]:
 class CorpusPolicy(_Section):
     """All documents: where they are, and what of a row is text, key and source."""
 
-    paths: Paths = Field(description="Files, folders or globs of .jsonl, .jsonl.gz or .parquet.")
+    paths: Paths = Field(
+        description="Files, folders or globs of .jsonl, .json, .csv, .tsv, .txt, .parquet or .arrow, and packed ones"
+        " (.jsonl.gz, .csv.zst, .bz2, .xz)."
+    )
+    format: str | dict[str, str] | None = Field(
+        None,
+        description="The format of all files, whatever their names: csv, jsonl, txt, …; or txt with what separates"
+        " documents: {txt: '\\n\\n'}. Without it: what their endings say.",
+    )
     text: str = Field(
         "text",
         description="A column, or a template of columns: '{instruction}\\n{output}'. Dots lead into nested columns:"
@@ -118,6 +127,22 @@ class CorpusPolicy(_Section):
         description="Rows of a part, at most, and none of two files. Without it: about a quarter of the file, from"
         " 2,048 to 65,536; smaller files make parts together.",
     )
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _name_or_separator(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value):
+            return value
+        if isinstance(value, Mapping) and list(value) == ["txt"] and isinstance(value["txt"], str) and value["txt"]:
+            return value
+        raise ValueError("write the name of a format, or txt with what separates documents: {txt: '\\n\\n'}")
+
+    @property
+    def form(self) -> str | None:
+        """The format of all files as `selector.corpus.formats` names it, if the policy says one."""
+        if isinstance(self.format, dict):
+            return f"txt {json.dumps(self.format['txt'])}"
+        return self.format
 
     @field_validator("source", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selector.corpus.files import tally
 from selector.engine.part import Part, stretches
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
@@ -22,6 +23,7 @@ from selector.manifest.digest import labels
 from selector.steps import dedup, survey
 from selector.steps.select import shards_of
 from selector.steps.shards import SHARD_ROWS
+from selector.steps.survey import Survey
 from selector.storage import sha256_of
 from selector.tables import QUARANTINE
 
@@ -38,6 +40,13 @@ def counts(done: Done) -> dict[str, Any]:
         "without_source": sum(_rows(seal, "without_source") for seal in done["ingest"].parts),
         "clusters_tried": [list(row.values()) for row in evidence],
     }
+
+
+def files(done: Done, of: Survey) -> dict[str, dict[str, int]]:
+    """How many files of the corpus are read, and not read for each reason, by the ending of their names."""
+    uris, forms, unread = (survey.inventory(done, of)[name].to_pylist() for name in ("uri", "format", "unread"))
+    are_lost = [form is not None and reason is not None for form, reason in zip(forms, unread, strict=True)]
+    return tally(uris, unread, are_lost)
 
 
 def left_out(done: Done) -> dict[str, int]:

@@ -71,7 +71,14 @@ class Plan:
     @functools.cached_property
     def survey(self) -> Survey:
         corpus = self.policy.corpus
-        return Survey(rows_per_part=corpus.rows_per_part, uris=self.resolved.uris, sources=self.resolved.sources)
+        found = self.resolved.found
+        return Survey(
+            rows_per_part=corpus.rows_per_part,
+            uris=self.resolved.uris,
+            forms=tuple(file.format for file in found.files),
+            sources=self.resolved.sources,
+            unread=found.unread,
+        )
 
     @functools.cached_property
     def ingest(self) -> Ingest:

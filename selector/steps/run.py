@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from selector import failpoint
 from selector.engine import gc
@@ -79,11 +80,11 @@ class Run:
     def _surveyed(self, lease: Lease | None, done: Done) -> None:
         parts = survey.parts(done, self.manifest.survey)
         num_rows = sum(part.num_rows for part in parts)
-        _check_rows(self.resolved, num_rows, survey.unreadable(done)["detail"].to_pylist())
+        _check_rows(self.resolved, num_rows, survey.inventory(done, self.manifest.survey))
         plan = {
             "format_version": FORMAT_VERSION,
             "policy": self.resolved.data,
-            "files": survey.inventory(done).to_pylist(),
+            "files": survey.inventory(done, self.manifest.survey).to_pylist(),
             "parts": fingerprint([[part.files, [piece.source for piece in part.pieces]] for part in parts]),
             "tokenizer": self.resolved.tokenizer_sha256,
             "models": self.manifest.models,
@@ -108,8 +109,9 @@ class Run:
         """About how many bytes of text are to be stored: compressed, a third of what plain files hold."""
         if not self.resolved.policy.corpus.keep_texts:
             return 0
-        files = survey.inventory(done)
-        is_plain = np.array([form == "jsonl" for form in files["format"].to_pylist()])
+        files = survey.inventory(done, self.manifest.survey)
+        files = files.filter(files["format"].is_valid())
+        is_plain = np.array(["." not in form and form != "parquet" for form in files["format"].to_pylist()])
         return int(np.where(is_plain, 0.4, 1.2) @ files["size"].to_numpy())
 
     def _ingested(self, done: Done) -> None:
@@ -117,7 +119,8 @@ class Run:
         most = self.resolved.policy.corpus.most_lost
         if most is None:
             return
-        files = survey.inventory(done)
+        files = survey.inventory(done, self.manifest.survey)
+        files = files.filter(files["format"].is_valid())
         sizes, is_unread = files["size"].to_numpy(), files["unread"].is_valid().to_numpy(zero_copy_only=False)
         unread = float(sizes[is_unread].sum() / max(1, sizes.sum()))
         num_lost = sum(seal.tables["quarantine"].num_rows for seal in done["ingest"].parts)
@@ -197,13 +200,14 @@ def _inside(store: Store, what: str) -> UsageError:
     )
 
 
-def _check_rows(resolved: Resolved, num_rows: int, lost: Sequence[str]) -> None:
-    """The budget and the clusters fit a corpus of so many rows; `lost` says which files cannot be read."""
+def _check_rows(resolved: Resolved, num_rows: int, files: pa.Table) -> None:
+    """The budget and the clusters fit a corpus of so many rows; if there are none, `tables.FILES` says why."""
     if not num_rows:
-        reason = f" ({'; '.join(lost)})" if lost else ""
+        unread = files.filter(files["unread"].is_valid()).to_pylist()
+        reasons = "; ".join(f"{row['uri']}: {row['unread'].removesuffix('.')}" for row in unread)
         raise CorpusError(
-            f"corpus.paths: there is no readable row in {', '.join(resolved.policy.corpus.paths)}{reason}. "
-            "Give files with rows."
+            f"corpus.paths: there is no readable row in {', '.join(resolved.policy.corpus.paths)}"
+            f"{f' ({reasons})' if reasons else ''}. Give files with rows."
         )
     _check_documents(resolved, num_rows, None)
 

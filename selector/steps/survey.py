@@ -4,21 +4,20 @@ A large file is cut into parts. Small ones that follow each other along the sort
 ends where a hash of a file says so: each file by itself, so a new one changes at most the part that it falls into.
 """
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TypeVar
 
 import pyarrow as pa
 
 from selector import tables
 from selector.corpus import formats
-from selector.engine import alive
+from selector.corpus.files import Unread
 from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import Store
+from selector.errors import CorpusError
 from selector.exact import keyed
 
 PIECES = pa.schema(
@@ -31,13 +30,15 @@ PIECES = pa.schema(
     ]
 )
 
+FRESH = pa.schema([("file", pa.int64()), ("sha256", pa.string())])
+"""Files that were written within two seconds of their survey, and what was read of them."""
+
 MEAN_ROWS, MEAN_BYTES = 2 * formats.SMALL_FILE, 4 << 20
 """What a group of small files comes to on average, by whichever is reached first."""
 
 FULL = 16
 """So many times the average is the most: one group in nine million would be larger."""
 
-_BLOCK = 4 << 20  # bytes that are read at a time
 _MEAN_FILES = 256  # of a survey's task
 
 Item = TypeVar("Item")
@@ -48,77 +49,105 @@ class Survey(Map):
     """What each file is, and how it is cut. An unreadable file is quarantined whole."""
 
     name: str = field(default="survey", metadata=APART)
-    version = 3
+    version = 4
     output = "pieces"
     reads: tuple[str, ...] = field(default=(), metadata=APART)
 
     rows_per_part: int | None
     uris: tuple[str, ...] = field(metadata=APART, default=())
+    forms: tuple[str, ...] = field(metadata=APART, default=())  # the format of each file; without them, its name tells
     sources: tuple[str | None, ...] = field(metadata=APART, default=())  # the constant source of each file
+    unread: tuple[Unread, ...] = field(metadata=APART, default=())  # files of the corpus's folders that are none of it
 
     def rows_in(self, done: Done) -> int:
         return len(self.uris)
 
     def tasks(self, done: Done) -> Sequence[Task]:
-        return done.once("survey: tasks", lambda: [self._task(files) for files in self._groups()])
+        return done.once("survey: tasks", lambda: [self._task(done.store, files) for files in self._groups()])
 
     def _groups(self) -> Iterator[list[Piece]]:
         """The files, each as a piece of no rows yet."""
+        forms = self.forms or [formats.format_of(uri).name for uri in self.uris]
         files = [
             Piece(
-                file=number, uri=uri, format=formats.format_of(uri).name, sha256="", version=formats.version_of(uri),
-                first_row=0, num_rows=0, start=0, end=0, source=source,
+                file=number, uri=uri, format=form, sha256="", version=_version_of(uri), first_row=0, num_rows=0,
+                start=0, end=0, source=source,
             )
-            for number, (uri, source) in enumerate(zip(self.uris, self.sources, strict=True))
+            for number, (uri, form, source) in enumerate(zip(self.uris, forms, self.sources, strict=True))
         ]  # fmt: skip
         return grouped(
-            files, lambda file: file.uri, lambda file: (1, os.path.getsize(file.uri)), (_MEAN_FILES, MEAN_BYTES)
+            files, lambda file: file.uri, lambda file: (1, _size_of(file.version)), (_MEAN_FILES, MEAN_BYTES)
         )
 
-    def _task(self, files: Sequence[Piece]) -> Task:
-        return Task(key=self.key([[file.uri, file.version] for file in files]), part=Part.of(*files))
+    def _task(self, store: Store, files: Sequence[Piece]) -> Task:
+        """A survey that began within two seconds of a file's time may have read it before it was written last: a clock
+        of whole seconds would not tell. So what it says of the file is believed only while the bytes are the same."""
+        of_files = [[file.uri, file.format, file.version] for file in files]
+        seal = store.find(self.key(of_files))
+        if seal is not None:
+            for row in store.table(seal, "fresh").to_pylist():
+                sha256 = formats.sha256_of(files[row["file"]].uri)
+                if sha256 != row["sha256"]:
+                    of_files[row["file"]].append(sha256)
+        return Task(key=self.key(of_files), part=Part.of(*files))
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         files: list[dict[str, object]] = []
         pieces: list[dict[str, int]] = []
+        fresh: list[dict[str, object]] = []
         lost: list[dict[str, object]] = []
         for number, file in enumerate(task.part.pieces):
             unread: str | None = None
+            loss: str | None = None
             sha256 = ""
             ranges: list[formats.Range] = []
+            form: str | None = file.format
+            is_fresh = formats.is_fresh(file.version)
             try:
                 with formats.reading(file.uri):
-                    sha256 = _sha256(file.uri)
+                    sha256 = formats.sha256_of(file.uri)
                 ranges = formats.find(file.format, file.uri).cut(file.uri, self.rows_per_part)
+            except formats.NoRows as error:
+                form, unread = None, f"no rows: {error}"
             except formats.Corrupt as error:
-                unread = str(error)
-                detail = f"{file.uri}: {unread}"
-                lost.append({"place": None, "step": self.name, "reason": "corrupt_file", "detail": detail})
+                loss, unread = "corrupt_file", str(error)
+            except CorpusError as error:
+                loss, unread = "cannot_be_read", str(error)
+            if loss is not None:
+                detail = f"{file.uri}: {unread}" if loss == "corrupt_file" else unread
+                lost.append({"place": None, "step": self.name, "reason": loss, "detail": detail})
             files.append(
                 {
                     "uri": file.uri,
-                    "format": file.format,
+                    "format": form,
                     "num_rows": sum(piece.num_rows for piece in ranges),
-                    "size": os.path.getsize(file.uri),
+                    "size": _size_of(file.version),
                     "sha256": sha256,
                     "unread": unread,
                 }
             )
             pieces += [{"file": number, **piece._asdict()} for piece in ranges]
+            if is_fresh and sha256:
+                fresh.append({"file": number, "sha256": sha256})
         return {
             "pieces": pa.Table.from_pylist(pieces, schema=PIECES),
             "files": pa.Table.from_pylist(files, schema=tables.FILES),
+            "fresh": pa.Table.from_pylist(fresh, schema=FRESH),
             "quarantine": pa.Table.from_pylist(lost, schema=tables.QUARANTINE),
         }
 
 
-def _sha256(path: str) -> str:
-    checksum = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            checksum.update(block)
-            alive.sign()
-    return checksum.hexdigest()
+def _version_of(path: str) -> str:
+    """The file's size, times and inode; nothing for one that is gone, which its survey says."""
+    try:
+        return formats.version_of(path)
+    except CorpusError:
+        return ""
+
+
+def _size_of(version: str) -> int:
+    """The size of a file of this version."""
+    return int(version.partition("-")[0] or 0)
 
 
 def parts(done: Done, survey: Survey) -> Sequence[Part]:
@@ -130,10 +159,13 @@ def _pieces(done: Done, survey: Survey) -> Iterator[list[Piece]]:
     """The pieces of every file."""
     for task, seal in zip(survey.tasks(done), done["survey"].parts, strict=True):
         sha256s = done.store.table(seal, "files", ["sha256"])["sha256"].to_pylist()
+        fresh = set(done.store.table(seal, "fresh", ["file"])["file"].to_pylist())
         of_file: list[list[Piece]] = [[] for _ in sha256s]
         for row in done.store.table(seal, "pieces").to_pylist():
             number = row.pop("file")
-            of_file[number].append(replace(task.part.pieces[number], sha256=sha256s[number], **row))
+            file = task.part.pieces[number]
+            version = formats.fresh(file.version) if number in fresh else file.version
+            of_file[number].append(replace(file, sha256=sha256s[number], version=version, **row))
         yield from of_file
 
 
@@ -193,16 +225,23 @@ def grouped(
         yield group
 
 
-def inventory(done: Done) -> pa.Table:
-    """`tables.FILES` of the whole corpus."""
-    return done.once("survey: files", lambda: pa.concat_tables(done.tables("survey", "files")))
+def inventory(done: Done, survey: Survey) -> pa.Table:
+    """`tables.FILES` of the whole corpus: the files that were surveyed, in the order of their numbers, then those that
+    are none of it."""
+
+    def listed() -> pa.Table:
+        others = [{"uri": one.uri, "num_rows": 0, "unread": one.reason} for one in survey.unread]
+        return pa.concat_tables([*done.tables("survey", "files"), pa.Table.from_pylist(others, schema=tables.FILES)])
+
+    return done.once("survey: files", listed)
 
 
 def unreadable(done: Done) -> pa.Table:
     """The quarantine of files that cannot be read, each with its `uri`."""
-    files = inventory(done)
+    files = pa.concat_tables(done.tables("survey", "files"))
     seals = [seal for seal in done["survey"].parts if seal.tables["quarantine"].num_rows]
     lost = pa.concat_tables(
         [tables.QUARANTINE.empty_table(), *(done.store.table(seal, "quarantine") for seal in seals)]
     )
+    files = files.filter(files["format"].is_valid())  # without those that have no rows, which is no loss
     return lost.append_column("uri", files.filter(files["unread"].is_valid())["uri"])

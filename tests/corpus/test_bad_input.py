@@ -241,8 +241,8 @@ def test_an_executor_that_is_not_there_is_refused(arguments: list[str], message:
     [
         ("nowhere.jsonl", r"there is no file at 'nowhere\.jsonl' \(looked from .*\)\. Give files, folders or"),
         ("corpus/*.parquet", r"there is no file at 'corpus/\*\.parquet'"),
-        ("folder", r"corpus\.paths: the folder 'folder' holds no such file .*Give files, folders or globs of \.jsonl"),
-        ("folder/notes.md", r"'.*notes\.md' has an unknown format\. Known endings: \.jsonl, \.jsonl\.gz, \.parquet\."),
+        ("folder", r"the folder 'folder' holds no file that is read \(1 unknown ending, e\.g\. .*globs of \.arrow"),
+        ("folder/notes.md", r"'.*notes\.md' has an unknown format\. Known endings: \.arrow, \.csv, "),
         ("", "there is no file at ''"),
         ("a\0.jsonl", r"there is no file at 'a\\x00\.jsonl'"),
         ("s3://bucket/web.jsonl", r"is an address, and this version reads local files\. Copy it and give its path\."),
@@ -494,7 +494,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Messy:
     assert ended.code == 3, ended.err
     run = Path(ended.json["manifest"])
     quarantine = [json.loads(line) for line in (run / "quarantine.jsonl").read_text("utf-8").splitlines()]
-    uris = {Path(uri).name: uri for uri in files.expand([str(folder)])}
+    uris = {Path(uri).name: uri for uri in files.expand([str(folder)]).uris}
     return Messy(ended, again, Manifest.open(str(run)), quarantine, uris)
 
 

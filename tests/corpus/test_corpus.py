@@ -26,8 +26,8 @@ from conftest import MemoryStorage, text_of, write_jsonl
 from runs import Noting, policy_of, run
 from selector import tables
 from selector.corpus import files, formats
-from selector.corpus.formats import Bad, _lines
-from selector.corpus.formats._json import BOM
+from selector.corpus.formats import Bad, _stream
+from selector.corpus.formats._stream import BOM
 from selector.corpus.rows import Rows
 from selector.corpus.tokens import sha256_of
 from selector.engine.local import LocalExecutor
@@ -55,7 +55,7 @@ def survey(path: Path, rows_per_part: int | None = None, source: str | None = No
     with Runner(store(), LocalExecutor()) as runner:
         done = runner.run([step])
     assert survey_step.unreadable(done).num_rows == 0, survey_step.unreadable(done).to_pylist()
-    return survey_step.parts(done, step), survey_step.inventory(done)
+    return survey_step.parts(done, step), survey_step.inventory(done, step)
 
 
 def read_all(parts: Sequence[Part], max_bytes: int = 1 << 20) -> list[tuple[int, Any]]:
@@ -141,7 +141,7 @@ def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     most = data.draw(st.integers(1, 500))
     with (
         patch.object(formats, "PART_BYTES", data.draw(st.sampled_from([16, 800, 16 << 20]))),
-        patch.object(_lines, "CHUNK_BYTES", data.draw(st.sampled_from([1, 7, 1 << 20]))),
+        patch.object(_stream, "CHUNK_BYTES", data.draw(st.sampled_from([1, 7, 1 << 20]))),
     ):
         parts, table = survey(path, most)
     pieces = [piece for part in parts for piece in part.pieces]
@@ -255,7 +255,7 @@ def test_paths_may_be_files_folders_and_globs_and_each_file_counts_once(tmp_path
     for name in names:
         (tmp_path / name).touch()
     expected = [str(tmp_path / name) for name in names[:3]]
-    assert files.expand([str(tmp_path), f"{tmp_path}/*.jsonl*", f"{tmp_path}/a.jsonl"]) == expected
+    assert files.expand([str(tmp_path), f"{tmp_path}/*.jsonl*", f"{tmp_path}/a.jsonl"]).uris == expected
 
 
 def test_a_folder_is_looked_through_once_wherever_links_lead(tmp_path: Path) -> None:
@@ -267,15 +267,18 @@ def test_a_folder_is_looked_through_once_wherever_links_lead(tmp_path: Path) -> 
     (tmp_path / "c/deep/up").symlink_to("..")
     (tmp_path / "c/other").symlink_to(tmp_path / "elsewhere")
     expected = [str(tmp_path / "c/deep/a.jsonl"), str(tmp_path / "c/other/d.jsonl")]
-    assert files.expand([str(tmp_path / "c")]) == expected
+    assert files.expand([str(tmp_path / "c")]).uris == expected
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "é.jsonl", [{"text": "a"}])
-    assert files.expand([str(tmp_path)]) == [str(tmp_path / "é.jsonl")]
+    assert files.expand([str(tmp_path)]).uris == [str(tmp_path / "é.jsonl")]
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.jsonl")).write_text('{"text": "b"}\n')
-    with pytest.raises(CorpusError, match=r"corpus\.paths: the name b'.*/b\\xff\.jsonl' is not UTF-8"):
-        files.expand([str(tmp_path)])
+    found = files.expand([str(tmp_path)])
+    assert found.uris == [str(tmp_path / "é.jsonl")]
+    assert [(one.uri, one.reason) for one in found.unread] == [(rf"{tmp_path}/b\xff.jsonl", files.NOT_UTF8)]
+    with pytest.raises(CorpusError, match=r"corpus\.paths: '.*/b\\+xff\.jsonl' cannot be read: its name is not UTF-8"):
+        files.expand([os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.jsonl")])
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(

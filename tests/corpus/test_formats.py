@@ -1,11 +1,15 @@
 """All formats agree on what a row is: cut, read, read again at random and looked at, the same rows come back."""
 
 import bz2
+import csv
 import gzip
+import io
 import itertools
 import json
+import lzma
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from hypothesis import strategies as st
 from conftest import MemoryStorage
 from selector import tables
 from selector.corpus import files, formats
-from selector.corpus import rows as rows_module
+from selector.corpus.formats import _stream
 from selector.corpus.rows import Rows
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece, Task
@@ -39,23 +43,81 @@ def lines_of(documents: Documents) -> bytes:
     return b"".join(json.dumps(document, ensure_ascii=False).encode() + b"\n" for document in documents)
 
 
+def table_of(documents: Documents) -> pa.Table:
+    return pa.Table.from_pylist(documents, pa.schema([("text", pa.string()), ("n", pa.int64())]))
+
+
 def write_parquet(path: Path, documents: Documents, rows_in_group: int = 1000) -> None:
-    schema = pa.schema([("text", pa.string()), ("n", pa.int64())])
-    pq.write_table(pa.Table.from_pylist(documents, schema), path, row_group_size=rows_in_group)
+    pq.write_table(table_of(documents), path, row_group_size=rows_in_group)
 
 
-WRITERS: Mapping[str, Callable[[Path, Documents], object]] = {
-    "jsonl": lambda path, documents: path.write_bytes(lines_of(documents)),
-    "jsonl.gz": lambda path, documents: path.write_bytes(gzip.compress(lines_of(documents), 1)),
+def write_arrow(path: Path, documents: Documents, rows_in_group: int = 1000, packed: str | None = None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=packed)
+    with pa.ipc.new_file(path, table_of([]).schema, options=options) as file:
+        file.write_table(table_of(documents), max_chunksize=rows_in_group)
+
+
+def write_stream(path: Path, documents: Documents, rows_in_group: int = 1000) -> None:
+    with pa.ipc.new_stream(path, table_of([]).schema) as file:
+        file.write_table(table_of(documents), max_chunksize=rows_in_group)
+
+
+def values_of(documents: Documents, delimiter: str) -> bytes:
+    """The documents as text, all of it quoted."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+    writer.writerow(["text", "n"])
+    writer.writerows([document["text"], document["n"]] for document in documents)
+    return text.getvalue().encode()
+
+
+STREAMS: Mapping[str, Callable[[Documents], bytes]] = {
+    "jsonl": lines_of,
+    "json": lambda documents: json.dumps(documents, indent=2, ensure_ascii=False).encode(),
+    "csv": lambda documents: values_of(documents, ","),
+    "tsv": lambda documents: values_of(documents, "\t"),
+    "txt": lambda documents: "<|end|>".join(document["text"] for document in documents).encode(),
+}
+PACKED: Mapping[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    "gz": lambda data: gzip.compress(data, 1),
+    "bz2": lambda data: bz2.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True),
+}
+GROUPS: Mapping[str, Callable[..., None]] = {
     "parquet": write_parquet,
+    "arrow": write_arrow,
+    "saved_dataset": write_stream,
 }
 
 
-def part_of(path: Path, form: formats.Format, cut: formats.Range) -> Part:
-    version = formats.version_of(str(path))
-    return Part.of(
-        Piece(file=0, uri=str(path), format=form.name, sha256="", version=version, source=None, **cut._asdict())
-    )
+def write(path: Path, name: str, documents: Documents) -> None:
+    """A file of the format of that name."""
+    stem, _, packed = name.partition(".")
+    if stem in GROUPS:
+        GROUPS[stem](path, documents)
+    else:
+        path.write_bytes(PACKED[packed](STREAMS[stem](documents)))
+
+
+def form_of(name: str) -> formats.Format:
+    return formats.find(f'{name} "<|end|>"' if name.startswith("txt") else name, "here")
+
+
+def told(name: str, documents: Documents) -> dict[int, dict[str, Any]]:
+    """What a file of these documents holds, by row: text has no numbers, and blank text is no row; values are text."""
+    if name.startswith("txt"):
+        return {row: {"text": one["text"]} for row, one in enumerate(documents) if one["text"].encode().strip()}
+    if name.partition(".")[0] in ("csv", "tsv"):
+        words = [{"text": one["text"] or None, "n": None if one["n"] is None else str(one["n"])} for one in documents]
+        return dict(enumerate(words))
+    return dict(enumerate(documents))
+
+
+def part_of(path: Path, form: formats.Format, cut: formats.Range, name: str = "") -> Part:
+    version, name = formats.version_of(str(path)), named(name or form.name)
+    return Part.of(Piece(file=0, uri=str(path), format=name, sha256="", version=version, source=None, **cut._asdict()))
 
 
 def rows_of(part: Part, columns: Sequence[str] | None, wanted: Collection[int] | None = None) -> dict[int, formats.Row]:
@@ -66,35 +128,52 @@ def rows_of(part: Part, columns: Sequence[str] | None, wanted: Collection[int] |
     return {read.number: read.row for _, _, read in formats.rows(part, columns, 1 << 20, places)}
 
 
-def reader_of(path: Path, form: formats.Format, cache_bytes: int) -> Rows:
-    file = {"uri": str(path), "format": form.name, "size": path.stat().st_size}
-    with patch.object(rows_module, "CACHE_BYTES", cache_bytes):
-        return Rows(pa.Table.from_pylist([file], tables.FILES))
+def reader_of(path: Path, form: formats.Format, name: str | None = None) -> Rows:
+    file = {"uri": str(path), "format": name or form.name, "size": path.stat().st_size}
+    return Rows(pa.Table.from_pylist([file], tables.FILES))
 
 
-def assert_all_verbs_agree(form: formats.Format, path: Path, documents: Documents, data: st.DataObject) -> None:
+def assert_all_verbs_agree(name: str, path: Path, documents: Documents, data: st.DataObject) -> None:
+    form, expected = form_of(name), told(name, documents)
+    num_rows = len(documents)
+    if name.startswith("txt") and documents and not documents[-1]["text"]:
+        num_rows -= 1  # nothing is after the last separator
     most = data.draw(st.integers(1, len(documents) + 1) | st.none(), "rows per part")
     ranges = form.cut(str(path), most)
     assert [cut.first_row for cut in ranges] == [*itertools.accumulate([0, *(cut.num_rows for cut in ranges)])][:-1]
-    assert sum(cut.num_rows for cut in ranges) == len(documents)
+    assert sum(cut.num_rows for cut in ranges) == num_rows
     assert all(0 < cut.num_rows <= (most or len(documents)) for cut in ranges)
 
-    parts = [part_of(path, form, cut) for cut in data.draw(st.permutations(ranges), "order of parts")]
+    parts = [part_of(path, form, cut, name) for cut in data.draw(st.permutations(ranges), "order of parts")]
     there = {number: row for part in parts for number, row in rows_of(part, None).items()}
-    assert there == dict(enumerate(documents))
+    assert there == expected
     wanted = data.draw(st.sets(st.integers(0, len(documents))), "wanted rows")
     some = {number: row for part in parts for number, row in rows_of(part, ["text", "n"], wanted).items()}
     assert some == {number: row for number, row in there.items() if number in wanted}
 
-    numbers = data.draw(st.lists(st.sampled_from(range(len(documents)))) if documents else st.just([]), "at random")
-    reader = reader_of(path, form, data.draw(st.sampled_from([0, 1 << 20]), "cache"))
+    numbers = data.draw(st.lists(st.sampled_from(list(expected))) if expected else st.just([]), "at random")
+    reader = reader_of(path, form, named(name))
     for pick in [numbers, *([number] for number in numbers)]:
-        assert reader.read([0] * len(pick), pick, ["text", "n"]) == [documents[number] for number in pick]
+        assert reader.read([0] * len(pick), pick, ["text", "n"]) == [expected[number] for number in pick]
+    lie = {read.number: read for part in parts for _, _, read in formats.rows(part, None, 1 << 20, part_rows_of(part))}
+    if numbers and lie[numbers[0]].byte_offset is not None:
+        spans = [[getattr(lie[number], at) for number in numbers] for at in ("byte_offset", "byte_length")]
+        assert reader.read([0] * len(numbers), numbers, ["n"], *spans) == [
+            {key: value for key, value in expected[number].items() if key == "n"} for number in numbers
+        ]
 
     first = data.draw(st.integers(1, 20), "rows to look at")
     beginning = form.peek(str(path), ["text", "n", "absent"], 1 << 20, first)
-    assert list(beginning.rows) == documents[:first] and beginning.is_empty == (not documents)
-    assert not documents or set(beginning.columns) == {"text", "n"}
+    assert list(beginning.rows) == list(expected.values())[:first] and beginning.is_empty == (not expected)
+    assert not documents or set(beginning.columns) == ({"text"} if name.startswith("txt") else {"text", "n"})
+
+
+def named(name: str) -> str:
+    return f'{name} "<|end|>"' if name.startswith("txt") else name
+
+
+def part_rows_of(part: Part) -> Any:
+    return Task(key="", part=part).places
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=9) | st.sampled_from(["\n\r\n", "\u2028\x85", "x" * 700, "🎉\0"])
@@ -102,42 +181,43 @@ ROWS = st.lists(st.fixed_dictionaries({"text": TEXTS, "n": st.integers(-(2**63),
 
 
 @pytest.mark.parametrize("name", formats.known())
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data(), rows=ROWS, repeated=st.sampled_from([1, 1, 40]))
 def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(
     name: str, data: st.DataObject, rows: Documents, repeated: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    form, documents = formats.find(name, "here"), rows * repeated
-    path = tmp_path_factory.getbasetemp() / f"agree{form.endings[0]}"
-    if name == "parquet":
-        write_parquet(path, documents, data.draw(st.integers(1, 100), "rows in a group"))
+    documents = [document for document in rows if "<|end|>" not in document["text"]] * repeated
+    path = tmp_path_factory.getbasetemp() / "agree"
+    if name in GROUPS:
+        GROUPS[name](path, documents, data.draw(st.integers(1, 100), "rows in a group"))
     else:
-        WRITERS[name](path, documents)
-    assert_all_verbs_agree(form, path, documents, data)
+        write(path, name, documents)
+    with patch.object(_stream, "CHUNK_BYTES", data.draw(st.sampled_from([7, 100, 4 << 20]), "bytes in a chunk")):
+        assert_all_verbs_agree(name, path, documents, data)
 
 
 @pytest.mark.parametrize("name", formats.known())
 def test_rows_appended_to_a_file_leave_all_but_its_last_range_as_they_are(name: str, tmp_path: Path) -> None:
-    form, path = formats.find(name, "here"), tmp_path / "a"
-    before, after = ((WRITERS[name](path, SOME * times), form.cut(str(path), None))[1] for times in (400, 600))
+    form, path = form_of(name), tmp_path / "a"
+    before, after = ((write(path, name, SOME * times), form.cut(str(path), None))[1] for times in (400, 600))
     cuts = [[(cut.first_row, cut.num_rows) for cut in ranges] for ranges in (before, after)]
     assert len(before) > 1 and cuts[0][:-1] == cuts[1][: len(before) - 1]
 
 
 @pytest.mark.parametrize("name", formats.known())
 def test_a_disk_that_does_not_give_a_file_is_told_from_a_file_that_is_corrupt(name: str, tmp_path: Path) -> None:
-    form, path = formats.find(name, "here"), str(tmp_path / "gone")
+    form, path = form_of(name), str(tmp_path / "gone")
     for use in (lambda: form.cut(path, None), lambda: form.peek(path, [], 1 << 20, 9)):
         with pytest.raises(CorpusError, match=r"The corpus file .*gone cannot be read: .*No such file or directory"):
             use()
 
 
-@pytest.mark.parametrize("name", ["jsonl.gz", "parquet"])
+@pytest.mark.parametrize("name", [name for name in formats.known() if "." in name or name in GROUPS])
 def test_bytes_that_are_not_of_a_format_are_corrupt_to_cut_and_to_peek(name: str, tmp_path: Path) -> None:
-    form, path = formats.find(name, "here"), tmp_path / "page"
+    form, path = form_of(name), tmp_path / "page"
     path.write_bytes(b"<html>not found</html>")
     for use in (lambda: form.cut(str(path), None), lambda: form.peek(str(path), [], 1 << 20, 9)):
-        with pytest.raises(formats.Corrupt, match=r"(?i)not a gzip|magic bytes"):
+        with pytest.raises(formats.Corrupt):
             use()
 
 
@@ -157,22 +237,23 @@ def test_want_of_memory_says_nothing_of_a_file(tmp_path: Path, monkeypatch: pyte
 # ---------------------------------------------------------------- a format in one file
 
 Added = Callable[[str, str], None]
-BZ2 = '''
-"""Lines of JSON, packed with bzip2."""
+ZLIB = '''
+"""Bare zlib streams."""
 
-import bz2
+import io
+import zlib
 
-from selector.corpus.formats._lines import Lines
+from selector.corpus.formats import Compression
 
 
-class JsonlBz2(Lines):
-    name = "jsonl.bz2"
-    endings = (".jsonl.bz2", ".ndjson.bz2")
-    packed_as = "bzip2"
-    damage = (EOFError,)
+class Zlib(Compression):
+    name = "zz"
+    endings = (".zz",)
+    damage = (zlib.error,)
 
     def open(self, file):
-        return bz2.open(file)
+        with open(file, "rb") if isinstance(file, str) else file as packed:
+            return io.BytesIO(zlib.decompress(packed.read()))
 '''
 POEM = '''
 """Poems: the lines of a text are the rows of a file."""
@@ -226,22 +307,23 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Added]:
             delattr(formats, name.rpartition(".")[2])
 
 
-def test_a_format_added_in_one_file_is_found_and_does_all_that_ours_do(added: Added, tmp_path: Path) -> None:
-    packed = bz2.compress(lines_of(SOME))
-    for name in ("a.jsonl.bz2", "b.ndjson.bz2", "c.jsonl"):
-        (tmp_path / name).write_bytes(packed if name.endswith("bz2") else lines_of(SOME))
-    assert files.expand([str(tmp_path)]) == [str(tmp_path / "c.jsonl")]
-    with pytest.raises(CorpusError, match=r"b\.ndjson\.bz2' has an unknown format\. Known endings: \.jsonl, "):
-        formats.format_of(str(tmp_path / "b.ndjson.bz2"))
+def test_a_compression_added_in_one_file_packs_every_format_of_bytes(added: Added, tmp_path: Path) -> None:
+    packed = zlib.compress(lines_of(SOME))
+    for name, data in (("a.jsonl.zz", packed), ("b.csv.ZZ", zlib.compress(values_of(SOME, ","))), ("c.jsonl", b"")):
+        (tmp_path / name).write_bytes(data or lines_of(SOME))
+    assert files.expand([str(tmp_path)]).uris == [str(tmp_path / "c.jsonl")]
+    with pytest.raises(CorpusError, match=r"a\.jsonl\.zz' has an unknown format\. Known endings: \.arrow, "):
+        formats.format_of(str(tmp_path / "a.jsonl.zz"))
 
-    added("jsonl_bz2.py", BZ2)
-    found = files.expand([str(tmp_path)])
-    assert [formats.format_of(path).name for path in found] == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
+    added("zz.py", ZLIB)
+    found = files.expand([str(tmp_path)]).uris
+    assert [formats.format_of(path).name for path in found] == ["jsonl.zz", "csv.zz", "jsonl"]
     step = Survey(rows_per_part=4, uris=tuple(found), sources=(None,) * 3)
     with Runner(Store(MemoryStorage()), LocalExecutor()) as runner:
         done = runner.run([step])
-    assert survey.inventory(done)["format"].to_pylist() == ["jsonl.bz2", "jsonl.bz2", "jsonl"]
-    assert Rows(survey.inventory(done)).read([1, 0, 2], [10, 3, 5], ["n"]) == [{"n": 10}, {"n": 3}, {"n": 5}]
+    inventory = survey.inventory(done, step)
+    assert inventory["format"].to_pylist() == ["jsonl.zz", "csv.zz", "jsonl"]
+    assert Rows(inventory).read([1, 0, 2], [10, 3, 5], ["n"]) == [{"n": "10"}, {"n": 3}, {"n": 5}]
     parts = survey.parts(done, step)
     assert [part.files[0] for part in parts] == [
         (file, row, min(4, 11 - row)) for file in range(3) for row in (0, 4, 8)
@@ -249,12 +331,12 @@ def test_a_format_added_in_one_file_is_found_and_does_all_that_ours_do(added: Ad
     assert rows_of(parts[1], None) == dict(list(enumerate(SOME))[4:8])
     assert formats.format_of(found[0]).peek(found[0], [], 1 << 20, 2).rows == SOME[:2]
 
-    Path(found[1]).write_bytes(packed[:-9])
+    Path(found[0]).write_bytes(packed[:-9])
     with Runner(Store(MemoryStorage()), LocalExecutor()) as runner:
         (lost,) = survey.unreadable(runner.run([step])).to_pylist()
-    assert (lost["uri"], lost["reason"]) == (found[1], "corrupt_file")
-    file = {"uri": found[1], "format": "jsonl.bz2", "size": len(packed) - 9}
-    with pytest.raises(CorpusError, match=r"b\.ndjson\.bz2 is not what it was: it is not whole bzip2 \("):
+    assert (lost["uri"], lost["reason"]) == (found[0], "corrupt_file")
+    file = {"uri": found[0], "format": "jsonl.zz", "size": len(packed) - 9}
+    with pytest.raises(CorpusError, match=r"a\.jsonl\.zz is not what it was: it is not whole zz \("):
         Rows(pa.Table.from_pylist([file], tables.FILES)).read([0], [0], ["text"])
 
 
@@ -264,11 +346,11 @@ def test_a_format_may_be_of_any_kind_and_the_longest_ending_decides(added: Added
     assert formats.format_of(str(path)).name == "jsonl"
     added("poem.py", POEM)
     form = formats.format_of(str(path))
-    assert form.name == "poem" and files.expand([str(tmp_path)]) == [str(path)]
+    assert form.name == "poem" and files.expand([str(tmp_path)]).uris == [str(path)]
     verses = [{"text": line} for line in ("roses", "violets", "sugar")]
     parts = [part_of(path, form, cut) for cut in form.cut(str(path), 2)]
     assert [pair for part in parts for pair in rows_of(part, None).items()] == list(enumerate(verses))
-    assert reader_of(path, form, 0).read([0, 0], [2, 0], ["text"]) == [verses[2], verses[0]]
+    assert reader_of(path, form).read([0, 0], [2, 0], ["text"]) == [verses[2], verses[0]]
     assert form.peek(str(path), [], 1 << 20, 1).rows == verses[:1]
 
 
@@ -276,18 +358,19 @@ def test_a_format_may_be_of_any_kind_and_the_longest_ending_decides(added: Added
 
 
 def test_reading_rows_at_random_needs_numpy_and_pyarrow_alone(tmp_path: Path) -> None:
-    for name, write in WRITERS.items():
-        write(tmp_path / f"a.{name}", SOME)
+    names = [name for name in formats.known() if not name.startswith("txt")]
+    for name in names:
+        write(tmp_path / f"a.{name}", name, SOME)
     code = f"""
 import sys
 import pyarrow as pa
 from selector import tables
 from selector.corpus.rows import Rows
-names = {list(WRITERS)!r}
-sizes = {[(tmp_path / f"a.{name}").stat().st_size for name in WRITERS]!r}
+names = {names!r}
+sizes = {[(tmp_path / f"a.{name}").stat().st_size for name in names]!r}
 files = [{{"uri": f"{tmp_path}/a.{{n}}", "format": n, "size": s}} for n, s in zip(names, sizes)]
-rows = Rows(pa.Table.from_pylist(files, tables.FILES)).read([0, 1, 2], [4, 5, 6], ["n"])
-assert [row["n"] for row in rows] == [4, 5, 6], rows
+rows = Rows(pa.Table.from_pylist(files, tables.FILES)).read(range(len(names)), [4] * len(names), ["n"])
+assert [str(row["n"]) for row in rows] == ["4"] * len(names), rows
 print(*sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

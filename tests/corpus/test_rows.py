@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector import tables
-from selector.corpus import fields, rows
-from selector.corpus.formats import _lines
+from selector.corpus import fields
+from selector.corpus.formats import _cache, _columnar, _stream
 from selector.corpus.render import NoText, columns, file_columns, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError, FullError, PolicyError, UnreachableError
@@ -90,7 +90,7 @@ def test_a_row_is_a_physical_line_wherever_a_chunk_ends(
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + b"\n".join(lines) + (b"\n" if ends and lines else b""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_lines, "CHUNK_BYTES", chunk)
+        patch.setattr(_stream, "CHUNK_BYTES", chunk)
         reader = corpus(path)
         for row, line in enumerate(lines):
             if line.strip():
@@ -102,43 +102,93 @@ def test_a_row_is_a_physical_line_wherever_a_chunk_ends(
             reader.read([0], [len(lines)], ["n"])
 
 
-def test_a_gzip_file_is_unpacked_once_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for copies, which is nobody else's."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def copies(scratch: Path) -> int:
+    return sum(path.is_file() for path in scratch.rglob("*"))
+
+
+def test_a_gzip_file_is_unpacked_once_and_leaves_nothing_behind(tmp_path: Path, scratch: Path) -> None:
     packed = gzip.compress(b'{"text": "a"}\n') + gzip.compress(b'{"text": "b"}\n')  # two members are one file
     (tmp_path / "a.jsonl.gz").write_bytes(packed)
     reader = corpus(tmp_path / "a.jsonl.gz", write(tmp_path / "b.jsonl.gz", DOCUMENTS))
     assert reader.read([0, 1, 0], [1, 3, 0], ["text"]) == [{"text": "b"}, {"text": "déjà 3\n"}, {"text": "a"}]
     (tmp_path / "a.jsonl.gz").unlink()
     assert reader.read([0], [1], ["text"]) == [{"text": "b"}]
+    assert copies(scratch) == 2
+    del reader
     assert list(scratch.iterdir()) == []
 
 
-def test_forked_workers_unpack_each_for_themselves(tmp_path: Path) -> None:
-    paths = [
-        write(tmp_path / f"{name}.jsonl.gz", [{"text": f"{name}{row}"} for row in range(2000)]) for name in "abcdefgh"
-    ]
+@pytest.mark.parametrize("form", ["jsonl.gz", "parquet"])
+@pytest.mark.usefixtures("scratch")
+def test_processes_of_one_machine_unpack_a_file_once_together(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write(tmp_path / f"{name}.{form}", [{"text": f"{name}{row}"} for row in range(2000)]) for name in "abcd"]
     reader = corpus(*paths)
     assert reader.read([0], [0], ["text"]) == [{"text": "a0"}]
-    answers, barrier = FORK.SimpleQueue(), FORK.Barrier(4)
+    answers, barrier, filled = FORK.SimpleQueue(), FORK.Barrier(4), FORK.Value("i", 0)
+    fill = _cache._fill  # pyright: ignore[reportPrivateUsage]
+
+    def counted(*arguments: Any) -> None:
+        with filled.get_lock():
+            filled.value += 1
+        fill(*arguments)
+
+    monkeypatch.setattr(_cache, "_fill", counted)
 
     def work() -> None:
-        unpack = gzip.open
-        gzip.open = lambda file: (barrier.wait(), unpack(file))[1]  # all at the same moment
-        found = reader.read([*range(8)] * 2, [1] * 8 + [1999] * 8, ["text"])
+        own = pickle.loads(pickle.dumps(reader))  # noqa: S301
+        barrier.wait()  # all at the same moment
+        found = own.read([*range(4)] * 2, [1] * 4 + [1999] * 4, ["text"])
         answers.put("".join(row["text"] for row in found))
+        barrier.wait()
 
     workers = [FORK.Process(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
-    expected = "".join(f"{name}1" for name in "abcdefgh") + "".join(f"{name}1999" for name in "abcdefgh")
+    expected = "".join(f"{name}1" for name in "abcd") + "".join(f"{name}1999" for name in "abcd")
     assert [answers.get() for _ in workers] == [expected] * 4
     for worker in workers:
         worker.join()
+    assert filled.value == 3, "the first was there"
     assert reader.read([1], [0], ["text"]) == [{"text": "b0"}]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_in_use_is_not(
+    tmp_path: Path, scratch: Path
+) -> None:
+    first = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    first.read([0], [0], ["key"])
+    folder = next(scratch.iterdir())
+    (kept,) = folder.iterdir()
+    (folder / "left").touch()
+    second = corpus(write(tmp_path / "b.jsonl.gz", DOCUMENTS))
+    second.read([0], [0], ["key"])
+    assert not (folder / "left").exists() and kept.exists() and copies(scratch) == 2
+    half = folder / kept.name
+    del first
+    assert not half.exists()
+    half.write_bytes(b"half of it")  # by a process that was killed while it wrote
+    assert corpus(tmp_path / "a.jsonl.gz").read([0], [7], ["key"]) == [{"key": 7}]
+
+
+def test_a_forked_child_leaves_the_copies_to_its_parent(tmp_path: Path, scratch: Path) -> None:
+    reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    reader.read([0], [0], ["key"])
+    child = FORK.Process(target=lambda: reader.read([0], [3], ["key"]))
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and copies(scratch) == 1
+    assert reader.read([0], [7], ["key"]) == [{"key": 7}]
 
 
 def test_a_reader_travels_to_other_processes(tmp_path: Path) -> None:
@@ -147,25 +197,25 @@ def test_a_reader_travels_to_other_processes(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(reader)).read([0], [7], ["key"]) == [{"key": 7}]  # noqa: S301
 
 
-def test_a_row_group_is_decoded_at_most_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("scratch")
+def test_small_row_groups_are_decoded_together_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", DOCUMENTS)
-    file = {"uri": str(path), "format": "parquet", "num_rows": 11, "size": path.stat().st_size, "sha256": ""}
-    files = pa.Table.from_pylist([file], schema=tables.FILES)
-    decoded: list[int] = []
+    decoded: list[list[int]] = []
 
     class Counting(pq.ParquetFile):
-        def read_row_group(self, i: int, *args: Any, **options: Any) -> pa.Table:
-            decoded.append(i)
-            return super().read_row_group(i, *args, **options)
+        def iter_batches(self, batch_size: int, row_groups: list[int], *args: Any, **options: Any) -> Any:
+            decoded.append(row_groups)
+            return super().iter_batches(batch_size, row_groups, *args, **options)
 
     monkeypatch.setattr(pq, "ParquetFile", Counting)
-    for cache_bytes, expected in ((10**6, [3, 0, 1]), (0, [3, 0, 1, 3, 0])):
-        monkeypatch.setattr(rows, "CACHE_BYTES", cache_bytes)
-        reader = Rows(files)
+    for unit_bytes, expected in ((10**6, [[0, 1, 2, 3]]), (0, [[3], [0], [1]])):
+        monkeypatch.setattr(_columnar, "UNIT_BYTES", unit_bytes)
+        reader = corpus(path)
         for row in (10, 0, 5, 9, 1, 3, 10, 0, 4):
             assert reader.read([0], [row], ["text", "key", "chat"]) == [DOCUMENTS[row]]
         assert decoded == expected
         decoded.clear()
+        del reader
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -188,10 +238,10 @@ def test_a_file_that_is_gone_or_has_changed_is_named_with_the_cure(tmp_path: Pat
         ("a.jsonl", b"[1]\n", "row 0 is not a JSON object"),
         ("a.jsonl", b'{"text": "\xff"}\n', "row 0 is not JSON"),
         ("a.jsonl", b"[" * 100_000, "row 0 is not JSON"),
-        ("a.jsonl.gz", b"{}", "it is not whole gzip"),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "it is not whole gzip"),
-        ("a.parquet", b"PAR1 no PAR1", "it is not Parquet"),
-        ("a.parquet", b"", "it is not Parquet"),
+        ("a.jsonl.gz", b"{}", "it is not whole gz"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "it is not whole gz"),
+        ("a.parquet", b"PAR1 no PAR1", "it is not parquet"),
+        ("a.parquet", b"", "it is not parquet"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -205,7 +255,7 @@ def test_a_flipped_bit_in_a_page_is_noticed(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     pq.write_table(pa.table({"text": ["word"]}), path, write_page_checksum=True, **plain)
     path.write_bytes(path.read_bytes().replace(b"word", b"ward", 1))
-    with pytest.raises(CorpusError, match="row group 0 cannot be read"):
+    with pytest.raises(CorpusError, match="its row groups 0 to 0 cannot be read"):
         corpus(path).read([0], [0], ["text"])
 
 
@@ -221,16 +271,21 @@ def test_addresses_and_formats_that_cannot_be_read_are_said_so(tmp_path: Path) -
     assert corpus(path, uri=f"file://{path}").read([0], [2], ["key"]) == [{"key": 2}]
     with pytest.raises(CorpusError, match=r"s3://bucket/a\.jsonl cannot be read: there are only local files so far"):
         corpus(path, uri="s3://bucket/a.jsonl").read([0], [0], ["text"])
-    with pytest.raises(CorpusError, match=r"has the format 'jsonI'\. Did you mean 'jsonl'\?"):
-        corpus(path, format="jsonI").read([0], [0], ["text"])
+    with pytest.raises(CorpusError, match=r"has the format 'parqet'\. Did you mean 'parquet'\?"):
+        corpus(path, format="parqet").read([0], [0], ["text"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_scratch_disk_is_said_so_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+def test_a_full_scratch_disk_is_said_so_with_the_cure(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
+    fdopen = os.fdopen
+    monkeypatch.setattr(os, "fdopen", lambda *_, **__: fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
     with pytest.raises(FullError, match=r"The scratch directory .* is full, .* Set TMPDIR"):
         reader.read([0], [0], ["text"])
+    monkeypatch.undo()
+    assert copies(scratch) == 0
 
 
 def test_a_scratch_directory_that_is_not_there_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ def test_every_key_has_a_default_but_the_paths_and_the_budget() -> None:
         "seed": 0,
         "corpus": {
             "paths": ["web/*.jsonl"],
+            "format": None,
             "text": "text",
             "key": None,
             "source": "source",

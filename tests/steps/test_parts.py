@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from conftest import text_of, write_jsonl
 from runs import Noting, policy_of, run, uncached
 from selector.consume import Texts
-from selector.corpus.formats import SMALL_FILE, Range, _lines, part_rows
+from selector.corpus.formats import SMALL_FILE, Range, part_rows
+from selector.corpus.formats._lines import Lines
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece
 from selector.engine.slices import joined
@@ -296,7 +297,7 @@ def test_a_manifest_says_where_each_line_lies_and_the_trainer_reads_it_there(
         raise AssertionError("the file is searched for its lines")
 
     if name == "a.jsonl":
-        monkeypatch.setattr(_lines, "_bounds", scanned)
+        monkeypatch.setattr(Lines, "bounds", scanned)
     visits = manifest.rows(0, len(manifest))
     texts = Texts(manifest).read(visits)
     assert sorted(texts) == ["d\u00e9j\u00e0", "first, after a mark", "no end"]

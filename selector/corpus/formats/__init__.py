@@ -1,4 +1,6 @@
-"""Formats of corpus files. One file here is one format: four verbs on a file of that kind.
+"""Formats of corpus files, and how they are packed. One file here is one format, or one compression.
+
+A format is four verbs on a file of that kind:
 
     peek      what the first rows tell, for a check before any work
     cut       which ranges of rows may become parts, for the survey
@@ -7,8 +9,9 @@
 
 All four agree on what a row is, on its number (counted from 0) and on what it holds.
 
-A format is found by the endings that it declares; nothing lists it. The trainer's side comes through here, so a format
-may import NumPy and PyArrow, what reads its bytes, and nothing else that is heavy.
+What holds its rows in a stream of bytes (`_stream.Streamed`) is read through any compression: `a.csv.zst`. Formats and
+compressions are found by the endings that they declare, in upper or lower case; nothing lists them. The trainer's side
+comes through here, so a format may import NumPy and PyArrow, what reads its bytes, and nothing else that is heavy.
 """
 
 import abc
@@ -18,7 +21,9 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from io import BufferedIOBase, BufferedReader
+from json import loads  # `json` is a format here
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +32,15 @@ import pyarrow as pa
 from selector.corpus.formats._cache import Cache
 from selector.corpus.formats._checks import (
     Corrupt,
+    NoRows,
     changed,
     check_range,
     check_version,
+    fresh,
+    is_fresh,
     opened,
     reading,
+    sha256_of,
     version_of,
 )
 from selector.engine import alive
@@ -39,9 +48,9 @@ from selector.engine.part import Part, Piece
 from selector.errors import CorpusError, did_you_mean
 
 __all__ = [
-    "PART_BYTES", "SMALL_FILE", "Asked", "Bad", "Beginning", "Cache", "Corrupt", "Format", "Range", "ReadAt", "Row",
-    "RowRead", "changed", "check_range", "endings", "find", "format_of", "known", "opened", "part_rows", "reading",
-    "rows", "version_of",
+    "PART_BYTES", "SMALL_FILE", "Asked", "Bad", "Beginning", "Cache", "Compression", "Corrupt", "Format", "NoRows",
+    "Range", "ReadAt", "Row", "RowRead", "changed", "check_range", "compressions", "ending_of", "endings", "find",
+    "format_of", "fresh", "is_fresh", "known", "opened", "part_rows", "reading", "rows", "sha256_of", "version_of",
 ]  # fmt: skip
 
 PART_BYTES = 16 << 20
@@ -104,12 +113,43 @@ ReadAt = Callable[[Asked, Sequence[str]], list[dict[str, Any]]]
 """Takes rows and columns; returns a dict for each row, of those of the columns that it has."""
 
 
+class Compression(abc.ABC):
+    """One way to pack a stream of bytes."""
+
+    name: ClassVar[str]  # "gz": what the names of formats end with
+    endings: ClassVar[tuple[str, ...]]  # of the names of files, after the ending of the format
+    damage: ClassVar[tuple[type[Exception], ...]] = ()  # raised by what unpacks, beside an OSError without a number
+
+    @abc.abstractmethod
+    def open(self, file: str | BufferedReader) -> BufferedIOBase:
+        """The unpacked bytes of a file, which is given as its path or open. To read past damage, or past an end that
+        comes too early, raises one of `damage`, or an OSError without a number."""
+
+
 class Format(abc.ABC):
     """One kind of corpus file. A path is that of a local file."""
 
-    name: ClassVar[str]  # as `tables.FILES` has it
-    endings: ClassVar[tuple[str, ...]]  # of the names of its files; where several formats' fit, the longest decides
+    name: str  # as `tables.FILES` has it
+    endings: tuple[str, ...]  # of the names of its files, in lower case; where several fit, the longest decides
     is_spelt: ClassVar[bool] = False  # every value is text, whatever it means, as in CSV
+    is_on_request: ClassVar[bool] = False
+    """Whether a file is read only where a path of the policy has its ending, or `corpus.format` names the format."""
+
+    @classmethod
+    def variants(cls) -> Sequence[Self]:
+        """The format in every way in which its files are packed."""
+        return [cls()]
+
+    def with_option(self, option: Any) -> Self:
+        """The format with what its name says after a space, as JSON. Raises ValueError if there is no such option."""
+        raise ValueError(f"{self.name} has no option")
+
+    def of_folder(self, names: Collection[str], read: Callable[[str], bytes]) -> Collection[str] | None:
+        """Which files of a folder are its own, where a format is a whole folder; None for any other folder.
+
+        `names` are those of the files in the folder; `read` gives the bytes of one, and raises OSError.
+        """
+        return None
 
     @abc.abstractmethod
     def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
@@ -118,7 +158,7 @@ class Format(abc.ABC):
 
         The cut follows from the content of the file alone, and rows appended to a file leave all but the last of its
         ranges as they are, unless it outgrows them (`part_rows`). Raises Corrupt if the file cannot be read to its end,
-        and CorpusError if the disk does not give it.
+        NoRows if it is sound and holds no rows, and CorpusError if the disk does not give it.
         """
 
     @abc.abstractmethod
@@ -156,8 +196,14 @@ class Format(abc.ABC):
 
 
 def known() -> Mapping[str, Format]:
-    """Every format by its name."""
-    return _found_in(tuple(__path__))
+    """Every format by its name, in every way in which it may be packed."""
+    return _by_name(tuple(__path__))
+
+
+def compressions() -> list[Compression]:
+    """Every compression, sorted by name."""
+    kinds = [kind for kind in _found_in(tuple(__path__)) if issubclass(kind, Compression)]
+    return sorted((kind() for kind in kinds), key=lambda one: one.name)
 
 
 def endings() -> list[str]:
@@ -165,19 +211,31 @@ def endings() -> list[str]:
     return sorted(ending for form in known().values() for ending in form.endings)
 
 
+def ending_of(path: str) -> str | None:
+    """The ending by which a file's name tells its format; None if it tells none."""
+    lower = path.lower()
+    fitting = [ending for ending in _by_ending(tuple(__path__)) if lower.endswith(ending)]
+    return max(fitting, key=len, default=None)
+
+
 def format_of(path: str) -> Format:
     """The format that a file's name tells. Raises CorpusError if there is none."""
-    for ending in sorted(endings(), key=len, reverse=True):
-        if path.endswith(ending):
-            return next(form for form in known().values() if ending in form.endings)
-    raise CorpusError(f"corpus.paths: {path!r} has an unknown format. Known endings: {', '.join(endings())}.")
+    ending = ending_of(path)
+    if ending is None:
+        raise CorpusError(f"corpus.paths: {path!r} has an unknown format. Known endings: {', '.join(endings())}.")
+    return _by_ending(tuple(__path__))[ending]
 
 
 def find(name: str, path: str) -> Format:
-    """The format called `name`, in which a file is said to be. Raises CorpusError if there is none."""
-    if name not in known():
+    """The format called `name`, in which a file is said to be. Raises CorpusError if there is none.
+
+    A name may have an option of the format after a space, as JSON: `txt "\\n\\n"`.
+    """
+    stem, space, option = name.partition(" ")
+    form = known().get(stem)
+    if form is None:
         raise CorpusError(f"{path} has the format {name!r}. {did_you_mean(str(name), known())}")
-    return known()[name]
+    return form.with_option(loads(option)) if space else form
 
 
 def rows(
@@ -213,12 +271,29 @@ def part_rows(num_rows: int, wanted: int | None) -> int:
 
 
 @functools.cache
-def _found_in(folders: tuple[str, ...]) -> Mapping[str, Format]:
-    by_name: dict[str, Format] = {}
+def _found_in(folders: tuple[str, ...]) -> Sequence[type[Format] | type[Compression]]:
+    """The class of each file: a format, or a compression."""
+    kinds: list[type[Format] | type[Compression]] = []
     for file in pkgutil.iter_modules(folders):
         if not file.name.startswith("_"):
             module = importlib.import_module(f"{__name__}.{file.name}")
-            classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Format)]
-            (form,) = [cls() for cls in classes if cls.__module__ == module.__name__]
-            by_name[form.name] = form
-    return by_name
+            classes = [value for value in vars(module).values() if inspect.isclass(value)]
+            ours = [cls for cls in classes if issubclass(cls, Format | Compression)]
+            (kind,) = [cls for cls in ours if cls.__module__ == module.__name__]
+            kinds.append(kind)
+    return kinds
+
+
+def _variants(kind: type[Format] | type[Compression]) -> Sequence[Format]:
+    return kind.variants() if issubclass(kind, Format) else ()
+
+
+@functools.cache
+def _by_name(folders: tuple[str, ...]) -> Mapping[str, Format]:
+    forms = [form for kind in _found_in(folders) for form in _variants(kind)]
+    return {form.name: form for form in sorted(forms, key=lambda form: form.name)}
+
+
+@functools.cache
+def _by_ending(folders: tuple[str, ...]) -> Mapping[str, Format]:
+    return {ending: form for form in _by_name(folders).values() for ending in form.endings}

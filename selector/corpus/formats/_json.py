@@ -1,36 +1,24 @@
-"""A line of JSON to a row. Refuses what JSON readers disagree on: duplicate keys, NaN, deep nesting, bad UTF-8."""
+"""The bytes of a JSON object to a row. Refuses what readers of JSON disagree on: duplicate keys, NaN, deep nesting, bad
+UTF-8."""
 
 import json
 from collections import Counter
-from io import BufferedIOBase
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from selector.corpus import formats
 from selector.corpus.formats import Bad, Row
 
-BOM = b"\xef\xbb\xbf"
 _MAX_DEPTH = 64
 
 
-def next_line(file: BufferedIOBase, number: int, max_bytes: int) -> tuple[bytes, int]:
-    """The next line, which has this number, and its length in the file; a byte order mark before line 0 is none of it.
-
-    Of one that is longer than `max_bytes` only the beginning is ever held, and it is longer too.
-    """
-    most = max_bytes + len(BOM) + len(b"\r\n") + 1
-    line = last = file.readline(most)
-    length = len(line)
-    while len(last) == most and not last.endswith(b"\n"):
-        last = file.readline(most)
-        length += len(last)
-    return line.removeprefix(BOM) if number == 0 else line, length
-
-
-def parse(line: bytes, max_bytes: int, length: int) -> Row:
-    """The row that a line holds. `length` is that of the whole line, where `line` is only its beginning."""
-    if length > max_bytes and len(line.rstrip(b"\r\n")) > max_bytes:
-        return Bad(reason="too_long", detail=f"{length} bytes, and corpus.max_document_bytes is {max_bytes}")
+def parse(data: bytes) -> Row:
+    """The row that these bytes hold."""
     try:
-        text = line.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return Bad(reason="not_utf8", detail=str(error))
     try:
@@ -43,8 +31,31 @@ def parse(line: bytes, max_bytes: int, length: int) -> Row:
         return Bad(reason="not_json", detail=str(error))
     if not isinstance(value, dict):
         return Bad(reason="not_an_object", detail=f"a JSON {type(value).__name__}")
-    if line.count(b"[") + line.count(b"{") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
         return Bad(reason="nested_too_deeply", detail=f"more than {_MAX_DEPTH} levels")
+    return value
+
+
+def values(
+    path: str, rows: npt.NDArray[np.int64], data: Sequence[bytes], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What rows hold in these columns, all parsed together. Raises CorpusError that names the first bad row."""
+    try:
+        parsed: list[Any] = json.loads((b"[" + b",".join(data) + b"]").decode())
+    except (ValueError, RecursionError):
+        parsed = []
+    if len(parsed) != len(data) or not all(type(value) is dict for value in parsed):
+        parsed = [_value(path, row, one) for row, one in zip(rows.tolist(), data, strict=True)]
+    return [{column: value[column] for column in columns if column in value} for value in parsed]
+
+
+def _value(path: str, row: int, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise formats.changed(path, f"row {row} is not JSON", str(error)) from error
+    if not isinstance(value, dict):
+        raise formats.changed(path, f"row {row} is not a JSON object")
     return value
 
 

@@ -1,0 +1,312 @@
+"""Formats that keep columns apart, and their rows in groups, each of which can only be decoded whole.
+
+A worker keeps the last group that it decoded: parts are handed out in order, and the next one is nearly always in the
+same group. At random, as a shuffled order asks for rows, groups would be decoded again and again. So small groups that
+follow each other make a unit together, and a unit is unpacked once on each machine, into a file that is read where it
+lies (`_cache`).
+"""
+
+import abc
+import functools
+import itertools
+import mmap
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BufferedWriter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector.corpus import formats
+from selector.corpus.formats import Asked, Bad, Cache, Range, Row, RowRead
+from selector.corpus.formats._cache import Copy
+from selector.engine import alive
+from selector.engine.part import Piece
+
+UNIT_BYTES = 16 << 20  # decoded
+BATCH_ROWS = 1024  # of a group that is too large to be held
+_LEAST_ROWS = 128  # of a part, however long its rows are
+_IS_BAD = "\0 is bad"
+_MOST_UNITS = 64  # that are mapped at once
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Groups(abc.ABC):
+    """One file, open: which columns it has, and which groups of rows."""
+
+    schema: pa.Schema
+    num_rows: Sequence[int]  # of each group
+    num_bytes: Sequence[int]  # of each group, decoded, about
+
+    @abc.abstractmethod
+    def read(self, group: int, columns: Sequence[str] | None) -> pa.Table:
+        """A group, with these columns or with all of them. Raises an ArrowException where it cannot be decoded."""
+
+    @abc.abstractmethod
+    def batches(self, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of some groups, as they are decoded. Raises an ArrowException where they cannot be."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """To be called once nobody reads it any more."""
+
+
+class Columnar(formats.Format):
+    """A format of groups of rows."""
+
+    @abc.abstractmethod
+    def open(self, path: str) -> Groups:
+        """The groups of a file. Raises OSError, or an ArrowException where its bytes are not of this format."""
+
+    def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
+        with self._reading(path):
+            groups = self.open(path)
+            groups.close()
+        num_rows, num_bytes = sum(groups.num_rows), sum(groups.num_bytes)
+        most = formats.part_rows(num_rows, rows_per_part)
+        for rows, size in zip(groups.num_rows, groups.num_bytes, strict=True):  # the one with the longest rows decides
+            fitting = formats.PART_BYTES * rows // max(1, size)
+            most = min(most, max(_LEAST_ROWS, fitting - fitting % _LEAST_ROWS))
+        bounds = [*range(0, num_rows, most), num_rows]
+        return [
+            Range(first, end - first, num_bytes * first // num_rows, num_bytes * end // num_rows)
+            for first, end in itertools.pairwise(bounds)
+        ]
+
+    def rows(
+        self, piece: Piece, columns: Collection[str] | None, max_bytes: int, wanted: Collection[int] | None
+    ) -> Iterator[RowRead]:
+        for start, stop, table in self._tables(piece, columns):
+            if isinstance(table, Bad):
+                yield from (RowRead(row, table) for row in range(start, stop) if wanted is None or row in wanted)
+            else:
+                yield from _rows_of(table, start, wanted)
+
+    def arrays(
+        self, piece: Piece, columns: Collection[str], wanted: Collection[int] | None
+    ) -> Iterator[tuple[Int64, pa.RecordBatch]]:
+        for start, stop, table in self._tables(piece, columns):
+            if isinstance(table, Bad) or not table.num_columns:
+                continue
+            numbers = np.arange(start, stop, dtype=np.int64)
+            is_wanted = np.ones(len(numbers), np.bool_) if wanted is None else np.isin(numbers, list(wanted))
+            if not _is_sound(table):
+                is_wanted &= [not isinstance(_one(table, index), Bad) for index in range(table.num_rows)]
+            if not is_wanted.all():
+                numbers, table = numbers[is_wanted], table.filter(pa.array(is_wanted))
+            for batch in table.to_batches():
+                yield numbers[: len(batch)], batch
+                numbers = numbers[len(batch) :]
+
+    def _tables(self, piece: Piece, columns: Collection[str] | None) -> Iterator[tuple[int, int, pa.Table | Bad]]:
+        """The rows of a piece, group by group, each from one row to just before another."""
+        global _last_group
+        groups = self.open(piece.uri)
+        names = None if columns is None else tuple(sorted(set(columns) & set(groups.schema.names)))
+        bounds = np.concatenate([[0], np.cumsum(groups.num_rows, dtype=np.int64)])
+        end = piece.first_row + piece.num_rows
+        first_group = int(np.searchsorted(bounds, piece.first_row, side="right")) - 1
+        for group in range(first_group, int(np.searchsorted(bounds, end, side="left"))):
+            first, num_rows = int(bounds[group]), groups.num_rows[group]
+            start, stop = max(piece.first_row, first), min(end, first + num_rows)
+            if start >= stop:
+                continue
+            key = (piece.uri, piece.version, group, names)
+            try:
+                with self._reading(piece.uri):
+                    if _last_group is None or _last_group[0] != key:
+                        _last_group = (key, groups.read(group, names))
+                    if _last_group[1].num_rows != num_rows:
+                        raise pa.ArrowInvalid(f"it has {_last_group[1].num_rows} rows and claims {num_rows}")
+                    table: pa.Table | Bad = _last_group[1].slice(start - first, stop - start)
+            except formats.Corrupt as error:
+                table = Bad(reason="corrupt_file", detail=f"row group {group}: {error}")
+            yield start, stop, table
+        groups.close()
+
+    def rows_at(self, path: str, size: int, cache: Cache) -> formats.ReadAt:
+        return _RowsAt(form=self, path=path, size=size, cache=cache).read
+
+    def peek(self, path: str, columns: Collection[str], max_bytes: int, num_rows: int) -> formats.Beginning:
+        with self._reading(path):
+            groups = self.open(path)
+            here = [name for name in dict.fromkeys(columns) if list(groups.schema.names).count(name) == 1]
+            rows: list[dict[str, Any]] = []
+            for batch in groups.batches(range(len(groups.num_rows)), here) if here else ():
+                batch.validate(full=True)
+                rows += batch.slice(0, num_rows - len(rows)).to_pylist()
+                if len(rows) == num_rows:
+                    break
+            groups.close()
+            return formats.Beginning(
+                columns=list(groups.schema.names),
+                rows=rows,
+                is_empty=not sum(groups.num_rows),
+                is_whole=True,
+                schema=groups.schema,
+            )
+
+    def _reading(self, path: str) -> Any:
+        return formats.reading(path, pa.ArrowException, UnicodeDecodeError, ValueError, KeyError)
+
+
+_last_group: tuple[tuple[str, str, int, tuple[str, ...] | None], pa.Table] | None = None
+
+
+def _is_sound(table: pa.Table | pa.RecordBatch) -> bool:
+    """Whether all values are what their types say, such as text in UTF-8."""
+    try:
+        table.validate(full=True)
+    except (ValueError, pa.ArrowException):
+        return False
+    return True
+
+
+def _rows_of(table: pa.Table, first: int, wanted: Collection[int] | None) -> Iterator[RowRead]:
+    try:
+        values: list[Row] = list(table.to_pylist()) if _is_sound(table) else []
+    except (ValueError, OverflowError, pa.ArrowException):  # Python has no such value
+        values = []
+    if len(values) != table.num_rows:
+        values = [_one(table, index) for index in range(table.num_rows)]
+    for number, row in enumerate(values, first):
+        if wanted is None or number in wanted:
+            yield RowRead(number, row)
+
+
+def _one(table: pa.Table, index: int) -> Row:
+    one = table.slice(index, 1)
+    try:
+        one.validate(full=True)
+        return one.to_pylist()[0]
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        return Bad(reason="not_utf8", detail=str(error))
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        return Bad(reason="no_value", detail=str(error))
+
+
+@dataclass(kw_only=True, eq=False)
+class _RowsAt:
+    """The rows of one file at random."""
+
+    form: Columnar
+    path: str
+    size: int
+    cache: Cache
+    mapped: OrderedDict[tuple[int, tuple[str, ...]], "_Unit"] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._check()
+        try:
+            groups = self.form.open(self.path)
+            groups.close()
+        except (pa.ArrowException, OSError) as error:
+            raise formats.changed(self.path, f"it is not {self.form.name}", str(error)) from error
+        self.names = set(groups.schema.names)
+        self.units = [*_units(groups.num_bytes)]
+        self.bounds = np.cumsum([0, *(sum(groups.num_rows[unit]) for unit in self.units)], dtype=np.int64)
+
+    def read(self, asked: Asked, columns: Sequence[str]) -> list[dict[str, Any]]:
+        rows = asked.numbers
+        formats.check_range(self.path, rows, int(self.bounds[-1]))
+        here = tuple(name for name in columns if name in self.names)
+        if not here:
+            return [{} for _ in rows]
+        answers: list[dict[str, Any]] = []
+        units = np.searchsorted(self.bounds, rows, side="right") - 1
+        for number in np.unique(units).tolist():
+            answers += self._unit(number, here).take(rows[units == number] - self.bounds[number], self.path)
+        return answers
+
+    def _unit(self, number: int, columns: tuple[str, ...]) -> "_Unit":
+        key = (number, columns)
+        if key not in self.mapped:
+            what = [str(number), *columns]
+            copy = self.cache.copy(self.path, self.size, what, functools.partial(self._write, number, columns))
+            self.mapped[key] = _Unit.of(copy)
+            if len(self.mapped) > _MOST_UNITS:
+                self.mapped.popitem(last=False)
+        self.mapped.move_to_end(key)
+        return self.mapped[key]
+
+    def _write(self, number: int, columns: Sequence[str], copy: BufferedWriter) -> None:
+        """The rows of a unit, as Arrow streams them."""
+        self._check()
+        blocks = self._decoded(number, columns)
+        first = next(blocks, None)
+        assert first is not None, "a unit that is asked for has rows"
+        with pa.ipc.new_stream(copy, first.schema) as stream:
+            for block in itertools.chain([first], blocks):
+                stream.write_batch(block)
+
+    def _decoded(self, number: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        unit = self.units[number]
+        try:
+            groups = self.form.open(self.path)
+            for batch in groups.batches(range(*unit.indices(len(groups.num_rows))), columns):
+                alive.sign()
+                yield _marked(batch)
+            groups.close()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise formats.changed(
+                self.path, f"its row groups {unit.start} to {unit.stop - 1} cannot be read", str(error)
+            ) from error
+
+    def _check(self) -> None:
+        formats.opened(self.path, self.size).close()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Unit:
+    """Rows that lie decoded in memory that is a file's; batch i holds the rows from bounds[i] to bounds[i + 1]."""
+
+    copy: Copy
+    batches: Sequence[pa.RecordBatch]
+    bounds: Int64
+
+    @classmethod
+    def of(cls, copy: Copy) -> "_Unit":
+        mapped = mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ)
+        batches = list(pa.ipc.open_stream(pa.py_buffer(mapped)))
+        bounds = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
+        return cls(copy=copy, batches=batches, bounds=bounds)
+
+    def take(self, rows: Int64, path: str) -> list[dict[str, Any]]:
+        at = np.searchsorted(self.bounds, rows, side="right") - 1
+        values: list[dict[str, Any]] = []
+        for index in np.unique(at).tolist():
+            taken = self.batches[index].take(pa.array(rows[at == index] - self.bounds[index]))
+            is_bad = taken[_IS_BAD].to_pylist()
+            if any(is_bad):
+                raise formats.changed(
+                    path, "it has text that is not UTF-8, or other values that are not of their types"
+                )
+            values += taken.drop_columns([_IS_BAD]).to_pylist()
+        return values
+
+
+def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows, with a column that says which of them are not what their types say; these are null."""
+    is_bad = np.zeros(batch.num_rows, np.bool_)
+    if not _is_sound(batch):
+        rows = [batch.slice(row, 1) for row in range(batch.num_rows)]
+        is_bad[:] = [not _is_sound(row) for row in rows]
+        nothing = pa.RecordBatch.from_pylist([{}], batch.schema)
+        batch = pa.concat_batches([nothing if bad else row for row, bad in zip(rows, is_bad, strict=True)])
+    return batch.append_column(_IS_BAD, pa.array(is_bad))
+
+
+def _units(num_bytes: Sequence[int]) -> Iterator[slice]:
+    """Consecutive groups, each as large as fits, or one that is larger."""
+    start = size = 0
+    for group, more in enumerate(num_bytes):
+        if size + more > UNIT_BYTES and group > start:
+            yield slice(start, group)
+            start, size = group, 0
+        size += more
+    if start < len(num_bytes):
+        yield slice(start, len(num_bytes))

@@ -1,0 +1,17 @@
+"""bzip2: files of any number of streams."""
+
+import bz2
+from io import BufferedIOBase, BufferedReader
+
+from selector.corpus.formats import Compression
+
+
+class Bz2(Compression):
+    """What `bzip2` and `lbzip2` write."""
+
+    name = "bz2"
+    endings = (".bz2",)
+    damage = (EOFError,)
+
+    def open(self, file: str | BufferedReader) -> BufferedIOBase:
+        return bz2.open(file)

@@ -1,0 +1,153 @@
+"""JSON: an array of objects, or lines of JSON under another name.
+
+An object is a row; what else stands in the array is a row too, and a bad one. A file of one object, or of any other
+value, holds settings or the like: it has no rows. Where brackets and quotes of an array do not match up to its end, no
+row can be told from the next, and the whole file is lost.
+"""
+
+from collections.abc import Iterator
+from io import BufferedIOBase
+from typing import Any
+
+import numpy as np
+
+from selector.corpus.formats import Corrupt, NoRows, Range, _json
+from selector.corpus.formats._lines import Lines
+from selector.corpus.formats._stream import BOM, Int64, Record, Start, Streamed, chunks
+
+_SPACE = b" \t\r\n"
+_QUOTE, _BACKSLASH, _OPENING, _CLOSING, _COMMA = range(1, 6)
+_KINDS = np.zeros(256, np.uint8)
+for _kind, _characters in ((_QUOTE, b'"'), (_BACKSLASH, b"\\"), (_OPENING, b"[{"), (_CLOSING, b"]}"), (_COMMA, b",")):
+    _KINDS[list(_characters)] = _kind
+
+_FIRST_LINE = 1 << 20  # bytes of a line that may tell that a file holds lines
+
+
+class Json(Lines):
+    """Arrays of objects. The context says whether a file is one."""
+
+    stem = "json"
+    stem_endings = (".json",)
+
+    def start(self, file: BufferedIOBase) -> Start:
+        block = file.read(_FIRST_LINE)
+        mark = len(BOM) if block.startswith(BOM) else 0
+        content = block[mark:].lstrip(_SPACE)
+        if not content:
+            return Start(0, False)
+        if content[:1] == b"[":
+            inside = content[1:].lstrip(_SPACE)[:1]
+            if inside in (b"{", b"]", b""):
+                return Start(len(block) - len(content) + 1, True)
+        line, newline, rest = content.partition(b"\n")
+        if newline and rest.strip() and isinstance(_json.parse(line.rstrip()), dict):
+            return Start(0, False)
+        raise NoRows("it is no array of objects")
+
+    def records(self, file: BufferedIOBase, number: int, offset: int, context: Any, most: int) -> Iterator[Record]:
+        return _elements(file, number, offset, most) if context else super().records(file, number, offset, None, most)
+
+    def blocks(self, file: BufferedIOBase, offset: int, context: Any, rows_in_block: int) -> Iterator[Range]:
+        kind = Streamed if context else Lines
+        return kind.blocks(self, file, offset, context, rows_in_block)
+
+    def bounds(self, file: BufferedIOBase) -> tuple[Int64, Int64]:
+        kind = Streamed if self.start(file).context else Lines
+        file.seek(0)
+        return kind.bounds(self, file)
+
+
+def _elements(file: BufferedIOBase, number: int, offset: int, most: int) -> Iterator[Record]:
+    """The elements of an array, from one that begins at this offset."""
+    scan, element = _Scan(), _Element(offset, most)
+    for chunk in chunks(file):
+        begin = 0
+        for end in scan.ends(chunk).tolist():
+            element.add(chunk[begin:end])
+            begin = end + 1
+            if scan.is_over and not number and not element.held:
+                break  # nothing is in the array
+            yield element.record(number)
+            number, element = number + 1, _Element(element.end + 1, most)
+        if scan.is_over:
+            begin = scan.end + 1
+            if chunk[begin:].strip(_SPACE) or any(more.strip(_SPACE) for more in chunks(file)):
+                raise Corrupt("there is something after the end of its array")
+            return
+        element.add(chunk[begin:])
+    raise Corrupt("its array does not end")
+
+
+class _Element:
+    """An element of an array as it comes in: where it begins, its length, and as much of it as is held."""
+
+    def __init__(self, offset: int, most: int) -> None:
+        self.start = self.end = offset  # without and with the white space around it
+        self.held = b""
+        self._most = most
+
+    def add(self, data: bytes) -> None:
+        self.end += len(data)
+        if not self.held:
+            data = data.lstrip(_SPACE)
+            self.start = self.end - len(data)
+        self.held += data[: max(0, self._most + 1 - len(self.held))]
+
+    def record(self, number: int) -> Record:
+        length, content = self.end - self.start, self.held.rstrip(_SPACE)
+        if length == len(self.held):
+            length = len(content)
+        return Record(number, self.start, length, self.end + 1, content or b",")
+
+
+class _Scan:
+    """Finds where the elements of an array end, chunk by chunk of its bytes."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.end = 0  # of the array, in the chunk in which it is over
+        self._depth = 0
+        self._is_text = False  # a quote is open
+        self._is_escaped = False  # the chunk before ended with an odd number of backslashes
+
+    def ends(self, chunk: bytes) -> Int64:
+        """The places of the commas between elements, and of the bracket that ends the array."""
+        kinds = _KINDS[np.frombuffer(chunk, np.uint8)]
+        at = np.flatnonzero(kinds)
+        kinds = kinds[at]
+        is_quote = self._quotes(at, kinds, len(chunk))
+        is_text = (np.cumsum(is_quote) - is_quote + self._is_text) % 2 == 1
+        self._is_text = bool((is_quote.sum() + self._is_text) % 2)
+        is_outside = (kinds >= _OPENING) & ~is_text
+        at, kinds = at[is_outside], kinds[is_outside]
+        steps = (kinds == _OPENING).astype(np.int64) - (kinds == _CLOSING)
+        depth = self._depth + np.cumsum(steps)
+        if len(depth):
+            self._depth = int(depth[-1])
+        over = np.flatnonzero(depth < 0)[:1]
+        if len(over):
+            self.is_over, self.end = True, int(at[over[0]])
+            at, kinds, depth = at[: over[0] + 1], kinds[: over[0] + 1], depth[: over[0] + 1]
+        return at[((kinds == _COMMA) & (depth == 0)) | (depth < 0)]
+
+    def _quotes(self, at: Int64, kinds: Any, size: int) -> Any:
+        """Which of these characters are quotes that no backslash escapes."""
+        is_quote = kinds == _QUOTE
+        is_backslash = kinds == _BACKSLASH
+        if self._is_escaped and len(at) and at[0] == 0 and is_quote[0]:
+            is_quote[0] = False
+        if not is_backslash.any():
+            self._is_escaped = False
+            return is_quote
+        places = np.arange(len(at))
+        is_next = np.zeros(len(at), np.bool_)  # stands directly after the one before
+        is_next[1:] = np.diff(at) == 1
+        goes_on = is_backslash & is_next
+        goes_on[1:] &= is_backslash[:-1]
+        first = np.maximum.accumulate(np.where(goes_on, 0, places))  # of the run of backslashes
+        num = places - first + 1 + (self._is_escaped & (at[first] == 0))
+        is_odd = is_backslash & (num % 2 == 1)
+        is_quote[1:] &= ~(is_odd[:-1] & is_next[1:])
+        self._is_escaped = bool(is_odd[-1]) and int(at[-1]) == size - 1
+        return is_quote

@@ -1,0 +1,17 @@
+"""xz: files of any number of streams."""
+
+import lzma
+from io import BufferedIOBase, BufferedReader
+
+from selector.corpus.formats import Compression
+
+
+class Xz(Compression):
+    """What `xz` writes."""
+
+    name = "xz"
+    endings = (".xz",)
+    damage = (EOFError, lzma.LZMAError)
+
+    def open(self, file: str | BufferedReader) -> BufferedIOBase:
+        return lzma.open(file)
