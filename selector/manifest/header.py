@@ -99,8 +99,8 @@ class Counts:
 class Facts:
     """What the selector and the order say of their work: quotas, a shortfall, gaps that could not be met.
 
-    `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files` the
-    files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
+    `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files`
+    the files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
     """
 
     select: Json
