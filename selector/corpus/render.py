@@ -184,7 +184,20 @@ def _turns(column: str, chat: list[Any]) -> list[str]:
     is_list_of_texts = fields.path_of(column)[-1] in _LISTS_OF_TURNS and all(isinstance(said, str) for said in chat)
     if is_list_of_texts:
         return [f"{_SPEAKERS[number % len(_SPEAKERS)]}: {said}" for number, said in enumerate(chat)]
-    return [_message(f"column {column!r}, message {number}", message) for number, message in enumerate(chat)]
+    return [
+        _plain_message(message) or _message(f"column {column!r}, message {number}", message)
+        for number, message in enumerate(chat)
+    ]
+
+
+def _plain_message(message: Any) -> str | None:
+    """A message that has nothing but a speaker and a text, which most are; None: it has more, or is none."""
+    if isinstance(message, dict) and len(cast(dict[str, Any], message)) == 2:
+        for speaker, content in _CHATS:
+            who, said = message.get(speaker), message.get(content)
+            if isinstance(who, str) and isinstance(said, str):
+                return f"{who}: {said}"
+    return None
 
 
 def _message(where: str, message: Any) -> str:
