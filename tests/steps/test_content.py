@@ -84,6 +84,7 @@ def test_tools_beside_a_chat_are_part_of_it_and_an_image_in_it_is_quarantined_by
     }
 
 
+@pytest.mark.slow
 def test_nested_columns_and_numbers_are_text_key_and_source(tmp_path: Path) -> None:
     rows = [
         {"n": i, "meta": {"id": i, "site": f"site{i % 3}" if i else None, "body": {"text": text_of(i, 6)}}}
@@ -113,6 +114,7 @@ def test_a_budget_out_of_reach_is_logged_with_what_it_lacked(tmp_path: Path, cap
     assert manifest.info["counts"]["reasons"] == {"where: edu = 0": 20}
 
 
+@pytest.mark.slow
 def test_documents_of_no_tokens_do_not_fill_a_selection(tmp_path: Path) -> None:
     rows = [{"text": "\u200b" * (1 + i)} for i in range(60)] + [{"text": text_of(i, 6)} for i in range(60)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
