@@ -18,6 +18,7 @@ POINTS = (
     "store.after_seal",
     "store.before_swap",
     "store.after_discard",
+    "store.before_blobs_go",
     "part.before_work",
     "part.after_work",
     "commit.before_parts",

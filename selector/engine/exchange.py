@@ -1,8 +1,8 @@
 """Rows of different shards meet: each shard deals its rows into buckets, and each bucket is worked on whole.
 
 Think of sorting letters: every office sorts its own post by destination, then each destination collects from all
-offices. What is dealt lies in the store until the step is done, so a run that was killed deals nothing twice; nobody
-needs it afterwards, and `gc` removes it.
+offices. What is dealt lies in the store in passing, until the step is done: so a run that was killed deals nothing
+twice.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,8 @@ def exchange(
     """
     if len(items) == 1 and num_buckets == 1:
         return list(done.map(_AtOnce(store=done.store, deal=deal, meet=meet), items))
-    keys = [f"{name}.dealt/{fingerprint([inputs, num_buckets, len(items), place])}" for place in range(len(items))]
+    dealt = f"{done.passing}/{name}.dealt"
+    keys = [f"{dealt}/{fingerprint([inputs, num_buckets, len(items), place])}" for place in range(len(items))]
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if done.store.find(key) is None]
     for _ in done.map(_Deal(store=done.store, deal=deal), missing):
         pass

@@ -15,14 +15,14 @@ from selector import failpoint
 from selector.engine import lease
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
-from selector.engine.store import Store, canonical_json, fingerprint
+from selector.engine.store import PASSING, Store, canonical_json, fingerprint
 from selector.errors import DamagedError, UsageError
 from selector.storage import Storage
 
 _LONG_AGO = 24 * 3600  # seconds: no writer that lives takes so long over one object
 _JUST_NOW = 60.0  # seconds: by then a run that begins has written its lease
 
-_SEALS, _BLOBS = "artifacts/seals/", "artifacts/blobs/"
+_SEALS, _BLOBS, _PASSING = "artifacts/seals/", "artifacts/blobs/", f"artifacts/{PASSING}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ def _held(store: Store, sizes: Iterable[str], leases: Mapping[str, Held]) -> Ite
         first, _, rest = key.partition("/")
         if (
             first == "probe"
+            or (key.startswith(_PASSING) and any(one.holds(rest) for one in leases.values()))
             or (key.startswith(_BLOBS) and key not in named)
             or (first == "attempts" and any(one.holds(rest.rpartition("/")[0]) for one in leases.values()))
         ):
@@ -120,7 +121,7 @@ def remove(store: Store, garbage: Garbage, now: Clock = time.time) -> int:
     if not lease.live(store.storage, now).keys() <= garbage.leases:
         raise UsageError("A run has begun since the garbage was found, and may need some of it. Run the command again.")
     count = 0
-    for key in sorted(garbage.keys, key=lambda key: (key.startswith(_BLOBS), key)):
+    for key in sorted(garbage.keys, key=lambda key: (key.startswith("artifacts/") and not key.endswith(".json"), key)):
         run = key.split("/")[0]
         if run not in garbage.unfinished or store.storage.get(_manifest_key(run)) is None:
             failpoint.reach("gc.before_delete")

@@ -49,7 +49,7 @@ class Held:
     def holds(self, key: str) -> bool:
         """Whether the run needs an artefact, or may do so: of a step that is not finished anything may be its own."""
         first, _, rest = key.partition("/")
-        family = (rest if first == "steps" else key).partition("/")[0].partition(".")[0]
+        family = (rest if first in ("steps", "passing") else key).partition("/")[0].partition(".")[0]
         return family not in self.finished or key in self.artifacts
 
 

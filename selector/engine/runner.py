@@ -14,13 +14,13 @@ from typing import Any, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from selector import failpoint
-from selector.engine import alive, inside
+from selector.engine import alive, inside, lease
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
-from selector.engine.slices import Join, slices_of
+from selector.engine.slices import Join, folder_of, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
-from selector.engine.store import Blob, Seal, Store, fingerprint
+from selector.engine.store import PASSING, Blob, Seal, Store, fingerprint
 from selector.errors import DamagedError
 
 Item = TypeVar("Item")
@@ -186,7 +186,7 @@ class Runner:
         """Every task's seal, in their order; what is sealed already is not done again."""
         tasks = step.tasks(self.done)
         step_fingerprint = fingerprint([name, [task.key for task in tasks]])
-        summary = f"steps/{name}/{fingerprint([_VERSION, step_fingerprint])}"
+        summary = summary_key(name, step_fingerprint)
         listed = self.store.find(summary)
         if listed is not None:
             seals, cached = _seals(self.store.table(listed, "seals")), True
@@ -225,8 +225,17 @@ class Runner:
             in_slices = [(key, tuple(one.key for one in each)) for key, each in slices.items() if len(each) > 1]
             for _ in self._mapped(Join(store=self.store), in_slices):
                 pass
+            self._forget([folder_of(step, key) for key, _ in in_slices])
             seals |= {key: self.store.sealed(key) for key in todo}
         return seals, not todo
+
+    def _forget(self, folders: Sequence[str]) -> None:
+        """Removes what a step kept in passing, unless another run that lives may want it: `gc` takes it then."""
+        own = None if self._lease is None else self._lease.key
+        others = [held for key, held in lease.live(self.store.storage).items() if key != own] if folders else []
+        for folder in folders:
+            if not any(held.holds(f"{folder}/") for held in others):
+                self.store.forget_passing(folder)
 
     def _has(self, key: str) -> bool:
         return self.store.find(key) is not None
@@ -276,10 +285,17 @@ class Runner:
             self._progress.began(step.name, 1)
             if seal is not None:
                 self.store.discard(key)
+            self.done.passing = f"{PASSING}{step.family}/{step_fingerprint}"
             seal = self.store.seal(key, compute())
+            self._forget([self.done.passing])
         self.done.used.append(key)
         self._held.append(key)
         return seal, is_there
+
+
+def summary_key(name: str, step_fingerprint: str) -> str:
+    """Where it is listed what a finished step has sealed of its parts."""
+    return f"steps/{name}/{fingerprint([_VERSION, step_fingerprint])}"
 
 
 def _summary(seals: Iterable[Seal]) -> pa.Table:

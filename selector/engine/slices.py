@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from selector.engine.part import Task
 from selector.engine.step import Map
-from selector.engine.store import Store, fingerprint
+from selector.engine.store import PASSING, Store, fingerprint
 
 
 def slices_of(step: Map, task: Task) -> list[Task]:
@@ -22,11 +22,16 @@ def slices_of(step: Map, task: Task) -> list[Task]:
     return [
         replace(
             task,
-            key=f"{step.family}-slices/{fingerprint([task.key, first, most])}",
+            key=f"{folder_of(step, task.key)}/{first}-{most}",
             part=replace(part, first=first, num_rows=min(most, part.end - first)),
         )
         for first in range(part.first, part.end, most)
     ]
+
+
+def folder_of(step: Map, key: str) -> str:
+    """Where the results of the slices of a task with this key are kept in passing."""
+    return f"{PASSING}{step.family}/{fingerprint(key)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from selector import failpoint, tables
 from selector.engine.part import Receipt, Resources, Task
-from selector.engine.store import Seal, Store, canonical_json, digest, fingerprint
+from selector.engine.store import PASSING, Seal, Store, canonical_json, digest, fingerprint
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -74,6 +74,8 @@ class Done(Mapping[str, Result]):
         """Asks workers what `work`, which is picklable, says of each of some items: answers in the items' order."""
         self.used: list[str] = []
         """Keys of all artefacts that the flow read or wrote."""
+        self.passing = f"{PASSING}alone/0"
+        """Begins the keys under which the step at work keeps what nobody needs once it is sealed."""
         self._results: dict[str, Result] = {}
         self._known: dict[str, Any] = {}
 

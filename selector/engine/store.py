@@ -26,6 +26,10 @@ from selector.storage import Storage, open_storage
 
 Form = Literal["parquet", "arrow"]
 
+PASSING = "passing/"
+"""Begins the keys of what a step hands to itself on its way, `passing/<family>/<fingerprint>/…`: it goes once the step
+is sealed."""
+
 RECENT_BYTES = 1 << 26
 """Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""
 
@@ -41,10 +45,11 @@ class Blob:
     num_bytes: int
     num_rows: int
     form: Form = "parquet"
+    folder: str | None = None  # of an artefact in passing; all others share their blobs
 
     @property
     def key(self) -> str:
-        return f"artifacts/blobs/{self.sha256[:2]}/{self.sha256}.{self.form}"
+        return f"{self.folder or f'artifacts/blobs/{self.sha256[:2]}'}/{self.sha256}.{self.form}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,8 @@ class Store:
         for name, table in tables:
             data = to_parquet(table) if form == "parquet" else to_arrow(table)
             sha256 = hashlib.sha256(data).hexdigest()
-            blob = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=form)
+            folder = _folder_in_passing(key)
+            blob = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=form, folder=folder)
             failpoint.reach("store.before_blob")
             self.storage.ensure(blob.key, data)
             blobs[name] = blob
@@ -152,10 +158,20 @@ class Store:
         self.storage.delete(_seal_key(key))
         failpoint.reach("store.after_discard")
 
+    def forget_passing(self, folder: str) -> None:
+        """Removes all that a step kept in passing, in this folder: seals first, so that none names what is gone."""
+        home = f"artifacts/{folder}/"
+        for key in list(self.seals(f"{folder}/")):
+            self.storage.delete(_seal_key(key))
+        failpoint.reach("store.before_blobs_go")
+        self.storage.delete_folder(home)
+
     def seals(self, prefix: str = "") -> Iterator[str]:
-        """The keys of all artefacts, or of those below a prefix that ends in `/`."""
-        for key, _ in self.storage.list(f"artifacts/seals/{prefix}"):
-            yield key.removeprefix("artifacts/seals/").removesuffix(".json")
+        """The keys of all artefacts but those in passing, or of all below a prefix that ends in `/`."""
+        home = "artifacts/" if prefix.startswith(PASSING) else "artifacts/seals/"
+        for key, _ in self.storage.list(f"{home}{prefix}"):
+            if key.endswith(".json"):
+                yield key.removeprefix(home).removesuffix(".json")
 
 
 class _Recent:
@@ -346,7 +362,12 @@ def digest(canonical: bytes) -> str:
 
 
 def _seal_key(key: str) -> str:
-    return f"artifacts/seals/{key}.json"
+    return f"artifacts/{key}.json" if key.startswith(PASSING) else f"artifacts/seals/{key}.json"
+
+
+def _folder_in_passing(key: str) -> str | None:
+    """The folder of an artefact in passing: its blobs are shared with no other step's, so they can go with it."""
+    return "/".join(["artifacts", *key.split("/")[:3]]) if key.startswith(PASSING) else None
 
 
 _SEAL = re.compile(rb'\{"check":"([0-9a-f]{32})",(.*)', re.DOTALL)
@@ -366,9 +387,10 @@ def seal_from_bytes(key: str, data: bytes) -> Seal:
     try:
         body = json.loads(data)
         found = _SEAL.fullmatch(data)
+        folder = _folder_in_passing(key)
         sound = found is not None and digest(b"{" + found[2]) == found[1].decode() and body["key"] == key
         tables = {
-            name: Blob(sha256=sha256, num_bytes=size, num_rows=rows, form=form[0] if form else "parquet")
+            name: Blob(sha256=sha256, num_bytes=size, num_rows=rows, form=form[0] if form else "parquet", folder=folder)
             for name, (sha256, size, rows, *form) in body["tables"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -92,7 +92,7 @@ def commit(
     assert len(unvisited) in (0, len(decisions)), "what is left is told for the documents of each table of decisions"
     store, home, places = done.store, f"{prefix}/manifest", Places(files)
     publisher = Publisher(store.storage, home, f"{prefix}/decisions")
-    work = _Work(store=store, publisher=publisher, places=places)
+    work = _Work(store=store, passing=done.passing, publisher=publisher, places=places)
     ledger = Ledger(places)
     failpoint.reach("commit.before_parts")
 
@@ -276,6 +276,7 @@ class _Work:
     """Whatever it stores under a key beside the manifest follows from the key alone."""
 
     store: Store
+    passing: str
     publisher: Publisher
     places: Places
 
@@ -338,7 +339,7 @@ class _Work:
 
     def _keep(self, what: str, inputs: Sequence[Any], kept: Mapping[str, pa.Table]) -> str:
         """The key of tables that are needed until the manifest is committed, once they are stored."""
-        key = f"manifest.{what}/{fingerprint([_VERSION, self.places.digest, *inputs])}"
+        key = f"{self.passing}/{what}/{fingerprint([_VERSION, self.places.digest, *inputs])}"
         return self.store.seal(key, kept.items(), form="arrow").key
 
 

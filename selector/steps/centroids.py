@@ -70,7 +70,7 @@ def _sample(done: Done, embeddings: Sequence[Seal], num_documents: int, wanted: 
     enough = int(1.1 * wanted) + 1000
     one_of = next((n for n in reversed(SAMPLES) if num_documents // n >= enough), 1)
     limit = np.uint64(min(2**64 - 1, int(min(1.0, enough * one_of / max(1, num_documents)) * 2**64)))
-    draw = functools.partial(_draw, done.store, one_of, limit, seed)
+    draw = functools.partial(_draw, done.store, done.passing, one_of, limit, seed)
     items = [embeddings[first : first + _PARTS_AT_ONCE] for first in range(0, len(embeddings), _PARTS_AT_ONCE)]
     drawn = [done.store.read(key, "drawn") for key in done.map(draw, items)]
     keys = np.concatenate([np.column_stack([t["hash"].to_numpy(), keyed.words(t["doc_id"])]) for t in drawn])
@@ -79,9 +79,9 @@ def _sample(done: Done, embeddings: Sequence[Seal], num_documents: int, wanted: 
     return vectors[order].astype(np.float32)
 
 
-def _draw(store: Store, one_of: int, limit: np.uint64, seed: int, parts: Sequence[Seal]) -> str:
+def _draw(store: Store, passing: str, one_of: int, limit: np.uint64, seed: int, parts: Sequence[Seal]) -> str:
     """Stores the vectors of some parts' documents whose keyed hash is within the limit; the key."""
-    key = f"centroids.drawn/{fingerprint([Centroids.version, one_of, int(limit), seed, [seal.key for seal in parts]])}"
+    key = f"{passing}/drawn/{fingerprint([one_of, int(limit), seed, [seal.key for seal in parts]])}"
     if store.find(key) is None:
         pieces: list[pa.Table] = []
         for seal in parts:

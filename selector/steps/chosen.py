@@ -80,7 +80,7 @@ class Chosen:
             num_documents=sum(num_rows),
             shards=[_Rows(store=store, shard=one, num_rows=n) for one, n in zip(shards, num_rows, strict=True)],
             mapper=done.map,
-            extender=InStore(store=store, whose=whose),
+            extender=InStore(done=done, whose=whose),
             exchanger=Exchanged(done=done, whose=whose),
         )
 

@@ -151,7 +151,7 @@ def _decided(done: Done, inputs: Any, items: Sequence[_Item], *, has_keys: bool)
         for column, answering in (("text", _in_order),) if is_last else (("text", _by_text), ("key", _by_key)):
             deal = functools.partial(_deal_documents if waiting is items else _deal_open, num_buckets, column)
             own = [inputs, number, column]
-            meet = functools.partial(_meet, f"dedup.answers/{fingerprint([own, num_buckets])}", answering)
+            meet = functools.partial(_meet, f"{done.passing}/answers/{fingerprint([own, num_buckets])}", answering)
             waiting = exchange(done, "dedup", own, waiting, num_buckets, deal, meet)
             decided += waiting
         left = sum(one.num_open for one in waiting)

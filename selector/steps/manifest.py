@@ -12,7 +12,7 @@ from selector import exact, tables
 from selector.corpus.columns import Column
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import APART, Done, Tables, Whole
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.errors import SelectorError
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
@@ -112,7 +112,7 @@ class ManifestStep(Whole):
         if not num_parts:
             return []
         own = self.fingerprint(done)
-        deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, own)
+        deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, done.passing)
         return [
             Visits(read=functools.partial(_rows, done.store, key), rows=rows, tokens=tokens)
             for key, rows, tokens in exchange(done, "manifest", own, items, num_parts, deal, line_up)
@@ -141,10 +141,10 @@ def _deal(scores: tuple[str, ...], store: Store, item: tuple[ChosenShard, str]) 
     return by_bucket(rows, positions["position"].to_numpy() // PART_ROWS)
 
 
-def _line_up(own: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> tuple[str, int, int]:
+def _line_up(passing: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> tuple[str, int, int]:
     """Stores the visits of a part in the order of their positions: the key, how many they are, and their tokens."""
     rows = pa.concat_tables(dealt, promote_options="permissive").unify_dictionaries()
-    key = f"manifest.rows/{fingerprint([own, bucket])}"
+    key = f"{passing}/rows/{bucket}"
     store.seal(key, [("rows", rows.sort_by("position").combine_chunks())], form="arrow")
     return key, rows.num_rows, int(rows["num_tokens"].to_numpy().sum(dtype=np.int64))
 

@@ -80,14 +80,16 @@ def arranged(
     total = sum(count.rows for count in counted)
     cuts = _cuts([(count.sample, count.rows) for count in counted], -(-total // RANGE_ROWS))
     deal = functools.partial(_deal_by_key, read, cuts)
-    ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, _sort_by_key))
+    sort = functools.partial(_sort_by_key, done.passing)
+    ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, sort))
     if type(order).place is not Placed.place:
         samples = list(done.map(functools.partial(_sample_places, done.store, order, sizes), ranges))
         cuts = _cuts(
             [(sample, span.rows) for sample, span in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS)
         )
         again = functools.partial(_deal_by_place, order, sizes, cuts)
-        ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, _sort_by_place))
+        sort = functools.partial(_sort_by_place, done.passing)
+        ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, sort))
     back = functools.partial(_deal_back, order, summary)
     keys = [f"order.shards/{fingerprint([inputs, shard.number])}" for shard in shards]
     collect = functools.partial(_collect, read, tuple(shards), tuple(keys))
@@ -166,11 +168,11 @@ def _deal_by_key(
     return by_bucket(whole, _range_of(rows, cuts))
 
 
-def _sort_by_key(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+def _sort_by_key(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
     whole = _whole(dealt, [*_KEYS, "shard", "row"])
     columns = [whole[name].to_numpy() for name in (*_KEYS, "shard", "row")]
     order = np.lexsort(columns[::-1])
-    return _stored(store, "keys", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
+    return _stored(store, f"{passing}/by_key", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
 
 
 def _sample_places(store: Store, order: Placed, sizes: Ints, span: _Range) -> npt.NDArray[np.uint64]:
@@ -196,12 +198,12 @@ def _deal_by_place(
     return by_bucket(whole, _range_of(places, cuts))
 
 
-def _sort_by_place(store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+def _sort_by_place(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
     names = ["place", "group", "rank", "shard", "row"]
     whole = _whole(dealt, names)
     place, group, rank, shard, row = (whole[name].to_numpy() for name in names)
     order = np.lexsort((rank, group, place))
-    return _stored(store, "places", group[order].astype(np.int64), shard[order], row[order])
+    return _stored(store, f"{passing}/by_place", group[order].astype(np.int64), shard[order], row[order])
 
 
 def _deal_back(order: Placed, summary: Any, store: Store, span: _Range) -> Mapping[int, pa.Table]:
@@ -241,8 +243,8 @@ def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables_dealt).combine_chunks()
 
 
-def _stored(store: Store, what: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
+def _stored(store: Store, prefix: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
     """A sorted range, once it is stored."""
     table = pa.table([group, shard.astype(np.int32), row], schema=_SORTED)
     digest = keyed.digest(b"".join(np.ascontiguousarray(column).tobytes() for column in (group, shard, row))).hex()
-    return _Range(key=store.seal(f"order.sorted/{what}-{digest}", [("rows", table)], form="arrow").key, rows=len(group))
+    return _Range(key=store.seal(f"{prefix}/{digest}", [("rows", table)], form="arrow").key, rows=len(group))

@@ -74,7 +74,7 @@ def _answers(
     bucket_of = _buckets(slots, bucket_rows)
     inputs = [own, keyed.digest(bucket_of.tobytes()).hex()]
     deal = functools.partial(_deal, asked, bucket_of)
-    meet = functools.partial(_meet, asked, f"shards.groups/{fingerprint(inputs)}")
+    meet = functools.partial(_meet, asked, f"{done.passing}/groups/{fingerprint(inputs)}")
     answered = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
     collect = functools.partial(_collect, asked.returns, extension)
     return exchange(done, "shards", [inputs, "back"], answered, len(shards), _deal_back, collect)

@@ -85,7 +85,7 @@ class Shards:
             shards=shards,
             fields={column: field.with_name(column.name) for column, field in zip(wanted, fields, strict=True)},
             keys=dict(zip(wanted, zip(*keys, strict=True), strict=True)),
-            num_eligible=tuple(_num_rows(done.store, shard.key, "eligible") for shard in shards),
+            num_eligible=tuple(done.store.sealed(of_shard[0]).tables["column"].num_rows for of_shard in keys),
         )
 
     def pool(self, columns: Sequence[Column], whose: str) -> Pool:
@@ -100,7 +100,7 @@ class Shards:
             num_documents=sum(self.num_eligible),
             shards=shards,
             mapper=self.done.map,
-            extender=InStore(store=self.done.store, whose=whose),
+            extender=InStore(done=self.done, whose=whose),
             exchanger=Exchanged(done=self.done, whose=whose),
         )
 
@@ -161,10 +161,6 @@ def _cut(done: Done, eligibility: Eligibility, gather: Gather, version: int) -> 
         files = [task.part.files for task in tasks[parts]]
         name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
         yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
-
-
-def _num_rows(store: Store, key: str, table: str) -> int:
-    return store.sealed(key).tables[table].num_rows
 
 
 # What is asked of workers.
@@ -234,7 +230,6 @@ class _ShardTables:
         """What is stored of the shard."""
         whole = pa.concat_tables(self._documents)
         yield "documents", whole
-        yield "eligible", pa.table({"place": np.flatnonzero(whole["code"].to_numpy() == ELIGIBLE)})
         causes = [dict(zip(CAUSES.names, row, strict=True)) for row in self._causes]
         yield "causes", pa.Table.from_pylist(causes, schema=CAUSES)
         yield "leaders", pa.concat_tables([LEADERS.empty_table(), *self._leaders])
@@ -269,13 +264,14 @@ class Stored:
 class InStore:
     """Where further columns of shards go: into the store."""
 
-    def __init__(self, *, store: Store, whose: str) -> None:
-        self._store, self._whose = store, whose
+    def __init__(self, *, done: Done, whose: str) -> None:
+        self._done, self._whose = done, whose
         self._number = 0
 
     def begin(self) -> Extension:
         self._number += 1
-        return functools.partial(_seal, self._store, f"{self._whose} {self._number}")
+        key = f"{self._done.passing}/extended/{fingerprint([self._whose, self._number])}"
+        return functools.partial(_seal, self._done.store, key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,9 +291,9 @@ class _StoredShard:
         return pa.RecordBatch.from_arrays([table.column(0).combine_chunks() for table in read], schema=schema)
 
 
-def _seal(store: Store, whose: str, number: int, work: Callable[[], pa.RecordBatch]) -> _StoredShard:
+def _seal(store: Store, prefix: str, number: int, work: Callable[[], pa.RecordBatch]) -> _StoredShard:
     """Stores the columns of a shard, if they are not there yet."""
-    key = f"shards.extended/{fingerprint([whose, number])}"
+    key = f"{prefix}-{number}"
     seal = store.find(key)
     if seal is None:
         columns = pa.Table.from_batches([work()])
@@ -307,4 +303,5 @@ def _seal(store: Store, whose: str, number: int, work: Callable[[], pa.RecordBat
 
 def documents_of(store: Store, shard: Shard) -> tuple[pa.Table, npt.NDArray[Any]]:
     """All documents of a shard (`DOCUMENTS`), and the places of those that may be chosen."""
-    return store.read(shard.key, "documents"), store.read(shard.key, "eligible")["place"].to_numpy()
+    documents = store.read(shard.key, "documents")
+    return documents, np.flatnonzero(documents["code"].to_numpy() == ELIGIBLE)

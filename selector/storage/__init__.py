@@ -49,6 +49,11 @@ class Storage(abc.ABC):
     def delete(self, key: str) -> bool:
         """True if the object was there; afterwards it is not."""
 
+    def delete_folder(self, prefix: str) -> None:
+        """Deletes every object under a prefix that ends in `/`, in any order."""
+        for key in [key for key, _ in self.list(prefix)]:
+            self.delete(key)
+
     def ensure(self, key: str, data: bytes) -> None:
         """Afterwards the object holds `data`. For keys that decide what their objects hold: anything else is damage."""
         while not self.put_if_absent(key, data):

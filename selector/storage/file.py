@@ -118,6 +118,12 @@ class FileStorage(Storage):
             folder = folder.parent
         return True
 
+    def delete_folder(self, prefix: str) -> None:
+        folder = self._path(prefix.rstrip("/"))
+        shutil.rmtree(folder, ignore_errors=True)  # what another process adds meanwhile may stay
+        while folder.parent != self.root and _removed_if_empty(folder.parent):
+            folder = folder.parent
+
     def leftovers(self, seconds: float) -> Iterator[tuple[str, int]]:
         before = time.time() - seconds
         for key, entry in self._entries(""):

@@ -106,9 +106,9 @@ def test_of_a_finished_step_a_run_needs_what_it_lists_and_of_another_anything() 
     held = Held(
         finished=frozenset({"embed", "rate"}), artifacts=frozenset({"embed/1", "steps/rate/a/9", "dedup.parts/1"})
     )
-    for key in ("embed/1", "steps/rate/a/9", "cluster/7", "steps/cluster/7", "shards/3", "order.dealt/3"):
+    for key in ("embed/1", "steps/rate/a/9", "cluster/7", "steps/cluster/7", "shards/3", "passing/order/3/x"):
         assert held.holds(key), key
-    for key in ("embed/2", "steps/embed/2", "rate/3", "steps/rate/b/3", "embed.parts/3"):
+    for key in ("embed/2", "steps/embed/2", "rate/3", "steps/rate/b/3", "embed.parts/3", "passing/embed/3/x"):
         assert not held.holds(key), key
 
 

@@ -35,7 +35,7 @@ from selector.corpus import formats
 from selector.engine import gc
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
-from selector.engine.runner import Runner
+from selector.engine.runner import Runner, summary_key
 from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import CorpusError, DamagedError, SelectorError
@@ -228,7 +228,7 @@ def test_a_run_killed_anywhere_is_finished_by_the_same_command(
 
 
 def in_(sealed: set[str], step: Any) -> bool:
-    return not sealed.isdisjoint({f"{step.name}/{step.fingerprint}", f"steps/{step.name}/{step.fingerprint}"})
+    return not sealed.isdisjoint({f"{step.name}/{step.fingerprint}", summary_key(step.name, step.fingerprint)})
 
 
 def test_a_run_killed_again_and_again_still_ends_at_the_same_digest(

@@ -59,7 +59,7 @@ def stored(store: Store, table: pa.Table, sizes: Sequence[int]) -> Pool:
         schema=table.schema,
         num_documents=table.num_rows,
         shards=rows,
-        extender=shards.InStore(store=store, whose="own"),
+        extender=shards.InStore(done=Done(store), whose="own"),
         exchanger=regroup.Exchanged(done=Done(store), whose="own"),
     )
 
@@ -129,7 +129,7 @@ def test_a_bucket_has_about_so_many_rows_and_no_group_is_cut() -> None:
         stored(Store(MemoryStorage()), table.cast(big.schema), []).exchange(
             "by", rank, "doc_id", "by", "score", returns=RETURNS
         )
-    answers = [store.read(key, "answers").num_rows for key in store.seals("shards.groups/")]
+    answers = [store.read(key, "answers").num_rows for key in store.seals("passing/alone/0/groups/")]
     assert sum(answers) == 1000 and 5 < len(answers) <= 11 and max(answers) < 140
 
 
@@ -253,7 +253,7 @@ def test_a_selector_of_whole_groups_gives_the_same_manifest_on_one_process_and_o
     here = run_with(LocalExecutor(workers=1), "one")
     there = run_with(LocalExecutor(workers=2), "two")
     assert here.digest == there.digest and here.info["facts"] == there.info["facts"]
-    assert any(Store.open(str(tmp_path / "two")).seals("shards.groups/"))
+    assert not (tmp_path / "two/artifacts/passing").exists(), "what was dealt is gone"
 
 
 def test_groups_are_asked_on_workers(run_with: Run, tmp_path: Path) -> None:
