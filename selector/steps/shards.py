@@ -180,7 +180,7 @@ def _store(
     for key, i in wanted.columns.items():
         values = _in_type(verdict.live.select([columns[i].name]), kinds.get(all_columns[i])).filter(is_eligible)
         nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
-        store.seal(key, [("column", nameless), ("field", nameless.schema.empty_table())], form="arrow")
+        store.seal(key, [("column", _without_room(nameless)), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
         shard_tables = _ShardTables()
         parts = zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True)
@@ -198,6 +198,12 @@ def _in_type(table: pa.Table, kind: pa.DataType | None) -> pa.Table:
     is_empty = table.column(0).null_count == table.num_rows
     values = pa.nulls(table.num_rows, kind) if is_empty else table.column(0).cast(kind)
     return pa.table([values], schema=pa.schema([field.with_type(kind)]))
+
+
+def _without_room(table: pa.Table) -> pa.Table:
+    """A table of one column, which takes no room where it has no values; `batch_of` gives it its type back."""
+    is_empty = table.num_rows and table.column(0).null_count == table.num_rows
+    return pa.table({"value": pa.nulls(table.num_rows)}) if is_empty else table
 
 
 class _ShardTables:
@@ -243,10 +249,19 @@ class _ShardTables:
 
 def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.RecordBatch:
     """These columns of a shard."""
-    columns = [store.read(key, "column") for key in keys]
+    columns = [_column_of(store, key) for key in keys]
     arrays = [column.column(0).combine_chunks() for column in columns]
     fields = [column.schema.field(0).with_name(name) for column, name in zip(columns, names, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _column_of(store: Store, key: str) -> pa.Table:
+    """A column of a shard, in its own type."""
+    column = store.read(key, "column")
+    if pa.types.is_null(column.schema.field(0).type):
+        schema = store.read(key, "field").schema
+        column = pa.table([pa.nulls(column.num_rows, schema.field(0).type)], schema=schema)
+    return column
 
 
 @dataclass(frozen=True, kw_only=True)
