@@ -231,8 +231,9 @@ class Runner:
 
     def _forget(self, folders: Sequence[str]) -> None:
         """Removes what a step kept in passing, unless another run that lives may want it: `gc` takes it then."""
-        own = None if self._lease is None else self._lease.key
-        others = [held for key, held in lease.live(self.store.storage).items() if key != own] if folders else []
+        storage, own = self.store.storage, [] if self._lease is None else [self._lease.key]
+        live = lease.live(storage) if folders else {}
+        others = [live[key] for key in live.keys() - {*own, *lease.dead(storage)}]
         for folder in folders:
             if not any(held.holds(f"{folder}/") for held in others):
                 self.store.forget_passing(folder)
