@@ -3,6 +3,7 @@
 A signal that comes while libraries are still being imported finds nothing at work, and ends the process at once.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,19 +14,21 @@ from typing import Any, NoReturn
 def main() -> None:
     """The `selector` command."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, end_at_once)
     from selector import cli
 
     cli.main()
 
 
-def _end(number: int, _: Any) -> NoReturn:
+def end_at_once(number: int, _: Any) -> NoReturn:
+    """Ends this process, in words."""
     kind, code = {signal.SIGINT: ("Interrupted", 130), signal.SIGTERM: ("Terminated", 143)}[signal.Signals(number)]
     message = f"{kind}. Nothing was begun."
-    if "--json" in sys.argv:
-        error = {"kind": kind, "message": message, "exit_code": code}
-        os.write(1, f"{json.dumps({'error': error})}\n".encode())
-    os.write(2, f"{message}\n".encode())
+    error = {"kind": kind, "message": message, "exit_code": code}
+    with contextlib.suppress(OSError):
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error}), flush=True)
+        print(message, file=sys.stderr, flush=True)
     os._exit(code)
 
 

@@ -1,6 +1,8 @@
 """The command itself: its groups of commands, their common options, and how each of them ends."""
 
+import atexit
 import json as json_module
+import os
 import signal
 import sys
 import traceback
@@ -14,6 +16,7 @@ import typer
 import typer.core
 
 from selector import __version__
+from selector.__main__ import end_at_once
 from selector.cli import streams
 from selector.errors import NotFoundError, SelectorError, UsageError
 from selector.storage import Storage, open_storage
@@ -38,16 +41,25 @@ class Terminated(KeyboardInterrupt):
 class _Signals:
     """What Ctrl-C and SIGTERM do to a command: they break off its work, and leave alone what comes after that."""
 
-    is_terminated: bool = False
+    is_at_work: bool = False
     is_over: bool = False  # the work: its exit code is known
+    is_terminated: bool = False
+    is_interrupted: bool = False  # by either of them
 
-    def __call__(self, number: int, _: Any) -> None:
+    def __call__(self, number: int, frame: Any) -> None:
         if self.is_over or (self.is_terminated and number == signal.SIGTERM):
             return  # a second SIGTERM would break off the clean end of the first
+        if not self.is_at_work:
+            end_at_once(number, frame)
+        self.is_interrupted = True
         if number == signal.SIGTERM:
             self.is_terminated = True
             raise Terminated
         raise KeyboardInterrupt
+
+
+_signals = _Signals()
+"""Those of this process, whose only command this is."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -65,14 +77,15 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         as_json = ctx.meta.get(_JSON) or _is_json_asked(ctx.args)  # of the command: also where it cannot be parsed
-        signals: _Signals = ctx.obj or _Signals()
+        _signals.is_at_work = True
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
         except (Exception, KeyboardInterrupt, SystemExit) as error:
+            _signals.is_over = True
             # Ray makes an interrupt of its own of whatever interrupts it
-            ending = _Ending.of(Terminated() if signals.is_terminated else error)
+            ending = _Ending.of(Terminated() if _signals.is_terminated else error)
             if as_json:
                 _print_ending(ending)
             if isinstance(error, _UsageError):
@@ -82,7 +95,7 @@ class Commands(typer.core.TyperGroup):
             print(ending.printed, file=sys.stderr)
             raise typer.Exit(ending.code) from None
         finally:
-            signals.is_over = True
+            _signals.is_over = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +194,24 @@ def _version(
 
 def main() -> None:
     """The `selector` command."""
-    streams.take()
-    signals = _Signals()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signals)
+        signal.signal(number, _signals)
+    streams.take()
     try:
-        app(prog_name="selector", obj=signals)
-    finally:
-        signals.is_over = True
+        app(prog_name="selector")
+    except SystemExit as ended:
+        _signals.is_over = True
         for number in (signal.SIGINT, signal.SIGTERM):  # which Python would let through again as it ends
             signal.signal(number, signal.SIG_IGN)
         problem = streams.unprinted()
         if problem is not None:
             print(f"The result could not be printed: {problem}.", file=sys.stderr)
+        if not _signals.is_interrupted:
+            raise
+        sys.stderr.flush()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+        # Python ends by SIGINT, whatever it is told, where an interrupt came while it compiled some text.
+        os._exit(ended.code if isinstance(ended.code, int) else SelectorError.exit_code)
 
 
 def only_our_output() -> AbstractContextManager[Any]:
@@ -211,6 +229,7 @@ def opened_root(root: str) -> Storage:
 
 def print_json(value: Any) -> None:
     """The one JSON document that a command prints."""
+    _signals.is_over = True  # with it the work is done
     text = json_module.dumps(value, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
