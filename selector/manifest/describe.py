@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from selector import tables
 from selector.errors import NotFoundError
@@ -175,7 +174,7 @@ def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:
         decision["rank"] += 1
     elif decision["value"] is not None:
         decision["rank"], decision["of"] = _rank(stored, doc_id, decision["arguments"], decision["value"])
-    unvisited = stored.table("unvisited").filter(_is(doc_id))["reason"]
+    unvisited = of_document(stored.table("unvisited"), doc_id)["reason"]
     return {
         **decision,
         "doc_id": doc_id.hex(),
@@ -198,8 +197,8 @@ def _decisions(stored: Stored, doc_id: bytes, visits: pa.Table) -> Iterator[dict
         begins = [(part.first_file, part.first_row) if part.rows else None for part in header.decisions]
         wanted = [index for index, begin in enumerate(begins) if begin is not None and begin <= place][-1:]
     for index in wanted:
-        if len(stored.part("decisions", index, ["doc_id"]).filter(_is(doc_id))):
-            yield from stored.part("decisions", index).filter(_is(doc_id)).to_pylist()
+        if len(of_document(stored.part("decisions", index, ["doc_id"]), doc_id)):
+            yield from of_document(stored.part("decisions", index), doc_id).to_pylist()
 
 
 def _rank(stored: Stored, doc_id: bytes, arguments: str | None, value: float) -> tuple[int, int]:
@@ -228,8 +227,10 @@ def _word(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False)
 
 
-def _is(doc_id: bytes) -> pc.Expression:
-    return pc.field("doc_id") == pa.scalar(doc_id, tables.DOC_ID)
+def of_document(table: pa.Table, doc_id: bytes) -> pa.Table:
+    """The rows about a document; without Arrow's threads, as `engine.store.from_parquet`."""
+    wanted = keyed.words(pa.array([doc_id], tables.DOC_ID))
+    return table.filter(pa.array((keyed.words(table["doc_id"]) == wanted).all(axis=1)))
 
 
 def _tally(account: dict[Any, dict[str, int]], names: list[Any], codes: _Array, tokens: _Array) -> None:

@@ -22,12 +22,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selector import tables
 from selector.errors import NotFoundError, UsageError
-from selector.manifest.describe import describe, explain
+from selector.manifest.describe import describe, explain, of_document
 from selector.manifest.digest import LEAF_ROWS
 from selector.manifest.format import Stored, key_of, part_name, read_table
 from selector.manifest.header import Header, unseal
@@ -214,8 +213,7 @@ class Manifest:
 
     def _visits(self, doc_id: bytes) -> pa.Table:
         """The visits of a document in order: looked up by the beginning of its id, then compared by all of it."""
-        rows = self.take(self._index.positions(prefix_of(doc_id)))
-        return rows.filter(pc.field("doc_id") == pa.scalar(doc_id, tables.DOC_ID))
+        return of_document(self.take(self._index.positions(prefix_of(doc_id))), doc_id)
 
     @functools.cached_property
     def _group_starts(self) -> npt.NDArray[np.int64]:

@@ -158,7 +158,7 @@ def _rows(seal: Seal, table: str) -> int:
 
 
 def _tally(quarantine: pa.Table) -> Counter[tuple[str, str]]:
-    groups = quarantine.group_by(["step", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    groups = quarantine.group_by(["step", "reason"], use_threads=False).aggregate([([], "count_all")]).to_pylist()
     return Counter({(group["step"], group["reason"]): group["count_all"] for group in groups})
 
 
@@ -181,7 +181,7 @@ def _sources_of(store: Store, ingested: Sequence[Seal]) -> list[tuple[str, int, 
     seal = store.find(key)
     if seal is None:
         read = [store.table(seal, "documents", ["source", "num_tokens"]) for seal in ingested]
-        sums = pa.concat_tables(read).unify_dictionaries().group_by("source")
+        sums = pa.concat_tables(read).unify_dictionaries().group_by("source", use_threads=False)
         seal = store.seal(key, [("sources", sums.aggregate([("num_tokens", "count"), ("num_tokens", "sum")]))])
     rows = store.table(seal, "sources").to_pylist()
     return [(row["source"], row["num_tokens_count"], row["num_tokens_sum"]) for row in rows]

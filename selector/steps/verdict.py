@@ -133,8 +133,9 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Cause]]:
         for task, (first, end) in zip(live.tasks, itertools.pairwise(live.borders), strict=True):
             seal = live.store.sealed(task.inputs[step])
             if seal.tables["quarantine"].num_rows:
-                lost = live.store.table(seal, "quarantine", ["place", "step", "reason"]).group_by(["step", "reason"])
-                for group in lost.aggregate([("place", "list")]).to_pylist():
+                lost = live.store.table(seal, "quarantine", ["place", "step", "reason"])
+                groups = lost.group_by(["step", "reason"], use_threads=False).aggregate([("place", "list")])
+                for group in groups.to_pylist():
                     why = f"quarantined in {group['step']}: {group['reason']}"
                     which = np.zeros(len(places), np.bool_)
                     which[first:end] = np.isin(places[first:end], group["place_list"])

@@ -694,7 +694,9 @@ from selector.engine.store import Store
 from selector.manifest import Manifest
 manifest, store = Manifest.open(sys.argv[1]), Store.open(os.path.dirname(sys.argv[1]))
 before = len(os.listdir("/proc/self/task"))
-manifest.files, manifest.rows(0, 20), manifest.verify()
+manifest.files, manifest.rows(0, 20), manifest.verify(), manifest.describe()
+doc_id = manifest.at(0)["doc_id"]
+manifest.when(doc_id), manifest.explain(doc_id)
 seals = [store.find(key) for key in store.seals()]
 print(sum(len(store.table(seal, name)) for seal in seals for name in seal.tables))
 print(len(os.listdir("/proc/self/task")) - before)

@@ -185,6 +185,17 @@ def test_nothing_executes_data(path: Path) -> None:
                 assert keyword.arg not in ("trust_remote_code", "allow_pickle") or ast.unparse(keyword.value) == "False"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_arrow_starts_no_threads_over_bytes_of_python(path: Path) -> None:
+    """One that lets go of them after the interpreter has begun to end takes the whole process down."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            words = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert node.func.attr != "group_by" or words.get("use_threads") == "False", ast.unparse(node)
+            by_expression = node.func.attr == "filter" and any("pc.field(" in ast.unparse(word) for word in node.args)
+            assert not by_expression, f"{ast.unparse(node)}: filter by a mask"
+
+
 def test_importing_selector_is_quick_and_loads_nothing_heavy() -> None:
     """Quick is told by what is loaded, since a clock would tell of the machine."""
     code = "import sys, selector; print(sorted({name.split('.')[0] for name in sys.modules}))"
