@@ -86,7 +86,7 @@ class Survey(Map):
         seal = store.find(self.key(of_files))
         if seal is not None:
             for row in store.table(seal, "fresh").to_pylist():
-                sha256 = formats.sha256_of(files[row["file"]].uri)
+                sha256 = _sha256_of(files[row["file"]].uri)
                 if sha256 != row["sha256"]:
                     of_files[row["file"]].append(sha256)
         return Task(key=self.key(of_files), part=Part.of(*files))
@@ -145,9 +145,17 @@ def _version_of(path: str) -> str:
         return ""
 
 
+def _sha256_of(path: str) -> str:
+    """The checksum of a file; nothing for one that cannot be read, which its survey says."""
+    try:
+        return formats.sha256_of(path)
+    except OSError:
+        return ""
+
+
 def _size_of(version: str) -> int:
     """The size of a file of this version."""
-    return int(version.partition("-")[0] or 0)
+    return int(version.partition(" ")[0] or 0)
 
 
 def parts(done: Done, survey: Survey) -> Sequence[Part]:

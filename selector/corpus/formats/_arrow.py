@@ -25,6 +25,12 @@ class Batches(Groups):
             self._map.seek(0)
             stream = pa.ipc.open_stream(self._map)
             self._batches, self.schema = list(stream), stream.schema
+        self._map.seek(0)
+        whole = self._map.read_buffer()
+        of_first = next((batch for batch in self._batches if batch.num_rows), None)
+        columns = of_first.columns if of_first is not None else []
+        buffers = [buffer for column in columns for buffer in column.buffers() if buffer is not None and buffer.size]
+        self.is_mapped = all(whole.address <= one.address < whole.address + whole.size for one in buffers)
         self.num_rows = [batch.num_rows for batch in self._batches]
         self.num_bytes = [batch.get_total_buffer_size() for batch in self._batches]
 

@@ -20,7 +20,7 @@ from selector.errors import CorpusError
 
 _BLOCK = 4 << 20  # bytes that are read at a time
 _TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system
-_FRESH = "-fresh"  # ends the version of a file that was surveyed so soon after it was written
+_FRESH = " fresh"  # ends the version of a file that was surveyed so soon after it was written
 _compared: set[tuple[str, str, str]] = set()  # such files, once they were found the same later on
 
 
@@ -48,13 +48,13 @@ def version_of(path: str) -> str:
         stat = os.stat(path)
     except OSError as error:
         raise _cannot_be_read(path, error) from error
-    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_ino}"
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def is_fresh(version: str) -> bool:
     """Whether a file of this version was written so lately that a clock of whole seconds might not tell whether it is
     written again."""
-    _, *times, _ = version.split("-") if version else ("", "")
+    _, *times, _ = version.split(" ") if version else ("", "")
     return any(int(of_file) > time.time_ns() - _TICK for of_file in times)
 
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import mmap
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from typing import Any
@@ -41,6 +41,7 @@ class Groups(abc.ABC):
     schema: pa.Schema
     num_rows: Sequence[int]  # of each group
     num_bytes: Sequence[int]  # of each group, decoded, about
+    is_mapped: bool = False  # groups lie decoded in the file, which is mapped into memory
 
     @abc.abstractmethod
     def read(self, group: int, columns: Sequence[str] | None) -> pa.Table:
@@ -203,9 +204,11 @@ class _RowsAt:
         self._check()
         try:
             groups = self.form.open(self.path)
-            groups.close()
         except (pa.ArrowException, OSError) as error:
             raise formats.changed(self.path, f"it is not {self.form.name}", str(error)) from error
+        self.groups = groups if groups.is_mapped else None
+        if self.groups is None:
+            groups.close()
         self.names = set(groups.schema.names)
         self.units = [*_units(groups.num_bytes)]
         self.bounds = np.cumsum([0, *(sum(groups.num_rows[unit]) for unit in self.units)], dtype=np.int64)
@@ -225,9 +228,14 @@ class _RowsAt:
     def _unit(self, number: int, columns: tuple[str, ...]) -> "_Unit":
         key = (number, columns)
         if key not in self.mapped:
-            what = [str(number), *columns]
-            copy = self.cache.copy(self.path, self.size, what, functools.partial(self._write, number, columns))
-            self.mapped[key] = _Unit.of(copy)
+            if self.groups is not None:
+                self._check()
+                self.mapped[key] = _Unit.of(None, self._decoded(number, columns, self.groups))
+            else:
+                what = [str(number), *columns]
+                copy = self.cache.copy(self.path, self.size, what, functools.partial(self._write, number, columns))
+                mapped = pa.py_buffer(mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ))
+                self.mapped[key] = _Unit.of(copy, pa.ipc.open_stream(mapped))
             if len(self.mapped) > _MOST_UNITS:
                 self.mapped.popitem(last=False)
         self.mapped.move_to_end(key)
@@ -236,21 +244,21 @@ class _RowsAt:
     def _write(self, number: int, columns: Sequence[str], copy: BufferedWriter) -> None:
         """The rows of a unit, as Arrow streams them."""
         self._check()
-        blocks = self._decoded(number, columns)
+        groups = self.form.open(self.path)
+        blocks = self._decoded(number, columns, groups)
         first = next(blocks, None)
         assert first is not None, "a unit that is asked for has rows"
         with pa.ipc.new_stream(copy, first.schema) as stream:
             for block in itertools.chain([first], blocks):
                 stream.write_batch(block)
+        groups.close()
 
-    def _decoded(self, number: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _decoded(self, number: int, columns: Sequence[str], groups: Groups) -> Iterator[pa.RecordBatch]:
         unit = self.units[number]
         try:
-            groups = self.form.open(self.path)
             for batch in groups.batches(range(*unit.indices(len(groups.num_rows))), columns):
                 alive.sign()
                 yield _marked(batch)
-            groups.close()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise formats.changed(
                 self.path, f"its row groups {unit.start} to {unit.stop - 1} cannot be read", str(error)
@@ -264,29 +272,34 @@ class _RowsAt:
 class _Unit:
     """Rows that lie decoded in memory that is a file's; batch i holds the rows from bounds[i] to bounds[i + 1]."""
 
-    copy: Copy
+    copy: Copy | None
     batches: Sequence[pa.RecordBatch]
     bounds: Int64
 
     @classmethod
-    def of(cls, copy: Copy) -> "_Unit":
-        mapped = mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ)
-        batches = list(pa.ipc.open_stream(pa.py_buffer(mapped)))
+    def of(cls, copy: Copy | None, marked: Iterable[pa.RecordBatch]) -> "_Unit":
+        batches = [_unmarked(batch) for batch in marked]
         bounds = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
         return cls(copy=copy, batches=batches, bounds=bounds)
 
     def take(self, rows: Int64, path: str) -> list[dict[str, Any]]:
+        if len(self.batches) == 1:
+            return self._of_batch(0, rows, path)
         at = np.searchsorted(self.bounds, rows, side="right") - 1
         values: list[dict[str, Any]] = []
         for index in np.unique(at).tolist():
-            taken = self.batches[index].take(pa.array(rows[at == index] - self.bounds[index]))
-            is_bad = taken[_IS_BAD].to_pylist()
-            if any(is_bad):
-                raise formats.changed(
-                    path, "it has text that is not UTF-8, or other values that are not of their types"
-                )
-            values += taken.drop_columns([_IS_BAD]).to_pylist()
+            values += self._of_batch(index, rows[at == index] - self.bounds[index], path)
         return values
+
+    def _of_batch(self, index: int, rows: Int64, path: str) -> list[dict[str, Any]]:
+        taken = self.batches[index].take(pa.array(rows))
+        if _IS_BAD in taken.schema.names:
+            if any(taken[_IS_BAD].to_pylist()):
+                raise formats.changed(
+                    path, "it has text that is not UTF-8, or other values that are none of their types"
+                )
+            taken = taken.drop_columns([_IS_BAD])
+        return taken.to_pylist()
 
 
 def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -298,6 +311,11 @@ def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
         nothing = pa.RecordBatch.from_pylist([{}], batch.schema)
         batch = pa.concat_batches([nothing if bad else row for row, bad in zip(rows, is_bad, strict=True)])
     return batch.append_column(_IS_BAD, pa.array(is_bad))
+
+
+def _unmarked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows without that column, if it says nothing."""
+    return batch if any(batch[_IS_BAD].to_pylist()) else batch.drop_columns([_IS_BAD])
 
 
 def _units(num_bytes: Sequence[int]) -> Iterator[slice]:

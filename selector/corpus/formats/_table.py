@@ -72,7 +72,7 @@ class Table(Streamed):
             content = data.rstrip(b"\r\n")
             is_held = len(data) == length
             told = len(content) if is_held else length
-            yield Record(number, offset, told, offset + length, content if content.strip() else b"")
+            yield Record(number, offset, told, offset + length, content if content.strip(b" ") else b"")
             number, offset = number + 1, offset + length
 
     def _whole(self, line: bytes, lines: "_Lines") -> bytes:

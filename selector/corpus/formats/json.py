@@ -21,7 +21,7 @@ _KINDS = np.zeros(256, np.uint8)
 for _kind, _characters in ((_QUOTE, b'"'), (_BACKSLASH, b"\\"), (_OPENING, b"[{"), (_CLOSING, b"]}"), (_COMMA, b",")):
     _KINDS[list(_characters)] = _kind
 
-_FIRST_LINE = 1 << 20  # bytes of a line that may tell that a file holds lines
+_LONGEST = 64 << 20  # bytes of a first line that may tell that a file holds lines
 
 
 class Json(Lines):
@@ -31,7 +31,7 @@ class Json(Lines):
     stem_endings = (".json",)
 
     def start(self, file: BufferedIOBase) -> Start:
-        block = file.read(_FIRST_LINE)
+        block = file.read(1 << 16)
         mark = len(BOM) if block.startswith(BOM) else 0
         content = block[mark:].lstrip(_SPACE)
         if not content:
@@ -40,8 +40,11 @@ class Json(Lines):
             inside = content[1:].lstrip(_SPACE)[:1]
             if inside in (b"{", b"]", b""):
                 return Start(len(block) - len(content) + 1, True)
+        if b"\n" not in content:
+            content += file.readline(_LONGEST)
         line, newline, rest = content.partition(b"\n")
-        if newline and rest.strip() and isinstance(_json.parse(line.rstrip()), dict):
+        has_more = newline and (rest.strip() or any(more.strip() for more in chunks(file)))
+        if has_more and isinstance(_json.parse(line.rstrip()), dict):
             return Start(0, False)
         raise NoRows("it is no array of objects")
 
