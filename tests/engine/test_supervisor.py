@@ -1,8 +1,12 @@
 """What becomes of parts that fail: the state machine on its own, then the in-process executor."""
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import MemoryStorage
+from selector.engine import inside
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece, Receipt, Task
 from selector.engine.step import APART, Done, Map
@@ -48,6 +53,31 @@ class Raising(Numbers):
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         raise self.error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signalling(Numbers):
+    """Is interrupted while it is at work."""
+
+    name: str = field(default="signalling", metadata=APART)
+    number: int
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        signal.raise_signal(signal.Signals(self.number))
+        return super().process(task, store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending(Numbers):
+    """Row 2 does something to the process."""
+
+    name: str = field(default="ending", metadata=APART)
+    how: str
+
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+        if 2 in rows_of(task):
+            {"hang": lambda: time.sleep(100), "die": lambda: os.kill(os.getpid(), signal.SIGKILL)}[self.how]()
+        return super().process(task, store)
 
 
 def rows_of(task: Task) -> list[int]:
@@ -518,6 +548,46 @@ def test_an_error_about_the_run_is_no_attempt(store: Store, error: BaseException
         list(LocalExecutor().run(Raising(error=error), tasks_of(4), store))
     assert caught.value is error
     assert list(store.storage.list("")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "reason"), [("hang", "deadline"), ("die", "worker_died")])
+def test_with_a_deadline_a_row_that_hangs_or_dies_costs_a_local_run_itself(
+    how: str, reason: str, tmp_path: Path
+) -> None:
+    store = Store.open(tmp_path)
+    with LocalExecutor(workers=1, deadline=1.5, attempts=2) as executor:
+        receipts = [*executor.run(Ending(how=how), tasks_of(4, 4, 14), store)]
+    seals = [store.sealed(receipt.key) for receipt in sorted(receipts, key=lambda receipt: receipt.key)]
+    lost = [row for seal in seals for row in store.table(seal, "quarantine").to_pylist()]
+    assert [(row["place"], row["reason"]) for row in lost] == [(2, reason)]
+    assert [row for seal in seals for row in store.table(seal, "numbers")["row"].to_pylist()] == [0, 1, *range(3, 22)]
+    here = Store(MemoryStorage())
+    with LocalExecutor() as executor:
+        for seal, receipt in zip(seals[1:], executor.run(Numbers(), tasks_of(4, 4, 14)[1:], here), strict=True):
+            assert here.sealed(receipt.key).tables == seal.tables, "the same bytes as in this process"
+
+
+def test_what_cannot_be_sent_to_a_process_is_refused_with_the_reason(tmp_path: Path) -> None:
+    step = Raising(error=lambda: None)
+    with LocalExecutor(deadline=60.0) as executor, pytest.raises(SelectorError, match="cannot be sent to a process"):
+        list(executor.run(step, tasks_of(4), Store.open(tmp_path)))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_only_a_signal_interrupts(sent: signal.Signals, store: Store) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(sent, interrupt)
+    try:
+        with inside.stays(), pytest.raises(SelectorError, match=r"raising fails .* KeyboardInterrupt\. So it is not"):
+            list(LocalExecutor().run(Raising(error=KeyboardInterrupt()), tasks_of(4), store))
+        with pytest.raises(KeyboardInterrupt), inside.stays():
+            list(LocalExecutor().run(Signalling(number=sent), tasks_of(4), store))
+        assert signal.getsignal(sent) is interrupt
+    finally:
+        signal.signal(sent, before)
 
 
 def test_a_step_that_always_raises_ends_the_run_in_process(store: Store) -> None:
