@@ -51,8 +51,9 @@ _MOST_DIGITS = 38
 _WIDEST = pa.decimal128(_MOST_DIGITS, 0)
 _SPELT = {  # what text may spell, from narrow to wide
     "spelt boolean": r"^(true|false|True|False|TRUE|FALSE)$",
-    "spelt integer": r"^-?(0|[1-9][0-9]{0,17})$",
-    "spelt number": r"^-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?$|^[+-]?(nan|NaN|NAN|inf|Inf|Infinity)$",
+    "spelt integer": r"^-?(0|[1-9][0-9]{0,37})$",
+    "spelt number": r"^-?(0|[1-9][0-9]*)?\.[0-9]+([eE][+-]?[0-9]+)?$|^-?(0|[1-9][0-9]*)[eE][+-]?[0-9]+$"
+    r"|^[+-]?(nan|NaN|NAN|inf|Inf|Infinity)$",
 }
 _UNITS = ("s", "ms", "us", "ns")
 
@@ -216,6 +217,8 @@ def _typed(places: Places, values: pa.Array, name: str, lost: _Lost) -> _Kept:
         values = values.storage if isinstance(values, pa.ExtensionArray) else values.dictionary_decode()
     if pa.types.is_run_end_encoded(values.type):
         values = pc.run_end_decode(values)
+    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):  # which few functions take
+        values = values.cast(pa.string() if pa.types.is_string_view(values.type) else pa.binary())
     if pa.types.is_floating(values.type):
         values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
@@ -266,7 +269,7 @@ def _held(
         if kind == "text":
             kept.validate(full=True)
         return places, kept
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         if len(values) == 1:
             detail = str(error).splitlines()[0]
             said = f"the column {name!r} holds what no type does: {detail}"
@@ -286,14 +289,20 @@ def _with_words(values: pa.Array) -> pa.Array:
 
 def _wordy(kind: pa.DataType) -> pa.DataType:
     is_ = pa.types
-    if is_.is_temporal(kind) and not is_.is_duration(kind):
+    if is_.is_date(kind) or is_.is_time(kind) or is_.is_timestamp(kind):
         return pa.string()
+    if is_.is_duration(kind):
+        return pa.int64()
     if is_.is_struct(kind):
         return pa.struct([each.with_type(_wordy(each.type)) for each in kind])
     if is_.is_list(kind):
         return pa.list_(_wordy(kind.value_type))
     if is_.is_large_list(kind):
         return pa.large_list(_wordy(kind.value_type))
+    if is_.is_fixed_size_list(kind):
+        return pa.list_(_wordy(kind.value_type), kind.list_size)
+    if is_.is_map(kind):
+        return pa.map_(kind.key_type, _wordy(kind.item_type))
     return kind
 
 
@@ -335,13 +344,7 @@ def _seen(name: str, kind: str, places: Places, values: pa.Array) -> Iterator[di
 def _ends(kind: str, places: Places, values: pa.Array) -> dict[str, Any]:
     """The least and the greatest of integers and moments, and the first integer that a float may not hold."""
     if kind in ("integer", "spelt integer"):
-        numbers = (
-            values
-            if values.type == _WIDEST
-            else values.cast(pa.decimal128(20, 0), safe=True)
-            if (pa.types.is_integer(values.type))
-            else values.cast(pa.int64())
-        )
+        numbers = values.cast(_WIDEST)
         is_large = pc.or_(
             pc.greater_equal(numbers, pa.scalar(_FLOAT_HOLDS).cast(numbers.type)),
             pc.less_equal(numbers, pa.scalar(-_FLOAT_HOLDS).cast(numbers.type)),

@@ -64,7 +64,7 @@ def _check_corpus(
         for name, where in everywhere.items():
             column = name if beginning.is_whole else fields.name_of(fields.path_of(name)[:1])
             if names and _spelt(column) not in names:
-                raise unknown_column(name, where, uri, names)
+                raise unknown_column(name, where, uri, names, catalogue)
         if rule is not None:
             _check_rule(rule, uri, beginning, names, catalogue)
     if len(errors) == len(found.files):
@@ -73,16 +73,17 @@ def _check_corpus(
         raise CorpusError(f"corpus.paths: there is no row in {', '.join(policy.corpus.paths)}. Give files with rows.")
     for name, where in somewhere.items():
         if is_whole and known and _spelt(name) not in known:
-            ours = [*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else []
             who = found.uris[0] if len(found.uris) == 1 else f"none of the {len(found.uris)} files of the corpus"
-            raise unknown_column(name, where, who, {*known, *ours})
+            raise unknown_column(name, where, who, known, catalogue)
 
 
-def unknown_column(name: str, where: str, who: str, known: Collection[str]) -> CorpusError:
+def unknown_column(name: str, where: str, who: str, of_corpus: Collection[str], catalogue: Catalogue) -> CorpusError:
     """The error to raise where a column that the policy names at a place is not there; `who` has it not."""
+    ours = [*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else []
+    known = {*of_corpus, *ours}
     hint = did_you_mean(name, known)
     quoted = fields.name_of([name])
-    if quoted in known:
+    if quoted in of_corpus:
         hint = f"Did you mean {quoted}? A dot that is part of a name is written in quotes."
     has = "has a column" if who.startswith("no") else "has no column"
     return CorpusError(

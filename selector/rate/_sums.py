@@ -58,19 +58,19 @@ def type_of(sums: pa.Table, score: str) -> pa.DataType:
     return pa.ipc.read_schema(pa.py_buffer(row["type"])).field(0).type
 
 
-def mean_of(sums: pa.Table, score: str) -> pa.Scalar:
-    """The mean of a score over the documents that have it, in the score's own type; of none, its zero."""
+def mean_of(sums: pa.Table, score: str) -> pa.Array:
+    """The mean of a score over the documents that have it, in the score's own type; of none, its zero. One value."""
     (row,) = _rows(sums, score)
     kind, count = pa.ipc.read_schema(pa.py_buffer(row["type"])).field(0).type, row["count"]
     counts = exact.parts(np.empty(0))
     counts[:, row["exponent"]] = [row["high"], row["low"]]
     if pa.types.is_floating(kind):
-        return pa.scalar(float(exact.total(counts) / max(count, 1)), kind)
+        return pa.array([float(exact.total(counts) / max(count, 1))], kind)
     units = (int(counts[0, 0]) << 32) + int(counts[1, 0])
     unit = round(Fraction(units, count)) - 2**63 if count else 0
     if pa.types.is_decimal(kind):
-        return pa.scalar(Decimal(unit).scaleb(-kind.scale), kind)
-    return pa.scalar(unit, pa.int64()).cast(pa.int32() if pa.types.is_date32(kind) else pa.int64()).cast(kind)
+        return pa.array([Decimal(unit).scaleb(-kind.scale)], kind)
+    return pa.array([unit], pa.int64()).cast(pa.int32() if pa.types.is_date32(kind) else pa.int64()).cast(kind)
 
 
 def is_missing(sums: pa.Table, score: str) -> bool:

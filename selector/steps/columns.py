@@ -145,7 +145,8 @@ def check(done: Done, resolved: Resolved) -> None:
         name: str = row["name"]
         if not row["is_there"]:
             known = done.table("columns", "known")["name"].to_pylist()
-            raise unknown_column(name, resolved.corpus_columns[name], "no document of the corpus", known)
+            where = resolved.corpus_columns[name]
+            raise unknown_column(name, where, "no document of the corpus", known, resolved.catalogue)
         if row["disagree"] is not None and rule is not None and name in rule.uncast_columns:
             raise CorpusError(
                 f"select.where: the column {name!r} of the corpus has no one type: {row['disagree']}. Write it in one "

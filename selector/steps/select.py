@@ -122,7 +122,7 @@ class Select(Whole):
         used, means = done.once("select: scores", lambda: self._scores(done))
         return replace(self.eligibility, used=used, means=means)
 
-    def _scores(self, done: Done) -> tuple[tuple[Column, ...], dict[str, pa.Scalar]]:
+    def _scores(self, done: Done) -> tuple[tuple[Column, ...], dict[str, pa.Array]]:
         """The used scores that decide, and the means that stand in for them."""
         used = self._lacking(done)
         imputed = used if self.eligibility.missing == "impute" else ()

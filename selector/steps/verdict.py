@@ -64,7 +64,7 @@ class Eligibility:
     used: tuple[Column, ...]  # scores without which a document cannot be chosen, under their long names
     rule: Rule | None
     missing: Literal["drop", "last", "impute"]
-    means: Mapping[str, pa.Scalar] = field(default_factory=dict[str, pa.Scalar])  # of used scores, if they are imputed
+    means: Mapping[str, pa.Array] = field(default_factory=dict[str, pa.Array])  # of used scores, if imputed: one each
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -77,7 +77,7 @@ class Eligibility:
             "rule": self.rule.text if self.rule else None,
             "used": [column.name for column in self.used],
             "missing": self.missing,
-            "means": {name: str(mean) for name, mean in self.means.items()},
+            "means": {name: _spelt(mean) for name, mean in self.means.items()},
         }
 
     def verdict(self, store: Store, tasks: Sequence[Task], columns: Sequence[Column] = ()) -> Verdict:
@@ -97,7 +97,7 @@ class Eligibility:
         for column in columns:
             if column.meaning is not None and column.column in self.means:
                 at = documents.schema.get_field_index(column.name)
-                values = documents.column(at).fill_null(self.means[column.column])
+                values = documents.column(at).fill_null(self.means[column.column][0])
                 documents = documents.set_column(at, documents.schema.field(at), values)
         return Verdict(live=documents, borders=borders, code=code, causes=causes)
 
@@ -162,6 +162,11 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
 
 CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)
 """In the order in which a document meets them."""
+
+
+def _spelt(mean: pa.Array) -> str:
+    """A mean as text, also one of moments or dates that Python does not hold."""
+    return str((mean.cast(pa.string()) if pa.types.is_temporal(mean.type) else mean)[0])
 
 
 def lost_from(store: Store, parts: Sequence[Seal]) -> list[Any]:

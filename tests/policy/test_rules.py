@@ -5,7 +5,6 @@ the values as they were written, or row by row.
 """
 
 import datetime
-import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from selector.engine.runner import Runner
 from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.errors import PolicyError
+from selector.pipeline import build
 from selector.plugins.catalogue import Catalogue
 from selector.policy import Policy
 from selector.policy.resolve import resolve
@@ -492,7 +492,6 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-@functools.cache
 def parquet_and_json(layout: str, folder: Path) -> Mapping[str, pa.Table]:
     """The values as they are stored of both kinds of files, by a column's name."""
     rows_per_part, cut = LAYOUTS[layout]
@@ -517,20 +516,89 @@ def passed(rule: Rule, tables: Mapping[str, pa.Table]) -> tuple[int, ...]:
     return tuple(rule.test(pa.table(held)).nonzero()[0].tolist())
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=[] if name == "one part" else pytest.mark.slow) for name in LAYOUTS]
-)
-def test_a_rule_passes_what_was_counted_by_hand_whatever_the_cut(
-    layout: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    assert len(CASES) > 500
-    tables = parquet_and_json(layout, tmp_path_factory.getbasetemp() / layout)
+def check(cases: Sequence[Case], layout: str, folder: Path) -> None:
+    tables = parquet_and_json(layout, folder / layout)
     wrong: list[str] = []
-    for case in CASES:
+    for case in cases:
         try:
             got: Any = passed(Rule.of(case.rule, Catalogue()), tables)
         except PolicyError as error:
             got = error
         if got != case.passing:
             wrong.append(f"{case.rule}: wanted {case.passing}, got {got}")
-    assert not wrong, "\n".join([f"{len(wrong)} of {len(CASES)}", *wrong])
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(cases)}", *wrong])
+
+
+def test_some_rules_pass_what_was_counted_by_hand(tmp_path: Path) -> None:
+    check(CASES[::9], "three files, middle first", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_rule_passes_what_was_counted_by_hand_whatever_the_cut(layout: str, tmp_path: Path) -> None:
+    assert len(CASES) > 650
+    check(CASES, layout, tmp_path)
+
+
+WHOLE_RUNS = {
+    "long >= 9007199254740993": (5, 6, 8),
+    "wide = 18446744073709551615": (6,),
+    "double > 0.05": (3, 4, 5),
+    "day >= '2024-07-01'": (4, 5, 6),
+    "micro = '2024-07-01T00:00:00.000001'": (3,),
+    "money * 3 = 3.3": (4,),
+    "small - 1 < 0 OR num_tokens / 0 > 1": (0,),
+    "coded = 'x' AND flag": (0, 2, 5),
+}
+"""Rules over the files of Parquet, and the rows that pass."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_whole_run_keeps_what_was_counted_by_hand_whatever_the_cut(layout: str, tmp_path: Path) -> None:
+    """Also where a rater passes on the column that the rule names."""
+    rows_per_part, cut = LAYOUTS[layout]
+    for number, of_file in enumerate(cut):
+        pq.write_table(table(of_file), tmp_path / f"{number}.parquet")
+    for rule, passing in WHOLE_RUNS.items():
+        column = rule.partition(" ")[0]
+        policy = {
+            "corpus": {"paths": [str(tmp_path / "*.parquet")], "rows_per_part": rows_per_part},
+            "rate": [{"column": {"column": column, "higher_is": "better"}}]
+            if column in ("long", "double")
+            else ["length"],
+            "select": {"where": rule, "budget": {"fraction": 1.0}, "using": "random"},
+            "order": {"using": "shuffled"},
+        }
+        manifest = build(Policy.of(policy), root=str(tmp_path / "root"), executor=LocalExecutor(workers=1)).manifest
+        rows = manifest.rows(0, len(manifest))
+        kept = [cut[file][row] for file, row in zip(rows["file"].to_pylist(), rows["row"].to_pylist(), strict=True)]
+        assert tuple(sorted(kept)) == passing, rule
+
+
+SCORES: dict[str, pa.Array] = {
+    "integers": pa.array([2**60 + 7 * n % 9 for n in range(9)]),
+    "unsigned": pa.array([2**62 + 7 * n % 9 for n in range(9)], pa.uint64()),
+    "nanoseconds": pa.array([1_700_000_000_000_000_000 + 7 * n % 9 for n in range(9)], pa.timestamp("ns", "UTC")),
+    "far dates": pa.array([4_000_000 + 7 * n % 9 for n in range(9)], pa.date32()),
+    "decimals": pa.array([Decimal(10**15 + 7 * n % 9) / 100 for n in range(9)], pa.decimal128(18, 2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("missing", ["drop", "last", "impute"])
+def test_a_score_of_the_corpus_decides_by_its_last_digit(kind: str, missing: str, tmp_path: Path) -> None:
+    texts = [text_of(number, 8) for number in range(9)]
+    nested = pa.StructArray.from_arrays([SCORES[kind]], names=["x"])
+    pq.write_table(pa.table({"text": texts, "meta": nested}), tmp_path / "a.parquet")
+    policy = {
+        "corpus": {"paths": [str(tmp_path / "a.parquet")]},
+        "rate": [{"column": {"column": "meta.x", "higher_is": "better"}}],
+        "select": {"budget": {"documents": 5}, "using": {"top": {"score": "meta.x"}}, "missing": missing},
+        "order": {"using": {"by_score": {"score": "meta.x"}}},
+        "manifest": {"quality": "meta.x"},
+    }
+    manifest = build(Policy.of(policy), root=str(tmp_path / "root"), executor=LocalExecutor(workers=1)).manifest
+    assert manifest.rows(0, 5)["row"].to_pylist() == sorted(range(9), key=lambda n: 7 * n % 9)[4:]
+    assert manifest.describe() and manifest.explain(manifest.at(0)["doc_id"])

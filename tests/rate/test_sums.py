@@ -44,7 +44,7 @@ def test_the_sums_of_parts_are_those_of_the_whole_and_a_mean_is_rounded_once(kin
     assert together.equals(added([whole])) and together["score"].to_pylist() == ["score", "mood"]
     assert is_missing(together, "score") == is_missing(together, "mood") == (None in everything)
     present = [value for value in everything if value is not None]
-    mean = mean_of(together, "score")
+    mean = mean_of(together, "score")[0]
     assert mean.type == type_
     if present and kind == "numbers":
         expected = float(sum(map(Fraction, present), start=Fraction()) / len(present))

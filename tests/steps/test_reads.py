@@ -161,7 +161,7 @@ def test_a_corpus_file_is_read_three_times_and_by_no_step_after_ingest_where_tex
         tiny_model,
         corpus={"paths": [str(corpus)], "rows_per_part": 20, "keep_texts": keep_texts},
         rate=[{"readability": {}, "as": rater} for rater in raters],
-        select={"budget": {"fraction": 0.4}, "using": {"kmeans_quality": {"score": raters[0]}}},
+        select={"budget": {"fraction": 0.4}, "where": "edu >= 0", "using": {"kmeans_quality": {"score": raters[0]}}},
         order={"using": {"by_score": {"score": raters[1]}}},
         manifest={},
     )
