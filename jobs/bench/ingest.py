@@ -1,7 +1,8 @@
 """The ingest of files as they are beside the plain way: JSON lines, and the tokenizer's own batches.
 
-Every round starts cold: a new process, a new root, workers that are started for it. The alternatives take turns, and
-the medians and their ratio are what to quote.
+Every round starts cold: a new process, a new root, workers that are started for it. Whatever the executor connects to
+is there, as Ray is on a cluster; how long it takes to start is told apart. The alternatives take turns, and the medians
+and their ratio are what to quote.
 """
 
 import json
@@ -34,20 +35,24 @@ def ingest(paths: Sequence[str], executor: str, rounds: int) -> None:
     print(f"{len(files)} files of JSON lines, {num_bytes / 1e6:.1f} MB; load {os.getloadavg()[0]:.2f}")
     policy["corpus"] = {"paths": files}
     seconds: dict[str, list[float]] = {}
+    started: list[float] = []
     for _ in range(rounds):
         alternatives = {"json and encode_batch": _plain, f"survey and ingest, --executor {executor}": _ours}
         for name, work in alternatives.items():
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                seconds.setdefault(name, []).append(pool.submit(work, policy, executor).result())
+                before, taken = pool.submit(work, policy, executor).result()
+            seconds.setdefault(name, []).append(taken)
+            started += [before] if before else []
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     first = next(iter(medians.values()))
     for name, median in medians.items():
         spread = f"{num_bytes / 1e6 / max(seconds[name]):.2f} to {num_bytes / 1e6 / min(seconds[name]):.2f}"
         print(f"{name:<44} {num_bytes / 1e6 / median:7.2f} MB/s ({spread})  x{first / median:.2f}")
+    print(f"before that, the executor took {statistics.median(started):.1f} s to connect")
 
 
-def _plain(policy: Any, executor: str) -> float:
-    """Seconds of reading every line and counting its tokens, on all CPUs of this process: there is no executor."""
+def _plain(policy: Any, executor: str) -> tuple[float, float]:
+    """0, and seconds of reading every line and counting its tokens on all CPUs: there is no executor to connect."""
     del executor
     from tokenizers import Tokenizer
 
@@ -60,19 +65,21 @@ def _plain(policy: Any, executor: str) -> float:
             texts = [json.loads(line)["text"] for line in lines]
         for first in range(0, len(texts), _BATCH):
             tokenizer.encode_batch(texts[first : first + _BATCH], add_special_tokens=False)
-    return time.monotonic() - began
+    return 0.0, time.monotonic() - began
 
 
-def _ours(policy: Any, executor: str) -> float:
-    """Seconds of the two steps, with what it takes to start and to end the workers."""
+def _ours(policy: Any, executor: str) -> tuple[float, float]:
+    """Seconds until the executor is connected, and of the two steps, with what it takes to start the workers."""
     with tempfile.TemporaryDirectory(prefix="selector-ingest-") as root:
         resolved = resolve(Policy.of(policy))
         chosen = plugins.make("executors", executor, {}, "--executor", Executor)
         began = time.monotonic()
-        flow = pipeline.flow(resolved, chosen)
-        run = Run.open(resolved, flow, root)
-        with Runner(run.store, chosen) as runner:
-            runner.run(
-                [step for step in flow if step.family in ("survey", "ingest")], {"survey": run.after()["survey"]}
-            )
-        return time.monotonic() - began
+        with chosen:
+            connected = time.monotonic()
+            flow = pipeline.flow(resolved, chosen)
+            run = Run.open(resolved, flow, root)
+            with Runner(run.store, chosen) as runner:
+                runner.run(
+                    [step for step in flow if step.family in ("survey", "ingest")], {"survey": run.after()["survey"]}
+                )
+            return connected - began, time.monotonic() - connected
