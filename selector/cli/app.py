@@ -2,15 +2,16 @@
 
 import atexit
 import json as json_module
+import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import typer.core
@@ -230,12 +231,24 @@ def opened_root(root: str) -> Storage:
 def print_json(value: Any) -> None:
     """The one JSON document that a command prints."""
     _signals.is_over = True  # with it the work is done
-    text = json_module.dumps(value, ensure_ascii=False)
+    value = _as_json(value)
+    text = json_module.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json_module.dumps(value)
     print(text)
+
+
+def _as_json(value: Any) -> Any:
+    """The value with what JSON has: null for NaN and infinities, text for a date."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(inner) for key, inner in cast(Mapping[Any, Any], value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(inner) for inner in cast(Sequence[Any], value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 def print_row(row: dict[str, Any], as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """A command ends with the code of its work, whatever becomes of what it prints and whenever it is told to end."""
 
+import datetime
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from command import COMMAND, Ended, process, selector, write_policy
 from conftest import text_of, write_jsonl
 from selector.cli import streams
+from selector.cli.app import print_json
 
 LOUD = """
 import dataclasses, os, subprocess, sys
@@ -117,6 +119,12 @@ def test_nothing_that_a_plug_in_prints_comes_to_stdout(made: Made) -> None:
     assert ended.json["documents"] == 8 and ended.out.count("\n") == 1
     for said in ("by print", "by its number", "by another name", "and not flushed", "by a child"):
         assert said in ended.err
+
+
+def test_what_is_printed_as_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"cut": float("nan"), 1: [float("inf"), -0.5, datetime.date(2024, 5, 1)], "path": "caf\udce9"})
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == {"cut": None, "1": [None, -0.5, "2024-05-01"], "path": "caf\udce9"}
 
 
 TOLD_TO_END = """
