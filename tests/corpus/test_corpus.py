@@ -517,6 +517,9 @@ def test_a_source_of_any_type_is_its_text_and_a_null_one_is_counted(tmp_path: Pa
     columns: dict[str, tuple[pa.Array, list[str]]] = {
         "day": (pa.array([datetime.date(2024, 5, 1), None]), ["2024-05-01", "a"]),
         "at": (pa.array([datetime.datetime(2024, 5, 1, 12), None], pa.timestamp("us")), ["2024-05-01 12:00:00", "a"]),
+        "ns": (pa.array([10**18 + 1, None], pa.timestamp("ns")), ["2001-09-09 01:46:40.000000001", "a"]),
+        "clock": (pa.array([1, 3_600_000_000_000], pa.time64("ns")), ["00:00:00.000000001", "01:00:00"]),
+        "far": (pa.array([4_000_000, 0], pa.date32()), ["12921-08-18", "1970-01-01"]),
         "price": (pa.array([decimal.Decimal("1.50"), None]), ["1.50", "a"]),
         "share": (pa.array([0.5, math.nan]), ["0.5", "a"]),
         "number": (pa.array([2**60, 0]), [str(2**60), "0"]),

@@ -99,6 +99,17 @@ def test_nested_columns_and_numbers_are_text_key_and_source(tmp_path: Path) -> N
         assert sorted(texts) == sorted(f"{i}: {text_of(i, 6)}" for i in range(12))
 
 
+def test_a_time_to_the_nanosecond_and_a_year_12921_are_text_to_the_trainer_too(tmp_path: Path) -> None:
+    at, day = pa.array([10**18 + 1, 10**18], pa.timestamp("ns")), pa.array([4_000_000, 0], pa.date32())
+    pq.write_table(pa.table({"text": ["one", "two"], "at": at, "day": day}), tmp_path / "a.parquet")
+    manifest = made(tmp_path, tmp_path / "a.parquet", corpus={"text": "{at} {day} {text}", "source": "day"})
+    assert {row["source"] for row in rows_of(manifest)} == {"12921-08-18", "1970-01-01"}
+    assert set(Texts(manifest).read(manifest.rows(0, 2))) == {
+        "2001-09-09 01:46:40.000000001 12921-08-18 one",
+        "2001-09-09 01:46:40 1970-01-01 two",
+    }
+
+
 def test_a_budget_out_of_reach_is_logged_with_what_it_lacked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": text_of(i, 6), "edu": i % 3} for i in range(30)])
     select = {"where": "edu = 0", "budget": {"documents": 20}}

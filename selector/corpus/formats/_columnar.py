@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedWriter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +139,8 @@ class Columnar(formats.Format):
             rows: list[dict[str, Any]] = []
             for batch in groups.batches(range(len(groups.num_rows)), here) if here else ():
                 batch.validate(full=True)
-                rows += batch.slice(0, num_rows - len(rows)).to_pylist()
+                read = _read(batch.slice(0, num_rows - len(rows)))
+                rows += [dict(row) for row in read if not isinstance(row, Bad)]
                 if len(rows) == num_rows:
                     break
             groups.close()
@@ -168,12 +169,7 @@ def _is_sound(table: pa.Table | pa.RecordBatch) -> bool:
 
 
 def _rows_of(table: pa.Table, first: int, wanted: Collection[int] | None) -> Iterator[RowRead]:
-    try:
-        values: list[Row] = list(table.to_pylist()) if _is_sound(table) else []
-    except (ValueError, OverflowError, pa.ArrowException):  # Python has no such value
-        values = []
-    if len(values) != table.num_rows:
-        values = [_one(table, index) for index in range(table.num_rows)]
+    values = _read(table) if _is_sound(table) else [_one(table, index) for index in range(table.num_rows)]
     for number, row in enumerate(values, first):
         if wanted is None or number in wanted:
             yield RowRead(number, row)
@@ -183,11 +179,42 @@ def _one(table: pa.Table, index: int) -> Row:
     one = table.slice(index, 1)
     try:
         one.validate(full=True)
-        return one.to_pylist()[0]
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (ValueError, pa.ArrowException) as error:
         return Bad(reason="not_utf8", detail=str(error))
-    except (ValueError, OverflowError, pa.ArrowException) as error:
-        return Bad(reason="no_value", detail=str(error))
+    return _read(one)[0]
+
+
+def _read(table: pa.Table | pa.RecordBatch) -> list[Row]:
+    """The rows of a sound table; Bad where one has a value that is neither Python's nor has a text."""
+    try:
+        return list(table.to_pylist())
+    except (ValueError, OverflowError):
+        pass
+    rows: list[Row] = []
+    for values in zip(*map(_values, table.columns), strict=True):
+        bad = next((value for value in values if isinstance(value, Bad)), None)
+        rows.append(bad or dict(zip(table.schema.names, values, strict=True)))
+    return rows
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values of a column, each as Python has it, or else as text: a time to the nanosecond, a year 12921."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        texts: list[str | None] = column.cast(pa.string()).to_pylist()
+    except pa.ArrowException:  # of values in lists and the like
+        texts = [None] * len(column)
+    values: list[Any] = []
+    for value, text in zip(column, texts, strict=True):
+        try:
+            values.append(value.as_py())
+        except (ValueError, OverflowError) as error:
+            has_text = text is not None and not text.startswith("<value out of range")
+            values.append(text if has_text else Bad(reason="no_value", detail=str(error)))
+    return values
 
 
 @dataclass(kw_only=True, eq=False)
@@ -299,7 +326,10 @@ class _Unit:
                     path, "it has text that is not UTF-8, or other values that are none of their types"
                 )
             taken = taken.drop_columns([_IS_BAD])
-        return taken.to_pylist()
+        read = _read(taken)
+        if any(isinstance(row, Bad) for row in read):
+            raise formats.changed(path, "it has values that it had not")
+        return cast(list[dict[str, Any]], read)
 
 
 def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
