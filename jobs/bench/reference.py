@@ -78,6 +78,7 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
     if policy.select.where is not None:
         rule = policy.select.where
         leave(~_passes(rule, columns), "left_out", f"where: {rule}")
+    leave(columns["num_tokens"] == 0, "left_out", "no tokens: the tokenizer finds none in its text")
     using, order = policy.select.using, policy.order.using
     named = {choice.options.get("score") for choice in (using, order)} - {None}  # an option may be written as null
     for score in sorted(map(str, named)):
@@ -177,7 +178,7 @@ def _select(
     """Which documents of the pool are kept, the outcome, the reason and the inclusion probability of each."""
     options, name, budget = policy.select.using.options, policy.select.using.name, policy.select.budget
     unit = "documents" if budget.documents is not None else "tokens"
-    sizes = np.maximum(columns["num_tokens"], 1) if unit == "tokens" else np.ones(len(ids), np.int64)
+    sizes = columns["num_tokens"] if unit == "tokens" else np.ones(len(ids), np.int64)
     amount = budget.documents or budget.tokens or int(Fraction(str(budget.fraction)) * int(sizes.sum()))
     values = _column(columns[options["score"]]) if "score" in options else None
     lottery: Lottery | None = None

@@ -53,8 +53,7 @@ class Budget:
 def costs(num_tokens: npt.NDArray[Any]) -> Ints:
     """What documents cost in tokens: as many as they have, and at least 1.
 
-    A document in which the tokenizer finds nothing counts as one token in every budget, quota and fraction: it is there
-    to be visited, so it is not free, and a selection is never filled up with such documents.
+    So no document is free in any budget, quota or fraction. (A flow leaves documents of no tokens out, by name.)
     """
     return np.maximum(num_tokens, 1).astype(np.int64)
 

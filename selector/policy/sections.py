@@ -192,8 +192,7 @@ class ClusterPolicy(_Section):
 
 
 class BudgetPolicy(_Section):
-    """How much may be chosen: one of documents, tokens or a fraction of the tokens. A document without any counts as
-    one token."""
+    """How much may be chosen: one of documents, tokens or a fraction of the tokens."""
 
     documents: Amount | None = None
     tokens: Amount | None = None

@@ -37,7 +37,7 @@ class Select(Whole):
     order) and `chosen` (what is said of those that are kept); and `facts`."""
 
     name: str = field(default="select", metadata=APART)
-    version = 6
+    version = 7
     libraries = ("duckdb",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)

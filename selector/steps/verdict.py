@@ -19,11 +19,14 @@ from selector.corpus.joined import PLACE, state_columns
 from selector.engine.part import Task
 from selector.engine.slices import joined
 from selector.engine.store import Seal, Store, fingerprint
+from selector.plugins.catalogue import KNOWN
 from selector.policy.where import Rule
 from selector.select import Reason
 from selector.steps.gather import PartReader
 
 Bools = npt.NDArray[np.bool_]
+
+SIZE = replace(KNOWN["num_tokens"], name="tokens of it")
 
 KEPT, LEFT_OUT, QUARANTINED = (tables.OUTCOMES.index(word) for word in ("kept", "left_out", "quarantined"))
 
@@ -37,6 +40,7 @@ class Cause:
 
 
 DUPLICATE = Cause(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
+EMPTY = Cause(outcome=LEFT_OUT, reason="no tokens: the tokenizer finds none in its text")
 CLASH = Cause(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
 
 
@@ -69,7 +73,7 @@ class Eligibility:
     @property
     def columns(self) -> tuple[Column, ...]:
         """What it must know of a document."""
-        return (*self.used, *(self.rule.columns if self.rule else ()))
+        return (SIZE, *self.used, *(self.rule.columns if self.rule else ()))
 
     def identity(self) -> dict[str, Any]:
         """What decides a verdict, beside the documents."""
@@ -83,7 +87,7 @@ class Eligibility:
     def verdict(self, store: Store, tasks: Sequence[Task], columns: Sequence[Column] = ()) -> Verdict:
         """The verdict on consecutive parts; their documents come with these columns, under names of ours, as whoever
         chooses sees them: the mean of a used score where there is none, if that is the policy."""
-        read = [PLACE, *self.used, *state_columns(self.used), *self._rule_columns(), *columns]
+        read = [PLACE, SIZE, *self.used, *state_columns(self.used), *self._rule_columns(), *columns]
         parts = [self.reader.read(store, task, read) for task in tasks]
         borders = [0, *itertools.accumulate(part.num_rows for part in parts)]
         documents = joined(parts)
@@ -149,6 +153,11 @@ def ruled_out(live: Live) -> Iterator[tuple[Bools, Cause]]:
         yield ~live.eligibility.passed(live.documents), Cause(outcome=LEFT_OUT, reason=f"where: {rule.text}")
 
 
+def without_tokens(live: Live) -> Iterator[tuple[Bools, Cause]]:
+    """What has nothing to train on, so that no budget would bound how many of them are taken."""
+    yield live.documents[SIZE.name].to_numpy() == 0, EMPTY
+
+
 def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What lacks a score that is used, where such documents are dropped."""
     for score in live.eligibility.used if live.eligibility.missing == "drop" else ():
@@ -160,7 +169,7 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
                 yield absent & (codes == index), Cause(outcome=LEFT_OUT, reason=f"no score '{score.column}': {state}")
 
 
-CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_score)
+CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_tokens, without_score)
 """In the order in which a document meets them."""
 
 
