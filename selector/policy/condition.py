@@ -160,7 +160,7 @@ def _compiled(text: str, schema: pa.Schema, kinds: Mapping[str, str]) -> Compile
     value = compiler.value(tree_of(text))
     if value.kind not in ("bool", "null"):
         raise PolicyError(f"select.where: {short(text)!r} is {value.type}, not true or false. Write a comparison.")
-    return Compiled(sql=value.sql, prepared=compiler.prepared)
+    return Compiled(sql=compiler.checked(value).sql, prepared=compiler.prepared)
 
 
 def _kinds_of_nulls(schema: pa.Schema) -> Iterator[Mapping[str, str]]:
@@ -357,6 +357,11 @@ class _Compiler:
             case _:
                 return self._operator(node)
 
+    def checked(self, value: _Value) -> _Value:
+        """The same value, once DuckDB has understood all of it."""
+        self._typed(value.sql)
+        return value
+
     def _constant(self, literal: Mapping[str, str]) -> _Value:
         kind, text = literal["kind"], literal["text"]
         if kind == "STRING":
@@ -481,6 +486,8 @@ class _Compiler:
                 else one
                 for one in (left, right)
             )
+        if left.kind == right.kind == "day" and {left.type, right.type} & {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"}:
+            left, right = self._without_zone(left), self._without_zone(right)
         types = {left.type, right.type}
         if "DOUBLE" in types and types & {*_INTEGERS} and operator in _EXACTLY:
             return self._compared_exactly(operator, left, right)
@@ -512,6 +519,12 @@ class _Compiler:
             f"(CASE WHEN TRY_CAST({coarse.sql} AS TIMESTAMP_NS) IS NULL THEN {rough[0]} {operator} {rough[1]}"
             f" ELSE {fine[0]} {operator} {fine[1]} END)"
         )
+
+    def _without_zone(self, value: _Value) -> _Value:
+        """A moment as that of UTC, since those of nanoseconds are compared with others only so."""
+        if value.type not in _ZONED:
+            return value
+        return self._typed(f"CAST({value.sql} AS {'TIMESTAMP_NS' if value.type == 'TIMESTAMPTZ_NS' else 'TIMESTAMP'})")
 
     def _as_days(self, value: _Value, other: _Value) -> _Value:
         """Text in ISO form as the moment that it says, where it is compared with one."""
@@ -656,7 +669,7 @@ def _database(_process: int) -> Any:
     database = _duckdb().connect(
         ":memory:",
         config={
-            "threads": 1, "enable_external_access": False, "autoinstall_known_extensions": False,
+            "threads": 1, "async_threads": 0, "enable_external_access": False, "autoinstall_known_extensions": False,
             "autoload_known_extensions": False, "max_expression_depth": 500,
         },
     )  # fmt: skip

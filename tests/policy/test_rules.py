@@ -7,12 +7,14 @@ the values as they were written, or row by row.
 import datetime
 import itertools
 import operator
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -602,3 +604,60 @@ def test_a_score_of_the_corpus_decides_by_its_last_digit(kind: str, missing: str
     manifest = build(Policy.of(policy), root=str(tmp_path / "root"), executor=LocalExecutor(workers=1)).manifest
     assert manifest.rows(0, 5)["row"].to_pylist() == sorted(range(9), key=lambda n: 7 * n % 9)[4:]
     assert manifest.describe() and manifest.explain(manifest.at(0)["doc_id"])
+
+
+class Drawn:
+    """Rules drawn at random over the columns of Parquet."""
+
+    FUNCTIONS = ("abs", "sqrt", "ln", "lower", "length", "year", "round", "floor", "sign", "trim", "epoch", "chr")
+    TYPES = ("INTEGER", "BIGINT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP", "DECIMAL(10,2)", "BOOLEAN", "UBIGINT")
+    CONSTANTS = (
+        "0", "-1", "5", "2.5", "1e3", "9223372036854775807", "18446744073709551615", "1e400", "'5'", "''", "NULL",
+        "true", "'2024-07-01'", "DATE '2024-07-01'", "TIMESTAMP '2024-07-01 12:00:00'", "INTERVAL 1 DAY", "'12:00:00'",
+    )  # fmt: skip
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def _one(self, *kinds: str) -> str:
+        return self._random.choice(kinds)
+
+    def value(self, depth: int) -> str:
+        if depth <= 0 or self._random.random() < 0.3:
+            return self._one(*PARQUET, *self.CONSTANTS)
+        a, b = self.value(depth - 1), self.value(depth - 1)
+        return self._one(
+            f"({a} {self._one('+', '-', '*', '/', '//', '%', '||', '**')} {b})",
+            f"CAST({a} AS {self._one(*self.TYPES)})",
+            f"{self._one(*self.FUNCTIONS)}({a})", f"COALESCE({a}, {b})", f"nullif({a}, {b})", f"greatest({a}, {b})",
+            f"(- {a})", f"CASE WHEN {self.condition(depth - 1)} THEN {a} ELSE {b} END",
+        )  # fmt: skip
+
+    def condition(self, depth: int) -> str:
+        a, b = self.value(depth), self.value(depth)
+        compared = f"{a} {self._one('=', '<>', '<', '<=', '>', '>=', 'IS DISTINCT FROM', 'LIKE')} {b}"
+        if depth <= 0:
+            return compared
+        return self._one(
+            compared, f"{a} IN ({b}, {self._one(*self.CONSTANTS)})", f"{a} BETWEEN {b} AND {self.value(depth - 1)}",
+            f"{a} IS NOT NULL", f"({self.condition(depth - 1)} OR {self.condition(depth - 1)})",
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_any_rule_is_refused_or_says_of_each_document_alone_true_false_or_null(seed: int) -> None:
+    drawn, held, num_told = Drawn(seed), table(ALL), 0
+    for number in range(200):
+        text = drawn.condition(number % 3)
+        try:
+            rules = [Rule.of(said.format(text), Catalogue()) for said in ("{}", "NOT ({})", "({}) IS NULL")]
+            columns = held.select([column.name for column in rules[0].columns])
+            answers = [rule.test(columns).astype(int) for rule in rules]
+        except PolicyError:
+            continue
+        num_told += 1
+        assert (np.sum(answers, axis=0) == 1).all(), text
+        alone = [rules[0].test(columns.slice(row, 1))[0] for row in ALL]
+        assert alone == answers[0].astype(bool).tolist(), text
+    assert num_told > 20

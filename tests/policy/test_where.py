@@ -1,5 +1,7 @@
 """A rule: an SQL condition on one document, checked before any work, that never stops a run later on."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,45 @@ def test_a_column_may_be_called_what_few_take_for_a_word_of_sql(name: str) -> No
 def test_what_sees_more_than_a_document_is_refused(text: str) -> None:
     with pytest.raises(PolicyError, match=r"is not an SQL condition|asks for other documents"):
         Rule.of(text, NONE)
+
+
+ZONES = {
+    "nano": pa.array([1001, 5, 2**62, None], pa.timestamp("ns")),
+    "nano_tokyo": pa.array([1001, 6, 2**62, 0], pa.timestamp("ns", "Asia/Tokyo")),
+    "tokyo": pa.array([1, 0, 10**17, 0], pa.timestamp("us", "Asia/Tokyo")),
+    "micro": pa.array([1, 0, 10**17, 0], pa.timestamp("us")),
+    "day": pa.array([0, 0, 4_000_000, 0], pa.date32()),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        ("nano = nano_tokyo", [0, 2]), ("nano < nano_tokyo", [1]), ("nano > tokyo", [0, 1]), ("nano < tokyo", [2]),
+        ("micro = tokyo", [0, 1, 2, 3]), ("nano_tokyo > micro", [0, 1]), ("day < nano_tokyo", [0, 1]),
+        ("day <= tokyo", [0, 1, 3]), ("nano_tokyo < '2300-01-01'", [0, 1, 2, 3]), ("nano < '2300-01-01'", [0, 1, 2]),
+        ("nano_tokyo = '1970-01-01T09:00:00.000001001+09:00'", [0]), ("micro > '5000-01-01'", [2]),
+    ],
+)  # fmt: skip
+def test_moments_are_compared_whatever_their_zone_and_unit(text: str, passing: list[int]) -> None:
+    rule = Rule.of(text, NONE)
+    table = pa.table({column.name: ZONES[column.name] for column in rule.columns})
+    assert rule.test(table).nonzero()[0].tolist() == passing
+
+
+@pytest.mark.slow
+def test_a_rule_starts_no_thread() -> None:
+    """One that is at work as the interpreter ends, or as the process forks, takes it down."""
+    code = (
+        "import os, pyarrow as pa\n"
+        "from selector.plugins.catalogue import Catalogue\n"
+        "from selector.policy.where import Rule\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "table, before = pa.table({'num_tokens': pa.array([1, 5])}), count()\n"
+        "print(Rule.of('num_tokens > 3', Catalogue()).test(table).tolist(), count() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[False, True] 0\n" and not done.stderr
 
 
 NUMBERS = st.one_of(st.none(), st.integers(0, 100))
