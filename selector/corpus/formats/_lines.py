@@ -29,9 +29,8 @@ class Lines(Streamed):
             if number == 0 and line.startswith(BOM):
                 line, start = line[len(BOM) :], start + len(BOM)
             content = line.rstrip(b"\r\n")
-            is_whole = end - start == len(line)
-            length = len(content) if is_whole else end - start
-            yield Record(number, start, length, end, content if content.strip() else b"")
+            length = len(content) if last is line or end - start == len(line) else end - start
+            yield Record(number, start, length, end, b"" if content.isspace() else content)
             number, offset = number + 1, end
 
     def parse(self, data: bytes, context: Any) -> Row:

@@ -141,19 +141,19 @@ class Streamed(formats.Format):
         if stream.number == -1 or (stream.number != piece.first_row and self.compression is None):
             self._skip(stream.file, piece.start)
             stream.records = self.records(stream.file, piece.first_row, piece.start, stream.context, max_bytes)
-        for record in stream.records:
-            stream.number = record.number + 1
-            if record.number >= piece.first_row and (wanted is None or record.number in wanted) and record.data:
-                if record.length > max_bytes:
-                    detail = f"{record.length} bytes, and corpus.max_document_bytes is {max_bytes}"
-                    row: Row = Bad(reason="too_long", detail=detail)
-                else:
-                    row = self.parse(record.data, stream.context)
-                yield RowRead(record.number, row, record.start, record.length)
-            if stream.number >= piece.first_row + piece.num_rows:
-                break
-            if record.number < piece.first_row:
+        context, first, stop = stream.context, piece.first_row, piece.first_row + piece.num_rows
+        for number, start, length, _, data in stream.records:
+            if number < first:
                 alive.sign()
+            elif data and (wanted is None or number in wanted):
+                if length > max_bytes:
+                    detail = f"{length} bytes, and corpus.max_document_bytes is {max_bytes}"
+                    yield RowRead(number, Bad(reason="too_long", detail=detail), start, length)
+                else:
+                    yield RowRead(number, self.parse(data, context), start, length)
+            if number + 1 == stop:
+                break
+        stream.number = stop
         _last_stream = stream
 
     def rows_at(self, path: str, size: int, cache: Cache) -> formats.ReadAt:
