@@ -27,7 +27,6 @@ from selector.engine import alive
 from selector.engine.part import Piece
 
 UNIT_BYTES = 16 << 20  # decoded
-BATCH_ROWS = 1024  # of a group that is too large to be held
 _LEAST_ROWS = 128  # of a part, however long its rows are
 _IS_BAD = "\0 is bad"
 _MOST_UNITS = 64  # that are mapped at once

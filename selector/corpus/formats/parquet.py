@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selector.corpus.formats._columnar import BATCH_ROWS, UNIT_BYTES, Columnar, Groups
+from selector.corpus.formats._columnar import UNIT_BYTES, Columnar, Groups
 
 
 class Parquet(Columnar):
@@ -35,9 +35,9 @@ class _RowGroups(Groups):
         return self._file.read_row_group(group, columns=None if columns is None else list(columns))
 
     def batches(self, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        is_small = sum(self.num_bytes[group] for group in groups) <= UNIT_BYTES
-        num_rows = max(1, sum(self.num_rows[group] for group in groups)) if is_small else BATCH_ROWS
-        yield from self._file.iter_batches(num_rows, list(groups), list(columns), use_threads=False)
+        num_rows, num_bytes = (sum(of[group] for group in groups) for of in (self.num_rows, self.num_bytes))
+        most = max(1, min(num_rows, UNIT_BYTES * num_rows // max(1, num_bytes)))
+        yield from self._file.iter_batches(most, list(groups), list(columns), use_threads=False)
 
     def close(self) -> None:
         self._file.close()
