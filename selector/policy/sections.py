@@ -96,11 +96,6 @@ class CorpusPolicy(_Section):
         description="Files, folders or globs of .jsonl, .json, .csv, .tsv, .txt, .parquet or .arrow, and packed ones"
         " (.jsonl.gz, .csv.zst, .bz2, .xz)."
     )
-    format: str | dict[str, str] | None = Field(
-        None,
-        description="The format of all files, whatever their names: csv, jsonl, txt, …; or txt with what separates"
-        " documents: {txt: '\\n\\n'}. Without it: what their endings say.",
-    )
     text: str = Field(
         "text",
         description="A column, or a template of columns: '{instruction}\\n{output}'. Dots lead into nested columns:"
@@ -126,6 +121,11 @@ class CorpusPolicy(_Section):
         None,
         description="Rows of a part, at most, and none of two files. Without it: about a quarter of the file, from"
         " 2,048 to 65,536; smaller files make parts together.",
+    )
+    format: str | dict[str, str] | None = Field(
+        None,
+        description="The format of all files, whatever their names: csv, jsonl, txt, …; or txt with what separates"
+        " documents: {txt: '\\n\\n'}. Without it: what their endings say.",
     )
 
     @field_validator("format", mode="before")

@@ -4,7 +4,8 @@ A large file is cut into parts. Small ones that follow each other along the sort
 ends where a hash of a file says so: each file by itself, so a new one changes at most the part that it falls into.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TypeVar
@@ -16,7 +17,7 @@ from selector.corpus import formats
 from selector.corpus.files import Unread
 from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
-from selector.engine.store import Store
+from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import CorpusError
 from selector.exact import keyed
 
@@ -29,9 +30,6 @@ PIECES = pa.schema(
         ("end", pa.int64()),
     ]
 )
-
-FRESH = pa.schema([("file", pa.int64()), ("sha256", pa.string())])
-"""Files that were written within two seconds of their survey, and what was read of them."""
 
 MEAN_ROWS, MEAN_BYTES = 2 * formats.SMALL_FILE, 4 << 20
 """What a group of small files comes to on average, by whichever is reached first."""
@@ -83,18 +81,16 @@ class Survey(Map):
         """A survey that began within two seconds of a file's time may have read it before it was written last: a clock
         of whole seconds would not tell. So what it says of the file is believed only while the bytes are the same."""
         of_files = [[file.uri, file.format, file.version] for file in files]
-        seal = store.find(self.key(of_files))
-        if seal is not None:
-            for row in store.table(seal, "fresh").to_pylist():
-                sha256 = _sha256_of(files[row["file"]].uri)
-                if sha256 != row["sha256"]:
-                    of_files[row["file"]].append(sha256)
+        for number, sha256 in _fresh(store, self.key(of_files), len(files)).items():
+            now = _sha256_of(files[number].uri)
+            if now != sha256:
+                of_files[number].append(now)
         return Task(key=self.key(of_files), part=Part.of(*files))
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         files: list[dict[str, object]] = []
         pieces: list[dict[str, int]] = []
-        fresh: list[dict[str, object]] = []
+        fresh: dict[str, str] = {}
         lost: list[dict[str, object]] = []
         for number, file in enumerate(task.part.pieces):
             unread: str | None = None
@@ -128,11 +124,12 @@ class Survey(Map):
             )
             pieces += [{"file": number, **piece._asdict()} for piece in ranges]
             if is_fresh and sha256:
-                fresh.append({"file": number, "sha256": sha256})
+                fresh[str(number)] = sha256
+        if fresh:
+            store.storage.put_if_absent(_fresh_key(task.key), _note(fresh))
         return {
             "pieces": pa.Table.from_pylist(pieces, schema=PIECES),
             "files": pa.Table.from_pylist(files, schema=tables.FILES),
-            "fresh": pa.Table.from_pylist(fresh, schema=FRESH),
             "quarantine": pa.Table.from_pylist(lost, schema=tables.QUARANTINE),
         }
 
@@ -143,6 +140,30 @@ def _version_of(path: str) -> str:
         return formats.version_of(path)
     except CorpusError:
         return ""
+
+
+def _fresh_key(key: str) -> str:
+    """Where it is noted which files were fresh when they were surveyed: beside the artefacts, since it tells of the
+    clock, and not of the files."""
+    return f"fresh/{key}.json"
+
+
+def _fresh(store: Store, key: str, num_files: int) -> dict[int, str]:
+    """The numbers of the files that were fresh when the task with this key surveyed them, and their checksums; all, and
+    none that is right, where the note is damaged."""
+    data = store.storage.get(_fresh_key(key))
+    if data is None:
+        return {}
+    try:
+        noted: dict[str, str] = json.loads(data)["fresh"]
+        is_sound = data == _note(noted)
+    except (ValueError, KeyError, TypeError):
+        noted, is_sound = {}, False
+    return {int(number): noted[number] for number in noted} if is_sound else dict.fromkeys(range(num_files), "")
+
+
+def _note(fresh: Mapping[str, str]) -> bytes:
+    return canonical_json({"fresh": fresh, "check": fingerprint(fresh)})
 
 
 def _sha256_of(path: str) -> str:
@@ -167,7 +188,7 @@ def _pieces(done: Done, survey: Survey) -> Iterator[list[Piece]]:
     """The pieces of every file."""
     for task, seal in zip(survey.tasks(done), done["survey"].parts, strict=True):
         sha256s = done.store.table(seal, "files", ["sha256"])["sha256"].to_pylist()
-        fresh = set(done.store.table(seal, "fresh", ["file"])["file"].to_pylist())
+        fresh = _fresh(done.store, task.key, len(sha256s))
         of_file: list[list[Piece]] = [[] for _ in sha256s]
         for row in done.store.table(seal, "pieces").to_pylist():
             number = row.pop("file")
