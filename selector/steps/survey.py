@@ -81,7 +81,11 @@ class Survey(Map):
         """A survey that began within two seconds of a file's time may have read it before it was written last: a clock
         of whole seconds would not tell. So what it says of the file is believed only while the bytes are the same."""
         of_files = [[file.uri, file.format, file.version] for file in files]
-        for number, sha256 in _fresh(store, self.key(of_files), len(files)).items():
+        noted = _fresh(store, self.key(of_files))
+        if noted is None:
+            store.discard(self.key(of_files))
+            store.storage.delete(_fresh_key(self.key(of_files)))
+        for number, sha256 in (noted or {}).items():
             now = _sha256_of(files[number].uri)
             if now != sha256:
                 of_files[number].append(now)
@@ -148,9 +152,9 @@ def _fresh_key(key: str) -> str:
     return f"fresh/{key}.json"
 
 
-def _fresh(store: Store, key: str, num_files: int) -> dict[int, str]:
-    """The numbers of the files that were fresh when the task with this key surveyed them, and their checksums; all, and
-    none that is right, where the note is damaged."""
+def _fresh(store: Store, key: str) -> dict[int, str] | None:
+    """The numbers of the files that were fresh when the task with this key surveyed them, and their checksums; None if
+    the note is damaged."""
     data = store.storage.get(_fresh_key(key))
     if data is None:
         return {}
@@ -159,7 +163,7 @@ def _fresh(store: Store, key: str, num_files: int) -> dict[int, str]:
         is_sound = data == _note(noted)
     except (ValueError, KeyError, TypeError):
         noted, is_sound = {}, False
-    return {int(number): noted[number] for number in noted} if is_sound else dict.fromkeys(range(num_files), "")
+    return {int(number): sha256 for number, sha256 in noted.items()} if is_sound else None
 
 
 def _note(fresh: Mapping[str, str]) -> bytes:
@@ -188,7 +192,7 @@ def _pieces(done: Done, survey: Survey) -> Iterator[list[Piece]]:
     """The pieces of every file."""
     for task, seal in zip(survey.tasks(done), done["survey"].parts, strict=True):
         sha256s = done.store.table(seal, "files", ["sha256"])["sha256"].to_pylist()
-        fresh = _fresh(done.store, task.key, len(sha256s))
+        fresh = _fresh(done.store, task.key) or {}
         of_file: list[list[Piece]] = [[] for _ in sha256s]
         for row in done.store.table(seal, "pieces").to_pylist():
             number = row.pop("file")
