@@ -14,6 +14,7 @@ from command import Ended, selector, write_policy
 from conftest import text_of, write_jsonl
 from runs import policy_of, run
 from selector import plugins
+from selector.engine import inside
 from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.pipeline import Outcome
@@ -417,3 +418,18 @@ def test_an_address_never_imports_a_module(install: Install) -> None:
         with pytest.raises(PolicyError, match="There is no storage called"):
             open_storage(f"{scheme}://runs")
     assert f"{name}.owned" not in sys.modules
+
+
+def test_a_module_that_is_not_found_is_told_with_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    with pytest.raises(
+        PolicyError, match=r"No module named 'beside_it'\. If it is yours: write PYTHONPATH=FOLDER before"
+    ):
+        plugins.find("raters", "beside_it:Mine")
+    (tmp_path / "beside_it.py").write_text("raise KeyboardInterrupt('as it is imported')")
+    with pytest.raises(PolicyError, match=r"It lies in .*, where Python does not look: write PYTHONPATH=\. before"):
+        plugins.find("raters", "beside_it:Mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    with inside.stays(), pytest.raises(PolicyError, match="cannot be imported: KeyboardInterrupt: as it is imported"):
+        plugins.find("raters", "beside_it:Mine")
