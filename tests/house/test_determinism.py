@@ -227,6 +227,7 @@ READ_AGAIN = ["ingest", "dedup", *CHOSEN_AGAIN]  # where the documents turn out 
 COST: dict[str, tuple[Any, list[str]]] = {
     "seed": (8, BELOW_CENTROIDS),
     "corpus.text": ("{source}: {text}", ALL),
+    "corpus.format": ("jsonl", ["manifest"]),  # as their names say
     "corpus.key": ("edu", ALL),
     "corpus.source": ({"*.jsonl": "here"}, [step for step in ALL if step not in ("embed", "centroids", "cluster")]),
     "corpus.tokenizer": ("words", [step for step in ALL if step not in ("embed", "centroids", "cluster")]),
