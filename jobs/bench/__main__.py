@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.ingest import ingest
 
             ingest(chosen.paths, chosen.executor, chosen.rounds)
+        elif chosen.what == "consume":
+            from jobs.bench.consume import consume
+
+            consume(chosen.paths, chosen.documents, chosen.rounds)
         else:
             wanted = Simulation(
                 num_documents=chosen.documents,
@@ -59,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument("paths", metavar="PATH", nargs="+")
     ingest.add_argument("--executor", default="ray")
     ingest.add_argument("--rounds", type=int, default=3)
+
+    consume = measures.add_parser("consume", help="what a trainer is given a second, beside Hugging Face datasets")
+    consume.add_argument("paths", metavar="PATH", nargs="+")
+    consume.add_argument("--documents", type=_amount, default=17_850)
+    consume.add_argument("--rounds", type=int, default=5)
 
     simulate = measures.add_parser("simulate", help="select, order and commit over a drawn corpus of N documents")
     simulate.add_argument("documents", metavar="N", type=_amount, help="100k, 1M, 100M")
