@@ -4,16 +4,20 @@
 
     dataset = ManifestDataset("runs/2f1c", global_batch_size=512)   # rank and world size: torch.distributed's
     for batch in DataLoader(dataset, batch_size=None, num_workers=2):
-        loss = (model(batch["text"]) * batch["loss_weight"]).sum() / batch["loss_weight"].sum()
+        loss = (model(batch["text"]) * batch["loss_weight"]).sum() / batch["weight_per_rank"]
+        loss.backward()
         save({"model": model.state_dict(), "data": dataset.state_dict(batch)})
 
 The state is the manifest's digest and one position, so training goes on exactly where it stopped on another
 number of ranks, with another number of workers, and from there with another batch size.
 
     layout (selector.manifest.ranks) the rank function, which other loaders build on
-    text.py                    the texts of visits, read from the corpus and checked
+    place.py                   which rank this process is
+    columns.py text.py         what visits hold: columns as arrays; the texts, read from the corpus and checked
     dataset.py                 ManifestDataset, for torch
+    start.py batch.py          what its copies in loader workers share, and how a batch travels from one
     sampler.py                 ManifestBatchSampler, for a dataset of your own
+    callers.py check.py        what reads them, and whether that would undo the order
 
 It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
 """

@@ -7,9 +7,11 @@ are those of its global batch.
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from typing import Any
 import pytest
 
 from consume.test_consume import NUM_VISITS, committed
+from selector import consume
+from selector.consume import sampler
 from selector.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 SIZE = 4
 ALL = list(range(NUM_VISITS))
 WRAPPED = [*ALL, *range(-NUM_VISITS % SIZE)]
@@ -79,17 +84,19 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return committed(tmp_path_factory.mktemp("wrapped"))
 
 
-def on_two_ranks(command: Callable[[int], list[str]], where: Path, **environment: str) -> None:
-    """Runs a command as each of two processes of a training."""
+def on_ranks(num_ranks: int, command: Callable[[int], list[str]], where: Path) -> None:
+    """Runs a command as each of the processes of a training."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared = {**os.environ, **told, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **environment}
+    shared = {
+        **os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
     processes: list[subprocess.Popen[str]] = []
     try:
-        for rank in range(2):
+        for rank in range(num_ranks):
             with (where / f"log{rank}").open("w") as log:
                 processes.append(
                     subprocess.Popen(
@@ -102,7 +109,8 @@ def on_two_ranks(command: Callable[[int], list[str]], where: Path, **environment
         for process in processes:
             process.kill()
             process.wait()
-    assert codes == [0, 0], "\n".join((where / f"log{rank}").read_text("utf-8")[-3000:] for rank in range(2))
+    logs = [(where / f"log{rank}").read_text("utf-8")[-3000:] for rank in range(num_ranks)]
+    assert not any(codes), "\n".join(logs)
 
 
 @pytest.mark.parametrize("library", CASES)
@@ -114,7 +122,7 @@ def test_other_loaders_keep_the_order_on_two_ranks_or_are_refused(
             pytest.skip(f"{needed} is not installed")
     uri = f"{manifest._storage.address}/run"  # pyright: ignore[reportPrivateUsage]
     script = str(Path(__file__).with_name("two_ranks.py"))
-    on_two_ranks(lambda rank: [sys.executable, script, library, uri, str(tmp_path / f"{rank}.json")], tmp_path)
+    on_ranks(2, lambda rank: [sys.executable, script, library, uri, str(tmp_path / f"{rank}.json")], tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
     for case, wanted in CASES[library].items():
         gave: list[dict[str, Any]] = [rank[case] for rank in ranks]
@@ -128,6 +136,89 @@ def test_other_loaders_keep_the_order_on_two_ranks_or_are_refused(
         assert all("epochs" in answer for answer in gave), (case, gave)
         epochs = [interleaved(*shares) for shares in zip(*(answer["epochs"] for answer in gave), strict=True)]
         assert epochs == wanted, case
+
+
+# A model whose gradient depends on every text, and what a script shows to its test.
+BEFORE = """
+import json, os, torch
+import torch.distributed
+from torch.utils.data import DataLoader
+from selector.consume import ManifestBatchSampler
+from selector.manifest import Manifest
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.texts = []
+
+    def forward(self, texts):
+        self.texts += texts
+        return (self.weight * torch.tensor([float(len(text) + hash_of(text)) for text in texts]) - 20).square() / 1000
+
+def hash_of(text):
+    return sum(text.encode()) % 17
+
+model = Model()
+"""
+AFTER = """
+seen = [None] * torch.distributed.get_world_size()
+torch.distributed.all_gather_object(seen, model.texts)
+texts = [text for of_rank in seen for text in of_rank if text]
+with open(f"out{os.environ['RANK']}.json", "w") as out:
+    json.dump({"weight": model.weight.item(), "texts": sorted(texts), "state": state}, out)
+"""
+
+
+def test_the_readmes_training_is_that_of_one_rank_on_two(manifest: Manifest, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python torchrun\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "train.py").write_text(BEFORE + code + AFTER, "utf-8")
+    uri = manifest._storage.address  # pyright: ignore[reportPrivateUsage]
+    (tmp_path / "runs").symlink_to(uri)
+    gave: list[dict[str, Any]] = []
+    for num_ranks in (1, 2):
+        on_ranks(num_ranks, lambda _: [sys.executable, "train.py"], tmp_path)
+        gave += [json.loads((tmp_path / f"out{rank}.json").read_text("utf-8")) for rank in range(num_ranks)]
+    alone, *both = gave
+    assert alone["weight"] != 1 and len(alone["texts"]) == NUM_VISITS
+    for rank in both:
+        assert rank["weight"] == pytest.approx(alone["weight"], rel=1e-6)
+        assert rank["texts"] == alone["texts"] and rank["state"] == alone["state"]
+        assert rank["state"] == {"manifest": manifest.digest, "position": NUM_VISITS}
+
+
+def test_the_documented_lines_are_right_on_two_ranks(manifest: Manifest, tmp_path: Path) -> None:
+    """Of the package, whose one batch is nearly all padding, and of the sampler."""
+    of_package, of_sampler = (code_in(module.__doc__ or "") for module in (consume, sampler))
+    code = f"""
+torch.distributed.init_process_group("gloo")
+states = []
+def save(stored):
+    states.append(stored["data"])
+{of_package}
+manifest = Manifest.open("runs/2f1c")
+assert all(torch.isfinite(parameter.grad) for parameter in model.parameters()) and len(states) == 1
+my_dataset = range(len(manifest))
+{of_sampler.replace("512", "8")}
+assert len(loader) == len(manifest) // 8
+batches = [batch.tolist() for batch in loader]
+model.texts = [str(position) for batch in batches for position in batch]
+state = states[0]
+"""
+    (tmp_path / "lines.py").write_text(BEFORE + code + AFTER, "utf-8")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/2f1c").symlink_to(f"{manifest._storage.address}/run")  # pyright: ignore[reportPrivateUsage]
+    on_ranks(2, lambda _: [sys.executable, "lines.py"], tmp_path)
+    for rank in range(2):
+        gave = json.loads((tmp_path / f"out{rank}.json").read_text("utf-8"))
+        assert gave["state"] == {"manifest": manifest.digest, "position": NUM_VISITS}
+        assert sorted(map(int, gave["texts"])) == list(range(NUM_VISITS // 8 * 8))
+
+
+def code_in(doc: str) -> str:
+    """The first block of code of a docstring."""
+    block = re.split(r"\n(?=\S)", doc[doc.index("\n    ") :])[0]
+    return textwrap.dedent(block)
 
 
 def interleaved(first: list[int], second: list[int]) -> list[int]:
