@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 
 import selector
 from selector.consume import ManifestDataset
-from selector.corpus.files import expand
 from selector.errors import UsageError
 from selector.manifest import Manifest
 
@@ -56,7 +55,7 @@ def consume(paths: Sequence[str], num_documents: int, rounds: int) -> None:
 
 def _corpus(paths: Sequence[str], num_documents: int, folder: Path) -> list[Path]:
     """The documents of JSON lines, again under other names where there are not enough of them, in two files."""
-    files = [file for file in expand([str(path) for path in paths]) if file.endswith(".jsonl")]
+    files = [str(path) for path in paths if str(path).endswith(".jsonl")]
     texts = [json.loads(line).get("text") for file in files for line in Path(file).read_text("utf-8").splitlines()]
     texts = [text for text in texts if isinstance(text, str) and text.strip()]
     if not texts:

@@ -57,8 +57,8 @@ class ManifestBatchSampler:
         try:
             self.check_read_by(above)
         except UsageError as error:
-            if above.is_new:
-                return _refused(error)  # as it begins to read, a moment later: it cannot clean up before
+            if above.is_new and any(loader.num_workers > 0 for loader in above.loaders):
+                return _refused(error)  # a moment later, as it fills its workers: before, it cannot clean up
             raise
         self._settle(above)
         layout = replace(self._layout, start=self._start)
