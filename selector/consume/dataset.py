@@ -203,8 +203,8 @@ class ManifestDataset(IterableDataset[dict[str, Any]]):
         return above
 
     def _begin(self, layout: Layout, first: int, num_workers: int, end: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        """The batches of the steps first, first + num_workers, … `end` is called when that is over: without workers as
-        the last is given out, since many trainers count batches and never ask for one more."""
+        """The batches of the steps first, first + num_workers, … `end` is called before the last is given out, since
+        many trainers count batches and never ask for one more."""
         steps = layout.steps(len(self._manifest), first, num_workers)
         self._position = min(layout.start + first * layout.global_batch_size, len(self._manifest))
         if not steps:
@@ -212,15 +212,12 @@ class ManifestDataset(IterableDataset[dict[str, Any]]):
         return self._batches(layout, steps, end)
 
     def _batches(self, layout: Layout, steps: range, end: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        is_read_by_worker = get_worker_info() is not None
         for step in steps:
             batch = self._batch(layout, step)
             self._position = min(layout.start + (step + steps.step) * layout.global_batch_size, len(self._manifest))
-            if step == steps[-1] and not is_read_by_worker:
+            if step == steps[-1]:
                 end()
             yield batch
-        if is_read_by_worker:
-            end()
 
     def _batch(self, layout: Layout, step: int) -> dict[str, Any]:
         num_positions = len(self._manifest)

@@ -1,3 +1,4 @@
+import gc
 import gzip
 import itertools
 import json
@@ -5,6 +6,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -527,10 +529,24 @@ def test_what_an_abandoned_iteration_does_later_changes_nothing(manifest: Manife
         assert of(consumer)[0] == 8
 
 
-# A loader that is refused as it starts its workers is torn down by torch and the standard library, slowly and noisily.
-noisy = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.fixture
+def torn_down() -> Iterator[None]:
+    """Ends within the test what torch tears down slowly and noisily: a loader that is refused as it starts its
+    workers, and the threads that feed them."""
+    before = threading.enumerate()
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread not in before and thread.name.startswith("QueueFeederThread"):
+            thread.join(timeout=10)
+    gc.collect()
+
+
+def noisy(test: Any) -> Any:
+    """A test in which a loader is refused as it starts its workers."""
+    kinds = ("PytestUnhandledThreadExceptionWarning", "PytestUnraisableExceptionWarning")
+    quiet = pytest.mark.filterwarnings(*(f"ignore::pytest.{kind}" for kind in kinds))
+    return quiet(pytest.mark.usefixtures("torn_down")(test))
 
 
 @noisy
