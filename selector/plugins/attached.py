@@ -79,7 +79,7 @@ def _schema(option: Option) -> pa.Schema:
 
 def _table(option: Option, path: str, data: bytes) -> pa.Table:
     where = f"{path}.{option.path}: the table {str(option.value)!r}"
-    is_parquet = path.endswith(".parquet")
+    is_parquet = str(option.value).endswith(".parquet")
     try:
         reader = pa.BufferReader(data)
         if is_parquet:
