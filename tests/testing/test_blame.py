@@ -59,7 +59,7 @@ class DecidesAboutOthers(Selector):
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
         table = pool.table("doc_id", "num_tokens")
         back = Pool.of(table.take(pa.array(range(table.num_rows)[::-1])), 15)
-        return replace(Random().select(back, budget, seed), pool=back)
+        return replace(Random().select(back, budget, seed), pool=back, known=())
 
 
 @dataclass(frozen=True, kw_only=True)
