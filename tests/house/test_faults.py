@@ -412,9 +412,9 @@ def test_200_damaged_objects_of_every_kind_are_put_right_before_they_are_used(
     whole = {kind: [key for key in keys if key not in garbage] for kind, keys in kinds_of(world.root).items()}
     kinds = {kind: keys for kind, keys in whole.items() if keys}
     put_right = dict.fromkeys(kinds, 0)
-    for _ in range(50):
+    for number in range(50):
         root = world.copy(tmp_path / "root")
-        hidden = draw.choice(HIDDEN)
+        hidden = HIDDEN[number % len(HIDDEN)]
         for name in hidden:  # so that what is above them is read again
             shutil.rmtree(root / "artifacts/seals" / name)
         if hidden:
