@@ -15,7 +15,7 @@ from selector import failpoint
 from selector.engine import lease
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
-from selector.engine.store import PASSING, Store, canonical_json, fingerprint
+from selector.engine.store import FRESH, PASSING, Store, canonical_json, fingerprint
 from selector.errors import DamagedError, UsageError
 from selector.storage import Storage
 
@@ -66,10 +66,11 @@ def find(store: Store, now: Clock = time.time) -> Garbage:
     unfinished = runs - finished - at_work
     made_of = {key for run in finished for key in _kept(store, run, is_at_work=run in at_work)}
     needed = {*_seals(made_of), *_blobs(store, made_of), *_held(store, sizes, leases)}
+    needed |= {f"{FRESH}{key.removeprefix(_SEALS)}" for key in needed if key.startswith(_SEALS)}
     keys = [
         key
         for key in sizes
-        if (key.startswith(("artifacts/", "attempts/", "probe/", lease.FOLDER)) and key not in needed)
+        if (key.startswith(("artifacts/", "attempts/", FRESH, "probe/", lease.FOLDER)) and key not in needed)
         or key.split("/")[0] in unfinished
     ]
     leftovers = dict(store.storage.leftovers(_LONG_AGO))

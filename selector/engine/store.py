@@ -30,6 +30,9 @@ PASSING = "passing/"
 """Begins the keys of what a step hands to itself on its way, `passing/<family>/<fingerprint>/…`: it goes once the step
 is sealed."""
 
+FRESH = "fresh/"
+"""Begins the key of a note beside an artefact, `fresh/<key>.json`: what is to be asked before the artefact is believed."""
+
 RECENT_BYTES = 1 << 26
 """Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""
 

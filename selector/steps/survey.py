@@ -17,7 +17,7 @@ from selector.corpus import formats
 from selector.corpus.files import Unread
 from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
-from selector.engine.store import Store, canonical_json, fingerprint
+from selector.engine.store import FRESH, Store, canonical_json, fingerprint
 from selector.errors import CorpusError
 from selector.exact import keyed
 
@@ -149,7 +149,7 @@ def _version_of(path: str) -> str:
 def _fresh_key(key: str) -> str:
     """Where it is noted which files were fresh when they were surveyed: beside the artefacts, since it tells of the
     clock, and not of the files."""
-    return f"fresh/{key}.json"
+    return f"{FRESH}{key}.json"
 
 
 def _fresh(store: Store, key: str) -> dict[int, str] | None:

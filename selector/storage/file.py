@@ -173,7 +173,7 @@ def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]
 def _new_file(path: Path) -> io.BufferedWriter:
     """The file, open, in a folder that is made for it, and that another process may remove until a file is in it."""
     for _ in range(_MOST_TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # it went while we looked whether it is there
             _make_directory(path.parent)
             return path.open("xb")
     return path.open("xb")
