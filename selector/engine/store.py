@@ -31,7 +31,7 @@ PASSING = "passing/"
 is sealed."""
 
 FRESH = "fresh/"
-"""Begins the key of a note beside an artefact, `fresh/<key>.json`: what is to be asked before the artefact is believed."""
+"""Begins the key of a note beside an artefact, `fresh/<key>.json`: what to ask before the artefact is believed."""
 
 RECENT_BYTES = 1 << 26
 """Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""

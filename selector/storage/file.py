@@ -176,6 +176,7 @@ def _new_file(path: Path) -> io.BufferedWriter:
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # it went while we looked whether it is there
             _make_directory(path.parent)
             return path.open("xb")
+    _make_directory(path.parent)
     return path.open("xb")
 
 
