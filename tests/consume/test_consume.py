@@ -313,6 +313,7 @@ def test_training_goes_on_exactly_with_other_workers_ranks_and_batch_sizes(
         assert sorted(itertools.chain(*trained)) == as_seen(expected)[18:]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(data=st.data())
 def test_a_dataset_resumes_from_any_position_on_any_sizes(manifest: Manifest, data: st.DataObject) -> None:
@@ -462,7 +463,13 @@ def of(batches: Any) -> list[int]:
     return [position for positions in lists for position in positions.tolist() if position != PADDING]
 
 
-LOADERS = [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}, {"num_workers": 3}]
+LOADERS = [
+    {},
+    *(
+        pytest.param(loader, marks=pytest.mark.slow)
+        for loader in ({"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}, {"num_workers": 3})
+    ),
+]
 
 
 def looping(kind: str, manifest: Manifest, loader: dict[str, Any] | None) -> tuple[Any, Any]:

@@ -83,7 +83,9 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=9) | st.sampled_from(["\n
 ROWS = st.lists(st.fixed_dictionaries({"text": TEXTS, "n": st.integers(-(2**63), 2**63 - 1) | st.none()}), max_size=12)
 
 
-@pytest.mark.parametrize("name", formats.known())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "." in name else name for name in formats.known()]
+)
 @settings(max_examples=25)
 @given(data=st.data(), rows=ROWS, repeated=st.sampled_from([1, 1, 40]))
 def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(

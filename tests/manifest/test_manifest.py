@@ -633,6 +633,7 @@ def flaws() -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("small_pieces", [7], indirect=True)
 @pytest.mark.parametrize(("message", "change"), flaws().items())

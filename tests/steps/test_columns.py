@@ -264,7 +264,9 @@ EXACT: dict[str, tuple[pa.DataType, list[Any], Any]] = {  # of five documents on
 }
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize(
+    "kind", ["a decimal", *(pytest.param(k, marks=pytest.mark.slow) for k in EXACT if k != "a decimal")]
+)
 @pytest.mark.parametrize("missing", ["drop", "last", "impute"])
 def test_a_score_is_compared_as_it_is_and_imputed_in_its_own_type(
     kind: str, missing: str, tiny_model: Path, tmp_path: Path
@@ -476,6 +478,7 @@ def test_a_rater_that_nobody_reads_runs_all_the_same(make: Make, tmp_path: Path)
 # ---------------------------------------------------------------- names that are ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["place", "row", "doc_id", "column 0", "rule 0", "value"])
 @pytest.mark.parametrize("spelling", ["{0}", "corpus.{0}"])
 def test_a_rule_may_name_a_column_of_the_corpus_whatever_we_call_our_own(

@@ -187,7 +187,7 @@ def choose_as_a_stranger(
 
 
 @pytest.mark.parametrize(("key", "budget"), [(None, 50), ("id", 32)])  # more than have a score, less than may be chosen
-@pytest.mark.parametrize("missing", ["drop", "last", "impute"])
+@pytest.mark.parametrize("missing", ["drop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("last", "impute"))])
 def test_every_document_has_one_outcome_and_the_counts_add_up(
     missing: str, key: str | None, budget: int, corpus: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ def _add(root: str, start: Any) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_no_swap_is_lost_between_processes(storage: FileStorage) -> None:
     storage.put_if_absent("count", b"0")
     start = CONTEXT.Barrier(8)
