@@ -4,6 +4,7 @@ import importlib.resources
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from selector.storage import Storage
 
 hypothesis.settings.register_profile("selector", deadline=None, derandomize=True)  # a clock tells of the machine
 hypothesis.settings.load_profile("selector")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what runs in the background
 
 # A vocabulary with words of one to five syllables, so that readability has something to tell apart.
 WORDS = [
