@@ -211,6 +211,7 @@ def test_the_order_digest_is_what_plain_python_computes_row_by_row(tmp_path: Pat
     assert manifest.info["order_digest"] == digest_row_by_row(rows)
 
 
+@pytest.mark.slow
 def test_the_order_digest_of_many_leaves_is_what_plain_python_computes(tmp_path: Path) -> None:
     manifest = committed(tmp_path, example(220_000))
     assert len(manifest.info["leaf_digests"]) == 3
@@ -262,6 +263,7 @@ def test_a_manifest_without_visits_has_one_leaf_over_no_rows(tmp_path: Path) -> 
         manifest.at(0)
 
 
+@pytest.mark.slow
 def test_equal_beginnings_have_equal_leaves(tmp_path: Path) -> None:
     inputs = example(280_000, repeats=1)
     changed = 2 * LEAF_ROWS + 100

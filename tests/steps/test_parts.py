@@ -53,6 +53,7 @@ def parts(files: dict[str, tuple[int, int]]) -> list[Part]:
     return list(parts_of([pieces_of(name, *files[name]) for name in sorted(files)], None))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(files=FILES)
 def test_every_row_of_every_file_is_in_exactly_one_part_in_corpus_order(files: dict[str, tuple[int, int]]) -> None:
@@ -88,6 +89,7 @@ def test_small_files_come_to_a_few_thousand_rows_together_and_are_grouped_wherev
     assert [part.num_rows for part in parts_of(files[:3], 128)] == [1, 1, 1], "unless a policy says how large parts are"
 
 
+@pytest.mark.slow
 def test_files_that_are_all_the_same_fill_a_part_and_no_more() -> None:
     copies = [pieces_of("copy", 2, 10) for _ in range(40_000)]
     assert [part.num_rows for part in parts_of(copies, None)] == [65_536, 80_000 - 65_536]
