@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from ray import exceptions
 
 from selector.engine import alive
 from selector.engine.local import LocalExecutor
+from selector.engine.signals import Handler, handled_by
 from selector.engine.supervise import sentence
 from selector.errors import UnreachableError
 
@@ -167,29 +168,23 @@ def interrupts_held_back() -> Generator[None]:
     """
     held: list[int] = []
     again: list[threading.Timer] = []
-    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
-    def hold(number: int, frame: FrameType | None) -> None:
+    def hold(number: int, frame: FrameType | None, handler: Handler) -> None:
         held.append(number)
         if len(held) > 1:
-            handlers[number](number, frame)
+            handler(number, frame)
         again.append(threading.Timer(_MOST_HELD, os.kill, (os.getpid(), number)))
         again[0].daemon = True
         again[0].start()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                handlers[number] = handler
-                signal.signal(number, hold)
     try:
-        yield
+        with handled_by(hold):
+            try:
+                yield
+            finally:
+                for timer in again:
+                    timer.cancel()
     finally:
-        for timer in again:
-            timer.cancel()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])
 

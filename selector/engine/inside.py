@@ -8,15 +8,14 @@ only a signal interrupts a run.
 
 import contextlib
 import os
-import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import FrameType
 from typing import NoReturn
 
-_Handler = Callable[[int, FrameType | None], object]
+from selector.engine.signals import Handler, handled_by
 
-_came: list[list[int]] = []
+_signals: list[list[int]] = []
 """The signals that have come since `stays` was entered, once for each time that it was."""
 
 
@@ -41,28 +40,21 @@ def stays() -> Generator[None]:
 
 def interrupts(error: BaseException) -> bool:
     """Whether somebody has asked this process to end by a signal, and the error comes of that."""
-    return any(_came) if _came else isinstance(error, KeyboardInterrupt)
+    return any(_signals) if _signals else isinstance(error, KeyboardInterrupt)
 
 
 @contextlib.contextmanager
 def _signals_noted() -> Generator[None]:
-    handlers: dict[int, _Handler] = {}
-    came: list[int] = []
+    noted: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        handlers[number](number, frame)
+    def note(number: int, frame: FrameType | None, handler: Handler) -> None:
+        noted.append(number)
+        handler(number, frame)
 
     if threading.current_thread() is threading.main_thread():
-        _came.append(came)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                handlers[number] = handler
-                signal.signal(number, note)
+        _signals.append(noted)
     try:
-        yield
+        with handled_by(note):
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        _came[:] = [other for other in _came if other is not came]
+        _signals[:] = [other for other in _signals if other is not noted]
