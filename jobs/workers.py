@@ -226,5 +226,5 @@ class Actors(WorkerPool):
 def spelt_out(amounts: Mapping[str, float]) -> str:
     """Resources in words, for a message."""
     units = {"GPU": (1, "GPUs"), "CPU": (1, "CPUs"), "memory": (2**30, "GiB of memory")}
-    told = [f"{amounts[name] / size:,g} {unit}" for name, (size, unit) in units.items() if amounts.get(name)]
-    return ", ".join(told) or "none of it"
+    quantities = [f"{amounts[name] / size:,g} {unit}" for name, (size, unit) in units.items() if amounts.get(name)]
+    return ", ".join(quantities) or "none of it"

@@ -88,7 +88,7 @@ def build(
     try:
         lease = Lease.taken(opened.store.storage)
     except UsageError:
-        done = opened.found(steps, executor, progress or NoProgress())
+        done = opened.finished(steps, executor, progress or NoProgress())
         if done is None:
             raise
         return outcome(done, Manifest.open(opened.address(done)))

@@ -67,7 +67,7 @@ class Heard:
         if num_rows:
             Path(self.folder, "heard").touch()
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, awaited: str) -> None:
         """Nothing is counted yet."""
 
 

@@ -17,15 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Does the measurement, and returns the exit code."""
     chosen = _parser().parse_args(arguments)
     try:
-        if chosen.what == "embed":
+        if chosen.benchmark == "embed":
             from jobs.bench.embed import embed
 
             embed(chosen.documents, chosen.rounds)
-        elif chosen.what == "ingest":
+        elif chosen.benchmark == "ingest":
             from jobs.bench.ingest import ingest
 
             ingest(chosen.paths, chosen.executor, chosen.rounds)
-        elif chosen.what == "consume":
+        elif chosen.benchmark == "consume":
             from jobs.bench.consume import consume
 
             consume(chosen.paths, chosen.documents, chosen.rounds)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description="Measures.")
-    measures = parser.add_subparsers(dest="what", required=True)
+    measures = parser.add_subparsers(dest="benchmark", required=True)
 
     embed = measures.add_parser("embed", help="the embed step beside a bare SentenceTransformer.encode")
     embed.add_argument("--documents", type=int, default=512)

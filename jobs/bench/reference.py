@@ -106,12 +106,12 @@ def differences(corpus: Corpus, policy: Policy, run: Path) -> list[str]:
     if decisions.num_rows != len(wanted.ids):
         return [f"{decisions.num_rows:,} documents have an outcome, and {len(wanted.ids):,} were drawn"]
 
-    def compare(what: str, ours: npt.NDArray[Any], right: npt.NDArray[Any]) -> None:
+    def compare(kind: str, ours: npt.NDArray[Any], right: npt.NDArray[Any]) -> None:
         unlike = np.flatnonzero(ours != right)
         if len(unlike):
             first = int(unlike[0])
             problems.append(
-                f"{len(unlike):,} documents have another {what}; the first is number {first}: {ours[first]!r} in the "
+                f"{len(unlike):,} documents have another {kind}; the first is number {first}: {ours[first]!r} in the "
                 f"manifest, {right[first]!r} in the reference"
             )
 

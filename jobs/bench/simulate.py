@@ -134,10 +134,10 @@ def simulate(
             if problems:
                 raise SelectorError(f"The manifest is not the reference's: {'; '.join(problems)}.")
             print("Ids, outcomes, reasons, inclusion probabilities and the order are those of the reference in NumPy.")
-        for what, changed in changes(wanted).items() if again else ():
+        for thing_changed, changed in changes(wanted).items() if again else ():
             costs = _in_a_process(measure, changed, home).costs
             ran = ", ".join(cost.name for cost in costs[:-1] if not cost.cached) or "nothing"
-            print(f"{f'again, {what} changed':<34}{_totals(costs)}  ran {ran}", flush=True)
+            print(f"{f'again, {thing_changed} changed':<34}{_totals(costs)}  ran {ran}", flush=True)
     finally:
         if keep:
             print(f"It is kept in {home}.")

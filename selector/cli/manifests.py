@@ -76,8 +76,9 @@ def when(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json =
     opened = _open(manifest, root)
     positions = opened.when(doc_id)
     if not positions:
-        told = report.readable(opened.explain(doc_id))  # raises where the corpus has no such document
-        print(f"It is not in the order ({told['outcome']}): {told['unvisited'] or told['reason']}.", file=sys.stderr)
+        explanation = report.readable(opened.explain(doc_id))  # raises where the corpus has no such document
+        reason = explanation["unvisited"] or explanation["reason"]
+        print(f"It is not in the order ({explanation['outcome']}): {reason}.", file=sys.stderr)
     if json:
         print_json({"doc_id": doc_id, "positions": positions})
     else:

@@ -25,7 +25,7 @@ class Watch:
         )  # fmt: skip
         self._task: Any = None
         self._rows = self._shown = 0  # documents of finished parts, and all that were shown
-        self._began = self._told = 0.0  # the step, and its last line
+        self._began = self._last_line = 0.0  # the step, and its last line
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -54,17 +54,17 @@ class Watch:
             self._show(num_rows)
         self._tell()
 
-    def waiting(self, name: str, what: str) -> None:
+    def waiting(self, name: str, awaited: str) -> None:
         """Why there is nothing to count."""
         del name
         if self._task is not None:
-            self._bar.update(self._task, rate=what)
+            self._bar.update(self._task, rate=awaited)
         self._tell()
 
     def _begin(self, name: str, num_parts: int | None, rate: str) -> None:
         self._end()
         self._rows, self._shown = 0, 0
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._task = self._bar.add_task(name, total=num_parts, rate=rate)
 
     def _end(self) -> None:
@@ -81,9 +81,9 @@ class Watch:
 
     def _tell(self) -> None:
         """A line on what is no terminal, if the last one is a while ago."""
-        if self._task is None or self._console.is_terminal or time.monotonic() - self._told < _SECONDS:
+        if self._task is None or self._console.is_terminal or time.monotonic() - self._last_line < _SECONDS:
             return
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
         (task,) = self._bar.tasks
         parts = "" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f} parts  "
         line = f"{task.description:<24} {parts}{task.fields['rate']}"

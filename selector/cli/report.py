@@ -171,8 +171,8 @@ def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
     lines += [f"{run} is at work: what it needs stays" for run in garbage.at_work]
     if not garbage.keys:
         return "\n".join([*lines, f"{many}: everything here is needed"])
-    what = "removed" if is_removed else "could go; --delete removes them"
-    return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {what}"])
+    outcome = "removed" if is_removed else "could go; --delete removes them"
+    return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {outcome}"])
 
 
 def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -252,8 +252,8 @@ def _files(counts: Mapping[str, Mapping[str, int]]) -> Table:
     for ending, counted in counts.items():
         others = {reason: count for reason, count in counted.items() if reason != "read"}
         reasons = "; ".join(reason if len(others) == 1 else f"{count:,} {reason}" for reason, count in others.items())
-        told = _number(sum(others.values())) if others else ""
-        table.add_row(_shown(ending), _number(counted.get("read", 0)), told, _shown(reasons))
+        unread = _number(sum(others.values())) if others else ""
+        table.add_row(_shown(ending), _number(counted.get("read", 0)), unread, _shown(reasons))
     return table
 
 

@@ -55,7 +55,7 @@ def above() -> Callers:
     at_work = list(_at_work())
     iterator = next((owner for _, owner in at_work if _is_iterator(owner)), None)
     return replace(
-        _told(owner for _, owner in at_work),
+        _callers(owner for _, owner in at_work),
         iterator=iterator,
         is_new=any(owner is iterator and method == "__init__" for method, owner in at_work),
     )
@@ -63,13 +63,13 @@ def above() -> Callers:
 
 def of(loader: Any) -> Callers:
     """What a loader would be to what it holds, if it were read."""
-    return _told([loader])
+    return _callers([loader])
 
 
-def _told(owners: Iterable[Any]) -> Callers:
+def _callers(owners: Iterable[Any]) -> Callers:
     wrappers: list[Any] = []
     for owner in owners:
-        wrappers += [found for found in within(owner) if not any(found is other for other in wrappers)]
+        wrappers += [part for part in within(owner) if not any(part is other for other in wrappers)]
     return Callers(
         wrappers=tuple(wrappers),
         loaders=tuple(filter(_is_loader, wrappers)),
@@ -91,12 +91,12 @@ def within(wrapper: Any) -> Iterator[Any]:
     unseen: list[Any] = [wrapper]
     seen: list[Any] = []
     while unseen:
-        found = unseen.pop(0)
-        if not any(found is other for other in seen):
-            seen.append(found)
-            yield found
-            held: list[Any] = [getattr(found, name, None) for name in _WITHIN]
-            unseen += [inner for inner in held if hasattr(inner, "__iter__") or hasattr(inner, "__getitem__")]
+        wrapped = unseen.pop(0)
+        if not any(wrapped is other for other in seen):
+            seen.append(wrapped)
+            yield wrapped
+            parts: list[Any] = [getattr(wrapped, name, None) for name in _WITHIN]
+            unseen += [inner for inner in parts if hasattr(inner, "__iter__") or hasattr(inner, "__getitem__")]
 
 
 def check_cuts(cuts: tuple[Cut, ...], rank: int, world_size: int, *, cure: str) -> None:
@@ -170,21 +170,21 @@ def _is_iterator(owner: Any) -> bool:
     return hasattr(owner, "_index_sampler") and not _is_loader(owner)
 
 
-def _skipped(found: Any) -> int:
-    number: Any = getattr(found, "skip_batches", 0) if _is_of(found, "accelerate.") else 0
+def _skipped(wrapper: Any) -> int:
+    number: Any = getattr(wrapper, "skip_batches", 0) if _is_of(wrapper, "accelerate.") else 0
     return number if isinstance(number, int) else 0
 
 
-def _is_of(found: Any, *libraries: str) -> bool:
-    return any(kind.__module__.startswith(libraries) for kind in type(found).__mro__)
+def _is_of(wrapper: Any, *libraries: str) -> bool:
+    return any(kind.__module__.startswith(libraries) for kind in type(wrapper).__mro__)
 
 
 def _cut(owner: Any) -> Cut | None:
     """How this object cuts, in the words of accelerate and transformers, or of torch's DistributedSampler."""
     name = type(owner).__name__
-    asked = getattr(owner, "state", None) if "Dispatcher" in name else owner
+    state = getattr(owner, "state", None) if "Dispatcher" in name else owner
     if _is_of(owner, "accelerate.", "transformers."):
-        several, process = getattr(asked, "num_processes", None), getattr(asked, "process_index", None)
+        several, process = getattr(state, "num_processes", None), getattr(state, "process_index", None)
     elif hasattr(owner, "num_samples"):
         several, process = getattr(owner, "num_replicas", None), getattr(owner, "rank", None)
     else:
@@ -196,5 +196,5 @@ def _cut(owner: Any) -> Cut | None:
         name=name,
         num_processes=several,
         process=process,
-        takes_whole_batches=takes_whole_batches and asked is owner,
+        takes_whole_batches=takes_whole_batches and state is owner,
     )

@@ -17,20 +17,20 @@ def check(loader: Any) -> None:
     read, and all raise if one does.
     """
     try:
-        told: dict[str, Any] = _told(loader)
+        reading: dict[str, Any] = _reading(loader)
     except UsageError as error:
-        told = {"problem": str(error)}
-    problem = _problem(_gathered(told))
+        reading = {"problem": str(error)}
+    problem = _problem(_gathered(reading))
     if problem is not None:
         raise UsageError(problem)
 
 
-def _told(loader: Any) -> dict[str, Any]:
+def _reading(loader: Any) -> dict[str, Any]:
     """What this process is about to read."""
     inside = list(callers.within(loader))
-    consumers = [found for found in inside if _is_ours(found)]
+    consumers = [part for part in inside if _is_ours(part)]
     if not consumers:
-        kinds = ", ".join(dict.fromkeys(type(found).__name__ for found in inside))
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in inside))
         raise UsageError(
             f"There is no ManifestDataset and no ManifestBatchSampler in this loader, only {kinds}: nothing keeps the"
             " order. Write DataLoader(ManifestDataset(...), batch_size=None) or"
@@ -50,27 +50,27 @@ def _told(loader: Any) -> dict[str, Any]:
     }
 
 
-def _gathered(told: dict[str, Any]) -> list[dict[str, Any]]:
+def _gathered(reading: dict[str, Any]) -> list[dict[str, Any]]:
     """What each process told, this one alone if there is no process group."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return [told]
+        return [reading]
     everybody: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everybody, told)
+    distributed.all_gather_object(everybody, reading)
     return everybody
 
 
 def _problem(everybody: list[dict[str, Any]]) -> str | None:
     """What is wrong with what the processes told, if anything is."""
-    for process, told in enumerate(everybody):
-        if "problem" in told:
-            return f"Process {process}: {told['problem']}" if len(everybody) > 1 else told["problem"]
+    for process, reading in enumerate(everybody):
+        if "problem" in reading:
+            return f"Process {process}: {reading['problem']}" if len(everybody) > 1 else reading["problem"]
     first = everybody[0]
     for name in ("manifest", "global_batch_size", "world_size", "last", "position"):
-        values = [told[name] for told in everybody]
+        values = [reading[name] for reading in everybody]
         if len(set(values)) > 1:
             return f"The processes do not read the same: {name} is {', '.join(map(str, values))}."
-    counts = Counter(told["rank"] for told in everybody)
+    counts = Counter(reading["rank"] for reading in everybody)
     times = [counts[rank] for rank in range(first["world_size"])]
     if len(everybody) > 1 and (len(set(times)) > 1 or not times[0]):
         return (
@@ -80,8 +80,6 @@ def _problem(everybody: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _is_ours(found: Any) -> bool:
+def _is_ours(part: Any) -> bool:
     dataset: Any = sys.modules.get("selector.consume.dataset")
-    return isinstance(found, ManifestBatchSampler) or (
-        dataset is not None and isinstance(found, dataset.ManifestDataset)
-    )
+    return isinstance(part, ManifestBatchSampler) or (dataset is not None and isinstance(part, dataset.ManifestDataset))

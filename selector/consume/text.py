@@ -59,8 +59,8 @@ class Texts:
             raise self._changed(file, number, f"its doc_id is {key_id.hex()}, and {doc_id.hex()} was chosen")
         return text
 
-    def _changed(self, file: int, number: int, what: str) -> CorpusError:
+    def _changed(self, file: int, number: int, difference: str) -> CorpusError:
         return CorpusError(
-            f"Row {number} of {self._files['uri'][file].as_py()} is not the document that the manifest names: {what}."
-            " Put the file back as it was, or run the policy again on the corpus as it is."
+            f"Row {number} of {self._files['uri'][file].as_py()} is not the document that the manifest names: "
+            f"{difference}. Put the file back as it was, or run the policy again on the corpus as it is."
         )

@@ -29,9 +29,9 @@ def path_of(name: str) -> tuple[str, ...]:
     """
     path: list[str] = []
     at = 0
-    while found := _PART.match(name, at):
-        path.append(found[2] if found[1] is None else found[1].replace('""', '"'))
-        at = found.end()
+    while name_part := _PART.match(name, at):
+        path.append(name_part[2] if name_part[1] is None else name_part[1].replace('""', '"'))
+        at = name_part.end()
         if at == len(name):
             return tuple(path)
         if name[at] != ".":

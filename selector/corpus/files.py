@@ -44,7 +44,7 @@ class Unread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class CorpusFiles:
     """All files of a corpus, sorted by path."""
 
     files: tuple[File, ...]
@@ -56,14 +56,14 @@ class Found:
         return [file.uri for file in self.files]
 
 
-def expand(paths: Sequence[str], form: str | None = None) -> Found:
+def expand(paths: Sequence[str], form: str | None = None) -> CorpusFiles:
     """All files that paths lead to, each once. Where `form` is given, it is the format of all, whatever their names.
 
     Raises CorpusError for a path that gives none to read.
     """
     if form is not None and form.partition(" ")[0] not in _stems():
         raise CorpusError(f"corpus.format: there is no format called {form!r}. {did_you_mean(form, _stems())}")
-    there: dict[str, File | Unread] = {}
+    listed: dict[str, File | Unread] = {}
     for path in paths:
         if "://" in path:
             raise CorpusError(
@@ -73,17 +73,17 @@ def expand(paths: Sequence[str], form: str | None = None) -> Found:
         here = _under(os.path.expanduser(path), form)
         if not any(isinstance(one, File) for one in here.values()):
             raise CorpusError(_nothing(path, [one for one in here.values() if isinstance(one, Unread)]))
-        there |= {name: one for name, one in here.items() if not isinstance(there.get(name), File)}
+        listed |= {name: one for name, one in here.items() if not isinstance(listed.get(name), File)}
     owners: dict[tuple[int, int] | str, str] = {}
-    for name in sorted(there, key=lambda name: (os.path.realpath(name) != name, name)):
-        if isinstance(there[name], File):
+    for name in sorted(listed, key=lambda name: (os.path.realpath(name) != name, name)):
+        if isinstance(listed[name], File):
             owner = owners.setdefault(_identity(name), name)
             if owner != name:
-                there[name] = Unread(uri=name, reason=f"{SAME}: as {owner}")
-    found = [there[name] for name in sorted(there)]
-    return Found(
-        files=tuple(one for one in found if isinstance(one, File)),
-        unread=tuple(one for one in found if isinstance(one, Unread)),
+                listed[name] = Unread(uri=name, reason=f"{SAME}: as {owner}")
+    ordered = [listed[name] for name in sorted(listed)]
+    return CorpusFiles(
+        files=tuple(one for one in ordered if isinstance(one, File)),
+        unread=tuple(one for one in ordered if isinstance(one, Unread)),
     )
 
 
@@ -114,23 +114,23 @@ def _under(path: str, form: str | None) -> dict[str, File | Unread]:
     """What a path of a policy leads to, by absolute path. Raises CorpusError for a file that is named and not read."""
     is_named = os.path.lexists(path)
     wanted = formats.ending_of(path)
-    there: dict[str, File | Unread] = {}
+    listed: dict[str, File | Unread] = {}
     folders: list[str] = []
     for name in map(os.path.abspath, [path] if is_named else _matching(path)):
         special = _special(name)
         if special == _FOLDER:
             folders.append(name)
         else:
-            there[name] = Unread(uri=_text(name), reason=special) if special else _read(name, form, wanted)
-            if is_named and isinstance(one := there[name], Unread):
+            listed[name] = Unread(uri=_text(name), reason=special) if special else _read(name, form, wanted)
+            if is_named and isinstance(one := listed[name], Unread):
                 if one.reason == UNKNOWN:
                     formats.format_of(name)
                 raise CorpusError(
                     f"corpus.paths: {one.uri!r} cannot be read: {one.reason}. {_CURES.get(one.reason, '')}"
                 )
     for one in _below(sorted(folders, key=lambda name: (os.path.realpath(name) != name, name)), form):
-        there.setdefault(one.uri, one)
-    return there
+        listed.setdefault(one.uri, one)
+    return listed
 
 
 def _read(name: str, form: str | None, wanted: str | None) -> File | Unread:
@@ -147,10 +147,10 @@ def _read(name: str, form: str | None, wanted: str | None) -> File | Unread:
     ending = formats.ending_of(name)
     if ending is None:
         return Unread(uri=name, reason=UNKNOWN)
-    found = formats.format_of(name)
-    if found.is_on_request and ending != wanted:
+    form_of_name = formats.format_of(name)
+    if form_of_name.is_on_request and ending != wanted:
         return Unread(uri=name, reason=ON_REQUEST)
-    return File(uri=name, format=found.name)
+    return File(uri=name, format=form_of_name.name)
 
 
 def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
@@ -198,7 +198,7 @@ def _matching(pattern: str) -> list[str]:
     if "**" not in pattern:
         return glob.glob(pattern)
     parts = PurePath(pattern).parts
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     seen: set[tuple[tuple[int, int] | str, int]] = set()
     waiting, links = (
         [(parts[0] if os.path.isabs(pattern) else "", int(os.path.isabs(pattern)))],
@@ -225,10 +225,10 @@ def _matching(pattern: str) -> list[str]:
         for name in names:
             path = os.path.join(folder, name)
             if is_last and (part != "**" or not os.path.isdir(path)):
-                found[path] = None
+                paths[path] = None
             if part == "**" or not is_last:
                 (links if os.path.islink(path) else waiting).append((path, at if part == "**" else at + 1))
-    return list(found)
+    return list(paths)
 
 
 def _listed(folder: str) -> list[str]:
@@ -256,10 +256,10 @@ def _special(name: str) -> str | None:
 def _identity(name: str) -> tuple[int, int] | str:
     """What is the same for all names of a file or folder."""
     try:
-        told = os.stat(name)
+        status = os.stat(name)
     except OSError:
         return os.path.realpath(name)
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _text(name: str) -> str:
@@ -273,14 +273,14 @@ def _nothing(path: str, unread: Sequence[Unread]) -> str:
     if unread:
         counts = Counter(one.reason.partition(":")[0] for one in unread)
         first = {one.reason.partition(":")[0]: one.uri for one in reversed(unread)}
-        told = "; ".join(f"{count} {reason}, e.g. {first[reason]}" for reason, count in sorted(counts.items()))
-        what = f"{'the folder ' if is_folder else ''}{path!r} holds no file that is read ({told})"
+        summary = "; ".join(f"{count} {reason}, e.g. {first[reason]}" for reason, count in sorted(counts.items()))
+        problem = f"{'the folder ' if is_folder else ''}{path!r} holds no file that is read ({summary})"
     else:
-        what = f"the folder {path!r} holds no such file" if is_folder else f"there is no file at {path!r}"
+        problem = f"the folder {path!r} holds no such file" if is_folder else f"there is no file at {path!r}"
     plain = sorted(ending for form in formats.known().values() for ending in form.endings if ending.count(".") == 1)
     packed = ", ".join(ending for one in formats.compressions() for ending in one.endings)
     return (
-        f"corpus.paths: {what} (looked from {os.getcwd()}). "
+        f"corpus.paths: {problem} (looked from {os.getcwd()}). "
         f"Give files, folders or globs of {', '.join(plain)}; what is text may be packed: {packed}."
     )
 

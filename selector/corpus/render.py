@@ -181,9 +181,9 @@ def _text_of(row: Mapping[str, Any], column: str, value: Any, named: Sequence[st
 
 def _turns(column: str, chat: list[Any]) -> list[str]:
     """The messages of a chat, each as text."""
-    is_list_of_texts = fields.path_of(column)[-1] in _LISTS_OF_TURNS and all(isinstance(said, str) for said in chat)
+    is_list_of_texts = fields.path_of(column)[-1] in _LISTS_OF_TURNS and all(isinstance(turn, str) for turn in chat)
     if is_list_of_texts:
-        return [f"{_SPEAKERS[number % len(_SPEAKERS)]}: {said}" for number, said in enumerate(chat)]
+        return [f"{_SPEAKERS[number % len(_SPEAKERS)]}: {turn}" for number, turn in enumerate(chat)]
     return [
         _plain_message(message) or _message(f"column {column!r}, message {number}", message)
         for number, message in enumerate(chat)
@@ -194,20 +194,20 @@ def _plain_message(message: Any) -> str | None:
     """A message that has nothing but a speaker and a text, which most are; None: it has more, or is none."""
     if isinstance(message, dict) and len(cast(dict[str, Any], message)) == 2:
         for speaker, content in _CHATS:
-            who, said = message.get(speaker), message.get(content)
-            if isinstance(who, str) and isinstance(said, str):
-                return f"{who}: {said}"
+            name, text = message.get(speaker), message.get(content)
+            if isinstance(name, str) and isinstance(text, str):
+                return f"{name}: {text}"
     return None
 
 
 def _message(where: str, message: Any) -> str:
     if isinstance(message, Mapping):
-        said = cast(Mapping[str, Any], message)
+        parts = cast(Mapping[str, Any], message)
         for speaker, content in _CHATS:
-            more = [name for name, value in said.items() if name not in (speaker, content) and not _is_nothing(value)]
-            if isinstance(said.get(speaker), str) and (content in said or more):
-                lines = [f"{said[speaker]}: {_content(f'{where}, {content}', said.get(content))}"]
-                return "\n".join([*lines, *(f"{name}: {_field(f'{where}, {name}', said[name])}" for name in more)])
+            more = [name for name, value in parts.items() if name not in (speaker, content) and not _is_nothing(value)]
+            if isinstance(parts.get(speaker), str) and (content in parts or more):
+                lines = [f"{parts[speaker]}: {_content(f'{where}, {content}', parts.get(content))}"]
+                return "\n".join([*lines, *(f"{name}: {_field(f'{where}, {name}', parts[name])}" for name in more)])
     raise NoText("not_text", f"{where} is no message, which has {' or '.join(map(' and '.join, _CHATS))}")
 
 

@@ -54,7 +54,7 @@ class Rows:
         for wanted in np.split(by_file, np.flatnonzero(np.diff(numbers[by_file])) + 1):
             if len(wanted):
                 known = (offsets[wanted], lengths[wanted]) if (offsets[wanted] >= 0).all() else ()
-                answers = self._open(int(numbers[wanted[0]]))(formats.Asked(in_file[wanted], *known), columns)
+                answers = self._open(int(numbers[wanted[0]]))(formats.Wanted(in_file[wanted], *known), columns)
                 for index, answer in zip(wanted.tolist(), answers, strict=True):
                     values_of[index] = answer
         return values_of

@@ -272,8 +272,8 @@ def _held(
     except (pa.ArrowException, ValueError, OverflowError) as error:
         if len(values) == 1:
             detail = str(error).splitlines()[0]
-            said = f"the column {name!r} holds what no type does: {detail}"
-            lost.append({"name": name, "place": int(places[0]), "detail": said})
+            problem = f"the column {name!r} holds what no type does: {detail}"
+            lost.append({"name": name, "place": int(places[0]), "detail": problem})
             return places[:0], pa.array([], stored)
     halves = [
         _held(places[half], values[half], kind, stored, name, lost)
@@ -365,7 +365,7 @@ def _ends(kind: str, places: Places, values: pa.Array) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Met:
+class FirstOfKind:
     """A kind of values as a part met it first."""
 
     part: int
@@ -378,7 +378,7 @@ class Met:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ColumnType:
     """The type of a column; and where its values disagree, the two places that do, as (part, place, what is there)."""
 
     type: pa.DataType
@@ -386,49 +386,49 @@ class Found:
     disagree: tuple[tuple[int, int, str], tuple[int, int, str]] | None = None
 
 
-def met_in(part: int, seen: pa.Table) -> Iterator[tuple[str, Met | None]]:
+def firsts_in(part: int, seen: pa.Table) -> Iterator[tuple[str, FirstOfKind | None]]:
     """What a part says of each column; None of one that it has and that is always null."""
     for row in seen.to_pylist():
         if row["type"] is None:
             yield row["name"], None
         else:
-            yield row["name"], _met(part, row)
+            yield row["name"], _first_of_kind(part, row)
 
 
-def _met(part: int, row: Mapping[str, Any]) -> Met:
+def _first_of_kind(part: int, row: Mapping[str, Any]) -> FirstOfKind:
     ends = {key: None if row.get(key) is None else int(row[key]) for key in ("low", "high", "large")}
-    return Met(part=part, kind=row["kind"], type=unspell(row["type"]), place=row["place"], **ends)
+    return FirstOfKind(part=part, kind=row["kind"], type=unspell(row["type"]), place=row["place"], **ends)
 
 
-def type_of(met: Sequence[Met]) -> Found:
+def type_of(firsts: Sequence[FirstOfKind]) -> ColumnType:
     """The one type of a column of which the parts, in corpus order, have met these kinds."""
-    by_kind: dict[str, list[Met]] = defaultdict(list)
-    for one in met:
-        by_kind[_resolved(one.kind, met)].append(one)
+    by_kind: dict[str, list[FirstOfKind]] = defaultdict(list)
+    for one in firsts:
+        by_kind[_resolved(one.kind, firsts)].append(one)
     kinds = set(by_kind)
     if not kinds:
-        return Found(type=pa.null(), is_there=False)
+        return ColumnType(type=pa.null(), is_there=False)
     if kinds == {"integer", "number"}:
         large = next((one for one in by_kind["integer"] if one.large is not None), None)
         if large is None:
-            return Found(type=pa.float64(), is_there=True)
+            return ColumnType(type=pa.float64(), is_there=True)
         place = large.large if large.large is not None else large.place
         return _mixed((large, "an integer of 2^53 or more", place), _first(by_kind["number"]))
     if len(kinds) > 1:
-        first, other = sorted((_first(ones) for ones in by_kind.values()), key=lambda told: (told[0].part, told[2]))[:2]
+        first, other = sorted((_first(ones) for ones in by_kind.values()), key=lambda at: (at[0].part, at[2]))[:2]
         return _mixed(first, other)
     ((kind, ones),) = by_kind.items()
-    found = _of_kind(kind, ones)
-    if found is None:
+    one_type = _of_kind(kind, ones)
+    if one_type is None:
         other = next(one for one in ones if one.type != ones[0].type)
         return _mixed((ones[0], str(ones[0].type), ones[0].place), (other, str(other.type), other.place))
-    return Found(type=found, is_there=True)
+    return ColumnType(type=one_type, is_there=True)
 
 
-_Told = tuple[Met, str, int]
+_Place = tuple[FirstOfKind, str, int]
 
 
-def _first(ones: Sequence[Met]) -> _Told:
+def _first(ones: Sequence[FirstOfKind]) -> _Place:
     one = min(ones, key=lambda one: (one.part, one.place))
     return one, _PHRASES.get(one.kind, f"a {one.kind}"), one.place
 
@@ -440,30 +440,30 @@ _PHRASES = {
 }  # fmt: skip
 
 
-def _mixed(one: _Told, other: _Told) -> Found:
-    return Found(
+def _mixed(one: _Place, other: _Place) -> ColumnType:
+    return ColumnType(
         type=pa.string(), is_there=True,
         disagree=((one[0].part, one[2], one[1]), (other[0].part, other[2], other[1])),
     )  # fmt: skip
 
 
-def _resolved(kind: str, met: Sequence[Met]) -> str:
+def _resolved(kind: str, firsts: Sequence[FirstOfKind]) -> str:
     """What text of a file in which everything is text means, beside what else the column holds."""
     if not kind.startswith("spelt"):
         return kind
-    spelt = {one.kind for one in met if one.kind.startswith("spelt")}
-    others = {one.kind for one in met} - spelt
+    spelt = {one.kind for one in firsts if one.kind.startswith("spelt")}
+    others = {one.kind for one in firsts} - spelt
     if spelt == {"spelt boolean"} and others <= {"boolean"}:
         return "boolean"
     if spelt == {"spelt integer"} and others <= {"integer"}:
         return "integer"
     if spelt <= {"spelt integer", "spelt number"} and others <= {"integer", "number"}:
-        has_large = any(one.large is not None for one in met if one.kind == "spelt integer")
+        has_large = any(one.large is not None for one in firsts if one.kind == "spelt integer")
         return "text" if has_large and not others else kind.removeprefix("spelt ")
     return "text"
 
 
-def _of_kind(kind: str, ones: Sequence[Met]) -> pa.DataType | None:
+def _of_kind(kind: str, ones: Sequence[FirstOfKind]) -> pa.DataType | None:
     """The type that holds all values of one kind; None if there is none."""
     types = list(dict.fromkeys(one.type for one in ones))
     lows, highs = ([end for one in ones if (end := getattr(one, name)) is not None] for name in ("low", "high"))
@@ -511,9 +511,9 @@ def type_in(schema: pa.Schema, name: str) -> pa.DataType:
 def type_of_values(held: Sequence[Any]) -> pa.DataType:
     """The one type of values as rows of JSON hold them; null where there is none."""
     split = _split(np.arange(len(held)), held, "", [])
-    met = [_met(0, seen) for kind, at, array in split for seen in _seen("", kind, at, array)]
-    found = type_of(met)
-    return pa.null() if found.disagree is not None else found.type
+    firsts = [_first_of_kind(0, seen) for kind, at, array in split for seen in _seen("", kind, at, array)]
+    column = type_of(firsts)
+    return pa.null() if column.disagree is not None else column.type
 
 
 def as_type(stored: pa.Table, kind: pa.DataType) -> pa.Array:

@@ -21,7 +21,7 @@ class Listener(Protocol):
         """So many rows of the parts in hand are done; None: as many as before, and the work goes on."""
         ...
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, awaited: str) -> None:
         """There is nothing to count yet: this is waited for."""
         ...
 
@@ -45,7 +45,7 @@ class Telling:
             self._last = now
             self._send(Sign(num_rows=num_rows))
 
-    def waiting(self, what: str) -> None:
+    def waiting(self, awaited: str) -> None:
         """The driver knows what its workers are at."""
 
 
@@ -60,10 +60,10 @@ def sign(num_rows: int | None = None) -> None:
         _listeners[-1].at_work(num_rows)
 
 
-def waiting(what: str) -> None:
+def waiting(awaited: str) -> None:
     """Says what is waited for: "starting Ray"."""
     if _listeners:
-        _listeners[-1].waiting(what)
+        _listeners[-1].waiting(awaited)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ class Progress(Protocol):
     def at_work(self, name: str, num_rows: int | None) -> None:
         """So many rows of the parts that are in hand are done; None: as many as before, and the work goes on."""
 
-    def waiting(self, name: str, what: str) -> None:
+    def waiting(self, name: str, awaited: str) -> None:
         """There is nothing to count yet: this is waited for."""
 
     def ended(self, result: Result) -> None: ...
@@ -64,13 +64,13 @@ class NoProgress:
 
     def at_work(self, name: str, num_rows: int | None) -> None: ...
 
-    def waiting(self, name: str, what: str) -> None: ...
+    def waiting(self, name: str, awaited: str) -> None: ...
 
     def ended(self, result: Result) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Heard:
+class _Signs:
     """Passes on what the work on a step says of itself."""
 
     progress: Progress
@@ -79,8 +79,8 @@ class _Heard:
     def at_work(self, num_rows: int | None) -> None:
         self.progress.at_work(self.name, num_rows)
 
-    def waiting(self, what: str) -> None:
-        self.progress.waiting(self.name, what)
+    def waiting(self, awaited: str) -> None:
+        self.progress.waiting(self.name, awaited)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Runner:
         """All of these steps, finished; what is `after` one of them is called once it is."""
         steps = list(flow)
         for index, step in enumerate(steps):
-            with alive.heard_by(_Heard(progress=self._progress, name=step.name)), inside.stays():
+            with alive.heard_by(_Signs(progress=self._progress, name=step.name)), inside.stays():
                 self._finish(step)
             if self._lease is not None:
                 to_come = {later.family for later in steps[index + 1 :]}

@@ -389,9 +389,9 @@ def seal_to_bytes(seal: Seal) -> bytes:
 def seal_from_bytes(key: str, data: bytes) -> Seal:
     try:
         body = json.loads(data)
-        found = _SEAL.fullmatch(data)
+        parsed = _SEAL.fullmatch(data)
         folder = _folder_in_passing(key)
-        sound = found is not None and digest(b"{" + found[2]) == found[1].decode() and body["key"] == key
+        sound = parsed is not None and digest(b"{" + parsed[2]) == parsed[1].decode() and body["key"] == key
         tables = {
             name: Blob(sha256=sha256, num_bytes=size, num_rows=rows, form=form[0] if form else "parquet", folder=folder)
             for name, (sha256, size, rows, *form) in body["tables"].items()

@@ -195,7 +195,7 @@ class WorkerPool(abc.ABC):
         if "do" in states:
             alive.sign(sum(worker.num_rows for worker in self.workers if worker.state == "do"))
         elif states & {*_AWAITED}:
-            alive.waiting(next(what for state, what in _AWAITED.items() if state in states))
+            alive.waiting(next(awaited for state, awaited in _AWAITED.items() if state in states))
 
     def _patience(self) -> float:
         """Seconds until the next worker is late."""

@@ -19,7 +19,7 @@ from selector.exact import Floats, Ints
 _MOST_STEPS = 100
 _CELLS, _MOST_CELLS = 1 << 18, 1 << 14
 _COARSE = 0.5
-_NEVER, _CERTAIN = -45.0, 10.0  # logarithms of a rate by which nothing is drawn, and everything
+_ALMOST_NONE, _ALMOST_ALL = -45.0, 10.0  # logarithms of a rate by which nothing is drawn, and everything
 
 
 Answer = TypeVar("Answer")
@@ -152,9 +152,9 @@ class _Histogram:
         place[which] = np.arange(len(which))
         least, most = least[which], most[which]
         num_cells = max(16, min(_CELLS // len(which), _MOST_CELLS))
-        is_near = (most - least > _COARSE * num_cells) & (least < _CERTAIN) & (most > _NEVER)
-        least = np.where(is_near, np.maximum(least, _NEVER), least)
-        most = np.where(is_near, np.minimum(most, _CERTAIN), most)
+        is_near = (most - least > _COARSE * num_cells) & (least < _ALMOST_ALL) & (most > _ALMOST_NONE)
+        least = np.where(is_near, np.maximum(least, _ALMOST_NONE), least)
+        most = np.where(is_near, np.minimum(most, _ALMOST_ALL), most)
         unit = 2.0 ** min(20, 62 - largest.bit_length())
         return cls(place=place, least=least, width=(most - least) / num_cells, num_cells=num_cells, unit=unit)
 

@@ -133,7 +133,7 @@ def commit(
     own, num_lost = ledger.counts(), sum(lost.values())
     counted: dict[str, Any] = {
         "rows": own["documents"] + num_lost,
-        "reasons": dict(Counter(ledger.reasons.told()) + Counter(lost)),
+        "reasons": dict(Counter(ledger.reasons.by_heading()) + Counter(lost)),
         "sources": {},
         "without_source": 0,
         "clusters_tried": (),
@@ -147,7 +147,7 @@ def commit(
     all_facts: dict[str, Mapping[str, Any]] = {"select": {}, "order": {}, **(facts or {})}
     if ledger.num_left:
         reasons = functools.reduce(operator.add, (one.reasons for one in left))
-        all_facts["order"] = {**all_facts["order"], "left": reasons.told()}
+        all_facts["order"] = {**all_facts["order"], "left": reasons.by_heading()}
     header = Header(
         digest=_UNSEALED,
         order_digest=root(ledger.leaf_digests()),
@@ -337,9 +337,9 @@ class _Work:
             stretch.leave(self.store.read(key, "left"))
         return stretch.matched()
 
-    def _keep(self, what: str, inputs: Sequence[Any], kept: Mapping[str, pa.Table]) -> str:
+    def _keep(self, kind: str, inputs: Sequence[Any], kept: Mapping[str, pa.Table]) -> str:
         """The key of tables that are needed until the manifest is committed, once they are stored."""
-        key = f"{self.passing}/{what}/{fingerprint([_VERSION, self.places.digest, *inputs])}"
+        key = f"{self.passing}/{kind}/{fingerprint([_VERSION, self.places.digest, *inputs])}"
         return self.store.seal(key, kept.items(), form="arrow").key
 
 

@@ -91,12 +91,12 @@ class Reasons:
         counts = dict(Counter(self.counts) + Counter(other.counts))
         return Reasons(counts=counts, templates=_merged([*self.templates.items(), *other.templates.items()]))
 
-    def told(self) -> dict[str, int]:
+    def by_heading(self) -> dict[str, int]:
         """Rows by the reason as a person reads it: a sentence, or what the rows with one template have in common."""
-        told = Counter(self.counts)
+        by_heading = Counter(self.counts)
         for template, (count, shared) in self.templates.items():
-            told[heading(template, shared)] += count
-        return dict(told)
+            by_heading[heading(template, shared)] += count
+        return dict(by_heading)
 
 
 def _merged(

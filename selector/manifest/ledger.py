@@ -284,7 +284,7 @@ class Ledger:
                 problems.append(f"The count of reasons is {sum(reasons.values()):,}, and the rows come to {number:,}.")
             problems += [
                 f"The count of the reason {reason!r} is {reasons.get(reason, 0):,}, and the rows come to {number:,}."
-                for reason, number in self.reasons.told().items()
+                for reason, number in self.reasons.by_heading().items()
                 if reasons.get(reason, 0) < number
             ]
         return problems

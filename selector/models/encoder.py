@@ -132,8 +132,8 @@ class Encoder:
     def _prompt_features(self) -> dict[str, Any]:
         """What a model that pools without its prompt must know of it."""
         prompt = self._settings.prompt
-        told = self._model.preprocess([prompt], prompt=prompt) if prompt else {}
-        return {name: told[name] for name in ("prompt_length",) if name in told}
+        features = self._model.preprocess([prompt], prompt=prompt) if prompt else {}
+        return {name: features[name] for name in ("prompt_length",) if name in features}
 
     def _check_loaded(self, model: Any) -> None:
         """Texts go into the model as we make them: as tokens of a tokenizer that can cut them, beside its prompt.

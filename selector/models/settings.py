@@ -82,8 +82,8 @@ def _check_module(folder: Path, number: int, module: Mapping[str, Any], where: s
         raise _refused(where, folder, f"module {number} in its modules.json is {kind}", f"There can be {known}.")
     inside = folder / path
     if path and (inside / "pytorch_model.bin").is_file() and not (inside / "model.safetensors").is_file():
-        what = f"the weights of {path} are a pytorch_model.bin"
-        raise _refused(where, folder, what, "Only safetensors are loaded: save the model with them.")
+        problem = f"the weights of {path} are a pytorch_model.bin"
+        raise _refused(where, folder, problem, "Only safetensors are loaded: save the model with them.")
 
 
 def _configs_of_first(folder: Path) -> Any:
@@ -92,8 +92,8 @@ def _configs_of_first(folder: Path) -> Any:
     return (file for file in files if file.is_file())
 
 
-def _refused(where: str, folder: Path, what: str, cure: str) -> PolicyError:
-    return PolicyError(f"{where}: {folder} cannot be used as it is meant to be: {what}. {cure}")
+def _refused(where: str, folder: Path, problem: str, cure: str) -> PolicyError:
+    return PolicyError(f"{where}: {folder} cannot be used as it is meant to be: {problem}. {cure}")
 
 
 def _json(file: Path, where: str, default: Any = None) -> Any:

@@ -63,7 +63,7 @@ def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
     def mapped(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return pool.mapper(Blamed(kind=kind, name=name, plugin=plugin, work=work), items)
 
-    def exchanged(asked: Pool, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> Sequence[Shard]:
+    def exchanged(whole: Pool, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> Sequence[Shard]:
         assert pool.exchanger is not None
         try:
             sent(work)
@@ -71,7 +71,7 @@ def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
             problem = f"gives an exchange work that cannot be sent: {error}"
             raise fault(kind, name, plugin, problem.rstrip(".")) from error
         blaming = Blamed(kind=kind, name=name, plugin=plugin, work=work)
-        return pool.exchanger(replace(asked, mapper=pool.mapper), by, blaming, columns, returns)
+        return pool.exchanger(replace(whole, mapper=pool.mapper), by, blaming, columns, returns)
 
     return replace(pool, mapper=mapped, exchanger=pool.exchanger and exchanged)
 

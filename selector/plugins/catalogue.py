@@ -128,8 +128,8 @@ class Catalogue:
 
     def _unknown_score(self, name: str, where: str) -> PolicyError:
         hint = did_you_mean(name.removeprefix(SCORE), self.scores)
-        what = f"no rater gives the score {name!r}" if name.strip() else "the name of the score is blank"
-        return PolicyError(f"{where}: {what}. {hint}")
+        problem = f"no rater gives the score {name!r}" if name.strip() else "the name of the score is blank"
+        return PolicyError(f"{where}: {problem}. {hint}")
 
 
 def corpus_column(name: str) -> Column:

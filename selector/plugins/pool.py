@@ -88,7 +88,7 @@ class Beside:
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         theirs = [name for name in columns if name in self.names]
         others = [name for name in columns if name not in self.names]
-        read = [shard.read(asked) for shard, asked in ((self.shard, others), (self.more, theirs)) if asked]
+        read = [shard.read(names) for shard, names in ((self.shard, others), (self.more, theirs)) if names]
         by_name = {name: (column, batch.schema.field(name)) for batch in read for name, column in _named(batch)}
         return pa.RecordBatch.from_arrays(
             [by_name[name][0] for name in columns], schema=pa.schema([by_name[name][1] for name in columns])

@@ -107,10 +107,10 @@ def tree_of(text: str) -> Node:
     except (_Problem, RecursionError) as problem:
         reason = "it is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         if reason.startswith(_MANY):
-            what = reason.removeprefix(_MANY)
+            construct = reason.removeprefix(_MANY)
             raise PolicyError(
-                f"select.where: in {short(text)!r}, {what} asks for other documents, and a rule sees one at a time. "
-                "Compare columns of one document."
+                f"select.where: in {short(text)!r}, {construct} asks for other documents, and a rule sees one at a time"
+                ". Compare columns of one document."
             ) from None
         raise PolicyError(
             f"select.where: {short(text)!r} is not an SQL condition: {short(reason)}. "
@@ -148,9 +148,9 @@ def compiled(text: str, schema: pa.Schema) -> Compiled:
         try:
             return _compiled(text, schema, kinds)
         except _Problem as error:
-            columns = ", ".join(f"{field.name} ({_said(field.type)})" for field in schema)
-            said = f"does not fit the columns {columns}: {short(error)}."
-            problem = problem or PolicyError(f"select.where: {short(text)!r} {said}")
+            columns = ", ".join(f"{field.name} ({_phrase(field.type)})" for field in schema)
+            misfit = f"does not fit the columns {columns}: {short(error)}."
+            problem = problem or PolicyError(f"select.where: {short(text)!r} {misfit}")
     assert problem is not None, "at least one way was tried"
     raise problem
 
@@ -290,8 +290,8 @@ def _check_function(node: Node, text: str) -> None:
 
 
 def _as_written(word: str, text: str) -> str:
-    found = re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)
-    return found[0] if found else word
+    spelling = re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)
+    return spelling[0] if spelling else word
 
 
 def _type_written(node: Node) -> str:
@@ -317,17 +317,17 @@ class _Compiler:
     """Makes SQL of a tree. What a piece of it is, DuckDB says, over a table of the same types with one row of nulls."""
 
     def __init__(self, schema: pa.Schema, kinds: Mapping[str, str]) -> None:
-        made = [
+        expressions = [
             f"CAST(c{number} AS {kinds[field.name]})" if field.name in kinds else _normal(field.type, number)
             for number, field in enumerate(schema)
         ]
-        self.prepared = ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(made)) or "1"
+        self.prepared = ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(expressions)) or "1"
         self._cursor = _cursor()
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
         self._cursor.register("given", _plain(nulls))
         self._cursor.execute(f"CREATE TEMP TABLE prepared AS SELECT {self.prepared} FROM given")
-        told = self._cursor.execute("DESCRIBE prepared").fetchall()
-        columns = zip(schema.names, told, strict=True) if schema.names else ()
+        described = self._cursor.execute("DESCRIBE prepared").fetchall()
+        columns = zip(schema.names, described, strict=True) if schema.names else ()
         self._columns = {
             name: _Value(sql=f"c{number}", type=column[1], is_clean=True)
             for number, (name, column) in enumerate(columns)
@@ -644,7 +644,7 @@ def _normal(kind: pa.DataType, number: int) -> str:
     return name
 
 
-def _said(kind: pa.DataType) -> str:
+def _phrase(kind: pa.DataType) -> str:
     """An Arrow type in a message."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)

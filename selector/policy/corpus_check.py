@@ -42,7 +42,7 @@ def _check_texts(policy: Policy, uris: Sequence[str]) -> None:
 def _check_budget(policy: Policy, uris: Sequence[str]) -> None:
     budget = policy.select.budget
     if budget.documents is not None:
-        num_rows = _counted((found.num_rows for found in _ranges(uris)), budget.documents)
+        num_rows = _counted((extent.num_rows for extent in _ranges(uris)), budget.documents)
         if num_rows < budget.documents:
             raise PolicyError(
                 f"select.budget.documents is {budget.documents}, and the corpus has only {num_rows} rows. "
@@ -61,9 +61,9 @@ def _most_tokens(text: str, uris: Sequence[str]) -> Iterator[int]:
     """More tokens than the texts of each range of rows can have: a token is a byte at least, and so is a document."""
     literals = len(text.encode()) if "{" in text else 0
     times = max(1, text.count("{"))
-    for found in _ranges(uris):
-        num_bytes = found.end - found.start if found.end > found.start else _UNKNOWN
-        yield times * num_bytes + (1 + literals) * found.num_rows
+    for extent in _ranges(uris):
+        num_bytes = extent.end - extent.start if extent.end > extent.start else _UNKNOWN
+        yield times * num_bytes + (1 + literals) * extent.num_rows
 
 
 def _ranges(uris: Sequence[str]) -> Iterator[formats.Range]:

@@ -19,7 +19,7 @@ def check(
     policy: Policy,
     catalogue: Catalogue,
     rule: Rule | None,
-    found: files.Found,
+    corpus_files: files.CorpusFiles,
     *,
     corpus_columns: Mapping[str, str],
     needs_vectors: bool,
@@ -32,11 +32,15 @@ def check(
     """
     if needs_vectors:
         _check_model(policy)
-    _check_corpus(policy, catalogue, rule, found, corpus_columns)
+    _check_corpus(policy, catalogue, rule, corpus_files, corpus_columns)
 
 
 def _check_corpus(
-    policy: Policy, catalogue: Catalogue, rule: Rule | None, found: files.Found, corpus_columns: Mapping[str, str]
+    policy: Policy,
+    catalogue: Catalogue,
+    rule: Rule | None,
+    corpus_files: files.CorpusFiles,
+    corpus_columns: Mapping[str, str],
 ) -> None:
     everywhere = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
@@ -45,10 +49,10 @@ def _check_corpus(
     if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
         somewhere[policy.corpus.source] = "corpus.source"
     if isinstance(policy.corpus.source, Mapping):
-        _check_constants(policy.corpus.source, found.uris)
+        _check_constants(policy.corpus.source, corpus_files.uris)
     known: set[str] = set()
     is_whole, are_empty, errors = True, [True], list[CorpusError]()
-    for file in found.files:
+    for file in corpus_files.files:
         uri = file.uri
         beginning = _look(file, policy.corpus.max_document_bytes)
         if isinstance(beginning, CorpusError):
@@ -67,27 +71,30 @@ def _check_corpus(
                 raise unknown_column(name, where, uri, names, catalogue)
         if rule is not None:
             _check_rule(rule, uri, beginning, names, catalogue)
-    if len(errors) == len(found.files):
+    if len(errors) == len(corpus_files.files):
         raise errors[0]
     if all(are_empty):
         raise CorpusError(f"corpus.paths: there is no row in {', '.join(policy.corpus.paths)}. Give files with rows.")
     for name, where in somewhere.items():
         if is_whole and known and _spelt(name) not in known:
-            who = found.uris[0] if len(found.uris) == 1 else f"none of the {len(found.uris)} files of the corpus"
-            raise unknown_column(name, where, who, known, catalogue)
+            uris = corpus_files.uris
+            searched = uris[0] if len(uris) == 1 else f"none of the {len(uris)} files of the corpus"
+            raise unknown_column(name, where, searched, known, catalogue)
 
 
-def unknown_column(name: str, where: str, who: str, of_corpus: Collection[str], catalogue: Catalogue) -> CorpusError:
-    """The error to raise where a column that the policy names at a place is not there; `who` has it not."""
+def unknown_column(
+    name: str, where: str, searched: str, of_corpus: Collection[str], catalogue: Catalogue
+) -> CorpusError:
+    """The error for a column that the policy names and that `searched`, a file or all of them, does not have."""
     ours = [*RULE_COLUMNS, *catalogue.scores] if where == "select.where" else []
     known = {*of_corpus, *ours}
     hint = did_you_mean(name, known)
     quoted = fields.name_of([name])
     if quoted in of_corpus:
         hint = f"Did you mean {quoted}? A dot that is part of a name is written in quotes."
-    has = "has a column" if who.startswith("no") else "has no column"
+    has = "has a column" if searched.startswith("no") else "has no column"
     return CorpusError(
-        f"{where}: {who} {has} {name!r}. There is: {', '.join(sorted(known))}."
+        f"{where}: {searched} {has} {name!r}. There is: {', '.join(sorted(known))}."
         f"{f' {hint}' if hint.startswith('Did') else ''}"
     )
 

@@ -57,7 +57,7 @@ class Resolved:
     plugins: Plugins  # with the folders of the models that their options name; a rater comes after those that it reads
     catalogue: Catalogue
     rule: Rule | None
-    found: files.Found  # the corpus files
+    corpus_files: files.CorpusFiles  # the corpus files
     columns: Mapping[
         str, tuple[Column, ...]
     ]  # by a plug-in's path in the policy: what it reads, each under the name that it uses
@@ -79,7 +79,7 @@ class Resolved:
     @property
     def uris(self) -> tuple[str, ...]:
         """The corpus files that are read, sorted."""
-        return tuple(self.found.uris)
+        return tuple(self.corpus_files.uris)
 
     @functools.cached_property
     def sources(self) -> tuple[str | None, ...]:
@@ -175,14 +175,14 @@ def resolve(policy: Policy) -> Resolved:
         plugins=plugins_made_whole,
         catalogue=catalogue,
         rule=rule,
-        found=files.expand(policy.corpus.paths, policy.corpus.form),
+        corpus_files=files.expand(policy.corpus.paths, policy.corpus.form),
         columns=columns,
         contents=contents,
         tokenizer=tokenizer,
         tokenizer_sha256=tokens.sha256_of(tokenizer),
     )
     preflight.check(
-        policy, catalogue, rule, resolved.found,
+        policy, catalogue, rule, resolved.corpus_files,
         corpus_columns=resolved.corpus_columns, needs_vectors=resolved.needs_vectors,
     )  # fmt: skip
     return resolved

@@ -107,11 +107,11 @@ class Rule:
 
     def _read(self, schema: pa.Schema) -> list[str]:
         """Where in a table the values of the names that the rule says are."""
-        there = set(schema.names)
+        names = set(schema.names)
         return [
             _passed_on(name)
             if name not in (column.name for column in self.columns if column.step != "columns")
-            and _passed_on(name) in there
+            and _passed_on(name) in names
             and pa.types.is_string(schema.field(name).type)
             and not _is_text(schema.field(_passed_on(name)).type)
             else name

@@ -91,8 +91,8 @@ def _row(field: pa.Field, values: pa.ChunkedArray) -> dict[str, Any]:
         keys = exact.ascending(present)
         counts[:, 0] = int((keys >> np.uint64(32)).sum()), int((keys & _HALF).sum())
     kind = pa.schema([pa.field("value", field.type)]).serialize().to_pybytes()
-    told = {"score": field.name, "type": kind, "count": len(present), "missing": len(values) - len(present)}
-    return {**told, **_sparse(counts)}
+    row = {"score": field.name, "type": kind, "count": len(present), "missing": len(values) - len(present)}
+    return {**row, **_sparse(counts)}
 
 
 def _sparse(counts: exact.Ints) -> dict[str, list[int]]:

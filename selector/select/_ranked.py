@@ -366,7 +366,7 @@ class _Decide:
             return {}
         names = [str(name) for name in self.view.names]
         by_group = {"quotas": self.quotas, "spent": self.spent}
-        return {what: dict(zip(names, amounts.tolist(), strict=True)) for what, amounts in by_group.items()}
+        return {name: dict(zip(names, amounts.tolist(), strict=True)) for name, amounts in by_group.items()}
 
     def _reason(self, index: int, outcome: int) -> Reason:
         """The reason for documents of a group, with what stands in its braces."""

@@ -53,11 +53,11 @@ def left_out(done: Done) -> dict[str, int]:
     """How many documents are not kept for each reason, duplicates apart."""
     reasons = Reasons()
     for one in shards_of(done):
-        said = done.store.read(one["key"], "decisions", ["outcome", "reason", "arguments"])
-        outcomes, codes = labels(said["outcome"])
-        said = said.filter(pa.array(np.isin(outcomes, ["kept", "duplicate"], invert=True)[codes]))
-        reasons += Reasons.of(said["reason"], said["arguments"])
-    return reasons.told()
+        decisions = done.store.read(one["key"], "decisions", ["outcome", "reason", "arguments"])
+        outcomes, codes = labels(decisions["outcome"])
+        decisions = decisions.filter(pa.array(np.isin(outcomes, ["kept", "duplicate"], invert=True)[codes]))
+        reasons += Reasons.of(decisions["reason"], decisions["arguments"])
+    return reasons.by_heading()
 
 
 def _sources(done: Done) -> dict[str, list[int]]:
@@ -76,8 +76,8 @@ def lost(done: Done) -> Counter[tuple[str, str]]:
     """How many files and rows never became documents, by step and reason."""
     seals = done["ingest"].parts
     items = [[seal for seal in seals[stretch] if _lost(seal)] for stretch in _stretches(done)]
-    said = done.map(functools.partial(_reasons_of, done.store), [item for item in items if item])
-    return sum(said, _tally(survey.unreadable(done)))
+    tallies = done.map(functools.partial(_reasons_of, done.store), [item for item in items if item])
+    return sum(tallies, _tally(survey.unreadable(done)))
 
 
 def lost_rows(done: Done) -> Counter[str]:

@@ -69,9 +69,9 @@ class Chosen:
             for i, (columns, one) in enumerate(zip(keys, shards_of(done), strict=True))
         ]
 
-    def pool(self, done: Done, whose: str) -> Pool:
+    def pool(self, done: Done, inputs: str) -> Pool:
         """What an order sees; what is worked out of it is kept as `whose`."""
-        schema = self.select.shards(done).pool(self.columns, whose).schema
+        schema = self.select.shards(done).pool(self.columns, inputs).schema
         shards, store = self.shards(done), done.store
         num_rows = list(done.map(functools.partial(_num_rows, store), shards))
         decided = [tables.VERDICTS.field(name) for name in ("inclusion_probability", "round", "visits")]
@@ -80,8 +80,8 @@ class Chosen:
             num_documents=sum(num_rows),
             shards=[_Rows(store=store, shard=one, num_rows=n) for one, n in zip(shards, num_rows, strict=True)],
             mapper=done.map,
-            extender=InStore(done=done, whose=whose),
-            exchanger=Exchanged(done=done, whose=whose),
+            extender=InStore(done=done, inputs=inputs),
+            exchanger=Exchanged(done=done, inputs=inputs),
         )
 
     def _columns(self) -> dict[str, Column]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from selector import tables
 from selector.corpus import formats, values
 from selector.corpus.joined import INGEST
-from selector.corpus.values import Found, Met
+from selector.corpus.values import ColumnType, FirstOfKind
 from selector.engine.part import Task
 from selector.engine.step import APART, Done, Fold, Tables
 from selector.engine.store import Store
@@ -83,38 +83,38 @@ class Columns(Fold):
         return table.filter(pa.array([name in self.names for name in table["name"].to_pylist()], pa.bool_()))
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
-        met: dict[str, list[Met]] = {name: [] for name in self.names}
-        there = set[str]()
+        firsts: dict[str, list[FirstOfKind]] = {name: [] for name in self.names}
+        present = set[str]()
         read = list(parts)
         for number, part in enumerate(read):
-            for name, one in values.met_in(number, part["types"]):
-                there.add(name)
-                met[name] += [one] if one is not None else []
-        found = {name: values.type_of(ones) for name, ones in met.items()}
+            for name, one in values.firsts_in(number, part["types"]):
+                present.add(name)
+                firsts[name] += [one] if one is not None else []
+        column_types = {name: values.type_of(ones) for name, ones in firsts.items()}
         rows = [
             {
                 "name": name,
                 "type": values.spell(each.type),
-                "is_there": name in there,
+                "is_there": name in present,
                 "disagree": self._disagreement(done, each),
             }
-            for name, each in found.items()
+            for name, each in column_types.items()
         ]
         yield "types", pa.Table.from_pylist(rows, schema=TYPES)
         known: set[str] = set()
-        for part in read if len(there) < len(self.names) else ():
+        for part in read if len(present) < len(self.names) else ():
             known |= set(part["known"]["name"].to_pylist()) if len(known) < _MOST_KNOWN else set()
         yield "known", pa.table([sorted(known)], schema=values.KNOWN)
 
-    def _disagreement(self, done: Done, found: Found) -> str | None:
-        if found.disagree is None:
+    def _disagreement(self, done: Done, column_type: ColumnType) -> str | None:
+        if column_type.disagree is None:
             return None
         parts = survey.parts(done, self.survey)
-        said: list[str] = []
-        for part, place, what in found.disagree:
+        places: list[str] = []
+        for part, place, value in column_type.disagree:
             uri, row = parts[part].at(place)
-            said.append(f"{what} in row {row} of {uri}")
-        return " and ".join(said)
+            places.append(f"{value} in row {row} of {uri}")
+        return " and ".join(places)
 
 
 def _quarantine(lost: pa.Table) -> pa.Table:

@@ -24,7 +24,7 @@ _FIXED = (
     "doc_id", "source", "cluster", "file", "row", *tables.BYTES, "num_tokens", "inclusion_probability", "reason",
     "arguments",
 )  # fmt: skip
-_MADE = pa.schema(
+_COMMITTED = pa.schema(
     [
         ("run", pa.string()),
         ("digest", pa.string()),
@@ -100,7 +100,7 @@ class ManifestStep(Whole):
             versions=self.versions,
         )
         committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
-        yield "manifest", pa.Table.from_pylist([committed], schema=_MADE)
+        yield "manifest", pa.Table.from_pylist([committed], schema=_COMMITTED)
 
     def _parts(self, done: Done) -> list[Visits]:
         """The visits, part by part: shards deal their rows, and each part puts its own in order."""

@@ -71,13 +71,13 @@ class Plan:
     @functools.cached_property
     def survey(self) -> Survey:
         corpus = self.policy.corpus
-        found = self.resolved.found
+        corpus_files = self.resolved.corpus_files
         return Survey(
             rows_per_part=corpus.rows_per_part,
             uris=self.resolved.uris,
-            forms=tuple(file.format for file in found.files),
+            forms=tuple(file.format for file in corpus_files.files),
             sources=self.resolved.sources,
-            unread=found.unread,
+            unread=corpus_files.unread,
         )
 
     @functools.cached_property

@@ -32,8 +32,8 @@ class Exchanged:
     """The exchanger of one step. `whose` is a fingerprint of all that decides what is in the pool and what is asked of
     it; its questions come in the same order in every run, so that a run goes on where it was."""
 
-    def __init__(self, *, done: Done, whose: str) -> None:
-        self._done, self._whose = done, whose
+    def __init__(self, *, done: Done, inputs: str) -> None:
+        self._done, self._inputs = done, inputs
         self._number = 0
 
     def __call__(
@@ -41,15 +41,15 @@ class Exchanged:
     ) -> Sequence[Shard]:
         self._number += 1
         sizes = [shard.num_rows for shard in pool.shards]
-        own = fingerprint([self._whose, self._number, sizes, by, list(columns), [str(field) for field in returns]])
-        asked = _Asked(by=by, work=work, columns=tuple(columns), returns=returns)
-        width = sum(_width(pool.schema.field(name).type) for name in asked.names)
+        own = fingerprint([self._inputs, self._number, sizes, by, list(columns), [str(field) for field in returns]])
+        question = _Question(by=by, work=work, columns=tuple(columns), returns=returns)
+        width = sum(_width(pool.schema.field(name).type) for name in question.names)
         bucket_rows = max(1, min(BUCKET_ROWS, BUCKET_BYTES // width))
-        return _answers(self._done, own, asked, pool.shards, bucket_rows, pool.extender.begin())
+        return _answers(self._done, own, question, pool.shards, bucket_rows, pool.extender.begin())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _Question:
     """What is asked about whole groups."""
 
     by: str
@@ -64,19 +64,19 @@ class _Asked:
 
 
 def _answers(
-    done: Done, own: str, asked: _Asked, shards: Sequence[Shard], bucket_rows: int, extension: Extension
+    done: Done, own: str, question: _Question, shards: Sequence[Shard], bucket_rows: int, extension: Extension
 ) -> Sequence[Shard]:
     """For each shard the answers about its rows."""
     numbered = list(enumerate(shards))
     slots = np.zeros(_SLOTS, np.int64)
-    for counted in done.map(functools.partial(_count, asked.by), shards):
+    for counted in done.map(functools.partial(_count, question.by), shards):
         slots += counted
     bucket_of = _buckets(slots, bucket_rows)
     inputs = [own, keyed.digest(bucket_of.tobytes()).hex()]
-    deal = functools.partial(_deal, asked, bucket_of)
-    meet = functools.partial(_meet, asked, f"{done.passing}/groups/{fingerprint(inputs)}")
+    deal = functools.partial(_deal, question, bucket_of)
+    meet = functools.partial(_meet, question, f"{done.passing}/groups/{fingerprint(inputs)}")
     answered = exchange(done, "shards", [inputs, "groups"], numbered, int(bucket_of[-1]) + 1, deal, meet)
-    collect = functools.partial(_collect, asked.returns, extension)
+    collect = functools.partial(_collect, question.returns, extension)
     return exchange(done, "shards", [inputs, "back"], answered, len(shards), _deal_back, collect)
 
 
@@ -106,27 +106,29 @@ def _count(by: str, shard: Shard) -> Ints:
     return np.bincount(_slots(shard.read([by])[by]), minlength=_SLOTS)
 
 
-def _deal(asked: _Asked, bucket_of: npt.NDArray[np.int32], _: Store, item: tuple[int, Shard]) -> Mapping[int, pa.Table]:
+def _deal(
+    question: _Question, bucket_of: npt.NDArray[np.int32], _: Store, item: tuple[int, Shard]
+) -> Mapping[int, pa.Table]:
     """A shard's rows, with their places, by buckets."""
     number, shard = item
-    table = pa.Table.from_batches([shard.read(asked.names)])
+    table = pa.Table.from_batches([shard.read(question.names)])
     place = [np.full(table.num_rows, number, np.int32), np.arange(table.num_rows)]
     for field, values in zip(_PLACE, place, strict=True):
         table = table.append_column(field, pa.array(values))
-    return by_bucket(table, bucket_of[_slots(table[asked.by].combine_chunks())])
+    return by_bucket(table, bucket_of[_slots(table[question.by].combine_chunks())])
 
 
-def _meet(asked: _Asked, prefix: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
+def _meet(question: _Question, prefix: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
     """Stores what the work says of the groups of a bucket, with the places of the rows."""
     key = f"{prefix}-{bucket}"
     if store.find(key) is None:
-        schema = pa.schema([*asked.returns, *_PLACE])
+        schema = pa.schema([*question.returns, *_PLACE])
         tables = list(dealt)
         answered = schema.empty_table()
         if tables:
             table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
             tables.clear()
-            answers = by_groups(table, asked.by, asked.work, asked.columns, asked.returns)
+            answers = by_groups(table, question.by, question.work, question.columns, question.returns)
             answered = pa.table([*answers.columns, table[_SHARD], table[_ROW]], schema=schema)
         store.seal(key, [("answers", answered)], form="arrow")
     return key

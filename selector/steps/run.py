@@ -52,7 +52,7 @@ class Run:
         embed = next((step for step in flow if isinstance(step, Embed)), None)
         return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
 
-    def found(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
+    def finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
         with Runner(self.store, executor) as runner:
             try:
@@ -143,12 +143,12 @@ class Run:
         if step == "select":
             left = sorted(account.left_out(done).items(), key=lambda pair: (-pair[1], pair[0]))
             reasons = "; ".join(f"{count:,} {reason}" for reason, count in left)
-            what = f"select keeps no document ({reasons})"
+            problem = f"select keeps no document ({reasons})"
         else:
-            what = "the order makes no visit"
+            problem = "the order makes no visit"
         raise SelectorError(
-            f"The manifest would be empty: {what}. Change the rule or the budget, or write select.allow_empty: true if "
-            "that is what is wanted."
+            f"The manifest would be empty: {problem}. Change the rule or the budget, or write select.allow_empty: true "
+            "if that is what is wanted."
         )
 
     def _deduplicated(self, done: Done) -> None:
@@ -194,9 +194,9 @@ def _check_root(policy: Policy, uris: Sequence[str], store: Store) -> None:
         raise _inside(store, f"the corpus {', '.join(policy.corpus.paths)}")
 
 
-def _inside(store: Store, what: str) -> UsageError:
+def _inside(store: Store, folder: str) -> UsageError:
     return UsageError(
-        f"--root: {store.storage.address} lies inside {what}, so a run would read what it wrote. Give another root."
+        f"--root: {store.storage.address} lies inside {folder}, so a run would read what it wrote. Give another root."
     )
 
 
@@ -212,12 +212,12 @@ def _check_rows(resolved: Resolved, num_rows: int, files: pa.Table) -> None:
     _check_documents(resolved, num_rows, None)
 
 
-def _check_space(store: Store, what: str, needed: int) -> None:
+def _check_space(store: Store, content: str, needed: int) -> None:
     """The disk has room for so many bytes. Raises UsageError."""
     free = store.storage.free_bytes()
     if free is not None and free < needed:
         raise UsageError(
-            f"--root: {store.storage.address} has {free / 1e6:,.2f} MB free, and {what} need about "
+            f"--root: {store.storage.address} has {free / 1e6:,.2f} MB free, and {content} need about "
             f"{needed / 1e6:,.2f} MB. Free some space, or give another root."
         )
 
@@ -228,9 +228,11 @@ def _check_documents(
     """The budget and the clusters fit so many documents and tokens; `lost` counts bad rows by reason."""
     if not num_documents:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((lost or {}).items()))
-        what = f"no row of {', '.join(resolved.policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
+        problem = (
+            f"no row of {', '.join(resolved.policy.corpus.paths)} is a document{f' ({reasons})' if reasons else ''}"
+        )
         raise CorpusError(
-            f"corpus.paths: {what}. Give files with rows, and in corpus.text the column that holds the text."
+            f"corpus.paths: {problem}. Give files with rows, and in corpus.text the column that holds the text."
         )
     budget, num_clusters = resolved.policy.select.budget, resolved.policy.cluster.num_clusters
     wanted_clusters = num_clusters if num_clusters != "auto" and "cluster" in resolved.steps_read else None
@@ -244,8 +246,8 @@ def _check_documents(
         ),
     ):
         if wanted is not None and available is not None and wanted > available:
-            what = "tokens" if unit.endswith("tokens") else "documents"
+            noun = "tokens" if unit.endswith("tokens") else "documents"
             cure = (
                 "Lower it, or write auto." if "clusters" in unit else "Lower it, or write fraction: 1.0 for all of it."
             )
-            raise PolicyError(f"{unit} is {wanted}, and the corpus has only {available} {what}. {cure}")
+            raise PolicyError(f"{unit} is {wanted}, and the corpus has only {available} {noun}. {cure}")

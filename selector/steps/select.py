@@ -111,8 +111,13 @@ class Select(Whole):
         """For each shard where its decisions are stored, how many they are, and what they come to."""
         work = _Decide(store=done.store, decisions=replace(decisions, pool=None), checker=checker)
         items = [
-            _ToDecide(key=f"select.shards/{fingerprint([own, shard.key])}", shard=shard, decided=decided, asked=asked)
-            for shard, (decided, asked) in zip(shards.shards, checker.shards(decisions, pool), strict=True)
+            _ToDecide(
+                key=f"select.shards/{fingerprint([own, shard.key])}",
+                shard=shard,
+                decided=decided,
+                pool_shard=pool_shard,
+            )
+            for shard, (decided, pool_shard) in zip(shards.shards, checker.shards(decisions, pool), strict=True)
         ]
         return done.map(work, items)
 
@@ -145,7 +150,7 @@ class _ToDecide:
     key: str
     shard: Shard
     decided: PoolShard
-    asked: PoolShard
+    pool_shard: PoolShard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +163,7 @@ class _Decide:
 
     def __call__(self, item: _ToDecide) -> tuple[str, int, Totals]:
         key, shard = item.key, item.shard
-        batch = self.checker.read(self.decisions, item.decided, item.asked)
+        batch = self.checker.read(self.decisions, item.decided, item.pool_shard)
         verdicts = self.checker.verdict(self.decisions, batch)
         totals = self.checker.totals_of(batch, verdicts)
         documents, eligible = documents_of(self.store, shard)

@@ -88,7 +88,7 @@ class Shards:
             num_eligible=tuple(done.store.sealed(of_shard[0]).tables["column"].num_rows for of_shard in keys),
         )
 
-    def pool(self, columns: Sequence[Column], whose: str) -> Pool:
+    def pool(self, columns: Sequence[Column], inputs: str) -> Pool:
         """The documents that may be chosen, with these columns; what is worked out of them is kept as `whose`."""
         by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *columns)}
         shards = [
@@ -100,8 +100,8 @@ class Shards:
             num_documents=sum(self.num_eligible),
             shards=shards,
             mapper=self.done.map,
-            extender=InStore(done=self.done, whose=whose),
-            exchanger=Exchanged(done=self.done, whose=whose),
+            extender=InStore(done=self.done, inputs=inputs),
+            exchanger=Exchanged(done=self.done, inputs=inputs),
         )
 
     def columns(self, columns: Sequence[Column]) -> list[tuple[str, ...]]:
@@ -279,13 +279,13 @@ class Stored:
 class InStore:
     """Where further columns of shards go: into the store."""
 
-    def __init__(self, *, done: Done, whose: str) -> None:
-        self._done, self._whose = done, whose
+    def __init__(self, *, done: Done, inputs: str) -> None:
+        self._done, self._inputs = done, inputs
         self._number = 0
 
     def begin(self) -> Extension:
         self._number += 1
-        key = f"{self._done.passing}/extended/{fingerprint([self._whose, self._number])}"
+        key = f"{self._done.passing}/extended/{fingerprint([self._inputs, self._number])}"
         return functools.partial(_seal, self._done.store, key)
 
 

@@ -36,7 +36,7 @@ except ModuleNotFoundError as error:
         name="hypothesis",
     ) from error
 
-from selector.testing._made import EXACT, SCORE, TOPIC, documents, variants
+from selector.testing._trials import EXACT, SCORE, TOPIC, documents, variants
 from selector.testing.orders import ORDER_LAWS, check_order
 from selector.testing.raters import RATER_LAWS, check_rater
 from selector.testing.selectors import SELECTOR_LAWS, check_selector

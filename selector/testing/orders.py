@@ -19,7 +19,7 @@ from selector.order import Order, Placed, Pool
 from selector.order import check as check_positions
 from selector.order._placed import Read, columns_read, labelled, placed
 from selector.testing._law import EXAMPLES, Law, Values, asserting, check, law
-from selector.testing._made import (
+from selector.testing._trials import (
     EXACT,
     MOVES,
     SCORE,

@@ -27,7 +27,7 @@ from selector.rate._answer import ratings_table, shown_to
 from selector.rate._fitted import learned as learned_by
 from selector.rate._fitted import rater_of
 from selector.testing._law import EXAMPLES, Law, Values, check, corpus_values, tries
-from selector.testing._made import EXACT, SCORE, TOPIC, documents, made_for, variants
+from selector.testing._trials import EXACT, SCORE, TOPIC, documents, made_for, variants
 
 _NAME = "it"  # what the policy calls the rater
 _SEED = 7

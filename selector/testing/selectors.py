@@ -21,7 +21,7 @@ from selector.manifest.describe import sentence
 from selector.plugins import Pool
 from selector.select import Checker, Group, Ranked, Selector
 from selector.testing._law import EXAMPLES, Law, Values, asserting, check, law
-from selector.testing._made import (
+from selector.testing._trials import (
     BUDGETS,
     EXACT,
     MOVES,

@@ -79,9 +79,9 @@ class Noting(Watch):
         super().at_work(name, num_rows)
         self.rows.setdefault(name, []).append(num_rows)
 
-    def waiting(self, name: str, what: str) -> None:
-        super().waiting(name, what)
-        self.awaited.append((name, what))
+    def waiting(self, name: str, awaited: str) -> None:
+        super().waiting(name, awaited)
+        self.awaited.append((name, awaited))
 
 
 @pytest.fixture(scope="module")

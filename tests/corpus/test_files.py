@@ -22,7 +22,7 @@ def touch(path: Path) -> Path:
     return path
 
 
-def named(folder: Path, found: files.Found) -> tuple[list[str], dict[str, str]]:
+def named(folder: Path, found: files.CorpusFiles) -> tuple[list[str], dict[str, str]]:
     """Which files are read, and why others are not, by their names in a folder."""
     reads = [os.path.relpath(uri, folder) for uri in found.uris]
     return reads, {os.path.relpath(one.uri, folder): one.reason for one in found.unread}
@@ -191,7 +191,7 @@ def test_a_file_that_vanishes_before_it_is_read_stops_nothing(
         write_jsonl(tmp_path / f"c/{number}.jsonl", [{"text": text_of(number * 10 + n, 8)} for n in range(10)])
     expand = files.expand
 
-    def then_gone(*arguments: Any) -> files.Found:
+    def then_gone(*arguments: Any) -> files.CorpusFiles:
         found = expand(*arguments)
         (tmp_path / "c/1.jsonl").unlink()
         return found

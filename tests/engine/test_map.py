@@ -383,8 +383,8 @@ class Heard:
     def at_work(self, num_rows: int | None) -> None:
         self.words.append(num_rows)
 
-    def waiting(self, what: str) -> None:
-        self.words.append(what)
+    def waiting(self, awaited: str) -> None:
+        self.words.append(awaited)
 
 
 def use_clock_of(worker_pool: Puppets, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from selector.exact.spend import Budget, Overshoot
 from selector.select import ScoreName
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.top import Top
-from selector.testing._made import SCORE, documents
+from selector.testing._trials import SCORE, documents
 from selector.testing.selectors import decide
 
 pytestmark = pytest.mark.slow

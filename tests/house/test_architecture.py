@@ -127,6 +127,32 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
         assert imported.split(".")[0] != "jobs" or name_of(path).startswith("jobs/")
 
 
+RIDDLES = {
+    "asked", "bury", "came", "certain", "crew", "found", "hand", "heard", "life", "made", "met", "said", "there",
+    "told", "what", "who", "whom", "whose",
+}  # fmt: skip
+
+
+def names_given(path: Path) -> Iterator[tuple[int, str]]:
+    """Every name that a file gives to something of its own, with the line."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def test_a_name_says_what_the_value_is() -> None:
+    """A word that only tells that something was found, told or made says nothing of what it is."""
+    given = [(path, 1, path.stem) for path in SOURCES]
+    given += [(path, line, name) for path in SOURCES for line, name in names_given(path)]
+    assert [f"{name_of(path)}:{line}: {name}" for path, line, name in given if name.strip("_").lower() in RIDDLES] == []
+
+
 @pytest.mark.parametrize("family", FAMILIES_OF_FILES)
 def test_plugins_of_a_family_never_import_each_other(family: str) -> None:
     package = f"selector.{family.replace('/', '.')}"

@@ -99,4 +99,4 @@ def test_the_reasons_of_parts_add_up_however_the_rows_are_cut(rows: Any, cuts: l
         )
         for part in parts
     ]
-    assert functools.reduce(operator.add, counted).told() == TOLD
+    assert functools.reduce(operator.add, counted).by_heading() == TOLD

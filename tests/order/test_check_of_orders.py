@@ -16,7 +16,7 @@ from selector.order import Positions, check
 from selector.order.shuffled import Shuffled
 from selector.testing import documents
 from selector.testing._awkward import Repeating
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
 
 TABLE = with_visits(documents([{} for _ in range(120)]), [1])

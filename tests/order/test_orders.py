@@ -19,7 +19,7 @@ from selector.order.by_score import ByScore
 from selector.order.interleaved import Interleaved
 from selector.order.shuffled import Shuffled
 from selector.testing import EXACT, SCORE, check_order, documents
-from selector.testing._made import TABLES, pool_for
+from selector.testing._trials import TABLES, pool_for
 from selector.testing.orders import arranged, with_visits
 
 

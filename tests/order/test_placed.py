@@ -13,7 +13,7 @@ from selector.order import Order, Placed, Pool, check, random_keys
 from selector.testing import ORDER_LAWS, documents
 from selector.testing._awkward import Repeating
 from selector.testing._law import check as check_laws
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
 
 pytestmark = pytest.mark.slow

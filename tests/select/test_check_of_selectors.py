@@ -9,7 +9,7 @@ import pytest
 
 from selector.errors import SelectorError
 from selector.select import Budget, Checker, Decisions, Pool, Selector, reasons, verdicts
-from selector.testing._made import documents
+from selector.testing._trials import documents
 
 TOKENS = Budget(amount=30, unit="tokens")
 

@@ -20,7 +20,7 @@ from selector.select.kmeans_quality import KmeansQuality
 from selector.select.random import Random
 from selector.select.top import Top
 from selector.testing import EXACT, SCORE, check_selector, documents
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.selectors import decide
 
 THREE = Budget(amount=3, unit="documents")

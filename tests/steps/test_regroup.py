@@ -59,8 +59,8 @@ def stored(store: Store, table: pa.Table, sizes: Sequence[int]) -> Pool:
         schema=table.schema,
         num_documents=table.num_rows,
         shards=rows,
-        extender=shards.InStore(done=Done(store), whose="own"),
-        exchanger=regroup.Exchanged(done=Done(store), whose="own"),
+        extender=shards.InStore(done=Done(store), inputs="own"),
+        exchanger=regroup.Exchanged(done=Done(store), inputs="own"),
     )
 
 

@@ -20,7 +20,7 @@ from selector.exact.vectors import vectors_of
 from selector.pipeline import Outcome
 from selector.select import Budget
 from selector.testing import check_order, check_rater, check_selector, documents
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.selectors import decide
 from testing.trials import Pruned
 

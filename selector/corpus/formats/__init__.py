@@ -48,9 +48,36 @@ from selector.engine.part import Part, Piece
 from selector.errors import CorpusError, did_you_mean
 
 __all__ = [
-    "PART_BYTES", "SMALL_FILE", "Asked", "Bad", "Beginning", "Cache", "Compression", "Corrupt", "Format", "NoRows",
-    "Range", "ReadAt", "Row", "RowRead", "changed", "check_range", "compressions", "ending_of", "endings", "find",
-    "format_of", "fresh", "is_fresh", "known", "opened", "part_rows", "reading", "rows", "sha256_of", "version_of",
+    "PART_BYTES",
+    "SMALL_FILE",
+    "Bad",
+    "Beginning",
+    "Cache",
+    "Compression",
+    "Corrupt",
+    "Format",
+    "NoRows",
+    "Range",
+    "ReadAt",
+    "Row",
+    "RowRead",
+    "Wanted",
+    "changed",
+    "check_range",
+    "compressions",
+    "ending_of",
+    "endings",
+    "find",
+    "format_of",
+    "fresh",
+    "is_fresh",
+    "known",
+    "opened",
+    "part_rows",
+    "reading",
+    "rows",
+    "sha256_of",
+    "version_of",
 ]  # fmt: skip
 
 PART_BYTES = 16 << 20
@@ -90,7 +117,7 @@ class RowRead(NamedTuple):
     byte_length: int | None = None
 
 
-class Asked(NamedTuple):
+class Wanted(NamedTuple):
     """Rows of a file that are to be read: shape (n,) each, ascending by number."""
 
     numbers: Ints
@@ -109,7 +136,7 @@ class Beginning:
     schema: pa.Schema | None = None  # of a format that has types
 
 
-ReadAt = Callable[[Asked, Sequence[str]], list[dict[str, Any]]]
+ReadAt = Callable[[Wanted, Sequence[str]], list[dict[str, Any]]]
 """Takes rows and columns; returns a dict for each row, of those of the columns that it has."""
 
 

@@ -53,18 +53,18 @@ class Cache:
             raise changed(path, f"it has {size_now:,} bytes and had {size:,}")
         return descriptor
 
-    def copy(self, path: str, size: int, what: Sequence[str], write: Write) -> "Copy":
+    def copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> "Copy":
         """A copy of something of a file, which is written if this machine has none. `what` says of what.
 
         Raises what `write` does, and FullError or UnreachableError where there is no room for it.
         """
-        key = (path, *what)
+        key = (path, *parts)
         copy = self._copies.get(key)
         if copy is None:
             now = os.stat(path) if os.path.exists(path) else None
             version = f"{now.st_size} {now.st_mtime_ns}" if now else ""
             try:
-                copy = _copy(_name_of([os.path.abspath(path), str(size), version, *what]), write)
+                copy = _copy(_name_of([os.path.abspath(path), str(size), version, *parts]), write)
             except OSError as error:
                 raise _scratch_full(path, error) from error
             self._copies[key] = copy
@@ -154,14 +154,14 @@ def _folder() -> Path:
     """Where this user's copies lie: a folder that is theirs alone. Raises OSError."""
     folder = Path(tempfile.gettempdir(), f"selector-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    told = folder.lstat()
-    if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.getuid() or told.st_mode & 0o022:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(errno.EACCES, f"{folder} is not a folder of this user's own")
     return folder
 
 
-def _name_of(what: Sequence[str]) -> str:
-    return hashlib.blake2b("\0".join(what).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def _name_of(parts: Sequence[str]) -> str:
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _scratch_full(path: str, error: OSError) -> SelectorError:

@@ -112,10 +112,10 @@ def check_range(path: str, rows: npt.NDArray[np.int64], num_rows: int) -> None:
         raise changed(path, f"there is no row {rows[(rows < 0) | (rows >= num_rows)][0]}: it has {num_rows:,}")
 
 
-def changed(path: str, what: str, detail: str = "") -> CorpusError:
+def changed(path: str, difference: str, detail: str = "") -> CorpusError:
     """The error to raise where a file does not hold what it held when the corpus was read."""
     return CorpusError(
-        f"The corpus file {path} is not what it was: {what}{f' ({detail})' if detail else ''}."
+        f"The corpus file {path} is not what it was: {difference}{f' ({detail})' if detail else ''}."
         " Put the file back as it was, or run the policy again on the corpus as it is."
     )
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.corpus import formats
-from selector.corpus.formats import Asked, Bad, Cache, Range, Row, RowRead
+from selector.corpus.formats import Bad, Cache, Range, Row, RowRead, Wanted
 from selector.corpus.formats._cache import Copy
 from selector.engine import alive
 from selector.engine.part import Piece
@@ -239,8 +239,8 @@ class _RowsAt:
         self.units = [*_units(groups.num_bytes)]
         self.bounds = np.cumsum([0, *(sum(groups.num_rows[unit]) for unit in self.units)], dtype=np.int64)
 
-    def read(self, asked: Asked, columns: Sequence[str]) -> list[dict[str, Any]]:
-        rows = asked.numbers
+    def read(self, wanted: Wanted, columns: Sequence[str]) -> list[dict[str, Any]]:
+        rows = wanted.numbers
         formats.check_range(self.path, rows, int(self.bounds[-1]))
         here = tuple(name for name in columns if name in self.names)
         if not here:
@@ -258,8 +258,8 @@ class _RowsAt:
                 self._check()
                 self.mapped[key] = _Unit.of(None, self._decoded(number, columns, self.groups))
             else:
-                what = [str(number), *columns]
-                copy = self.cache.copy(self.path, self.size, what, functools.partial(self._write, number, columns))
+                parts = [str(number), *columns]
+                copy = self.cache.copy(self.path, self.size, parts, functools.partial(self._write, number, columns))
                 mapped = pa.py_buffer(mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ))
                 self.mapped[key] = _Unit.of(copy, pa.ipc.open_stream(mapped))
             if len(self.mapped) > _MOST_UNITS:

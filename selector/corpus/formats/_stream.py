@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selector.corpus import formats
-from selector.corpus.formats import Asked, Bad, Cache, Compression, Range, Row, RowRead
+from selector.corpus.formats import Bad, Cache, Compression, Range, Row, RowRead, Wanted
 from selector.engine import alive
 from selector.engine.part import Piece
 
@@ -94,8 +94,8 @@ class Streamed(formats.Format):
         """Where each row of a stream starts, and how long it is: shape (number of rows,) each."""
         start = self.start(file)
         file.seek(start.offset)
-        found = [(one.start, one.length) for one in self.records(file, 0, start.offset, start.context, 0)]
-        starts, lengths = np.array(found, np.int64).reshape(-1, 2).T
+        spans = [(one.start, one.length) for one in self.records(file, 0, start.offset, start.context, 0)]
+        starts, lengths = np.array(spans, np.int64).reshape(-1, 2).T
         return starts, lengths
 
     def values(
@@ -179,12 +179,12 @@ class Streamed(formats.Format):
                     if num_seen == num_rows:
                         is_whole = False
                         break
-        told = self.columns_of(start.context)
+        all_columns = self.columns_of(start.context)
         return formats.Beginning(
-            columns=list(names) if told is None else told,
+            columns=list(names) if all_columns is None else all_columns,
             rows=rows,
             is_empty=not num_seen,
-            is_whole=is_whole or told is not None,
+            is_whole=is_whole or all_columns is not None,
         )
 
     def columns_of(self, context: Any) -> list[str] | None:
@@ -251,16 +251,16 @@ class _RowsAt:
     size: int
     cache: Cache
 
-    def read(self, asked: Asked, columns: Sequence[str]) -> list[dict[str, Any]]:
+    def read(self, wanted: Wanted, columns: Sequence[str]) -> list[dict[str, Any]]:
         descriptor = self._descriptor()
-        if asked.byte_offsets is None or asked.byte_lengths is None:
+        if wanted.byte_offsets is None or wanted.byte_lengths is None:
             starts, lengths = self._bounds
-            formats.check_range(self.path, asked.numbers, len(starts))
-            starts, lengths = starts[asked.numbers], lengths[asked.numbers]
+            formats.check_range(self.path, wanted.numbers, len(starts))
+            starts, lengths = starts[wanted.numbers], lengths[wanted.numbers]
         else:
-            starts, lengths = asked.byte_offsets, asked.byte_lengths
+            starts, lengths = wanted.byte_offsets, wanted.byte_lengths
         data = [os.pread(descriptor, *span) for span in zip(lengths.tolist(), starts.tolist(), strict=True)]
-        return self.form.values(self.path, asked.numbers, data, columns, self._context)
+        return self.form.values(self.path, wanted.numbers, data, columns, self._context)
 
     def _descriptor(self) -> int:
         """The file, or its unpacked copy, open."""

@@ -71,8 +71,8 @@ class Table(Streamed):
                 length = len(data)
             content = data.rstrip(b"\r\n")
             is_held = len(data) == length
-            told = len(content) if is_held else length
-            yield Record(number, offset, told, offset + length, content if content.strip(b" ") else b"")
+            row_length = len(content) if is_held else length
+            yield Record(number, offset, row_length, offset + length, content if content.strip(b" ") else b"")
             number, offset = number + 1, offset + length
 
     def _whole(self, line: bytes, lines: "_Lines") -> bytes:
