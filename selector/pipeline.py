@@ -27,7 +27,7 @@ from selector.steps.run import Run, warned
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FinishedRun:
     """A finished run."""
 
     manifest: Manifest
@@ -72,15 +72,15 @@ def run(
 
 def build(
     policy: Policy, *, root: str | os.PathLike[str], executor: Executor, progress: Progress | None = None
-) -> Outcome:
+) -> FinishedRun:
     """As `run`, with what each step did. Damaged artefacts are discarded and computed again."""
     began = time.monotonic()
     resolved = resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root)
 
-    def outcome(done: Done, manifest: Manifest) -> Outcome:
-        return Outcome(
+    def finished(done: Done, manifest: Manifest) -> FinishedRun:
+        return FinishedRun(
             manifest=manifest, uri=opened.address(done), steps=list(done.values()), flow=steps,
             seconds=round(time.monotonic() - began, 3), num_quarantined=manifest.info["counts"]["quarantined"],
         )  # fmt: skip
@@ -88,10 +88,10 @@ def build(
     try:
         lease = Lease.taken(opened.store.storage)
     except UsageError:
-        done = opened.finished(steps, executor, progress or NoProgress())
+        done = opened.if_finished(steps, executor, progress or NoProgress())
         if done is None:
             raise
-        return outcome(done, Manifest.open(opened.address(done)))
+        return finished(done, Manifest.open(opened.address(done)))
     num_repairs: dict[str, int] = {}
     with lease:
         gc.clear_up(opened.store.storage, lease.key)
@@ -100,7 +100,7 @@ def build(
             with Runner(opened.store, executor, progress, lease) as runner:
                 try:
                     done = runner.run(steps, opened.after(lease))
-                    return outcome(done, opened.finish(done, runner))
+                    return finished(done, opened.finish(done, runner))
                 except DamagedError as damaged:
                     num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1
                     if num_repairs[damaged.key] > 3:

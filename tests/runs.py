@@ -27,7 +27,7 @@ from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import NotFoundError
 from selector.manifest import Manifest
-from selector.pipeline import Outcome, build
+from selector.pipeline import FinishedRun, build
 from selector.policy import Policy
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -99,12 +99,12 @@ class Noting(LocalExecutor):
         yield from super().run(step, tasks, store, num_rows)
 
 
-def run(policy: Mapping[str, Any], root: Path, executor: LocalExecutor | None = None) -> Outcome:
+def run(policy: Mapping[str, Any], root: Path, executor: LocalExecutor | None = None) -> FinishedRun:
     """Runs a policy in this process."""
     return build(Policy.of(policy), root=str(root), executor=executor or LocalExecutor())
 
 
-def uncached(outcome: Outcome) -> list[str]:
+def uncached(outcome: FinishedRun) -> list[str]:
     return [step.name for step in outcome.steps if not step.cached]
 
 

@@ -18,7 +18,7 @@ from selector.errors import DamagedError
 from selector.manifest import Manifest
 from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION, content_of
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.policy import Policy
 from selector.storage import Storage
 
@@ -26,33 +26,33 @@ _WIDEST_MIXTURE = 12
 _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(finished: FinishedRun) -> dict[str, Any]:
     """A run as `selector run --json` prints it; `shortfall` and `waiting` are there only where there is one."""
-    counts = outcome.manifest.info["counts"]
+    counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
-    facts = outcome.manifest.header.facts.select
+    facts = finished.manifest.header.facts.select
     return {
-        "manifest": outcome.uri,
-        "digest": outcome.manifest.digest,
+        "manifest": finished.uri,
+        "digest": finished.manifest.digest,
         "documents": counts["kept"],
         "tokens": counts["tokens"],
-        "seconds": outcome.seconds,
-        "steps": [{key: getattr(step, key) for key in keys} for step in outcome.steps],
+        "seconds": finished.seconds,
+        "steps": [{key: getattr(step, key) for key in keys} for step in finished.steps],
         **{name: facts[name] for name in ("shortfall", "waiting") if name in facts},
     }
 
 
-def print_outcome(outcome: Outcome, policy: Policy, repeated: Sequence[str]) -> None:
+def print_run(finished: FinishedRun, policy: Policy, repeated: Sequence[str]) -> None:
     """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next. `repeated` are the
     words of the command that made it."""
     console = _console()
-    console.print(_tree(outcome.flow, outcome.steps))
-    print_manifest(outcome.manifest, console)
-    first = outcome.manifest.at(0)["doc_id"] if len(outcome.manifest) else "DOC_ID"
-    console.print(f"\n{outcome.seconds:.1f} s. Try next:", style="bold")
+    console.print(_tree(finished.flow, finished.steps))
+    print_manifest(finished.manifest, console)
+    first = finished.manifest.at(0)["doc_id"] if len(finished.manifest) else "DOC_ID"
+    console.print(f"\n{finished.seconds:.1f} s. Try next:", style="bold")
     for command in (
-        ["selector", "verify", outcome.uri],
-        ["selector", "explain", outcome.uri, first],
+        ["selector", "verify", finished.uri],
+        ["selector", "explain", finished.uri, first],
         [*repeated, "--set", _half_budget(policy)],
     ):
         console.print(f"  {shlex.join(command)}", soft_wrap=True)
@@ -171,8 +171,8 @@ def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
     lines += [f"{run} is at work: what it needs stays" for run in garbage.at_work]
     if not garbage.keys:
         return "\n".join([*lines, f"{many}: everything here is needed"])
-    outcome = "removed" if is_removed else "could go; --delete removes them"
-    return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {outcome}"])
+    word = "removed" if is_removed else "could go; --delete removes them"
+    return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {word}"])
 
 
 def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

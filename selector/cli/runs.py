@@ -47,8 +47,8 @@ def demo(
     policy_file, root = prepare(folder, documents), str(folder / "runs")
     with only_our_output():
         loaded = Policy.load(policy_file)
-        outcome = _run(loaded, root, _executor(executor))
-    _end(outcome, loaded, _repeated(policy_file, root, executor), json)
+        finished = _run(loaded, root, _executor(executor))
+    _end(finished, loaded, _repeated(policy_file, root, executor), json)
 
 
 @app.command()
@@ -113,11 +113,11 @@ def run(
     with only_our_output():
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         loaded = Policy.load(policy, set_ or ())
-        outcome = _run(loaded, root, chosen)
+        finished = _run(loaded, root, chosen)
     again = _repeated(
         policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline, set=set_
     )
-    _end(outcome, loaded, again, json)
+    _end(finished, loaded, again, json)
 
 
 def _executor(name: str, **options: Any) -> "Executor":
@@ -150,15 +150,15 @@ def _repeated(policy: Path, root: str, executor: str, **options: Any) -> list[st
     return words
 
 
-def _end(outcome: Any, policy: Any, repeated: Sequence[str], as_json: bool) -> None:
+def _end(finished: Any, policy: Any, repeated: Sequence[str], as_json: bool) -> None:
     """Shows a finished run; exits with 3 where rows are in quarantine."""
     from selector.cli import report
 
     if as_json:
-        print_json(report.as_json(outcome))
+        print_json(report.as_json(finished))
     else:
-        report.print_outcome(outcome, policy, repeated)
-    if outcome.num_quarantined:
-        rows = "1 row is" if outcome.num_quarantined == 1 else f"{outcome.num_quarantined} rows are"
+        report.print_run(finished, policy, repeated)
+    if finished.num_quarantined:
+        rows = "1 row is" if finished.num_quarantined == 1 else f"{finished.num_quarantined} rows are"
         print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)
         raise typer.Exit(QUARANTINED)

@@ -52,7 +52,7 @@ class Run:
         embed = next((step for step in flow if isinstance(step, Embed)), None)
         return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
 
-    def finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
+    def if_finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
         with Runner(self.store, executor) as runner:
             try:

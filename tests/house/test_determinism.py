@@ -22,7 +22,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
 from selector.engine.store import Store
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.policy import Policy
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def make(corpus: Path, tiny_model: Path) -> Make:
 
 
 @pytest.fixture(scope="module")
-def first(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+def first(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, Path]:
     """What the others are compared with, and its root."""
     root = tmp_path_factory.mktemp("first") / "root"
     return run(make(), root), root
@@ -81,7 +81,7 @@ def files_of(root: Path, folder: str) -> dict[str, bytes]:
 # ---------------------------------------------------------------- the same bytes
 
 
-def test_another_root_gets_the_same_bytes(make: Make, first: tuple[Outcome, Path], tmp_path: Path) -> None:
+def test_another_root_gets_the_same_bytes(make: Make, first: tuple[FinishedRun, Path], tmp_path: Path) -> None:
     outcome = run(make(), tmp_path)
     assert outcome.manifest.digest == first[0].manifest.digest
     for folder in ("manifest", "decisions"):
@@ -92,7 +92,7 @@ def test_another_root_gets_the_same_bytes(make: Make, first: tuple[Outcome, Path
 
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_the_digest_does_not_depend_on_the_number_of_threads(
-    num_threads: int, make: Make, first: tuple[Outcome, Path], tmp_path: Path
+    num_threads: int, make: Make, first: tuple[FinishedRun, Path], tmp_path: Path
 ) -> None:
     import faiss
     import torch
@@ -150,7 +150,7 @@ draw = random.Random(5)
 
 
 def test_the_digest_does_not_depend_on_the_order_in_which_parts_finish(
-    make: Make, first: tuple[Outcome, Path], tmp_path: Path
+    make: Make, first: tuple[FinishedRun, Path], tmp_path: Path
 ) -> None:
     for index in range(3):
         outcome = run(make(), tmp_path / str(index), Disorderly())
@@ -178,7 +178,7 @@ def backwards(value: Any) -> Any:
 
 
 def test_the_digest_does_not_depend_on_the_order_of_keys_or_on_defaults_written_out(
-    make: Make, first: tuple[Outcome, Path], tmp_path: Path
+    make: Make, first: tuple[FinishedRun, Path], tmp_path: Path
 ) -> None:
     policy = make()
     in_full = json.loads(json.dumps(Policy.of(policy).resolved()))
@@ -186,7 +186,7 @@ def test_the_digest_does_not_depend_on_the_order_of_keys_or_on_defaults_written_
         assert run(other, tmp_path / str(number)).manifest.digest == first[0].manifest.digest
 
 
-def test_the_digest_does_not_depend_on_the_process(make: Make, first: tuple[Outcome, Path], tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_process(make: Make, first: tuple[FinishedRun, Path], tmp_path: Path) -> None:
     """Its hash seed, its locale, its time zone, its working directory."""
     program = f"import runs; print(runs.run({make()!r}, runs.Path('root')).manifest.digest)"
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
@@ -301,7 +301,7 @@ def test_the_table_of_costs_has_every_option() -> None:
 
 @pytest.mark.parametrize("option", COST)
 def test_a_changed_option_runs_its_step_and_those_below_it_again_and_no_others(
-    option: str, make: Make, first: tuple[Outcome, Path], others: dict[str, str], tmp_path: Path
+    option: str, make: Make, first: tuple[FinishedRun, Path], others: dict[str, str], tmp_path: Path
 ) -> None:
     value, expected = COST[option]
     policy: Any = make()

@@ -21,7 +21,7 @@ from selector.engine.store import Store
 from selector.errors import CorpusError, PolicyError
 from selector.manifest import Manifest
 from selector.models.encoder import Encoder
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 
@@ -154,13 +154,13 @@ def make(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture(scope="module")
-def everything(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def everything(make: Make, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run that keeps every document."""
     return run(make(), tmp_path_factory.mktemp("everything"))
 
 
 @pytest.fixture(scope="module")
-def ids(everything: Outcome) -> list[bytes]:
+def ids(everything: FinishedRun) -> list[bytes]:
     """The ids of all documents."""
     found = everything.manifest.rows(0, NUM_DOCUMENTS)["doc_id"].to_pylist()
     assert len(everything.manifest) == len(set(found)) == NUM_DOCUMENTS
@@ -209,7 +209,7 @@ def test_a_keyed_table_is_joined_to_the_documents_of_a_plain_rater(
 
 
 def test_a_selector_has_its_table_and_the_visits_of_another_manifest(
-    make: Make, trials: str, everything: Outcome, tmp_path: Path
+    make: Make, trials: str, everything: FinishedRun, tmp_path: Path
 ) -> None:
     ranks = [{"source": source, "rank": rank} for rank, source in enumerate(("code", "web", "books"))]
     path = write_jsonl(tmp_path / "ranks.jsonl", ranks)

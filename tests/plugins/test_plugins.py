@@ -17,7 +17,7 @@ from selector import plugins
 from selector.engine import inside
 from selector.engine.store import Store
 from selector.errors import PolicyError
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.storage import open_storage
 from selector.testing.orders import check_order
 from selector.testing.raters import check_rater
@@ -265,13 +265,13 @@ def test_plug_ins_from_elsewhere_run_through_the_whole_flow(
     assert {np.float32(row["quality"]).round(5) for row in rows} <= shares
 
 
-def fitted(outcome: Outcome, root: Path, name: str) -> dict[str, Any]:
+def fitted(outcome: FinishedRun, root: Path, name: str) -> dict[str, Any]:
     (step,) = (step for step in outcome.steps if step.name == f"fit/{name}")
     (row,) = Store.open(str(root)).read(f"fit/{name}/{step.fingerprint}", "fit").to_pylist()
     return row
 
 
-def done(outcome: Outcome) -> list[str]:
+def done(outcome: FinishedRun) -> list[str]:
     """The steps that were not cached."""
     return [step.name for step in outcome.steps if not step.cached]
 

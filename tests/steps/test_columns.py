@@ -22,7 +22,7 @@ from runs import Noting, importable, policy_of, run, uncached, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.errors import PolicyError
 from selector.manifest import Manifest
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 
@@ -159,7 +159,7 @@ def visits(manifest: Manifest, corpus: Path) -> list[Visit]:
     ]
 
 
-def names(outcome: Outcome) -> list[str]:
+def names(outcome: FinishedRun) -> list[str]:
     return [step.name for step in outcome.steps]
 
 

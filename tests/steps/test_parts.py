@@ -22,7 +22,7 @@ from selector.engine.part import Part, Piece
 from selector.engine.slices import joined
 from selector.engine.store import Store
 from selector.manifest import Manifest
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.steps import embed, survey
 from selector.steps.survey import parts_of
 
@@ -137,7 +137,7 @@ def plain(corpus: Path, tiny_model: Path, **sections: Any) -> dict[str, Any]:
     return policy(corpus, tiny_model, **{**said, **sections})
 
 
-def quarantine(outcome: Outcome) -> list[dict[str, Any]]:
+def quarantine(outcome: FinishedRun) -> list[dict[str, Any]]:
     told = Path(outcome.uri.removeprefix("file://"), "quarantine.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in told]
 

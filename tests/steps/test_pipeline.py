@@ -20,7 +20,7 @@ from selector.engine.store import Seal, Store
 from selector.errors import PolicyError
 from selector.manifest import Manifest
 from selector.manifest.describe import sentence
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 
 Make = Callable[..., dict[str, Any]]
 
@@ -142,7 +142,7 @@ def read_as_a_stranger(corpus: Path, model: Path, key: str | None) -> tuple[list
     return documents, num_bad
 
 
-def decisions_of(outcome: Outcome) -> dict[tuple[int, int], dict[str, Any]]:
+def decisions_of(outcome: FinishedRun) -> dict[tuple[int, int], dict[str, Any]]:
     """`decisions` as it lies on disk, by file and row; each is there once."""
     found = [
         row for path in sorted(Path(outcome.uri, "decisions").iterdir()) for row in pq.read_table(path).to_pylist()

@@ -17,7 +17,7 @@ from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed, quantise
 from selector.exact.vectors import vectors_of
-from selector.pipeline import Outcome
+from selector.pipeline import FinishedRun
 from selector.select import Budget
 from selector.testing import check_order, check_rater, check_selector, documents
 from selector.testing._trials import pool_for
@@ -98,10 +98,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trial_run(corpus: Path, root: Path, tiny_model: Path) -> Callable[..., Outcome]:
+def trial_run(corpus: Path, root: Path, tiny_model: Path) -> Callable[..., FinishedRun]:
     """Runs a policy, and makes sure that its manifest is sound."""
 
-    def do(**sections: Any) -> Outcome:
+    def do(**sections: Any) -> FinishedRun:
         few: dict[str, Any] = {"rate": [], "select": {"budget": {"fraction": 1}}, "order": {}, "manifest": {}}
         outcome = run(policy_of(corpus, tiny_model, **{**few, **sections}), root)
         assert outcome.manifest.verify().problems == []
@@ -110,19 +110,19 @@ def trial_run(corpus: Path, root: Path, tiny_model: Path) -> Callable[..., Outco
     return do
 
 
-Run = Callable[..., Outcome]
+Run = Callable[..., FinishedRun]
 
 
-def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
+def rows_of(outcome: FinishedRun) -> list[dict[str, Any]]:
     return outcome.manifest.rows(0, len(outcome.manifest)).to_pylist()
 
 
-def numbers_of(outcome: Outcome) -> list[int]:
+def numbers_of(outcome: FinishedRun) -> list[int]:
     """The documents first to last, by their number."""
     return [IDS.index(row["doc_id"]) for row in rows_of(outcome)]
 
 
-def decisions_of(outcome: Outcome) -> dict[int, dict[str, Any]]:
+def decisions_of(outcome: FinishedRun) -> dict[int, dict[str, Any]]:
     rows = pq.read_table(f"{outcome.uri}/decisions").to_pylist()
     return {IDS.index(row["doc_id"]): row for row in rows}
 
