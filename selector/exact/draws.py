@@ -61,13 +61,17 @@ class Lottery:
     highest: float
 
     @classmethod
-    def of(cls, moments: Moments, temperature: float) -> "Lottery":
-        """The draw for scores with these moments, standardised together (ddof 0; constant ones become 0)."""
+    def of(cls, moments: Moments, temperature: float, *, is_standardised: bool = True) -> "Lottery":
+        """The draw for scores with these moments, standardised together (ddof 0; constant ones become 0).
+
+        Scores that are logarithms of weights are not standardised: their mean is taken away, which changes no draw.
+        """
         noise = min(temperature, 1.0) if temperature > 1e-6 else 0.0
         if moments.count == 0:
             return cls(mean=0.0, deviation=1.0, noise=noise, lowest=-4 * noise, highest=38 * noise)
         mean = total(moments.sums) / moments.count
-        deviation = (math.sqrt(total(moments.squares) / moments.count - mean**2) or 1.0) * max(temperature, 1.0)
+        spread = math.sqrt(total(moments.squares) / moments.count - mean**2) if is_standardised else 1.0
+        deviation = (spread or 1.0) * max(temperature, 1.0)
         return cls(
             mean=float(mean),
             deviation=deviation,
