@@ -9,7 +9,17 @@ from selector.exact import keyed
 from selector.exact.apportion import apportion, tally
 from selector.exact.functions import expm1, log
 from selector.exact.quantise import Float32, quantise
-from selector.exact.sortkeys import LAST, Floats, Ints, UInt64, argsort, ascending, descending, floats
+from selector.exact.sortkeys import (
+    LAST,
+    Floats,
+    Ints,
+    UInt64,
+    argsort,
+    ascending,
+    descending,
+    floats,
+    largest_first,
+)
 from selector.exact.spend import Budget, Overshoot, Queued, Queues, Taken, take
 from selector.exact.sums import parts, total
 
@@ -31,6 +41,7 @@ __all__ = [
     "expm1",
     "floats",
     "keyed",
+    "largest_first",
     "log",
     "parts",
     "quantise",

@@ -48,6 +48,13 @@ def descending(scores: pa.Array | pa.ChunkedArray) -> UInt64:
     return np.where(is_null, LAST, np.minimum(~keys, LAST - np.uint64(1)))
 
 
+def largest_first(values: Floats) -> UInt64:
+    """One key per number: a larger one has a smaller key. All 64 bits of each count; NaN is LAST."""
+    bits = (np.where(np.isnan(values), 0.0, values) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
+    rising = np.where(bits >> np.uint64(63), ~bits, bits | np.uint64(2**63))
+    return np.where(np.isnan(values), LAST, ~rising)
+
+
 def argsort(keys: UInt64, ids: UInt64) -> npt.NDArray[np.intp]:
     """The indices that sort by (key, id); `ids` are the words of `keyed.words`."""
     order = np.argsort(keys)

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +111,12 @@ def test_the_keys_of_floats_have_the_same_bits_everywhere() -> None:
 def test_what_has_no_order_is_refused(kind: pa.DataType, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         exact.ascending(pa.array([None], kind))
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan, 5e-324]), st.floats()), max_size=12)
+)
+def test_numbers_in_all_their_bits_sort_with_the_largest_first_and_nan_last(values: list[float]) -> None:
+    keys = exact.largest_first(np.array(values, np.float64))
+    scores = [None if math.isnan(value) else value for value in values]
+    compared(keys, scores, lambda a, b: a > b)
