@@ -1,0 +1,37 @@
+"""The typical documents of every cluster."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from selector import exact
+from selector.exact import Floats, UInt64
+from selector.select import Ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closest(Ranked):
+    """Takes the documents that are closest to the centroid of their cluster (kM-Closest).
+
+    Every cluster gets its share of the budget in proportion to its size, by largest remainder; ties by doc_id. A
+    document's value is minus its distance. Nothing is drawn.
+
+    Source: a baseline of arXiv 2409.11378. Setting: Llama-2-7B on 10,000 of 196,000 WizardLM examples. Reported: 44.6,
+    random 43.8, k-means with quality 46.2 (mean of six benchmarks). Not measured here. It repeats what is typical, and
+    near-duplicates sit together: `random` is as good where clusters are tight, and more diverse.
+    """
+
+    @property
+    def grouped_by(self) -> str:
+        return "cluster"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs, "distance")
+
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        return exact.ascending(batch["distance"])
+
+    def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats:
+        return -exact.floats(batch["distance"])

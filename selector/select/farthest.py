@@ -1,0 +1,38 @@
+"""The unusual documents of every cluster."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from selector import exact
+from selector.exact import Floats, UInt64
+from selector.select import Ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Farthest(Ranked):
+    """Takes the documents that are farthest from the centroid of their cluster.
+
+    Every cluster gets its share of the budget in proportion to its size, by largest remainder; ties by doc_id. A
+    document's value is its distance. Nothing is drawn. What is farthest is what is rare, and also what is broken: use
+    it on a clean corpus.
+
+    Source: the "hard" end of the rank inside a cluster (arXiv 2206.14486, and SemDeDup, arXiv 2303.09540, keeps it).
+    Setting there: images. Reported: hard examples are the better ones where data are many, the worse ones where they
+    are few. Not measured here. `random` is as good, or better, on a corpus with noise.
+    """
+
+    @property
+    def grouped_by(self) -> str:
+        return "cluster"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs, "distance")
+
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        return exact.descending(batch["distance"])
+
+    def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats:
+        return exact.floats(batch["distance"])
