@@ -19,6 +19,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from selector import plugins, tables
+from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.exact.spend import Budget
 from selector.plugins import (
@@ -130,7 +131,8 @@ SPLITS = st.integers(1, 41)
 
 
 def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
-    """A plug-in with every combination of its literals, its flags and its optional scores, tables and plug-ins.
+    """A plug-in with every combination of its literals, its flags and its optional scores, numbers, tables and plug-ins
+    that it accepts.
 
     `given` are values for options by their names; a model must be given. Tables, texts and manifests are attached. One
     that is around another plug-in is tried around every one that has a name, and around an awkward one.
@@ -144,7 +146,11 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
     }
     for values in itertools.product(*choices.values()):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not ...}
-        yield attached(plugins.make(family, name, options, "test", object))
+        try:
+            plugin = plugins.make(family, name, options, "test", object)
+        except PolicyError:  # a combination that it refuses, such as two limits that leave nothing between them
+            continue
+        yield attached(plugin)
 
 
 def attached(plugin: Any) -> Any:
@@ -292,15 +298,20 @@ def _choices(hint: Any, field: "dataclasses.Field[Any]", name: str) -> list[Any]
         values = [False, True]
     elif isinstance(kind.base, type) and issubclass(kind.base, TablePath):
         values = ["made.jsonl"]
+    elif kind.base in (int, float) and kind.is_optional:
+        values = [_PLAIN[kind.base]]
     elif absent:
         return absent
     elif kind.base is ModelPath:
         raise AssertionError(f"A model cannot be made up. Give {name!r} one: {field.name}=<folder>.")
     else:
-        values = [{int: 3, float: 0.5, str: "word"}[kind.base]]
+        values = [_PLAIN[kind.base]]
     if kind.is_many:
         values = [(values * 2)[:2]]
     return [*absent, *values] if kind.is_optional else values
+
+
+_PLAIN: dict[Any, Any] = {int: 3, float: 0.5, str: "word"}
 
 
 def _path(option: Option) -> TablePath:
