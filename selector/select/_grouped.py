@@ -2,15 +2,17 @@
 
 import functools
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
+from selector.errors import SelectorError
 from selector.exact import Floats, UInt64
 from selector.exact.sortkeys import floats
 from selector.plugins.options import columns_of
@@ -34,8 +36,13 @@ class Keys:
 class Grouped(Ranked):
     """A key for every document, from all documents of its group at once; then the lowest keys are kept, as in `Ranked`.
 
-    A group must fit in the memory of a worker. Where documents are never taken, `fills_budget` is False.
+    A group must fit in the memory of a worker, and be done in the time that a worker has: `largest_group` says how many
+    documents that is, and a larger one is refused before any work. Where documents are never taken, `fills_budget` is
+    False.
     """
+
+    largest_group: ClassVar[int | None] = None
+    """The most documents that a group may have; None: as many as there are."""
 
     @property
     def grouped_by(self) -> str:
@@ -72,9 +79,32 @@ class Grouped(Ranked):
         return ("doc_id", "num_tokens", self.grouped_by, *_ANSWER.names)
 
     def _prepared(self, pool: Pool, seed: int) -> Pool:
+        self._check_sizes(pool)
         columns = list(dict.fromkeys(("doc_id", "num_tokens", *columns_of(self))))
         given = {} if pool.given is None else _in_groups(pool.given.select(columns), self.grouped_by)
         return pool.exchange(self.grouped_by, functools.partial(_answer, self, given, seed), *columns, returns=_ANSWER)
+
+    def _check_sizes(self, pool: Pool) -> None:
+        """Raises SelectorError where a group is larger than the largest that can be looked at."""
+        if self.largest_group is None or pool.num_documents <= self.largest_group:
+            return
+        counts: Counter[Any] = Counter()
+        for counted in pool.map(functools.partial(_counted, self.grouped_by), self.grouped_by):
+            counts.update(counted)
+        name, most = max(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
+        if most > self.largest_group:
+            cure = "a larger cluster.num_clusters" if self.grouped_by == "cluster" else "a column with smaller groups"
+            raise SelectorError(
+                f"{type(self).__qualname__} looks at all documents of a group at once, {self.largest_group:,} at most, "
+                f"and {self.grouped_by} {name} has {most:,}. Write {cure}."
+            )
+
+
+def _counted(by: str, batch: pa.RecordBatch) -> dict[Any, int]:
+    """How many documents there are of each group."""
+    counts = batch[by].value_counts()
+    names, numbers = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+    return dict(zip(names, numbers, strict=True))
 
 
 def _in_groups(given: pa.Table, by: str) -> dict[Any, pa.RecordBatch]:
