@@ -1,0 +1,77 @@
+"""What is left when documents that repeat another one in meaning are gone."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from selector import exact
+from selector.errors import PolicyError
+from selector.exact import Floats, Ints, UInt64, keyed
+from selector.select import Group, Grouped, Keys, Reasons
+from selector.select._alike import alike, said_of, vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Grouped):
+    """Leaves out documents that repeat an earlier one of their cluster in meaning (SemDeDup), then spends on the rest.
+
+    The documents of a cluster are gone through from the `farthest` from its centroid to the closest (as published),
+    from the `closest`, or in an order that is `drawn`; ties by doc_id. A document goes where a cosine to an earlier one
+    is above `most`, which is 1 - epsilon. By the rule `kept` only those that were kept so far count; by the rule
+    `transitive`, which is what the published code does, those that went count too, so of a chain one stays. What is
+    chosen already counts as kept.
+
+    The budget goes to the first that remain, whatever their cluster: with `farthest` the most prototypical documents
+    are left out, as D4 does (its published shares, .75 and .5, are a budget of .375; it clusters anew in between, which
+    this does not). Only documents of one cluster are compared. A cluster may have 65,536 documents, and takes time with
+    the square of that. Where too few remain, budget is left and the manifest says so.
+
+    Source: arXiv 2303.09540 (SemDeDup), 2308.12284 (D4). Setting: C4, models of 125 million to 6.7 billion parameters.
+    Reported: 10 to 15 % fewer steps; D4 20 %, and 2 points on 16 tasks. Not measured here. `random` is as good on a
+    corpus without near-duplicates; with noise in it `farthest` is worse.
+    """
+
+    fills_budget = False
+    largest_group: ClassVar[int | None] = 1 << 16
+
+    most: float = 0.95
+    rule: Literal["kept", "transitive"] = "kept"
+    first: Literal["farthest", "closest", "drawn"] = "farthest"
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.most <= 1:
+            raise PolicyError(f"prune.most={self.most} is not a cosine, which is between -1 and 1. Write e.g. 0.95.")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs, "embedding", "distance")
+
+    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
+        keys = self._keys(group, seed)
+        order = np.argsort(keys, kind="stable")
+        found = alike(vectors(group)[order], vectors(given), self.most, is_transitive=self.rule == "transitive")
+        never, others = said_of(found, order, group["doc_id"], given["doc_id"])
+        distances = exact.floats(group["distance"])
+        values = {"farthest": distances, "closest": -distances, "drawn": None}[self.first]
+        return Keys(keys=keys, never=never, values=values, others=others)
+
+    def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
+        return np.zeros(batch.num_rows, np.int64)
+
+    def log_weights(self, batch: pa.RecordBatch, summary: Any, cuts: UInt64) -> Floats | None:
+        return np.zeros(batch.num_rows) if self.first == "drawn" else None
+
+    def reasons(self, group: Group) -> Reasons:
+        rest = f"not like an earlier document, and among the {self.first}: {{spent}} of {{total}} {{unit}}"
+        return Reasons(
+            kept=rest,
+            left_out=rest.replace("and", "but not"),
+            never=f"a cosine above {self.most:g} to an earlier document of its cluster",
+        )
+
+    def _keys(self, group: pa.RecordBatch, seed: int) -> UInt64:
+        if self.first == "drawn":
+            return keyed.hashes(group["doc_id"], seed, "prune")
+        return (exact.descending if self.first == "farthest" else exact.ascending)(group["distance"])
