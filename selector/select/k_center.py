@@ -1,0 +1,67 @@
+"""Documents such that no other is far from all of them."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from selector.exact import Floats, keyed
+from selector.select import Grouped, Keys
+from selector.select._alike import vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class KCenter(Grouped):
+    """Takes, in every cluster, the document that is farthest from all taken so far, again and again (k-center greedy).
+
+    A cluster begins with a document that is `drawn` by a keyed hash, or with the most `central` one, which is nearest
+    to the mean of the cluster's vectors (to a millionth): the start decides all that follows. Where documents are
+    chosen already, these are the start. Ties by doc_id. A document's value is its distance to the nearest one taken
+    before it; the value of the first one left out is the radius within which every document of the cluster has a taken
+    one.
+
+    Every cluster gets its share of the budget in proportion to its size, and is gone through by itself: with
+    `cluster.num_clusters: 1` that is the published method over the whole corpus. A cluster may have 16,384 documents,
+    and takes time with the square of that. Nothing is drawn but the start.
+
+    Source: arXiv 1708.00489. Setting: a baseline of arXiv 2409.11378, Llama-2-7B on 10,000 of 196,000 WizardLM
+    examples. Reported: 42.7, random 43.8 (mean of six benchmarks). Not measured here. It covers the corpus evenly
+    and takes every outlier: `random` is as good or better where outliers are noise.
+    """
+
+    largest_group: ClassVar[int | None] = 1 << 14
+
+    start: Literal["drawn", "central"] = "drawn"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs, "embedding")
+
+    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
+        points = vectors(group)
+        squares = (points * points).sum(axis=1)  # exact, as every product and sum here is: see `_alike`
+        near = np.full(len(points), np.inf)  # squared distances to the nearest one taken so far
+        for point in vectors(given):
+            near = np.minimum(near, squares + (point * point).sum() - 2 * (points @ point))
+        place = np.zeros(len(points), np.uint64)
+        values = np.full(len(points), np.nan)
+        is_taken = np.zeros(len(points), np.bool_)
+        for turn in range(len(points)):
+            best = int(np.where(is_taken, -1.0, near).argmax())
+            if turn == 0 and given.num_rows == 0:
+                best = self._first(group, points, seed)
+            elif near[best] == 0 or is_taken[best]:  # the rest repeats what is taken
+                break
+            place[best], is_taken[best] = turn, True
+            values[best] = np.sqrt(near[best]) if np.isfinite(near[best]) else np.nan
+            near = np.minimum(near, squares + squares[best] - 2 * (points @ points[best]))
+        rest = np.flatnonzero(~is_taken)
+        place[rest], values[rest] = is_taken.sum() + np.arange(len(rest)), 0.0
+        return Keys(keys=place, values=values)
+
+    def _first(self, group: pa.RecordBatch, points: Floats, seed: int) -> int:
+        if self.start == "drawn":
+            return int(keyed.hashes(group["doc_id"], seed, "k_center").argmin())
+        mean = np.rint(points.sum(axis=0) / len(points) * 2**20) / 2**20  # few enough bits that no product rounds
+        return int(((points * points).sum(axis=1) - 2 * (points @ mean)).argmin())
