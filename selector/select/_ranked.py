@@ -122,6 +122,12 @@ class Ranked(Selector):
         If that may leave budget over, `fills_budget` is False."""
         return None
 
+    def most_visits(self) -> int:
+        """How often a document may be visited. Above 1, `quotas` may be up to so many times a group's size: the whole
+        group is visited as often as its quota pays for, and what then remains of the quota pays for one visit more of
+        its first documents."""
+        return 1
+
     def strata(self, batch: pa.RecordBatch, summary: Any) -> Ints:
         """Which documents of a group were drawn among themselves, counted from 0: e.g. those without a score apart."""
         return np.zeros(batch.num_rows, np.int64)
@@ -171,6 +177,7 @@ class Ranked(Selector):
         totals = _table(by_name, names)
         sizes = totals.sum(axis=1)
         quotas = self.quotas(names, sizes, budget, summary)
+        laps = np.minimum(quotas // np.maximum(sizes, 1), self.most_visits() - 1)
         is_given = self._is_given(names, sizes, budget, summary)
         ceilings = self.ceilings(names, sizes, budget, summary)
         if not is_given.all():
@@ -180,7 +187,9 @@ class Ranked(Selector):
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
             return lined_up.map(functools.partial(_queued, budget, work), *_QUEUE)
 
-        taken = take(queues, quotas, budget.overshoot, ceilings, count=pool.num_documents)
+        if ceilings is not None:
+            ceilings = np.where(ceilings < UNLIMITED, np.maximum(ceilings - laps * sizes, 0), ceilings)
+        taken = take(queues, quotas - laps * sizes, budget.overshoot, ceilings, count=pool.num_documents)
         spent, cuts = np.zeros_like(totals), np.full(len(names), -np.inf)
         for shard_spent, shard_cuts in lined_up.map(
             functools.partial(_outcome, budget, taken, totals.shape), *_QUEUE, _STRATUM, _VALUE
@@ -201,7 +210,8 @@ class Ranked(Selector):
             taken=taken,
             quotas=quotas,
             sizes=sizes,
-            spent=spent.sum(axis=1),
+            laps=laps,
+            spent=spent.sum(axis=1) + laps * sizes,
             cuts=cuts,
             num_strata=totals.shape[1],
             log_times=log_times,
@@ -328,6 +338,7 @@ class _Decide:
     taken: Taken
     quotas: Ints
     sizes: Ints
+    laps: Ints  # how often all of a group is visited, beside the visits that were taken one by one
     spent: Ints
     cuts: Floats
     num_strata: int
@@ -340,19 +351,22 @@ class _Decide:
             stratum, value = batch[_STRATUM].to_numpy(), batch[_VALUE].to_numpy()
         else:
             queued, allowed, stratum, value = view.lined_up(batch)
-        kept, within = self.taken.mask(queued) & allowed, self.taken.within(queued)
+        laps = self.laps[queued.group]
+        taken, within = self.taken.mask(queued), self.taken.within(queued) | (laps > 0)
+        kept = (taken | (laps > 0)) & allowed
         chance = kept.astype(np.float64)
         if self.log_times is not None:
             log_weight = selector.log_weights(batch, view.summary, self.taken.cuts[queued.group, 0])
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
-            chance = np.where(allowed, probability(self.log_times, drawn, log_weight), 0.0)
+            chance = np.where(laps > 0, 1.0, probability(self.log_times, drawn, log_weight)) * allowed
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         used, codes = np.unique(4 * queued.group + outcome, return_inverse=True)
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
         return verdicts(
             kept,
             **reasons(codes, [self._reason(*divmod(code, 4)) for code in used.tolist()]),
+            visits=np.where(kept, laps + taken, 1).astype(np.uint16),
             inclusion_probability=chance.astype(np.float32),
             value=value,
             cut=cuts[queued.group],
