@@ -11,16 +11,18 @@ import pytest
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed, quantise
 from selector.exact.draws import Lottery, Moments
-from selector.select import Budget, ScoreName, Selector, Weighted
+from selector.select import Budget, ScoreName, Selector, SignalName, Weighted
 from selector.select.closest import Closest
 from selector.select.difference import Difference
 from selector.select.farthest import Farthest
 from selector.select.importance import Importance
 from selector.select.kmeans_quality import KmeansQuality
+from selector.select.mixture import Mixture
 from selector.select.quality_sampling import QualitySampling
+from selector.select.task_balanced import TaskBalanced
 from selector.select.threshold import Threshold
 from selector.select.top import Top
-from selector.testing import SCORE, documents
+from selector.testing import SCORE, check_selector, documents
 from selector.testing.selectors import decide
 
 pytestmark = pytest.mark.slow
@@ -215,3 +217,111 @@ def test_a_difference_is_compared_in_more_bits_than_the_scores_have() -> None:
     table = table_of(reference=[2.0**20, 2.0**20, 1.0], teacher=[2.0**-20, 2.0**-19, None])
     selector = Difference(reference=ScoreName("reference"), teacher=ScoreName("teacher"))
     assert kept(selector, table, 1) == [0] and kept(selector, table, 2) == [0, 1]
+
+
+# ---------------------------------------------------------------- G1, G2, S4, S5, Q19, N2, N4: shares of groups
+
+
+def of_sizes(**sizes: int) -> pa.Table:
+    """So many documents of each source."""
+    return documents([{"source": name} for name, count in sizes.items() for _ in range(count)])
+
+
+def shares(selector: Selector, table: pa.Table, budget: Budget) -> dict[str, int]:
+    """What each source gets, in visits."""
+    decided = decide(selector, table, 1000, budget, 7)
+    visits = np.where(decided["kept"].to_numpy(), decided["visits"].to_numpy(), 0)
+    sources = np.array(table["source"].to_pylist())
+    return {name: int(visits[sources == name].sum()) for name in dict.fromkeys(sources.tolist())}
+
+
+def test_g1_targets_of_tasks_that_are_absent_go_to_the_others() -> None:
+    selector = TaskBalanced(targets={"algebra": 0.5, "code": 0.3, "law": 0.2})
+    assert shares(selector, of_sizes(algebra=200, code=90), Budget(amount=100, unit="documents")) == {
+        "algebra": 63,
+        "code": 37,
+    }
+
+
+def test_g2_only_what_the_student_misses_by_enough_is_taken() -> None:
+    selector = TaskBalanced(gap=SignalName(SCORE))
+    assert kept(selector, table_of(quality=[3.0, 0.0, 4.0, -1.0, None]), 5) == [0, 2]
+    decided = decide(selector, table_of(quality=[3.0, 0.0]), 2, Budget(amount=5, unit="documents"), 0)
+    assert decided["reason"].to_pylist() == ["source web: within quota 1 (documents)", "quality below 2, or not known"]
+
+
+def test_a_small_task_is_repeated_where_the_policy_allows_it() -> None:
+    table, budget = of_sizes(math=10, code=100), Budget(amount=60, unit="documents")
+    assert shares(TaskBalanced(), table, budget) == {"math": 10, "code": 50}
+    assert shares(TaskBalanced(visits=2), table, budget) == {"math": 20, "code": 40}
+    assert shares(TaskBalanced(visits=9), table, budget) == {"math": 30, "code": 30}
+
+
+def test_s4_a_temperature_brings_shares_nearer_to_each_other() -> None:
+    table, budget = of_sizes(a=7000, b=2000, c=800, d=200), Budget(amount=1000, unit="documents")
+    assert shares(Mixture(temperature=2.0), table, budget) == {"a": 490, "b": 262, "c": 165, "d": 83}
+    assert shares(Mixture(), table, budget) == {"a": 700, "b": 200, "c": 80, "d": 20}
+    assert shares(Mixture(temperature=1e9), table, budget) == {"a": 267, "b": 267, "c": 266, "d": 200}
+
+
+def test_s4_and_s5_weights_are_those_of_the_worked_cases() -> None:
+    weights = Mixture(temperature=2.0).weigh("abcd", np.array([70, 20, 8, 2]))
+    np.testing.assert_allclose(
+        np.array(weights) / np.sum(weights), [0.489808305, 0.261813552, 0.165585429, 0.082792715], atol=1e-9
+    )
+    adjusted = Mixture(weights={"a": 0.5, "b": 0.3, "c": 0.2}, rises={"a": 0.4, "b": -0.1, "c": 0.2}).weigh(
+        "abc", np.ones(3, int)
+    )
+    np.testing.assert_allclose(adjusted / np.sum(adjusted), [0.559006211, 0.242236025, 0.198757764], atol=1e-9)
+
+
+def test_q19_repetition_is_capped_and_the_rest_goes_to_the_others() -> None:
+    table = documents(
+        [{"source": name, "num_tokens": 1} for name, count in (("a", 20), ("b", 200), ("c", 200)) for _ in range(count)]
+    )
+    selector = Mixture(weights={"a": 0.5, "b": 0.3, "c": 0.2}, visits=2)
+    assert shares(selector, table, Budget(amount=100, unit="tokens")) == {"a": 40, "b": 36, "c": 24}
+
+
+def test_n4_a_source_is_visited_whole_before_some_of_it_once_more() -> None:
+    table = documents([{"num_tokens": 5} for _ in range(20)])
+    decided = decide(Mixture(visits=4), table, 3, Budget(amount=250, unit="tokens"), 0)
+    assert sorted(decided["visits"].to_pylist()) == [2] * 10 + [3] * 10 and all(decided["kept"].to_pylist())
+    assert set(decided["inclusion_probability"].to_pylist()) == {1.0}
+    everything = decide(Mixture(visits=4), table, 3, Budget(amount=1000, unit="tokens"), 0)
+    assert set(everything["visits"].to_pylist()) == {4}
+
+
+def test_a_group_without_a_weight_gets_nothing() -> None:
+    table, budget = of_sizes(a=5, b=50), Budget(amount=30, unit="documents")
+    assert shares(Mixture(weights={"a": 1.0}, visits=3), table, budget) == {"a": 15, "b": 0}
+    assert shares(Mixture(weights={"z": 1.0}), table, budget) == {"a": 0, "b": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"a": -1.0}}, r"mixture\.weights\.a=-1\.0 is not a weight"),
+        ({"weights": {"a": 0.0}}, r"mixture\.weights gives nothing to any group"),
+        ({"temperature": 0.0}, r"temperature=0\.0 is not a temperature here"),
+        ({"visits": 0}, r"mixture\.visits=0 is not a number of visits"),
+        ({"step": 2.0}, r"mixture\.step=2\.0 is not between 0 and 1"),
+        ({"rises": {"a": math.nan}}, r"mixture\.rises\.a=nan is not a number"),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Mixture(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mixture", {"weights": {"web": 2.0, "code": 1.0}, "visits": 3}),
+        ("mixture", {"by": "cluster", "temperature": 3.0, "visits": 2}),
+        ("task_balanced", {"targets": {"web": 0.5, "law": 0.5}, "visits": 2}),
+        ("quality_sampling", {"within": "topic"}),
+    ],
+)
+def test_every_law_holds_for_shares_that_are_repeated(name: str, options: dict[str, Any]) -> None:
+    check_selector(name, examples=4, **options)

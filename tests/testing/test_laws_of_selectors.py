@@ -280,7 +280,7 @@ def test_a_wrapper_is_tried_around_every_selector_and_around_one_that_adds_colum
     inner = [type(selector.inner) for selector in variants("selectors", name)]
     assert inner == [*(plugins.find("selectors", other) for other in plugins.names("selectors")), Sifting]
     for selector in variants("selectors", name):
-        expected = [FORM] if isinstance(selector.inner, (Ranked, Sifting)) else []  # which keep keys as columns
+        expected = [FORM] if isinstance(selector.inner, Grouped) else []
         assert broken(SELECTOR_LAWS[:1], selector) == expected
 
 
@@ -424,5 +424,5 @@ def test_a_table_is_made_for_an_option_and_a_tuple_has_two_plug_ins() -> None:
     judged = list(variants("selectors", f"{__name__}:Judged"))
     assert len(judged) == 6 and judged[0].judged.table.schema == Columns(doc_id="doc_id", grade="float32").schema
     doubled = list(variants("selectors", f"{__name__}:Doubled"))
-    assert len(doubled) == 4
-    assert {tuple(type(one).__name__ for one in each.others) for each in doubled} == {("KmeansQuality", "Random")}
+    assert len(doubled) == len(plugins.names("selectors")) + 1
+    assert {tuple(type(one).__name__ for one in each.others) for each in doubled} == {("Closest", "Decorrelated")}
