@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed, quantise
 from selector.exact.draws import Lottery, Moments
-from selector.select import Budget, ScoreName, Selector, SignalName, Weighted
+from selector.select import Budget, Pool, ScoreName, Selector, SignalName, Weighted
 from selector.select.closest import Closest
 from selector.select.difference import Difference
 from selector.select.farthest import Farthest
@@ -19,6 +21,7 @@ from selector.select.importance import Importance
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.mixture import Mixture
 from selector.select.quality_sampling import QualitySampling
+from selector.select.repeats import Repeats
 from selector.select.task_balanced import TaskBalanced
 from selector.select.threshold import Threshold
 from selector.select.top import Top
@@ -325,3 +328,71 @@ def test_a_mixture_that_is_none_is_refused(options: dict[str, Any], message: str
 )
 def test_every_law_holds_for_shares_that_are_repeated(name: str, options: dict[str, Any]) -> None:
     check_selector(name, examples=4, **options)
+
+
+# ---------------------------------------------------------------- S6, S7, S8: repetitions
+
+
+def visited(selector: Selector, table: pa.Table, budget: Budget, rows: int = 3) -> list[int]:
+    decided = decide(selector, table, rows, budget, 0)
+    return np.where(decided["kept"].to_numpy(), decided["visits"].to_numpy(), 0).tolist()
+
+
+def test_s7_the_most_valuable_visits_are_taken() -> None:
+    table, budget = table_of(quality=[5.0, 4.0, 3.0, 1.0]), Budget(amount=6, unit="documents")
+    selector = Repeats(score=QUALITY, decay=0.5, visits=3)
+    assert visited(selector, table, budget) == [2, 2, 2, 0]
+    decided = decide(selector, table, 3, budget, 0)
+    assert decided["cut"].to_pylist() == [1.25] * 4 and decided["value"].to_pylist() == [5.0, 4.0, 3.0, 1.0]
+    assert selector.select(Pool.of(table), budget, 0).facts == {"documents_by_visits": {"2": 3}}
+
+
+def test_s6_the_default_decay_is_that_of_the_fitted_law() -> None:
+    decay = Repeats(score=QUALITY).decay
+    r_star = 15.387756
+    assert abs(decay - math.exp(-1 / r_star)) < 1e-6
+    for repeat, worth in {1: 0.968199224, 3: 0.850193872, 9: 0.575675427, 39: 0.08193629}.items():
+        assert abs(r_star * (1 - math.exp(-1 / r_star)) * decay ** (repeat - 1) - worth) < 1e-5
+
+
+def test_s8_a_strict_set_is_repeated_beside_a_loose_one() -> None:
+    """Ten documents worth 1.28 times as much as ninety others are worth as much once more as those are at first."""
+    table = table_of(quality=[1.28] * 10 + [1.0] * 90)
+    assert visited(Repeats(score=QUALITY, visits=10), table, Budget(amount=40, unit="documents"))[:11] == [4] * 10 + [0]
+    spread = visited(Repeats(score=QUALITY, visits=10), table, Budget(amount=130, unit="documents"))
+    assert set(spread[:10]) == {4} and set(spread[10:]) == {1}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([None, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 7.0]), st.integers(0, 9)), max_size=9),
+    st.sampled_from([0.25, 0.5, 0.9, 1.0]),
+    st.integers(1, 4),
+    st.integers(0, 40),
+    st.sampled_from(["stop", "fill", "cross"]),
+)
+def test_visits_are_those_that_sorting_all_of_them_gives(
+    rows: list[tuple[float | None, int]], decay: float, most: int, amount: int, overshoot: Any
+) -> None:
+    table = documents([{SCORE: score, "num_tokens": tokens} for score, tokens in rows])
+    budget = Budget(amount=amount, unit="tokens", overshoot=overshoot)
+    values = [
+        (-score * decay**k, k, i) for i, (score, _) in enumerate(rows) for k in range(most) if score and score > 0
+    ]
+    expected, left = [0] * len(rows), amount
+    for _, _, i in sorted(values):
+        size = max(rows[i][1], 1)
+        if left <= 0 or (size > left and overshoot == "stop"):
+            break
+        if size <= left or overshoot == "cross":
+            expected[i] += 1
+            left -= size
+    assert visited(Repeats(score=QUALITY, decay=decay, visits=most), table, budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"decay": 0.0}, "decay=0.0 is not above 0"), ({"visits": 65}, "from 1 to 64")]
+)
+def test_repetitions_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Repeats(score=QUALITY, **options)
