@@ -170,8 +170,10 @@ def identity(plugin: Versioned, contents: Mapping[str, str] | None = None) -> di
             options[field.name] = identity(value, inside)
         elif isinstance(value, tuple) and any(map(is_plugin, value)):
             options[field.name] = [identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
-        elif kind_of(hints[field.name]).base in KINDS and isinstance(value, (ModelPath, TablePath)):
+        elif isinstance(value, (ModelPath, TablePath)):
             options[field.name] = (contents or {}).get(field.name, str(value))
+        elif kind_of(hints[field.name]).base in KINDS and isinstance(value, tuple):
+            options[field.name] = [inside.get(str(i), str(item)) for i, item in enumerate(value)]
         else:
             options[field.name] = list(value) if isinstance(value, tuple) else value
     decisive = {
