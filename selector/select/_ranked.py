@@ -86,6 +86,10 @@ class Ranked(Selector):
         """What must be known of the whole pool first, by `pool.map`: e.g. the mean of a score."""
         return None
 
+    def summary_for(self, pool: Pool, budget: Budget, seed: int) -> Any:
+        """The same, where it depends on the budget too."""
+        return self.summary(pool, seed)
+
     def groups(self, batch: pa.RecordBatch, summary: Any) -> pa.Array | Ints:
         """The group of each document: a whole number or a label."""
         return np.zeros(batch.num_rows, np.int64) if self.grouped_by is None else batch[self.grouped_by]
@@ -169,7 +173,7 @@ class Ranked(Selector):
     @final
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
         whole, columns = self._prepared(pool, seed), self._columns()
-        summary = self.summary(whole, seed)
+        summary = self.summary_for(whole, budget, seed)
         view = _View(selector=self, budget=budget, seed=seed, summary=summary, names=())
         by_name = _merged(whole.map(functools.partial(_sizes, view), *columns))
         names = tuple(sorted(by_name, key=lambda name: (name is None, name)))

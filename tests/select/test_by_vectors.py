@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from selector.errors import SelectorError
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
-from selector.select import Budget, Pool, ScoreName, Selector
+from selector.select import Budget, Pool, ScoreName, Selector, TextsPath, matching
 from selector.select import _alike as machinery
 from selector.select.diverse import Diverse
 from selector.select.k_center import KCenter
+from selector.select.matching import Matching
 from selector.select.prune import Prune
 from selector.testing import SCORE, documents
 from selector.testing._made import pool_for
@@ -263,3 +264,84 @@ def test_documents_that_are_all_alike_are_taken_in_the_order_of_their_ids(select
     assert rest == sorted(rest) and len(first) == 6
     decided = decide(selector, table, 2, Budget(amount=2, unit="documents"), 3)
     assert decided["inclusion_probability"].to_pylist() == decided["kept"].cast(pa.float32()).to_pylist()
+
+
+# ---------------------------------------------------------------- N6, S13: like examples
+
+
+def examples(*vectors: npt.ArrayLike) -> TextsPath:
+    """A file of texts with these vectors."""
+    column = vector_column(np.asarray(vectors, np.float16))
+    table = pa.table({"text": [f"example {i}" for i in range(len(vectors))], "embedding": column})
+    path = TextsPath("examples.jsonl").attached(table)
+    assert isinstance(path, TextsPath)
+    return path
+
+
+def by_similarities(*of_queries: Sequence[float]) -> tuple[pa.Table, list[TextsPath]]:
+    """Documents with these cosines to as many queries, each of which is its own axis."""
+    queries = np.eye(len(of_queries))
+    return with_vectors(np.array(of_queries).T), [examples(query) for query in queries]
+
+
+def test_n6_a_document_that_was_given_already_costs_the_query_its_turn() -> None:
+    table, (a, b) = by_similarities([0.7, 0.6, 0.9, 0.1], [0.5, 0.1, 0.9, 0.8])
+    both = examples(*(query.table["embedding"][0].as_py() for query in (a, b)))
+    for selector in (Matching(queries=(both,)), Matching(queries=(a, b))):
+        assert turns(selector, table)[:3] == [2, 0, 3]
+
+
+def test_s13_queries_take_turns_and_then_tasks_do() -> None:
+    table, (first, second, third) = by_similarities([0.9, 0.2, 0.8, 0.1], [0.3, 0.7, 0.6, 0.5], [0.1, 0.95, 0.2, 0.9])
+    one = examples(*(query.table["embedding"][0].as_py() for query in (first, second)))
+    assert turns(Matching(queries=(one,)), table) == [0, 1, 2, 3]
+    assert turns(Matching(queries=(third,)), table) == [1, 3, 2, 0]
+    assert turns(Matching(queries=(one, third)), table)[:3] == [0, 1, 3]
+    assert kept(Matching(queries=(one, third)), table, 3) == [0, 1, 3]
+
+
+def in_turn(lists: Sequence[Sequence[int]]) -> list[int]:
+    """What lists give in turn, a repeated one costing the turn, as it would be written by hand."""
+    given: list[int] = []
+    for row in itertools.zip_longest(*lists):
+        given.extend(place for place in dict.fromkeys(row) if place is not None and place not in given)
+    return given
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), min_size=1, max_size=40),
+    st.lists(
+        st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), min_size=1, max_size=3), min_size=1, max_size=3
+    ),
+    st.integers(0, 40),
+    st.integers(1, 5),
+)
+def test_matching_is_what_the_lists_of_all_queries_give(
+    rows: list[tuple[int, ...]], tasks: list[list[tuple[int, ...]]], count: int, shard: int
+) -> None:
+    vectors, table = unit(np.array(rows, float)).astype(float), with_vectors(unit(np.array(rows, float)))
+    given: list[list[int]] = []
+    for task in tasks:
+        cosines = vectors @ unit(np.array(task, float)).astype(float).T
+        given.append(in_turn([np.argsort(-cosines[:, q], kind="stable").tolist() for q in range(len(task))]))
+    expected = in_turn(given)
+    selector = Matching(queries=tuple(examples(*unit(np.array(task, float))) for task in tasks))
+    for depth in (1, 16):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(matching, "_SHALLOWEST", depth)
+            patched.setattr(matching, "_ROWS", 1)
+            decided = decide(selector, table, shard, Budget(amount=count, unit="documents"), 0)
+            assert np.flatnonzero(decided["kept"].to_numpy()).tolist() == sorted(expected[:count])
+
+
+def test_what_cannot_be_matched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, queries = with_vectors(TWELVE[:, :2]), examples([1, 0], [0, 1])
+    monkeypatch.setattr(matching, "_MOST_LISTED", 20)
+    monkeypatch.setattr(matching, "_SHALLOWEST", 1)
+    with pytest.raises(SelectorError, match=r"lists of 12 documents for each of 2 queries, and 20 .* a smaller budget"):
+        kept(Matching(queries=(queries,)), table, 12)
+    assert kept(Matching(queries=(queries,)), table, 3)
+    empty = TextsPath("none.jsonl").attached(queries.table.slice(0, 0))
+    with pytest.raises(SelectorError, match=r"matching\.queries: 'none\.jsonl' has no texts"):
+        kept(Matching(queries=(empty,)), table, 3)
