@@ -80,7 +80,7 @@ class Grouped(Ranked):
 
     def _prepared(self, pool: Pool, seed: int) -> Pool:
         self._check_sizes(pool)
-        columns = list(dict.fromkeys(("doc_id", "num_tokens", *columns_of(self))))
+        columns = list(dict.fromkeys(("doc_id", "num_tokens", self.grouped_by, *columns_of(self))))
         given = {} if pool.given is None else _in_groups(pool.given.select(columns), self.grouped_by)
         return pool.exchange(self.grouped_by, functools.partial(_answer, self, given, seed), *columns, returns=_ANSWER)
 

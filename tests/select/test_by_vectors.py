@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selector.errors import SelectorError
+from selector.errors import PolicyError, SelectorError
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
 from selector.select import Budget, Pool, ScoreName, Selector, TextsPath, matching
 from selector.select import _alike as machinery
+from selector.select.decorrelated import Decorrelated, correlations, greedy
 from selector.select.diverse import Diverse
 from selector.select.k_center import KCenter
 from selector.select.matching import Matching
@@ -345,3 +346,70 @@ def test_what_cannot_be_matched_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     empty = TextsPath("none.jsonl").attached(queries.table.slice(0, 0))
     with pytest.raises(SelectorError, match=r"matching\.queries: 'none\.jsonl' has no texts"):
         kept(Matching(queries=(empty,)), table, 3)
+
+
+# ---------------------------------------------------------------- S3, P2: correlations
+
+S3 = [[0.0, 0, 0], [1, 2, -1], [2, 0, 1], [0, 3, 2], [3, 1, -2], [1, -1, 0]]
+
+
+def test_s3_the_next_document_is_the_one_that_correlates_least() -> None:
+    rows = np.array(S3)
+    assert greedy(rows, 4) == [0, 2, 1, 3]
+    np.testing.assert_allclose(correlations(rows, [0])[1:], [6, 2, 2, 6, 2], atol=1e-6)
+    np.testing.assert_allclose(correlations(rows, [0, 2])[[1, 3, 4, 5]], [2, 2, 3.428571, 2], atol=1e-6)
+    np.testing.assert_allclose(correlations(rows, [0, 2, 1])[3:], [0.499663, 1.265455, 1.342105], atol=1e-6)
+    best = min(
+        itertools.combinations(range(6), 4), key=lambda some: correlations(rows, list(some[:3]))[some[3]].round(6)
+    )
+    assert best == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"), [([[0, 0], [1, 1], [2, 2]], 2.0), ([[0, 0], [1, 0], [0, 1], [1, 1]], 0.0)]
+)
+def test_p2_the_objective_is_the_sum_of_squared_correlations(points: list[list[float]], expected: float) -> None:
+    rows = np.array(points, float)
+    value = correlations(rows, list(range(len(rows) - 1)))[-1]
+    assert abs(value - expected) < 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(-3, 3)] * 4), min_size=2, max_size=7), st.integers(1, 6))
+def test_correlations_are_those_of_the_matrix(rows: list[tuple[int, ...]], count: int) -> None:
+    values = np.array(rows, float)
+    taken = list(range(min(count, len(rows) - 1)))
+    for place, value in enumerate(correlations(values, taken)):
+        some = values[[*taken, place]]
+        standard = (some - some.mean(axis=0)) / np.sqrt(1e-8 + some.var(axis=0, ddof=1))
+        matrix = standard.T @ standard / (len(some) - 1)
+        np.testing.assert_allclose(value, (matrix**2).sum() - (np.diag(matrix) ** 2).sum(), atol=1e-9)
+
+
+def test_batches_are_drawn_by_ids_and_each_gives_its_picks() -> None:
+    table = with_vectors(unit(np.random.default_rng(3).normal(size=(400, 5))))
+    selector = Decorrelated(batch=50, picks=4)
+    decided = chosen(selector, table, 400)
+    assert decided["kept"].to_numpy().sum() == 8 * 4
+    reasons = sorted(set(decide(selector, table, 9, Budget(amount=20, unit="documents"), 0)["reason"].to_pylist()))
+    assert reasons[:3] == [
+        "batch 0: among its 4 least correlated",
+        "batch 0: among its 4 least correlated, beyond the budget",
+        "batch 0: not among its 4 least correlated",
+    ]
+    ids = [keyed.digest(b"%d" % i) for i in range(400)]
+    renamed = chosen(selector, table.set_column(0, "doc_id", pa.array(ids, pa.binary(16))), 400)
+    assert not renamed["kept"].equals(decided["kept"])
+
+
+def test_a_batch_is_worked_out_from_the_first_of_its_hashes() -> None:
+    table = with_vectors(unit(np.random.default_rng(3).normal(size=(30, 5))))
+    order = np.argsort(keyed.hashes(table["doc_id"], 0, "decorrelated"))
+    vectors = np.stack(table["embedding"].to_numpy()).astype(float)[order]
+    selector = Decorrelated(batch=30, picks=6)
+    assert turns(selector, table)[:6] == order[greedy(vectors, 6)].tolist()
+
+
+def test_a_batch_that_cannot_be_worked_out_is_refused() -> None:
+    with pytest.raises(PolicyError, match=r"picks=20 of decorrelated\.batch=10 cannot be worked out"):
+        Decorrelated(batch=10, picks=20)
