@@ -29,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.consume import consume
 
             consume(chosen.paths, chosen.documents, chosen.rounds)
+        elif chosen.what == "selectors":
+            from jobs.bench.selectors import selectors
+
+            corpus = {"paths": chosen.paths, "text": chosen.text, "source": chosen.source}
+            selectors(corpus, chosen.score, chosen.shares, chosen.seeds, chosen.root)
         else:
             wanted = Simulation(
                 num_documents=chosen.documents,
@@ -68,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("paths", metavar="PATH", nargs="+")
     consume.add_argument("--documents", type=_amount, default=17_850)
     consume.add_argument("--rounds", type=int, default=5)
+
+    selectors = measures.add_parser("selectors", help="what selectors choose of a corpus, beside the random control")
+    selectors.add_argument("paths", metavar="PATH", nargs="+")
+    selectors.add_argument("--source", help="the column whose diversity counts")
+    selectors.add_argument("--text", default="text", help="a column or a template, as in a policy")
+    selectors.add_argument("--score", default="prototypicality", help="the rater whose score selectors go by")
+    selectors.add_argument(
+        "--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1], help="budgets, of the documents"
+    )
+    selectors.add_argument("--seeds", type=int, default=5)
+    selectors.add_argument("--root", default="runs", help="a folder for what is made, which a second measurement finds")
 
     simulate = measures.add_parser("simulate", help="select, order and commit over a drawn corpus of N documents")
     simulate.add_argument("documents", metavar="N", type=_amount, help="100k, 1M, 100M")

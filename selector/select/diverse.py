@@ -24,8 +24,10 @@ class Diverse(Grouped):
     takes time with the square of that. Where too few remain, budget is left and the manifest says so.
 
     Source: arXiv 2312.15685 (`most: 0.9`, score = complexity x quality). Setting: 6,000 of 300,000 examples of
-    instruction tuning. Reported: MT-Bench 7.22, random choice of 10,000 5.89. Not measured here. `random` is as good
-    where the score says nothing and the corpus has no near-duplicates.
+    instruction tuning. Reported: MT-Bench 7.22, random choice of 10,000 5.89. Measured on 5 % of 6,936 pages of Debian
+    documentation (64 clusters, 5 seeds; entropy of packages as a part of the largest): .702 ± .038 by prototypicality
+    with most: 0.7, .351 ± .059 with 0.9, random .697 ± .019. `random` is as good where the score says nothing and the
+    corpus has no near-duplicates.
     """
 
     fills_budget = False

@@ -42,7 +42,9 @@ class Matching(Ranked):
 
     Source: arXiv 2503.01807. Setting: 10,000 to 2.5 million of 5.8 million instruction examples, Llama-2-7B, a few to
     some hundred queries for each of 8 tasks. Reported: better than gradient methods, and than random choice at every
-    size. Not measured here. `random` is as good where the examples are not of what the model is judged by.
+    size. Measured on 1 % of 6,936 pages of Debian documentation, 10 queries for each of two packages, 5 seeds: .93 ±
+    .03 of what is taken is of the two where they are 3 % of the corpus, .57 ± .02 where they are 2 % and one of them
+    has 13 pages left. `random` is as good where the examples are not of what the model is judged by.
     """
 
     queries: tuple[TextsPath, ...]

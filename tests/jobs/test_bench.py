@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import text_of, write_jsonl
+from jobs.bench import selectors as measures
 from jobs.bench.__main__ import main
 from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
 from jobs.bench.meter import Meter
@@ -264,3 +266,22 @@ def test_what_cannot_be_measured_is_said_before_anything_is_drawn(
         code = ended.code
     assert code == UsageError.exit_code and told in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_selectors_are_measured_beside_the_control_by_real_manifests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": text_of(n, 6), "kind": "abc"[n % 3 if n % 5 else 0]} for n in range(120)]
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
+    monkeypatch.setattr(measures, "SELECTORS", ({"random": {}}, {"top": {"score": "SCORE"}}))
+    asked = ["selectors", str(tmp_path / "corpus.jsonl"), "--source", "kind", "--score", "length", "--shares", "0.1"]
+    assert main([*asked, "--seeds", "2", "--root", str(tmp_path / "root")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| selector | budget | entropy") and len(lines) == 4
+    assert lines[2].startswith("| random | 10% | 0.") and "±" in lines[2]
+    assert lines[3].startswith("| top | 10% | ") and "±" not in lines[3], "nothing of it depends on the seed"
+
+
+def test_the_entropy_of_equal_shares_is_one_and_an_interval_is_students() -> None:
+    assert abs(measures.entropy({"a": 5, "b": 5}, 2) - 1) < 1e-12 and measures.entropy({"a": 9}, 3) == 0
+    assert measures.interval([1.0, 1.0]) == "1.000" and measures.interval([1.0, 2.0]) == "1.500 ± 6.353"

@@ -114,7 +114,7 @@ def test_k1_the_two_rules_tell_a_chain_apart(rule: Rule, expected: list[int], fi
 )
 def test_twelve_vectors_are_pruned_as_worked_out(most: float, rule: Rule, expected: list[int]) -> None:
     table = with_vectors(TWELVE, quality=[-float(i) for i in range(12)])
-    assert kept(Prune(most=most, rule=rule), table) == expected
+    assert kept(Prune(most=most, rule=rule, first="farthest"), table) == expected
     if rule == "kept":
         assert kept(Diverse(score=QUALITY, most=most), table) == expected
 
@@ -124,7 +124,7 @@ def test_s12_d4_is_a_budget_over_what_is_left(budget: int, expected: int) -> Non
     """floor(.75 x 1003) = 752 are kept by pruning, floor(.5 x 752) = 376 of those farthest from their centroids."""
     different = unit(np.random.default_rng(12).normal(size=(752, 48)))
     table = with_vectors(np.concatenate([different, different[:251]]), distance=(np.arange(1003) % 97 / 97).tolist())
-    selector = Prune(most=0.95)
+    selector = Prune(most=0.95, first="farthest")
     everything = chosen(selector, table, 1003)["kept"].to_numpy()
     some = chosen(selector, table, budget)["kept"].to_numpy()
     assert everything.sum() == 752 and some.sum() == expected and not (some & ~everything).any()
@@ -172,13 +172,15 @@ def test_what_is_too_alike_is_what_comparing_all_pairs_says(
     assert kept(Diverse(score=QUALITY, most=most), table) == naive(cosines, by_quality, most, "kept")
     by_distance = sorted(range(n), key=lambda i: (-(i * 3 % 4), i))
     for rule in ("kept", "transitive"):
-        assert kept(Prune(most=most, rule=rule), table) == naive(cosines, by_distance, most, rule)
+        assert kept(Prune(most=most, rule=rule, first="farthest"), table) == naive(cosines, by_distance, most, rule)
+        drawn = np.argsort(keyed.hashes(table["doc_id"], 0, "prune")).tolist()
+        assert kept(Prune(most=most, rule=rule), table) == naive(cosines, drawn, most, rule)
 
 
 def test_what_is_chosen_already_counts_as_kept() -> None:
     table = at_angles(0, 15, 30, 90, quality=[1.0, 2.0, 3.0, 4.0])
     known = at_angles(3).set_column(0, "doc_id", pa.array([b"\xff" * 16], pa.binary(16)))
-    for selector in (Diverse(score=QUALITY, most=0.95), Prune(most=0.95)):
+    for selector in (Diverse(score=QUALITY, most=0.95), Prune(most=0.95, first="farthest")):
         decided = chosen(selector, table, known=known)
         assert decided["kept"].to_pylist() == [False, False, True, True]
         assert decided["other"].to_pylist()[:2] == [b"\xff" * 16] * 2
@@ -257,7 +259,7 @@ def test_a_group_too_large_is_refused_before_any_work(selector: Selector, monkey
     assert selector.select(Pool.of(table, 2), Budget(amount=2, unit="documents"), 0)
 
 
-@pytest.mark.parametrize("selector", [Diverse(score=QUALITY, most=1.0), Prune(most=1.0), KCenter()])
+@pytest.mark.parametrize("selector", [Diverse(score=QUALITY, most=1.0), Prune(most=1.0, first="closest"), KCenter()])
 def test_documents_that_are_all_alike_are_taken_in_the_order_of_their_ids(selector: Selector) -> None:
     table = with_vectors([[1, 0]] * 6, distance=[0.0] * 6)
     first = turns(selector, table, 3)
