@@ -15,7 +15,7 @@ from selector.select._alike import vectors
 
 _BATCH = "decorrelated.batch"
 _BATCHES = pa.schema([(_BATCH, pa.int32())])
-_MOST_TERMS = 1 << 24  # products of one feature that are held at once
+_MOST_TERMS = 1 << 22  # products of one feature that are held at once
 
 
 @dataclass(frozen=True, kw_only=True)

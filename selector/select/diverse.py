@@ -20,7 +20,7 @@ class Diverse(Grouped):
     A document is left out where its cosine to a kept one of its cluster is above `most`; what is chosen already counts
     as kept. Then the budget goes to the best that remain, whatever their cluster; ties by doc_id, no score last. Only
     documents of one cluster are compared: with `cluster.num_clusters: 1` that is the published method over the whole
-    corpus, and with more clusters it misses pairs that lie across a border. A cluster may have 65,536 documents, and
+    corpus, and with more clusters it misses pairs that lie across a border. A cluster may have 32,768 documents, and
     takes time with the square of that. Where too few remain, budget is left and the manifest says so.
 
     Source: arXiv 2312.15685 (`most: 0.9`, score = complexity x quality). Setting: 6,000 of 300,000 examples of
@@ -31,7 +31,7 @@ class Diverse(Grouped):
     """
 
     fills_budget = False
-    largest_group: ClassVar[int | None] = 1 << 16
+    largest_group: ClassVar[int | None] = 1 << 15
 
     score: ScoreName
     most: float = 0.9

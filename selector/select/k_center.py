@@ -22,7 +22,7 @@ class KCenter(Grouped):
     one.
 
     Every cluster gets its share of the budget in proportion to its size, and is gone through by itself: with
-    `cluster.num_clusters: 1` that is the published method over the whole corpus. A cluster may have 16,384 documents,
+    `cluster.num_clusters: 1` that is the published method over the whole corpus. A cluster may have 8,192 documents,
     and takes time with the square of that. Nothing is drawn but the start.
 
     Source: arXiv 1708.00489. Setting: a baseline of arXiv 2409.11378, Llama-2-7B on 10,000 of 196,000 WizardLM
@@ -32,7 +32,7 @@ class KCenter(Grouped):
     better where outliers are noise.
     """
 
-    largest_group: ClassVar[int | None] = 1 << 14
+    largest_group: ClassVar[int | None] = 1 << 13
 
     start: Literal["drawn", "central"] = "drawn"
 

@@ -25,7 +25,7 @@ class Prune(Grouped):
 
     The budget goes to the first that remain, whatever their cluster. With `farthest` the most prototypical documents
     are left out, as D4 does (its published shares, .75 and .5, are a budget of .375; it clusters anew in between, which
-    this does not). Only documents of one cluster are compared. A cluster may have 65,536 documents, and takes time with
+    this does not). Only documents of one cluster are compared. A cluster may have 32,768 documents, and takes time with
     the square of that. Where too few remain, budget is left and the manifest says so.
 
     Source: arXiv 2303.09540 (SemDeDup), 2308.12284 (D4). Setting: C4, models of 125 million to 6.7 billion parameters.
@@ -37,7 +37,7 @@ class Prune(Grouped):
     """
 
     fills_budget = False
-    largest_group: ClassVar[int | None] = 1 << 16
+    largest_group: ClassVar[int | None] = 1 << 15
 
     most: float = 0.95
     rule: Literal["kept", "transitive"] = "kept"
