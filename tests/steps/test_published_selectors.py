@@ -8,9 +8,9 @@ import pytest
 
 from conftest import write_jsonl
 from runs import policy_of, write_corpus
-from selector import plugins
+from selector import failpoint, plugins
 from selector.engine.local import LocalExecutor
-from selector.errors import PolicyError
+from selector.errors import PolicyError, SelectorError
 from selector.manifest import Manifest
 from selector.pipeline import build
 from selector.policy import Policy
@@ -93,3 +93,23 @@ def test_two_files_of_examples_count_with_what_they_hold(corpus: Path, make: Any
 def test_an_option_that_names_no_column_is_refused(make: Any) -> None:
     with pytest.raises(PolicyError, match="flavour"):
         make("mixture", {"by": "flavour"}, 25)
+
+
+@pytest.mark.parametrize("name", ["decorrelated", "matching", "prune"])
+def test_a_selection_that_is_stopped_again_and_again_ends_at_the_same_manifest(
+    name: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every second write of select, order and manifest; what comes before is there."""
+    options = OPTIONS[name][0]
+    expected = make(name, options, 25)
+    make("random", {}, 26)
+    monkeypatch.setenv("SELECTOR_FAILPOINT", "store.after_seal:raise:2")
+    for stops in range(100):
+        monkeypatch.setattr(failpoint, "_reached", {})
+        try:
+            found = make(name, options, 26)
+        except (RuntimeError, SelectorError):
+            continue
+        assert found.info["order_digest"] == expected.info["order_digest"] and stops > 3
+        return
+    raise AssertionError("it makes no progress")
