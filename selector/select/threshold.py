@@ -63,17 +63,18 @@ class Threshold(Ranked):
         return np.zeros(batch.num_rows)
 
     def reasons(self, group: Group) -> Reasons:
-        within = f"{self.score} within {self._limits()}"
+        within = f"{self.score} is {self._limits()}"
         drawn = "{spent} of {total} {unit} were drawn"
         return Reasons(
             kept=f"{within}: {drawn}",
             left_out=f"{within}, but not drawn: {drawn}",
-            never=f"{self.score} not within {self._limits()}",
+            never=f"{self.score} is not {self._limits()}, or not known",
         )
 
     def _limits(self) -> str:
-        ends = ("" if limit is None else f"{limit:g}" for limit in (self.least, self.most))
-        return "[{} … {}]".format(*ends) if self.borders == "kept" else "({} … {})".format(*ends)
+        least, most = ("at least", "at most") if self.borders == "kept" else ("above", "below")
+        words = [f"{word} {limit:g}" for word, limit in ((least, self.least), (most, self.most)) if limit is not None]
+        return " and ".join(words)
 
 
 def _as_stored(limit: float, kind: pa.DataType) -> float:

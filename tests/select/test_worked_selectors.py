@@ -87,8 +87,8 @@ def test_n7_ifd_is_kept_below_one() -> None:
     decided = decide(below, table, 2, Budget(amount=5, unit="documents"), 0)
     assert decided["kept"].to_pylist() == [True, True, False, False, False]
     assert decided["reason"].to_pylist()[1:3] == [
-        "quality within ( … 1): 2 of 2 documents were drawn",
-        "quality not within ( … 1)",
+        "quality is below 1: 2 of 2 documents were drawn",
+        "quality is not below 1, or not known",
     ]
 
 

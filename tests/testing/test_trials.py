@@ -318,5 +318,7 @@ def test_products_of_stored_vectors_add_up_without_rounding() -> None:
 
 def test_a_fit_is_no_rater_inside_another_one() -> None:
     around = "testing.test_laws_of_raters:Reversed"
-    with pytest.raises(PolicyError, match=r"rate\.0\..*Reversed\.inner: '.*LengthZScore' is no Rater, and nothing else will do"):
+    with pytest.raises(
+        PolicyError, match=r"rate\.0\..*Reversed\.inner: '.*LengthZScore' is no Rater, and nothing else will do"
+    ):
         plugins.make("raters", around, {"inner": trial("LengthZScore")}, "rate.0")
