@@ -23,7 +23,7 @@ from selector import pipeline, plugins
 from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
-from selector.plugins.options import ScoreName, hints_of, kind_of
+from selector.plugins.options import ScoreName, columns_of, hints_of, kind_of
 from selector.policy import Policy
 from selector.select import Ranked
 
@@ -67,7 +67,7 @@ class Simulation:
         """The policy over the corpus in a folder. Raises PolicyError or UsageError."""
         rows_per_part = None if self.num_parts is None else -(-self.num_documents // self.num_parts)
         rater = "jobs.bench.drawn:Drawn"
-        return Policy.of(
+        policy = Policy.of(
             {
                 "seed": self.seed,
                 "corpus": {"paths": [str(folder)], "rows_per_part": rows_per_part},
@@ -85,6 +85,11 @@ class Simulation:
                 "manifest": {score: score for score in MEANINGS},
             }
         )
+        if "embedding" in columns_of(policy.plugins.selector):
+            raise UsageError(
+                f"--select: {policy.select.using.name} reads vectors, and none are drawn. Name another one."
+            )
+        return policy
 
     def made_executor(self) -> Executor:
         """The executor. Raises PolicyError."""

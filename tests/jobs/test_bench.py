@@ -136,17 +136,30 @@ def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
 
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
+OF_VECTORS = ["decorrelated", "diverse", "k_center", "matching", "prune"]  # and no vectors are drawn
+OPTIONS = {"threshold": {"least": 0.5}, "matching": {"queries": []}}  # of those that cannot do without
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
 
 
 @pytest.mark.parametrize(
-    ("selector", "order"), [*((name, "shuffled") for name in RANKED), *(("random", name) for name in PLACED)]
+    ("selector", "order"),
+    [*((name, "shuffled") for name in RANKED if name not in OF_VECTORS), *(("random", name) for name in PLACED)],
 )
 def test_any_ranked_selector_and_any_placed_order_is_simulated_by_its_name(
     selector: str, order: str, homes: dict[str, tuple[Simulation, Path]]
 ) -> None:
     asked, home = homes["3 parts"]
-    assert measure(dataclasses.replace(asked, select=selector, order=order), home).num_kept > 0
+    select = {selector: OPTIONS.get(selector, {})}
+    assert measure(dataclasses.replace(asked, select=select, order=order), home).num_kept > 0
+
+
+@pytest.mark.parametrize("selector", OF_VECTORS)
+def test_a_selector_that_reads_vectors_is_refused_before_anything_is_drawn(
+    selector: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = str(OPTIONS.get(selector, {}))
+    assert main(["simulate", "20k", "--clusters", "24", "--select", f"{{{selector}: {options}}}"]) == 2
+    assert f"--select: {selector} reads vectors, and none are drawn" in capsys.readouterr().err
 
 
 def test_all_before_select_is_found_done_and_every_step_is_measured(
