@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector import exact
-from selector.errors import SelectorError
+from selector.errors import PolicyError, SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.vectors import vectors_of
 from selector.select import Budget, Group, Pool, Ranked, Reasons, TextsPath
@@ -48,6 +48,10 @@ class Matching(Ranked):
     """
 
     queries: tuple[TextsPath, ...]
+
+    def __post_init__(self) -> None:
+        if not self.queries:
+            raise PolicyError("matching.queries names no file. Write a list of files of texts, one for each task.")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -89,8 +93,6 @@ class Matching(Ranked):
         for path, size in zip(self.queries, self._sizes, strict=True):
             if size == 0:
                 raise SelectorError(f"matching.queries: {str(path)!r} has no texts. Write one example a line.")
-        if not self.queries:
-            raise SelectorError("matching.queries names no file. Write one file of texts for each task.")
         return pool.extended(functools.partial(_nearest, self._vectors), "embedding", returns=_ANSWER)
 
     @property
@@ -101,7 +103,7 @@ class Matching(Ranked):
     def _vectors(self) -> Floats:
         """The vectors of all queries, task after task."""
         of_tasks = [vectors_of(path.table["embedding"]).astype(np.float64) for path in self.queries]
-        return np.concatenate(of_tasks) if of_tasks else np.empty((0, 0))
+        return np.concatenate(of_tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,7 @@ def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
 OF_VECTORS = ["decorrelated", "diverse", "k_center", "matching", "prune"]  # and no vectors are drawn
-OPTIONS = {"threshold": {"least": 0.5}, "matching": {"queries": []}}  # of those that cannot do without
+OPTIONS = {"threshold": {"least": 0.5}, "matching": {"queries": ["none.jsonl"]}}  # of those that cannot do without
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
 
 

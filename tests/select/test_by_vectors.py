@@ -345,6 +345,8 @@ def test_what_cannot_be_matched_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SelectorError, match=r"lists of 12 documents for each of 2 queries, and 20 .* a smaller budget"):
         kept(Matching(queries=(queries,)), table, 12)
     assert kept(Matching(queries=(queries,)), table, 3)
+    with pytest.raises(PolicyError, match=r"matching\.queries names no file"):
+        Matching(queries=())
     empty = TextsPath("none.jsonl").attached(queries.table.slice(0, 0))
     with pytest.raises(SelectorError, match=r"matching\.queries: 'none\.jsonl' has no texts"):
         kept(Matching(queries=(empty,)), table, 3)
