@@ -10,10 +10,11 @@ from selector.order._check import arranged, check
 from selector.order._contract import Order, Positions, numbered
 from selector.order._difficulty import Direction, difficulty_keys
 from selector.order._placed import Placed, random_keys
+from selector.order._shaped import Shaped
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 
 __all__ = [
     "Columns", "Direction", "ManifestPath", "ModelPath", "Order", "Placed", "Pool", "Positions", "ScoreName",
-    "SignalName", "TablePath", "TextsPath", "arranged", "check", "difficulty_keys", "numbered", "random_keys",
+    "Shaped", "SignalName", "TablePath", "TextsPath", "arranged", "check", "difficulty_keys", "numbered", "random_keys",
 ]  # fmt: skip

@@ -22,5 +22,9 @@ def difficulty_keys(batch: pa.RecordBatch, score: str, higher_is: str, direction
     Equal scores have equal keys in both directions: with ties broken by doc_id, an anti-curriculum is not the
     curriculum reversed. Integers, dates and decimals are compared exactly (see `exact.ascending`).
     """
-    high_first = (higher_is == "closer") != (direction == "anti_curriculum")
-    return (exact.descending if high_first else exact.ascending)(batch[score])
+    return (exact.descending if is_high_first(higher_is, direction) else exact.ascending)(batch[score])
+
+
+def is_high_first(higher_is: str, direction: Direction) -> bool:
+    """Whether large scores come before small ones in this direction."""
+    return (higher_is == "closer") != (direction == "anti_curriculum")

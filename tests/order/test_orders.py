@@ -136,6 +136,10 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("by_score", {"score": SCORE, "direction": "anti_curriculum"}, "a85c2bdbee986b0c"),
     ("interleaved", {}, "bf1f8b4c19955728"),
     ("interleaved", {"by": "cluster", "score": SCORE, "rounds": 4}, "19ee6bb36859ced1"),
+    ("folded", {"score": SCORE}, "d1584a23e01bf1bd"),
+    ("zigzag", {"score": SCORE}, "16766efb3d994938"),
+    ("stair", {"score": SCORE, "direction": "anti_curriculum"}, "abcae1c38756b739"),
+    ("saw", {"score": SCORE}, "627d9b69e1df4afd"),
 ]
 
 

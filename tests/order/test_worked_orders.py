@@ -6,7 +6,11 @@ import pytest
 from selector.exact import keyed
 from selector.order import Order, Pool, ScoreName
 from selector.order.by_score import ByScore
+from selector.order.folded import Folded
 from selector.order.interleaved import Interleaved
+from selector.order.saw import Saw
+from selector.order.stair import Stair
+from selector.order.zigzag import Zigzag
 from selector.testing import SCORE, documents
 
 DOCS = {  # topic, difficulty, quality
@@ -21,6 +25,10 @@ ORDERS = {
     "quality ascending": (ByScore(score=QUALITY), "04 09 02 01 08 06 07 03 05 11 10 00"),
     "blocked curriculum": (Interleaved(rounds=1, score=DIFFICULTY), "01 08 05 11 03 10 07 00 04 02 09 06"),
     "interleaved curriculum": (Interleaved(rounds=3, score=DIFFICULTY), "01 08 03 10 04 02 05 07 09 11 00 06"),
+    "folding": (Folded(score=DIFFICULTY, layers=3), "04 10 07 06 01 02 09 11 03 08 05 00"),
+    "zigzag": (Zigzag(score=DIFFICULTY, layers=3), "04 10 07 06 11 09 02 01 03 08 05 00"),
+    "STR": (Stair(score=DIFFICULTY), "04 01 03 10 07 02 09 08 05 06 11 00"),
+    "SAW, degenerate": (Saw(score=DIFFICULTY), "04 01 03 10 02 08 07 09 05 06 11 00"),
 }
 
 
