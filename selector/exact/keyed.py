@@ -50,7 +50,12 @@ def hashes(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> UInt64:
 
 def uniforms(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> npt.NDArray[np.float64]:
     """One number per id, uniform on the open interval (0, 1)."""
-    return ((hashes(ids, seed, purpose) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return fractions(hashes(ids, seed, purpose))
+
+
+def fractions(numbers: UInt64) -> npt.NDArray[np.float64]:
+    """Uniform 64-bit numbers as numbers of the open interval (0, 1)."""
+    return ((numbers >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 @in_pieces

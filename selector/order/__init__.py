@@ -8,13 +8,15 @@ Most orders are a `Placed`: documents sorted by (group, key, id), then put in th
 
 from selector.order._check import arranged, check
 from selector.order._contract import Order, Positions, numbered
-from selector.order._difficulty import Direction, difficulty_keys
+from selector.order._cuts import Cuts, cut_at
+from selector.order._difficulty import Direction, difficulty_keys, is_high_first
 from selector.order._placed import Placed, random_keys
 from selector.order._shaped import Shaped
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "Columns", "Direction", "ManifestPath", "ModelPath", "Order", "Placed", "Pool", "Positions", "ScoreName",
-    "Shaped", "SignalName", "TablePath", "TextsPath", "arranged", "check", "difficulty_keys", "numbered", "random_keys",
+    "Columns", "Cuts", "Direction", "ManifestPath", "ModelPath", "Order", "Placed", "Pool", "Positions", "ScoreName",
+    "Shaped", "SignalName", "TablePath", "TextsPath", "arranged", "check", "cut_at", "difficulty_keys", "is_high_first",
+    "numbered", "random_keys",
 ]  # fmt: skip

@@ -140,6 +140,10 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("zigzag", {"score": SCORE}, "16766efb3d994938"),
     ("stair", {"score": SCORE, "direction": "anti_curriculum"}, "abcae1c38756b739"),
     ("saw", {"score": SCORE}, "627d9b69e1df4afd"),
+    ("segmented", {"score": SCORE}, "80e1300861292332"),
+    ("segmented", {"score": SCORE, "front": 0.2, "front_from": "hard", "back_from": "easy"}, "75c2709803794bb5"),
+    ("drawn", {"score": SCORE}, "2635cf1649f5b885"),
+    ("drawn", {"score": SCORE, "temperature": 0.5, "direction": "anti_curriculum"}, "960762dd667ce061"),
 ]
 
 

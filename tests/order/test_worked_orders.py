@@ -1,14 +1,22 @@
 """The worked cases of the published orders: computed independently of this code, and copied here by their ids."""
 
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from selector.exact import keyed
 from selector.order import Order, Pool, ScoreName
 from selector.order.by_score import ByScore
+from selector.order.drawn import Drawn
 from selector.order.folded import Folded
 from selector.order.interleaved import Interleaved
 from selector.order.saw import Saw
+from selector.order.segmented import Segmented
+from selector.order.shuffled import Shuffled
 from selector.order.stair import Stair
 from selector.order.zigzag import Zigzag
 from selector.testing import SCORE, documents
@@ -18,6 +26,7 @@ DOCS = {  # topic, difficulty, quality
     "d04": ("web", 0.05, 0.10), "d05": ("code", 0.60, 0.80), "d06": ("web", 0.75, 0.55), "d07": ("math", 0.50, 0.60),
     "d08": ("code", 0.35, 0.50), "d09": ("web", 0.55, 0.20), "d10": ("math", 0.30, 0.90), "d11": ("code", 0.80, 0.85),
 }  # fmt: skip
+STANDARD_DEVIATION = float(np.std([quality for _, _, quality in DOCS.values()]))
 DIFFICULTY, QUALITY = ScoreName("difficulty"), ScoreName("quality")
 ORDERS = {
     "curriculum": (ByScore(score=DIFFICULTY), "04 01 03 10 02 08 07 09 05 06 11 00"),
@@ -32,33 +41,76 @@ ORDERS = {
 }
 
 
+Stream = Callable[[str], str]
+
+
+def stream(name: str) -> Stream:
+    """The name of the published stream of chance, the same for every document."""
+    return lambda _: name
+
+
+def segment(name: str) -> str:
+    """The stream of a document in the case of the segments, by its segment."""
+    return "seg.f" if name in ("d04", "d01", "d03") else "seg.b" if name in ("d00", "d06", "d11") else "seg.m"
+
+
+AT_RANDOM: dict[str, tuple[Order, Stream, str]] = {
+    "random": (Shuffled(), stream("random"), "02 10 08 04 11 09 06 07 05 01 03 00"),
+    "blocked": (Interleaved(rounds=1), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
+    "interleaved": (Interleaved(rounds=3), stream("blk"), "01 11 10 03 09 06 05 07 02 08 00 04"),
+    "SEG": (Segmented(score=DIFFICULTY, front=0.25, back=0.25), segment, "04 01 03 10 07 05 09 08 02 00 06 11"),
+    "Gumbel": (
+        Drawn(score=QUALITY, temperature=0.2 / STANDARD_DEVIATION, direction="anti_curriculum"),
+        stream("gumbel"),
+        "00 11 05 03 10 09 01 06 07 08 02 04",
+    ),
+    "Gumbel, low to high": (
+        Drawn(score=QUALITY, temperature=0.2 / STANDARD_DEVIATION),
+        stream("gumbel"),
+        "04 02 08 07 06 01 09 10 03 05 11 00",
+    ),
+}
+
+
 @pytest.mark.parametrize("case", ORDERS)
 def test_11_1_orders_are_those_of_the_worked_case(case: str) -> None:
     order, expected = ORDERS[case]
+    assert arranged(order) == expected
+
+
+@pytest.mark.parametrize("case", AT_RANDOM)
+def test_11_1_orders_at_random_are_those_of_the_worked_case_with_its_chance(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, stream_of, expected = AT_RANDOM[case]
+
+    def published(ids: Any, seed: int, _: str) -> Any:
+        names = [doc_id.rstrip(b"\0").decode() for doc_id in ids.to_pylist()]
+        drawn = [hashlib.blake2b(f"{seed}:{stream_of(name)}:{name}".encode(), digest_size=8).digest() for name in names]
+        return np.array([int.from_bytes(number) for number in drawn], np.uint64)
+
+    monkeypatch.setattr(keyed, "hashes", published)
+    assert arranged(order) == expected
+
+
+def arranged(order: Order) -> str:
+    """The twelve documents first to last, with seed 7."""
     names = sorted(DOCS, key=lambda name: keyed.digest(name.encode()))  # any order but that of the names
-    pool = Pool.of(
-        pa.table(
-            [
-                pa.array([name.encode().ljust(16, b"\0") for name in names], pa.binary(16)),
-                pa.array([DOCS[name][0] for name in names]).dictionary_encode(),
-                pa.array([DOCS[name][1] for name in names], pa.float32()),
-                pa.array([DOCS[name][2] for name in names], pa.float32()),
-            ],
-            schema=pa.schema(
-                [
-                    ("doc_id", pa.binary(16)),
-                    ("source", pa.dictionary(pa.int32(), pa.string())),
-                    pa.field("difficulty", pa.float32(), metadata={"higher_is": "harder"}),
-                    pa.field("quality", pa.float32(), metadata={"higher_is": "better"}),
-                ]
-            ),
-        ),
-        shard_rows=5,
+    schema = pa.schema(
+        [
+            ("doc_id", pa.binary(16)),
+            ("source", pa.dictionary(pa.int32(), pa.string())),
+            pa.field("difficulty", pa.float32(), metadata={"higher_is": "harder"}),
+            pa.field("quality", pa.float32(), metadata={"higher_is": "better"}),
+        ]
     )
-    assert arranged(order, pool, names) == expected
-
-
-def arranged(order: Order, pool: Pool, names: list[str]) -> str:
+    columns = [
+        pa.array([name.encode().ljust(16, b"\0") for name in names], pa.binary(16)),
+        pa.array([DOCS[name][0] for name in names]).dictionary_encode(),
+        pa.array([DOCS[name][1] for name in names], pa.float32()),
+        pa.array([DOCS[name][2] for name in names], pa.float32()),
+    ]
+    pool = Pool.of(pa.table(columns, schema=schema), shard_rows=5)
     return " ".join(names[i].removeprefix("d") for i in order.arrange(pool, 7).visits["document"].to_pylist())
 
 
