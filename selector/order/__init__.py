@@ -10,13 +10,14 @@ from selector.order._check import arranged, check
 from selector.order._contract import Order, Positions, numbered
 from selector.order._cuts import Cuts, cut_at
 from selector.order._difficulty import Direction, difficulty_keys, is_high_first
+from selector.order._groups import GroupName, Groups, GroupSummary, InGroups, groups_in
 from selector.order._placed import Placed, random_keys
 from selector.order._shaped import Shaped
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "Columns", "Cuts", "Direction", "ManifestPath", "ModelPath", "Order", "Placed", "Pool", "Positions", "ScoreName",
-    "Shaped", "SignalName", "TablePath", "TextsPath", "arranged", "check", "cut_at", "difficulty_keys", "is_high_first",
-    "numbered", "random_keys",
+    "Columns", "Cuts", "Direction", "GroupName", "GroupSummary", "Groups", "InGroups", "ManifestPath", "ModelPath",
+    "Order", "Placed", "Pool", "Positions", "ScoreName", "Shaped", "SignalName", "TablePath", "TextsPath", "arranged",
+    "check", "cut_at", "difficulty_keys", "groups_in", "is_high_first", "numbered", "random_keys",
 ]  # fmt: skip

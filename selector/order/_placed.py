@@ -66,6 +66,10 @@ class Placed(Order):
         """
         return np.zeros(len(group), np.int64)
 
+    def places(self, group: Ints, rank: Ints, sizes: Ints, summary: Any) -> Ints:
+        """The same as `place`, for an order whose places follow from its summary too; it says this one instead."""
+        return self.place(group, rank, sizes)
+
     def phases(self, group: Ints, summary: Any) -> tuple[Ints, Sequence[str]]:
         """The phase of each visit, as an index into the names of the phases: by its group alone."""
         return np.zeros(len(group), np.int64), ["main"]
@@ -85,7 +89,7 @@ class Placed(Order):
         by_group = by_key[np.argsort(groups[by_key], kind="stable")]
         group, sizes = groups[by_group], np.bincount(groups)
         rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-        place = placed(self, group, rank, sizes)
+        place = placed(self, group, rank, sizes, summary)
         dealt = np.argsort(place, kind="stable")
 
         order, group = by_group[dealt], group[dealt]
@@ -94,10 +98,15 @@ class Placed(Order):
         return Positions(visits=visits, left=left_out(self, np.flatnonzero(counts == 0)))
 
 
-def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints) -> Ints:
+def has_places(order: Placed) -> bool:
+    """Whether the order says places of its own; otherwise group follows group."""
+    return type(order).place is not Placed.place or type(order).places is not Placed.places
+
+
+def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints, summary: Any) -> Ints:
     """The place of each row, as the order says it."""
     with _blamed(order):
-        place = order.place(group, rank, sizes)
+        place = order.places(group, rank, sizes, summary)
     return _numbers(order, "place", place, len(group), "iu").astype(np.int64)
 
 

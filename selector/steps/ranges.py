@@ -20,7 +20,7 @@ from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
 from selector.order import Placed, numbered
-from selector.order._placed import Read, columns_read, labelled, left_out, placed
+from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed
 from selector.plugins.blame import blamed, with_blame
 from selector.plugins.pool import Pool
 from selector.steps.chosen import ChosenShard
@@ -82,12 +82,13 @@ def arranged(
     deal = functools.partial(_deal_by_key, read, cuts)
     sort = functools.partial(_sort_by_key, done.passing)
     ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, sort))
-    if type(order).place is not Placed.place:
-        samples = list(done.map(functools.partial(_sample_places, done.store, order, sizes), ranges))
+    if has_places(order):
+        placing = _Placing(order=order, sizes=sizes, summary=summary)
+        samples = list(done.map(functools.partial(_sample_places, done.store, placing), ranges))
         cuts = _cuts(
             [(sample, span.rows) for sample, span in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS)
         )
-        again = functools.partial(_deal_by_place, order, sizes, cuts)
+        again = functools.partial(_deal_by_place, placing, cuts)
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, sort))
     back = functools.partial(_deal_back, order, summary)
@@ -175,25 +176,35 @@ def _sort_by_key(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) 
     return _stored(store, f"{passing}/by_key", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
 
 
-def _sample_places(store: Store, order: Placed, sizes: Ints, span: _Range) -> npt.NDArray[np.uint64]:
-    return _sampled(_places(store, order, sizes, span)[0])
+@dataclass(frozen=True, kw_only=True)
+class _Placing:
+    """How the order says the places of rows."""
+
+    order: Placed
+    sizes: Ints
+    summary: Any
 
 
-def _places(store: Store, order: Placed, sizes: Ints, span: _Range) -> tuple[npt.NDArray[np.uint64], pa.Table]:
+def _sample_places(store: Store, placing: _Placing, span: _Range) -> npt.NDArray[np.uint64]:
+    return _sampled(_places(store, placing, span)[0])
+
+
+def _places(store: Store, placing: _Placing, span: _Range) -> tuple[npt.NDArray[np.uint64], pa.Table]:
     """The place, the group and the rank of each row of a range, and the rows."""
     rows = store.read(span.key, "rows")
     group = rows["group"].to_numpy()
+    sizes = placing.sizes
     rank = span.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-    place = placed(order, group, rank, sizes)
+    place = placed(placing.order, group, rank, sizes, placing.summary)
     return np.column_stack(
         [place.astype(np.uint64) ^ np.uint64(2**63), group.astype(np.uint64), rank.astype(np.uint64)]
     ), rows
 
 
 def _deal_by_place(
-    order: Placed, sizes: Ints, cuts: npt.NDArray[np.uint64], store: Store, span: _Range
+    placing: _Placing, cuts: npt.NDArray[np.uint64], store: Store, span: _Range
 ) -> Mapping[int, pa.Table]:
-    places, rows = _places(store, order, sizes, span)
+    places, rows = _places(store, placing, span)
     whole = pa.table([*places.T, rows["shard"], rows["row"]], names=["place", "group", "rank", "shard", "row"])
     return by_bucket(whole, _range_of(places, cuts))
 

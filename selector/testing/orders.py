@@ -159,7 +159,10 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
         phase, weights = labelled(order, group[some], summary)
         return list(
             zip(
-                placed(order, group[some], rank[some], sizes).tolist(), phase.to_pylist(), weights.tolist(), strict=True
+                placed(order, group[some], rank[some], sizes, summary).tolist(),
+                phase.to_pylist(),
+                weights.tolist(),
+                strict=True,
             )
         )
 

@@ -144,6 +144,19 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("segmented", {"score": SCORE, "front": 0.2, "front_from": "hard", "back_from": "easy"}, "75c2709803794bb5"),
     ("drawn", {"score": SCORE}, "2635cf1649f5b885"),
     ("drawn", {"score": SCORE, "temperature": 0.5, "direction": "anti_curriculum"}, "960762dd667ce061"),
+    ("blocked", {}, "72262788ea5fdb88"),
+    ("blocked", {"by": "cluster", "first": [3, 1], "score": SCORE, "sorted_groups": [3, 2]}, "badbd735097103d8"),
+    ("round_robin", {"score": SCORE}, "478e40b894e79cdd"),
+    ("round_robin", {"by": "cluster", "level": "source", "levels": ["web"]}, "c7525f983b2540f4"),
+    ("mixed", {}, "a6242fcdb7111dec"),
+    ("mixed", {"weights": {"web": 0.6, "math": 0.3, "code": 0.1}, "score": SCORE}, "db2a8d54f5713813"),
+    ("bands", {"score": SCORE}, "33b7bc61394d4987"),
+    (
+        "bands",
+        {"score": SCORE, "up_to": [0.5, 1.1], "by": "source", "inside": "sorted", "direction": "anti_curriculum"},
+        "2221a8e1364a5e62",
+    ),
+    ("balanced", {"score": SCORE, "by": "cluster"}, "8e62005f1d95f003"),
 ]
 
 

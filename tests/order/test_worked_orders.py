@@ -10,10 +10,14 @@ import pytest
 
 from selector.exact import keyed
 from selector.order import Order, Pool, ScoreName
+from selector.order.balanced import Balanced
+from selector.order.bands import Bands
+from selector.order.blocked import Blocked
 from selector.order.by_score import ByScore
 from selector.order.drawn import Drawn
 from selector.order.folded import Folded
 from selector.order.interleaved import Interleaved
+from selector.order.round_robin import RoundRobin
 from selector.order.saw import Saw
 from selector.order.segmented import Segmented
 from selector.order.shuffled import Shuffled
@@ -34,6 +38,13 @@ ORDERS = {
     "quality ascending": (ByScore(score=QUALITY), "04 09 02 01 08 06 07 03 05 11 10 00"),
     "blocked curriculum": (Interleaved(rounds=1, score=DIFFICULTY), "01 08 05 11 03 10 07 00 04 02 09 06"),
     "interleaved curriculum": (Interleaved(rounds=3, score=DIFFICULTY), "01 08 03 10 04 02 05 07 09 11 00 06"),
+    "blocked curriculum, as such": (Blocked(score=DIFFICULTY), "01 08 05 11 03 10 07 00 04 02 09 06"),
+    "round-robin curriculum": (RoundRobin(score=DIFFICULTY), "01 03 04 08 10 02 05 07 09 11 00 06"),
+    "EMH bands, topic inside band": (
+        Bands(score=DIFFICULTY, up_to=(0.33, 0.66), by="source", inside="sorted"),
+        "01 03 10 04 08 05 07 02 09 11 00 06",
+    ),
+    "class balanced": (Balanced(score=DIFFICULTY), "04 01 03 10 02 08 07 09 05 06 11 00"),
     "folding": (Folded(score=DIFFICULTY, layers=3), "04 10 07 06 01 02 09 11 03 08 05 00"),
     "zigzag": (Zigzag(score=DIFFICULTY, layers=3), "04 10 07 06 11 09 02 01 03 08 05 00"),
     "STR": (Stair(score=DIFFICULTY), "04 01 03 10 07 02 09 08 05 06 11 00"),
@@ -56,7 +67,8 @@ def segment(name: str) -> str:
 
 AT_RANDOM: dict[str, tuple[Order, Stream, str]] = {
     "random": (Shuffled(), stream("random"), "02 10 08 04 11 09 06 07 05 01 03 00"),
-    "blocked": (Interleaved(rounds=1), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
+    "blocked": (Blocked(), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
+    "in one round": (Interleaved(rounds=1), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
     "interleaved": (Interleaved(rounds=3), stream("blk"), "01 11 10 03 09 06 05 07 02 08 00 04"),
     "SEG": (Segmented(score=DIFFICULTY, front=0.25, back=0.25), segment, "04 01 03 10 07 05 09 08 02 00 06 11"),
     "Gumbel": (
