@@ -11,7 +11,7 @@ from selector.order._contract import Order, Positions, numbered
 from selector.order._cuts import Cuts, cut_at
 from selector.order._difficulty import Direction, difficulty_keys, is_high_first
 from selector.order._groups import GroupName, Groups, GroupSummary, InGroups, groups_in
-from selector.order._placed import Placed, random_keys
+from selector.order._placed import Placed, random_keys, random_visits
 from selector.order._shaped import Shaped
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
@@ -20,4 +20,5 @@ __all__ = [
     "Columns", "Cuts", "Direction", "GroupName", "GroupSummary", "Groups", "InGroups", "ManifestPath", "ModelPath",
     "Order", "Placed", "Pool", "Positions", "ScoreName", "Shaped", "SignalName", "TablePath", "TextsPath", "arranged",
     "check", "cut_at", "difficulty_keys", "groups_in", "is_high_first", "numbered", "random_keys",
+    "random_visits",
 ]  # fmt: skip

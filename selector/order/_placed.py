@@ -135,11 +135,15 @@ def left_out(order: Placed, rows: npt.NDArray[Any]) -> pa.Table:
 
 def random_keys(batch: pa.RecordBatch, seed: int, purpose: str) -> UInt64:
     """One random key per row, of a keyed hash: another one for each visit of a document, so its visits lie apart."""
-    keys = keyed.hashes(batch["doc_id"], seed, purpose)
-    visit = batch["visit"].to_numpy()
+    return random_visits(batch["doc_id"], batch["visit"].to_numpy(), seed, purpose)
+
+
+def random_visits(ids: pa.Array, visit: npt.NDArray[Any], seed: int, purpose: str) -> UInt64:
+    """One random number per visit of these documents."""
+    keys = keyed.hashes(ids, seed, purpose)
     for number in np.unique(visit[visit > 0]):
         again = visit == number
-        keys[again] = keyed.hashes(batch["doc_id"].filter(pa.array(again)), seed, f"{purpose}/{number}")
+        keys[again] = keyed.hashes(ids.filter(pa.array(again)), seed, f"{purpose}/{number}")
     return keys
 
 

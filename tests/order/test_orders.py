@@ -157,6 +157,10 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
         "2221a8e1364a5e62",
     ),
     ("balanced", {"score": SCORE, "by": "cluster"}, "8e62005f1d95f003"),
+    ("jittered", {"inner": {"by_score": {"score": SCORE}}, "size": 16}, "dbde3f56a2cc2941"),
+    ("jittered", {"inner": "shuffled", "noise": "gumbel", "size": 2.5}, "587dec7d5018a4af"),
+    ("warmup", {"inner": {"by_score": {"score": SCORE}}, "share": 0.2}, "eaef0c3e404b2b3d"),
+    ("spread", {"inner": {"by_score": {"score": SCORE}}, "by": "cluster", "window": 16, "most": 3}, "8c1778c8d6b34bdb"),
 ]
 
 

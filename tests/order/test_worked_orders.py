@@ -17,6 +17,7 @@ from selector.order.by_score import ByScore
 from selector.order.drawn import Drawn
 from selector.order.folded import Folded
 from selector.order.interleaved import Interleaved
+from selector.order.jittered import Jittered
 from selector.order.round_robin import RoundRobin
 from selector.order.saw import Saw
 from selector.order.segmented import Segmented
@@ -71,6 +72,11 @@ AT_RANDOM: dict[str, tuple[Order, Stream, str]] = {
     "in one round": (Interleaved(rounds=1), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
     "interleaved": (Interleaved(rounds=3), stream("blk"), "01 11 10 03 09 06 05 07 02 08 00 04"),
     "SEG": (Segmented(score=DIFFICULTY, front=0.25, back=0.25), segment, "04 01 03 10 07 05 09 08 02 00 06 11"),
+    "jitter in windows of 4": (
+        Jittered(inner=ByScore(score=DIFFICULTY), size=4),
+        lambda name: f"jit:{ORDERS['curriculum'][1].split().index(name.removeprefix('d')) // 4}",
+        "03 04 10 01 07 08 02 09 06 05 11 00",
+    ),
     "Gumbel": (
         Drawn(score=QUALITY, temperature=0.2 / STANDARD_DEVIATION, direction="anti_curriculum"),
         stream("gumbel"),
