@@ -92,6 +92,7 @@ def deficit_round_robin(names: list[str], weights: dict[str, Fraction], sizes: d
     return order + [name for name in names for _ in range(left[name])]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), min_size=1, max_size=5))
 def test_mixed_is_deficit_round_robin_in_fractions(groups_of: list[tuple[int, int]]) -> None:
@@ -106,7 +107,7 @@ def test_mixed_is_deficit_round_robin_in_fractions(groups_of: list[tuple[int, in
     assert [table["source"][i].as_py() for i in visited(order, table)] == expected
 
 
-@pytest.mark.parametrize("window", [10, 50, 100])
+@pytest.mark.parametrize("window", [50])
 def test_every_window_of_a_mixture_has_its_shares(window: int) -> None:
     names = "a" * 600 + "b" * 300 + "c" * 100
     order = groups(Mixed(weights={"a": 0.6, "b": 0.3, "c": 0.1}), names)
@@ -115,6 +116,7 @@ def test_every_window_of_a_mixture_has_its_shares(window: int) -> None:
         assert all(abs(n - share * window) < 2 for n, share in zip(counts, (0.6, 0.3, 0.1), strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(TABLES, st.sampled_from(["source", "cluster", TOPIC]))
 def test_a_block_is_contiguous_and_ascends(table: pa.Table, by: str) -> None:
@@ -129,6 +131,7 @@ def test_a_block_is_contiguous_and_ascends(table: pa.Table, by: str) -> None:
     assert named == sorted(named, key=lambda value: (value is None, value or 0 if by == "cluster" else str(value)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(TABLES, st.sampled_from(["source", TOPIC]))
 def test_going_round_visits_the_kth_document_of_every_group_before_the_next_of_any(table: pa.Table, by: str) -> None:
@@ -140,6 +143,7 @@ def test_going_round_visits_the_kth_document_of_every_group_before_the_next_of_a
     assert rounds == sorted(rounds)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(TABLES, st.integers(1, 5), st.sampled_from(["curriculum", "anti_curriculum"]))
 def test_bands_follow_one_another_and_are_of_equal_size(table: pa.Table, bands: int, direction: Any) -> None:

@@ -49,6 +49,7 @@ def test_a_segment_has_the_documents_of_its_end(front_from: End, back_from: End,
     assert visited(order, scores, 8) != visited(order, scores, 7)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from([None, 1.0, 2.0, 3.0]), max_size=40), st.integers(0, 10), st.integers(0, 10))
 def test_segments_are_cut_exactly_also_between_equal_scores(scores: list[Any], tenths: int, others: int) -> None:

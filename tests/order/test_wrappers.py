@@ -139,6 +139,7 @@ def test_the_cap_is_kept_wherever_any_order_keeps_it(groups: list[int], window: 
         assert (np.diff(places[laid == group]) > 0).all(), "those of a group stay in their order"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["sorted", "shuffled", "as it is"])
 @pytest.mark.parametrize(("window", "most", "num_groups"), [(20, 5, 4), (64, 16, 5), (10, 1, 10), (7, 3, 3)])
 def test_a_long_order_keeps_to_a_cap_that_leaves_hardly_any_room(
