@@ -161,6 +161,8 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("jittered", {"inner": "shuffled", "noise": "gumbel", "size": 2.5}, "587dec7d5018a4af"),
     ("warmup", {"inner": {"by_score": {"score": SCORE}}, "share": 0.2}, "eaef0c3e404b2b3d"),
     ("spread", {"inner": {"by_score": {"score": SCORE}}, "by": "cluster", "window": 16, "most": 3}, "8c1778c8d6b34bdb"),
+    ("designed", {}, "6c11113c613d1fdc"),
+    ("taxonomy", {"score": SCORE}, "3ab29d996c5924ca"),
 ]
 
 
