@@ -6,7 +6,7 @@ a score are on no side: they are in no piece.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from selector.order._difficulty import Direction, difficulty_keys
 from selector.plugins.pool import Pool
 
 Answer = TypeVar("Answer")
+
+_AT_ONCE = 4  # cuts that are looked for together: a shard is held once for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +54,16 @@ def cut_at(chosen: Pool, score: str, shares: Sequence[Fraction], direction: Dire
     """
     cuts = Cuts(score=score, higher_is=chosen.higher_is(score), direction=direction, before=np.empty((0, 3), np.uint64))
     num_scored = sum(chosen.map(functools.partial(_num_scored, cuts), "doc_id", score))
-    quotas = np.array([round(share * num_scored) for share in shares], np.int64)
+    found = [cuts.before]
+    for first in range(0, len(shares), _AT_ONCE):
+        quotas = np.array([round(share * num_scored) for share in shares[first : first + _AT_ONCE]], np.int64)
 
-    def queues(work: Callable[[Queued], Answer]) -> Sequence[Answer]:
-        return list(chosen.map(functools.partial(_asked, cuts, len(quotas), work), "doc_id", score))
+        def queues(work: Callable[[Queued], Answer], number: int = len(quotas)) -> Sequence[Answer]:
+            return list(chosen.map(functools.partial(_asked, cuts, number, work), "doc_id", score))
 
-    taken = take(queues, quotas, "stop", count=num_scored * len(quotas))
-    behind = np.full(3, LAST, np.uint64)
-    return Cuts(
-        score=score,
-        higher_is=cuts.higher_is,
-        direction=direction,
-        before=np.where(taken.whole[:, None], behind, taken.cuts),
-    )
+        taken = take(queues, quotas, "stop", count=num_scored * len(quotas))
+        found.append(np.where(taken.whole[:, None], LAST, taken.cuts))
+    return replace(cuts, before=np.concatenate(found))
 
 
 def _firsts(cuts: Cuts, batch: pa.RecordBatch) -> tuple[UInt64, UInt64, npt.NDArray[np.bool_]]:

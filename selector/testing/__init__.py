@@ -1,6 +1,7 @@
 """The laws that the plug-ins of every family keep, for the tests of any package: `pip install "selector[test]"`.
 
-A test of yours is three lines long, and puts your plug-in before every law with every combination of its options:
+A test of yours is three lines long, and puts your plug-in before every law with every combination of its options (of
+many, with every value of each):
 
     from selector.testing import check_selector
 

@@ -7,6 +7,7 @@ model, is given by whoever runs the laws: `variants("raters", "perplexity", mode
 
 import dataclasses
 import itertools
+import math
 import pickle
 import random
 import typing
@@ -49,6 +50,7 @@ EXACT = "edits"
 """Their score that is a whole number, compared exactly."""
 TOPIC = "topic"
 """Their score that is a label."""
+_MOST_COMBINATIONS = 16
 VISITED = ("visits", "round", "inclusion_probability")
 """What every order's pool has of what select decided."""
 
@@ -131,8 +133,8 @@ SPLITS = st.integers(1, 41)
 
 
 def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
-    """A plug-in with every combination of its literals, its flags and its optional scores, numbers, tables and plug-ins
-    that it accepts.
+    """A plug-in with every combination of its literals, its flags and its optional scores, tables and plug-ins; where
+    those are more than 16, with every value of each option, beside the first values of the others.
 
     `given` are values for options by their names; a model must be given. Tables, texts and manifests are attached. One
     that is around another plug-in is tried around every one that has a name, and around an awkward one.
@@ -144,13 +146,24 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
         field.name: [given[field.name]] if field.name in given else _choices(hints[field.name], field, name)
         for field in fields
     }
-    for values in itertools.product(*choices.values()):
+    for values in _combined(list(choices.values())):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not ...}
         try:
             plugin = plugins.make(family, name, options, "test", object)
         except PolicyError:  # a combination that it refuses, such as two limits that leave nothing between them
             continue
         yield attached(plugin)
+
+
+def _combined(choices: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Every combination of one value from each list, if there are few; else every value, beside the first others."""
+    if math.prod(map(len, choices)) <= _MOST_COMBINATIONS:
+        yield from itertools.product(*choices)
+        return
+    firsts = tuple(values[0] for values in choices)
+    yield firsts
+    for i, values in enumerate(choices):
+        yield from ((*firsts[:i], value, *firsts[i + 1 :]) for value in values[1:])
 
 
 def attached(plugin: Any) -> Any:

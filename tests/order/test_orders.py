@@ -163,6 +163,9 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("spread", {"inner": {"by_score": {"score": SCORE}}, "by": "cluster", "window": 16, "most": 3}, "8c1778c8d6b34bdb"),
     ("designed", {}, "6c11113c613d1fdc"),
     ("taxonomy", {"score": SCORE}, "3ab29d996c5924ca"),
+    ("paced", {"score": SCORE, "pacing": "root"}, "be072000f2d722a0"),
+    ("pooled", {"score": SCORE, "epochs": 1.5}, "e7000ce4015b791c"),
+    ("cyclical", {"score": SCORE, "ages": True, "epochs": 3.0}, "edc9b3cd6fde2a52"),
 ]
 
 

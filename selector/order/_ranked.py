@@ -1,0 +1,40 @@
+"""What orders share that hold a whole pool: its documents from easy to hard, and those that are not visited."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import exact, tables
+from selector.exact import Floats, Ints, UInt64, keyed
+from selector.order._contract import Positions
+from selector.order._difficulty import Direction, difficulty_keys
+from selector.plugins.pool import Pool
+
+
+def ranked(chosen: Pool, score: str, direction: Direction) -> tuple[UInt64, Floats, Ints]:
+    """The ids and the scores of the pool's rows, and the rows in the order of the score, ties by id."""
+    read = functools.partial(_read, score, chosen.higher_is(score), direction)
+    none = np.empty((0, 2), np.uint64), np.empty(0), np.empty(0, np.uint64)
+    ids, scores, keys = (
+        np.concatenate(arrays) for arrays in zip(none, *chosen.map(read, "doc_id", score), strict=True)
+    )
+    return ids, scores, exact.argsort(keys, ids)
+
+
+def left_out(positions: Positions, num_rows: int, because: str) -> Positions:
+    """The same visits, with the rows that have none told as left."""
+    visited = np.bincount(positions.visits["document"].to_numpy(), minlength=num_rows)
+    rows = np.flatnonzero(visited == 0)
+    reason = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([because]))
+    left = pa.table([rows.astype(np.int64), reason, pa.nulls(len(rows), tables.LABEL)], schema=tables.LEFT)
+    return replace(positions, left=left)
+
+
+def _read(
+    score: str, higher_is: str, direction: Direction, batch: pa.RecordBatch
+) -> tuple[UInt64, npt.NDArray[np.float64], UInt64]:
+    keys = difficulty_keys(batch, score, higher_is, direction)
+    return keyed.words(batch["doc_id"]), exact.floats(batch[score]), keys

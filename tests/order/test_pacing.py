@@ -1,0 +1,171 @@
+"""The orders that follow a schedule: their worked cases, and what each of them claims."""
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selector import plugins
+from selector.errors import PolicyError
+from selector.exact import keyed
+from selector.order import Order, Pool, Positions, ScoreName
+from selector.order._pacing import available, pool_size
+from selector.order.cyclical import Course, Cyclical, aged, lowest, race
+from selector.order.paced import Paced
+from selector.order.pooled import Pooled
+from selector.testing import SCORE, documents
+
+NAME = ScoreName(SCORE)
+
+SMALL: dict[Any, str] = {  # N = 12, T = 12, a = .8, b = .2
+    "linear": "2 3 4 5 6 7 8 9 10 11 12 12 12", "quadratic": "2 2 2 3 4 5 6 7 9 10 12 12 12",
+    "root": "2 5 6 7 8 9 9 10 11 11 12 12 12", "step": "2 2 2 2 2 2 2 2 2 2 12 12 12",
+    "exponential": "2 2 2 2 2 2 2 3 4 7 12 12 12", "logarithmic": "2 9 10 10 11 11 11 11 11 11 12 12 12",
+}  # fmt: skip
+LARGE: dict[Any, str] = {  # N = 50,000, T = 39,100, a = .8, b = .2
+    "linear": "10000 16393 29181 50000 50000", "quadratic": "10000 11022 19198 50000 50000",
+    "root": "10000 25992 37699 50000 50000", "step": "10000 10000 10000 50000 50000",
+    "exponential": "10000 10007 10217 50000 50000", "logarithmic": "10000 42666 47060 50000 50000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pacing", SMALL)
+def test_11_2_pools_grow_as_in_the_worked_cases(pacing: Any) -> None:
+    sizes = [pool_size(pacing, Fraction(t, 12), 0.2, 0.8, 12) for t in range(13)]
+    assert sizes == [int(word) for word in SMALL[pacing].split()]
+    times = [Fraction(t, 39_100) for t in (0, 5_000, 15_000, 31_280, 39_100)]
+    sizes = [pool_size(pacing, time, 0.2, 0.8, 50_000) for time in times]
+    assert sizes == [int(word) for word in LARGE[pacing].split()]
+
+
+def test_o4_competence_grows_with_the_root_of_what_was_seen() -> None:
+    shares = [available("competence", Fraction(t, 10), 0.1, 1) for t in (0, 2, 5, 10)]
+    np.testing.assert_allclose(shares, [0.1, 0.45607017, 0.71063352, 1.0], atol=1e-8)
+    linear = [available("linear", Fraction(t, 10), 0.1, 1) for t in (0, 2, 5, 10, 12)]
+    np.testing.assert_allclose(linear, [0.1, 0.28, 0.55, 1.0, 1.0], atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([*SMALL, "competence"]), st.floats(0, 1), st.floats(0.01, 1))
+def test_a_schedule_never_falls_and_begins_and_ends_where_it_says(pacing: Any, start: float, full: float) -> None:
+    shares = [available(pacing, Fraction(t, 20), start, full) for t in range(21)]
+    assert abs(shares[0] - start) < 1e-9 and shares[-1] == 1
+    assert all(low <= high + 1e-9 for low, high in itertools.pairwise(shares))
+
+
+def arranged(order: Order, scores: list[Any], seed: int = 7) -> Positions:
+    rows = [{SCORE: score, "doc_id": keyed.digest(b"%d" % i)} for i, score in enumerate(scores)]
+    return order.arrange(Pool.of(documents(rows), 7), seed)
+
+
+def visited(order: Order, scores: list[Any], seed: int = 7) -> list[int]:
+    return arranged(order, scores, seed).visits["document"].to_pylist()
+
+
+# ---------------------------------------------------------------- paced
+
+
+@pytest.mark.parametrize("pacing", [*SMALL, "competence"])
+def test_what_becomes_available_at_a_step_is_visited_with_it(pacing: Any) -> None:
+    order = visited(Paced(score=NAME, pacing=pacing, steps=12), [float(i * 7 % 100) for i in range(100)] + [None])
+    ranks = [i * 7 % 100 if i < 100 else 100 for i in order]
+    sizes = [round(available(pacing, Fraction(t, 12), 0.2, 0.8) * 100) for t in range(12)]
+    assert ranks[100:] == [100]
+    for size in sizes:
+        assert set(ranks[:size]) == set(range(size))
+    assert ranks[:20] != sorted(ranks[:20]), "what is new is shuffled"
+
+
+# ---------------------------------------------------------------- pooled
+
+
+@pytest.mark.parametrize("epochs", [0, 0.5, 1, 2.5])
+@pytest.mark.parametrize("pacing", ["linear", "step"])
+def test_every_step_draws_from_its_pool_and_the_budget_is_kept(epochs: float, pacing: Any) -> None:
+    order = Pooled(score=NAME, pacing=pacing, steps=10, epochs=epochs)
+    positions = arranged(order, [float(i) for i in range(60)])
+    visits = positions.visits["document"].to_numpy()
+    assert len(visits) == 60 * epochs
+    assert set(positions.left["document"].to_pylist()) == set(range(60)) - set(visits.tolist())
+    for step in range(10):
+        pool = pool_size(pacing, Fraction(step, 10), 0.2, 0.8, 60)
+        drawn = visits[int(6 * epochs * step) : int(6 * epochs * (step + 1))]
+        seen = np.bincount(drawn, minlength=60)
+        assert not seen[pool:].any() and seen[:pool].max() - seen[:pool].min() <= 1
+
+
+# ---------------------------------------------------------------- cyclical
+
+O2: list[tuple[Course, str]] = [
+    ("cycle", "3 6 12 6 3 6 4"), ("sharp_cycle", "3 6 12 3 6 10"), ("lower_to_bigger", "3 6 12 12 7"),
+    ("bigger_to_lower", "12 6 3 3 3 3 3 3 3 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("course", "expected"), O2)
+def test_o2_steps_are_as_large_as_in_the_worked_cases(course: Course, expected: str) -> None:
+    sizes = Cyclical(score=NAME, course=course, epochs=40 / 12).sizes(12)
+    assert sizes == [int(word) for word in expected.split()]
+
+
+def test_11_3_shares_grow_from_the_share_that_is_not_clipped() -> None:
+    assert Cyclical(score=NAME, epochs=5).sizes(12) == [3, 6, 12, 6, 3, 6, 12, 6, 3, 3]
+    sizes = Cyclical(score=NAME, least=0.22, factor=0.8, epochs=5).sizes(10_000)
+    assert sizes[:8] == [2200, 2750, 3437, 4296, 5371, 6713, 8392, 10_000]
+
+
+def test_o2b_a_document_weighs_less_for_one_step() -> None:
+    weights = np.array([4.0, 2, 1, 1])
+    np.testing.assert_allclose(aged(weights, np.array([0, 2])), [2.777777778, 2.0, 0.694444444, 1.0], atol=1e-9)
+    assert weights.tolist() == [4, 2, 1, 1], "and no longer"
+    first = aged(weights, np.array([0, 2]))
+    np.testing.assert_allclose(first / first.sum(), [0.429184549, 0.309012876, 0.107296137, 0.154506438], atol=1e-9)
+
+
+def test_o2c_two_draws_have_the_exact_inclusion_probabilities() -> None:
+    trials, ids = 2_000, np.zeros((4, 2), np.uint64)
+    ids[:, 1] = range(4)
+    chances = keyed.hashes(
+        keyed.ids(np.column_stack([np.zeros(4 * trials), np.arange(4 * trials)]).astype(np.uint64)), 7, ""
+    )
+    drawn = [lowest(race(np.array([4.0, 2, 1, 1]), chance), ids, 2) for chance in chances.reshape(trials, 4)]
+    found = np.bincount(np.concatenate(drawn), minlength=4) / trials
+    expected = np.array([0.80952381, 0.571428571, 0.30952381, 0.30952381])
+    assert (np.abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / trials)).all()
+
+
+def test_a_step_of_a_cycle_draws_nothing_twice_and_likely_documents_more_often() -> None:
+    scores = [8.0 if i % 2 else 1.0 for i in range(40)] + [None, 0.0, -1.0]
+    order = Cyclical(score=NAME, epochs=3)
+    positions = arranged(order, scores)
+    visits, first = positions.visits["document"].to_numpy(), 0
+    for size in order.sizes(43):
+        assert len(set(visits[first : first + size].tolist())) == size
+        first += size
+    assert first == len(visits) == 129
+    quarter = visits[:10]
+    assert (quarter % 2 == 1).sum() > 5 and quarter.max() < 40, "without a weight is drawn after all others"
+    inverse = arranged(Cyclical(score=NAME, epochs=3, weight="inverse"), scores).visits["document"].to_numpy()[:10]
+    assert (inverse % 2 == 0).sum() > 5 and inverse.max() < 40
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("paced", {"start": 1.2}, r"paced\.start=1\.2 is no share"),
+    ("paced", {"full": 0}, r"paced\.full=0.0 is no share of the time"),
+    ("pooled", {"steps": 0}, r"pooled\.steps=0 is no number of steps"),
+    ("pooled", {"epochs": -1}, r"pooled\.epochs=-1.0 is no number of epochs"),
+    ("cyclical", {"least": 0}, r"cyclical\.least=0.0 and cyclical\.greatest=1.0 are no shares"),
+    ("cyclical", {"least": 0.5, "greatest": 0.4}, "a small one and a large one"),
+    ("cyclical", {"factor": 1}, r"cyclical\.factor=1.0 does not make a share smaller"),
+    ("cyclical", {"epochs": float("nan")}, r"cyclical\.epochs=nan is no number"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), WRONG)
+def test_a_schedule_that_cannot_be_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        plugins.make("orders", name, {"score": SCORE, **options}, "order.using", Order)
