@@ -24,7 +24,7 @@ from selector.engine.exchange import exchange
 from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
-from selector.order import Placed
+from selector.order import Placed, Pool
 from selector.select import Ranked
 from selector.steps import ranges, shards
 
@@ -133,6 +133,49 @@ def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
         assert to_ranges == (num_shards, num_ranges) and back == (num_ranges, num_shards)
         assert again == ([] if order == "by_score" else [(num_ranges, num_ranges)])
     assert len(digests) == 1
+
+
+OVER_RANGES: list[dict[str, dict[str, Any]]] = [
+    {"bands": {"score": "difficulty", "by": "source"}},
+    {"blocked": {"by": "cluster", "score": "difficulty"}},
+    {"drawn": {"score": "difficulty"}},
+    {"folded": {"score": "difficulty", "layers": 5}},
+    {"mixed": {"by": "source", "weights": {name: [5, 2, 0.5, 0][i % 4] for i, name in enumerate(SOURCES)}}},
+    {"paced": {"score": "difficulty", "pacing": "root"}},
+    {"round_robin": {"by": "cluster", "level": "source"}},
+    {"saw": {"score": "difficulty"}},
+    {"segmented": {"score": "difficulty"}},
+    {"stair": {"score": "difficulty", "sections": 5}},
+    {"taxonomy": {"by": "source"}},
+    {"zigzag": {"score": "difficulty"}},
+]
+
+
+@pytest.mark.parametrize("order", OVER_RANGES, ids=lambda order: next(iter(order)))
+def test_a_placed_order_over_shards_and_ranges_is_that_of_one_sort(
+    order: dict[str, dict[str, Any]], unasked: tuple[Simulation, Path], one_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = dataclasses.replace(unasked[0], order=order, missing="last")
+    policy = asked.policy(unasked[1] / "corpus")
+    monkeypatch.setattr(shards, "SHARD_ROWS", 3000)
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 500)
+    manifest = pipeline.build(policy, root=str(one_root), executor=LocalExecutor(workers=1)).manifest
+    table = manifest.rows(0, len(manifest))
+    at = table.schema.get_field_index("difficulty")
+    table = table.set_column(
+        at, table.schema.field(at).with_metadata({"higher_is": MEANINGS["difficulty"]}), table["difficulty"]
+    )
+    by_id = table.sort_by("doc_id").unify_dictionaries().combine_chunks()
+    ((name, options),) = order.items()
+    alone: Any = plugins.make("orders", name, options, "order.using", Placed)
+    visits = alone.arrange(Pool.of(by_id, 1000), asked.seed).visits
+    assert by_id["doc_id"].take(visits["document"]).to_pylist() == table["doc_id"].to_pylist()
+
+
+@pytest.fixture(scope="module")
+def one_root(unasked: tuple[Simulation, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One root for all of these orders: what comes before the order is done once."""
+    return shutil.copytree(unasked[1] / "root", tmp_path_factory.mktemp("one") / "root")
 
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
