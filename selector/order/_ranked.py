@@ -1,6 +1,7 @@
 """What orders share that hold a whole pool: its documents from easy to hard, and those that are not visited."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow as pa
 
 from selector import exact, tables
 from selector.exact import Floats, Ints, UInt64, keyed
-from selector.order._contract import Positions
+from selector.order._contract import Positions, numbered
 from selector.order._difficulty import Direction, difficulty_keys
+from selector.order._placed import random_visits
 from selector.plugins.pool import Pool
 
 
@@ -22,6 +24,14 @@ def ranked(chosen: Pool, score: str, direction: Direction) -> tuple[UInt64, Floa
         np.concatenate(arrays) for arrays in zip(none, *chosen.map(read, "doc_id", score), strict=True)
     )
     return ids, scores, exact.argsort(keys, ids)
+
+
+def laps(pool: Ints, ids: UInt64, num_visits: int, seed: int, purpose: str) -> Iterator[Ints]:
+    """So many visits of these rows, lap after lap, each shuffled anew; of the last lap a random sample."""
+    documents, again = keyed.ids(ids[pool]), numbered(ids)[pool]
+    for lap in range(-(-num_visits // max(len(pool), 1))):
+        chance = random_visits(documents, again, seed, f"{purpose}/{lap}")
+        yield pool[exact.argsort(chance, ids[pool])[: num_visits - lap * len(pool)]]
 
 
 def left_out(positions: Positions, num_rows: int, because: str) -> Positions:

@@ -7,10 +7,9 @@ import numpy as np
 
 from selector import exact
 from selector.errors import PolicyError
-from selector.exact import keyed
-from selector.order import Direction, Order, Pool, Positions, ScoreName, numbered, random_visits
+from selector.order import Direction, Order, Pool, Positions, ScoreName
 from selector.order._pacing import Pacing, check_pacing, pool_size
-from selector.order._ranked import left_out, ranked
+from selector.order._ranked import laps, left_out, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +44,8 @@ class Pooled(Order):
         ids, _, order = ranked(chosen, self.score, self.direction)
         total = round(Fraction(str(self.epochs)) * len(order))
         drawn = [np.empty(0, np.int64)]
-        again = numbered(ids)
         for step, visits in enumerate(exact.apportion(total, [1] * self.steps).tolist()):
             time = Fraction(step, self.steps)
             pool = order[: max(pool_size(self.pacing, time, self.start, self.full, len(order)), 1)]
-            documents = keyed.ids(ids[pool])
-            for lap in range(-(-visits // max(len(pool), 1))):
-                chance = random_visits(documents, again[pool], seed, f"pooled/{step}/{lap}")
-                turn = np.argsort(chance, kind="stable")
-                drawn.append(pool[turn[: visits - lap * len(pool)]])
+            drawn += laps(pool, ids, visits, seed, f"pooled/{step}")
         return left_out(Positions.of(np.concatenate(drawn), ids), len(order), "no step of the schedule drew it")

@@ -54,6 +54,16 @@ def test_o6_objectives_come_in_the_given_order_and_difficulty_rises_in_each() ->
     assert visited(order, table) == [2, 1, 3, 4, 0]
 
 
+def test_o22_clients_come_in_the_order_of_their_mean_loss_and_documents_by_difficulty() -> None:
+    clients = {"x": [0.9, 0.1], "y": [0.2, 0.4], "z": [0.3, 0.1]}
+    rows = [{TOPIC: client, SCORE: loss} for client, losses in clients.items() for loss in losses]
+    assert visited(Blocked(by=TOPIC, score=NAME, groups_by=NAME), documents(rows)) == [5, 4, 2, 3, 1, 0]
+    hard_first = Blocked(by=TOPIC, score=NAME, groups_by=NAME, direction="anti_curriculum")
+    assert visited(hard_first, documents(rows)) == [0, 1, 3, 2, 4, 5]
+    table = documents([*rows, {TOPIC: "a"}, {TOPIC: None, SCORE: 0.0}])
+    assert visited(Blocked(by=TOPIC, score=NAME, groups_by=NAME, first=("y",)), table) == [2, 3, 5, 4, 1, 0, 6, 7]
+
+
 def test_the_kth_easiest_of_every_class_come_together_in_the_order_of_their_scores() -> None:
     table = documents([{"source": name, SCORE: float(i)} for i, name in enumerate("mmmccw")])
     assert visited(Balanced(score=NAME), table) == [0, 3, 5, 1, 4, 2]

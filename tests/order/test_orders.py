@@ -166,6 +166,8 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("paced", {"score": SCORE, "pacing": "root"}, "be072000f2d722a0"),
     ("pooled", {"score": SCORE, "epochs": 1.5}, "e7000ce4015b791c"),
     ("cyclical", {"score": SCORE, "ages": True, "epochs": 3.0}, "edc9b3cd6fde2a52"),
+    ("fixed", {"scores": [SCORE], "epochs": 1.5}, "fba31460ab915928"),
+    ("blocked", {"by": "cluster", "score": SCORE, "groups_by": SCORE}, "1c2271e6cd28dbc1"),
 ]
 
 

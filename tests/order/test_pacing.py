@@ -15,9 +15,10 @@ from selector.exact import keyed
 from selector.order import Order, Pool, Positions, ScoreName
 from selector.order._pacing import available, pool_size
 from selector.order.cyclical import Course, Cyclical, aged, lowest, race
+from selector.order.fixed import Fixed
 from selector.order.paced import Paced
 from selector.order.pooled import Pooled
-from selector.testing import SCORE, documents
+from selector.testing import EXACT, SCORE, documents
 
 NAME = ScoreName(SCORE)
 
@@ -98,6 +99,39 @@ def test_every_step_draws_from_its_pool_and_the_budget_is_kept(epochs: float, pa
         assert not seen[pool:].any() and seen[:pool].max() - seen[:pool].min() <= 1
 
 
+# ---------------------------------------------------------------- fixed
+
+O3: list[tuple[dict[str, Any], list[int]]] = [
+    ({"schedule": "fixed_linear"}, [8, 16, 32, 48, 64, 64]),
+    ({"schedule": "fixed_root"}, [8, 32, 40, 56, 64, 64]),
+    ({"schedule": "fixed_root", "degree": 3}, [8, 40, 48, 56, 64, 64]),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), O3)
+def test_o3_limits_rise_as_deepspeeds(options: dict[str, Any], expected: list[int]) -> None:
+    order = Fixed(scores=(NAME,), least=8, greatest=64, multiple=8, full=0.5, steps=200, **options)
+    assert [order.limit(step) for step in (0, 25, 50, 75, 100, 150)] == expected
+
+
+def test_o3_a_discrete_limit_holds_up_to_its_step() -> None:
+    order = Fixed(scores=(NAME,), schedule="fixed_discrete", limits=(1, 2, 3), until=(5, 10))
+    assert [order.limit(step) for step in (0, 5, 6, 10, 11)] == [1, 1, 2, 2, 3]
+
+
+def test_o3b_a_pool_is_within_the_limit_of_every_score() -> None:
+    """Limits of four and of three documents by two metrics are one of each here, since the order has one limit."""
+    rank_a, rank_b = [0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 2, 4]
+    table = documents([{SCORE: float(a), EXACT: b} for a, b in zip(rank_a, rank_b, strict=True)])
+    for limit, pool in ((3, {1}), (4, {1, 2, 3}), (5, {1, 2, 3, 4})):
+        percent = -(-100 * limit // 6)
+        order = Fixed(scores=(NAME, ScoreName(EXACT)), schedule="fixed_discrete", limits=(percent,), until=(), steps=1)
+        positions = order.arrange(Pool.of(table), 7)
+        assert set(positions.visits["document"].to_pylist()) == pool and positions.visits.num_rows == 6
+        assert positions.facts["fixed"] == {"smallest_pool": len(pool), "empty_steps": 0}
+        assert set(positions.left["document"].to_pylist()) == set(range(6)) - pool
+
+
 # ---------------------------------------------------------------- cyclical
 
 O2: list[tuple[Course, str]] = [
@@ -158,6 +192,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("paced", {"full": 0}, r"paced\.full=0.0 is no share of the time"),
     ("pooled", {"steps": 0}, r"pooled\.steps=0 is no number of steps"),
     ("pooled", {"epochs": -1}, r"pooled\.epochs=-1.0 is no number of epochs"),
+    ("fixed", {"scores": []}, r"fixed\.scores names no score"),
+    ("fixed", {"scores": [SCORE], "least": 70, "greatest": 60}, "are no percentiles, the smaller one first:"),
+    ("fixed", {"scores": [SCORE], "limits": [1]}, r"fixed\.limits has 1 limits and fixed\.until 2 steps"),
     ("cyclical", {"least": 0}, r"cyclical\.least=0.0 and cyclical\.greatest=1.0 are no shares"),
     ("cyclical", {"least": 0.5, "greatest": 0.4}, "a small one and a large one"),
     ("cyclical", {"factor": 1}, r"cyclical\.factor=1.0 does not make a share smaller"),
@@ -168,4 +205,4 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("name", "options", "message"), WRONG)
 def test_a_schedule_that_cannot_be_is_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
-        plugins.make("orders", name, {"score": SCORE, **options}, "order.using", Order)
+        plugins.make("orders", name, {**({} if name == "fixed" else {"score": SCORE}), **options}, "order.using", Order)
