@@ -1,0 +1,66 @@
+"""What a policy says of an order reaches it in a whole run: tables, weights, corpus columns, orders in orders."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import text_of, write_jsonl
+from runs import policy_of, run
+from selector.exact import keyed
+
+pytestmark = pytest.mark.slow
+
+TOPICS = ["sets", "groups", "rings", "fields"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in two files, two tables, and a root for the runs."""
+    folder = tmp_path_factory.mktemp("place")
+    rows = [
+        {"text": text_of(n, 8), "source": ("web", "books")[n % 3 == 0], "topic": TOPICS[n % 4] if n % 10 else None}
+        for n in range(60)
+    ]
+    (folder / "corpus").mkdir()
+    write_jsonl(folder / "corpus" / "0.jsonl", rows[:30])
+    write_jsonl(folder / "corpus" / "1.jsonl", rows[30:])
+    pairs = [("rings", "fields"), ("groups", "rings"), ("sets", "groups")]
+    write_jsonl(folder / "graph.jsonl", [{"before": before, "after": after} for before, after in pairs])
+    write_jsonl(folder / "syllabus.jsonl", [{"path": topic} for topic in ("rings", "sets")])
+    return folder
+
+
+def visited(place: Path, tiny_model: Path, using: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """The source and the topic of the documents first to last."""
+    sections: dict[str, Any] = {
+        "rate": ["length"], "select": {"budget": {"fraction": 1}}, "order": {"using": using}, "manifest": {},
+    }  # fmt: skip
+    manifest = run(policy_of(place / "corpus", tiny_model, **sections), place / "root").manifest
+    assert manifest.verify().problems == []
+    numbers = {keyed.digest(text_of(n, 8).encode()): n for n in range(60)}
+    order = [numbers[row["doc_id"]] for row in manifest.rows(0, len(manifest)).to_pylist()]
+    assert sorted(order) == list(range(60))
+    return [(("web", "books")[n % 3 == 0], TOPICS[n % 4] if n % 10 else None) for n in order]
+
+
+def test_a_graph_and_a_syllabus_are_read_from_their_files(place: Path, tiny_model: Path) -> None:
+    graph = {"score": "length", "by": "corpus.topic", "graph": str(place / "graph.jsonl")}
+    order = [topic for _, topic in visited(place, tiny_model, {"prerequisites": graph})]
+    assert list(dict.fromkeys(order)) == [*TOPICS, None]
+    syllabus = {"by": "corpus.topic", "syllabus": str(place / "syllabus.jsonl")}
+    order = [topic for _, topic in visited(place, tiny_model, {"taxonomy": syllabus})]
+    assert list(dict.fromkeys(order)) == ["rings", "sets", "fields", "groups", None]
+
+
+def test_weights_are_a_mapping_in_the_policy(place: Path, tiny_model: Path) -> None:
+    mixed = {"weights": {"books": 1, "web": 2}, "score": "length", "sorted_groups": ["web"]}
+    sources = [source for source, _ in visited(place, tiny_model, {"mixed": mixed})]
+    assert all(sources[i : i + 3].count("books") == 1 for i in range(3, 57, 3))
+
+
+def test_orders_hold_orders_and_name_columns_of_the_corpus(place: Path, tiny_model: Path) -> None:
+    inner = {"warmup": {"inner": {"by_score": {"score": "length"}}, "share": 0.5}}
+    spread = {"inner": {"jittered": {"inner": inner, "size": 8}}, "by": "corpus.topic", "window": 4, "most": 2}
+    topics = [topic for _, topic in visited(place, tiny_model, {"spread": spread})]
+    assert all(topics[i : i + 4].count(topic) <= 2 for i in range(57) for topic in TOPICS)
