@@ -25,10 +25,10 @@ class Mixed(InGroups):
     been there (ours). Groups of weight 0, and documents without a value, come last. Without `weights` every group is
     spread evenly over the whole order: its share of any stretch is its share of all documents.
 
-    A group is all documents with one value of the column `by` (source, cluster, a label, corpus.x). Inside it is
-    arranged by `score` and `direction` as in `by_score`; where `sorted_groups` names some, only those, and the others
-    are shuffled, as Llama-3-SynE does with one of its two languages (we did not find how it normalises; the ranks
-    inside a language need no normalising).
+    A group is all documents with one value of the column `by` (source, cluster, a label, corpus.x), in `weights` as
+    text. Inside it is arranged by `score` and `direction` as in `by_score`; where `sorted_groups` names some, only
+    those, and the others are shuffled, as Llama-3-SynE does with one of its two languages (we did not find how it
+    normalises; the ranks inside a language need no normalising).
 
     Evidence: mixtures decide more than orders do; that they should hold in every stretch is practice in pre-training
     (Megatron, OLMo-core, Levanter), not a published comparison. For its mixtures, sorted by perplexity in the first
@@ -38,7 +38,7 @@ class Mixed(InGroups):
 
     chance = "mixed"
 
-    weights: Mapping[GroupName, float] = field(default_factory=dict[GroupName, float])
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
     sorted_groups: tuple[GroupName, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Mixed(InGroups):
             )
 
     @property
-    def _turns(self) -> dict[GroupName, int]:
+    def _turns(self) -> dict[str, int]:
         """The weights as the smallest whole numbers."""
         weights = {name: Fraction(str(weight)) for name, weight in self.weights.items()}
         scale = math.lcm(*(weight.denominator for weight in weights.values()))
@@ -67,19 +67,21 @@ class Mixed(InGroups):
         if not self.weights:
             return self.summarised(chosen, sorted_groups=self.sorted_groups)
         names = self.named_groups(chosen).names
-        missing = [name for name in names if name not in self.weights]
+        missing = [name for name in names if str(name) not in self.weights]
         if missing:
             raise PolicyError(
                 f"mixed.weights says nothing of {self.by} {missing[0]!r}, which has chosen documents: add it, with 0 "
                 "if its documents shall come last."
             )
-        return self.summarised(chosen, [name for name in self.weights if name in names], self.sorted_groups)
+        known = {str(name): name for name in names}
+        return self.summarised(chosen, [known[name] for name in self.weights if name in known], self.sorted_groups)
 
     def places(self, group: Ints, rank: Ints, sizes: Ints, summary: GroupSummary) -> Ints:
         if not self.weights:
             return (2 * rank + 1) * int(sizes.sum()) // sizes[group]
         turns = np.zeros(max(len(sizes), summary.groups.count + 1), np.int64)
-        turns[: summary.groups.count] = [self._turns[name] for name in summary.groups.names]
+        of_group = self._turns
+        turns[: summary.groups.count] = [of_group[str(name)] for name in summary.groups.names]
         return _taken_in_turn(group, rank, np.pad(sizes, (0, len(turns) - len(sizes))), turns)
 
 
