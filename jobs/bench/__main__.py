@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.consume import consume
 
             consume(chosen.paths, chosen.documents, chosen.rounds)
-        elif chosen.what == "selectors":
+        elif chosen.benchmark == "selectors":
             from jobs.bench.selectors import selectors
 
             corpus = {"paths": chosen.paths, "text": chosen.text, "source": chosen.source}

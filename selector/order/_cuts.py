@@ -54,16 +54,16 @@ def cut_at(chosen: Pool, score: str, shares: Sequence[Fraction], direction: Dire
     """
     cuts = Cuts(score=score, higher_is=chosen.higher_is(score), direction=direction, before=np.empty((0, 3), np.uint64))
     num_scored = sum(chosen.map(functools.partial(_num_scored, cuts), "doc_id", score))
-    found = [cuts.before]
+    rows = [cuts.before]
     for first in range(0, len(shares), _AT_ONCE):
         quotas = np.array([round(share * num_scored) for share in shares[first : first + _AT_ONCE]], np.int64)
 
         def queues(work: Callable[[Queued], Answer], number: int = len(quotas)) -> Sequence[Answer]:
-            return list(chosen.map(functools.partial(_asked, cuts, number, work), "doc_id", score))
+            return list(chosen.map(functools.partial(_queue, cuts, number, work), "doc_id", score))
 
         taken = take(queues, quotas, "stop", count=num_scored * len(quotas))
-        found.append(np.where(taken.whole[:, None], LAST, taken.cuts))
-    return replace(cuts, before=np.concatenate(found))
+        rows.append(np.where(taken.whole[:, None], LAST, taken.cuts))
+    return replace(cuts, before=np.concatenate(rows))
 
 
 def _firsts(cuts: Cuts, batch: pa.RecordBatch) -> tuple[UInt64, UInt64, npt.NDArray[np.bool_]]:
@@ -78,7 +78,7 @@ def _num_scored(cuts: Cuts, batch: pa.RecordBatch) -> int:
     return int(_firsts(cuts, batch)[2].sum())
 
 
-def _asked(cuts: Cuts, num_cuts: int, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
+def _queue(cuts: Cuts, num_cuts: int, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
     """What the work says of the documents, once for each cut that is looked for."""
     keys, ids, chosen = _firsts(cuts, batch)
     rows = np.tile(np.flatnonzero(chosen), num_cuts)

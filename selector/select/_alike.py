@@ -70,12 +70,14 @@ def alike(ordered: Floats, given: Floats, most: float, *, is_transitive: bool) -
     return Alike(is_alike=cosines > most, nearest=nearest)
 
 
-def said_of(found: Alike, order: Ints, ids: pa.Array, given_ids: pa.Array) -> tuple[npt.NDArray[np.bool_], pa.Array]:
+def in_given_order(
+    pairs: Alike, order: Ints, ids: pa.Array, given_ids: pa.Array
+) -> tuple[npt.NDArray[np.bool_], pa.Array]:
     """The same in the order in which the documents stand: whether each is too like an earlier one, and which that is;
     `order` are their places in the order of comparison."""
     is_alike = np.empty(len(order), np.bool_)
-    is_alike[order] = found.is_alike
+    is_alike[order] = pairs.is_alike
     nearest = np.empty(len(order), np.int64)
-    nearest[order] = found.nearest
+    nearest[order] = pairs.nearest
     known = pa.concat_arrays([given_ids, ids.take(pa.array(order))])
     return is_alike, known.take(pa.array(nearest, mask=~is_alike))

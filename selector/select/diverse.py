@@ -10,7 +10,7 @@ from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Ints
 from selector.select import Group, Grouped, Keys, Reasons, ScoreName
-from selector.select._alike import alike, said_of, vectors
+from selector.select._alike import alike, in_given_order, vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class Diverse(Grouped):
     def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
         keys = exact.descending(group[self.score])
         order = np.argsort(keys, kind="stable")
-        found = alike(vectors(group)[order], vectors(given), self.most, is_transitive=False)
-        never, others = said_of(found, order, group["doc_id"], given["doc_id"])
+        pairs = alike(vectors(group)[order], vectors(given), self.most, is_transitive=False)
+        never, others = in_given_order(pairs, order, group["doc_id"], given["doc_id"])
         return Keys(keys=keys, never=never, values=exact.floats(group[self.score]), others=others)
 
     def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:

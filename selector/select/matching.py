@@ -153,9 +153,9 @@ class Turns:
         """The turn of each document; -1: it stands on no list that was read."""
         if not len(self.ids):
             return np.full(len(ids), -1)
-        known, asked = (np.ascontiguousarray(words).view(_PAIR).reshape(-1) for words in (self.ids, ids))
-        at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-        return np.where(known[at] == asked, self.turns[at], -1)
+        known, wanted = (np.ascontiguousarray(words).view(_PAIR).reshape(-1) for words in (self.ids, ids))
+        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[at] == wanted, self.turns[at], -1)
 
 
 def _first_places(numbers: Ints, count: int) -> Ints:

@@ -10,7 +10,7 @@ from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.select import Group, Grouped, Keys, Reasons
-from selector.select._alike import alike, said_of, vectors
+from selector.select._alike import alike, in_given_order, vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class Prune(Grouped):
     def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
         keys = self._keys(group, seed)
         order = np.argsort(keys, kind="stable")
-        found = alike(vectors(group)[order], vectors(given), self.most, is_transitive=self.rule == "transitive")
-        never, others = said_of(found, order, group["doc_id"], given["doc_id"])
+        pairs = alike(vectors(group)[order], vectors(given), self.most, is_transitive=self.rule == "transitive")
+        never, others = in_given_order(pairs, order, group["doc_id"], given["doc_id"])
         distances = exact.floats(group["distance"])
         values = {"farthest": distances, "closest": -distances, "drawn": None}[self.first]
         return Keys(keys=keys, never=never, values=values, others=others)

@@ -58,7 +58,7 @@ class Repeats(Selector):
         columns = ("doc_id", "num_tokens", self.score)
 
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
-            return pool.map(functools.partial(_asked, self, budget, work), *columns)
+            return pool.map(functools.partial(_queue, self, budget, work), *columns)
 
         count = self.visits * pool.num_documents
         taken = exact.take(queues, np.array([budget.amount]), budget.overshoot, count=count)
@@ -89,7 +89,7 @@ class Repeats(Selector):
         )
 
 
-def _asked(selector: Repeats, budget: Budget, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
+def _queue(selector: Repeats, budget: Budget, work: Callable[[Queued], Answer], batch: pa.RecordBatch) -> Answer:
     """What work says of those visits of a shard that may be taken."""
     return work(selector.queued(batch, budget).where(~np.isnan(selector.worth(batch).reshape(-1))))
 
@@ -121,14 +121,14 @@ class _Decide:
         visits, _ = _visits(self.selector, self.budget, self.taken, batch)
         kept, first = visits > 0, exact.floats(batch[self.selector.score])
         score = self.selector.score
-        said: list[Any] = [
+        arguments: list[Any] = [
             f"a visit is worth more by {score} than any that was left",
             f"a visit is worth less by {score} than those that were paid for",
             f"{score} is not above 0, or not known",
         ]
         return verdicts(
             kept,
-            **reasons(np.where(kept, 0, np.where(first > 0, 1, 2)), said),
+            **reasons(np.where(kept, 0, np.where(first > 0, 1, 2)), arguments),
             visits=np.maximum(visits, 1).astype(np.uint16),
             inclusion_probability=kept.astype(np.float32),
             value=first,

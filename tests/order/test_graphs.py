@@ -15,7 +15,7 @@ from selector.order.designed import Designed, best_order, scores
 from selector.order.prerequisites import Prerequisites, in_turn
 from selector.order.taxonomy import Taxonomy
 from selector.testing import SCORE, TOPIC, documents
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 
 NAME = ScoreName(SCORE)
 

@@ -20,7 +20,7 @@ from selector.order.blocked import Blocked
 from selector.order.mixed import Mixed
 from selector.order.round_robin import RoundRobin
 from selector.testing import EXACT, SCORE, TOPIC, check_order, documents
-from selector.testing._made import TABLES, pool_for
+from selector.testing._trials import TABLES, pool_for
 
 BY_GROUP = [order["name"] for order in plugins.describe("orders") if "by" in order["options"]]
 NAME = ScoreName(SCORE)

@@ -10,7 +10,7 @@ from selector import plugins
 from selector.exact import keyed
 from selector.order import Order, check
 from selector.testing import SCORE, TOPIC, documents, variants
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from selector.order.spread import Spread
 from selector.order.warmup import Warmup
 from selector.testing import SCORE, documents
 from selector.testing._awkward import Repeating
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
 
 NAME = ScoreName(SCORE)

@@ -23,7 +23,7 @@ from selector.select.k_center import KCenter
 from selector.select.matching import Matching
 from selector.select.prune import Prune
 from selector.testing import SCORE, documents
-from selector.testing._made import pool_for
+from selector.testing._trials import pool_for
 from selector.testing.selectors import decide
 
 pytestmark = pytest.mark.slow
