@@ -70,7 +70,7 @@ class Chosen:
         ]
 
     def pool(self, done: Done, inputs: str) -> Pool:
-        """What an order sees; what is worked out of it is kept as `whose`."""
+        """What an order sees; what is worked out of it is kept under `inputs`."""
         schema = self.select.shards(done).pool(self.columns, inputs).schema
         shards, store = self.shards(done), done.store
         num_rows = list(done.map(functools.partial(_num_rows, store), shards))

@@ -29,7 +29,7 @@ _PLACE = pa.schema([(_SHARD, pa.int32()), (_ROW, pa.int64())])
 
 
 class Exchanged:
-    """The exchanger of one step. `whose` is a fingerprint of all that decides what is in the pool and what is asked of
+    """The exchanger of one step. `inputs` is a fingerprint of all that decides what is in the pool and what is asked of
     it; its questions come in the same order in every run, so that a run goes on where it was."""
 
     def __init__(self, *, done: Done, inputs: str) -> None:

@@ -89,7 +89,7 @@ class Shards:
         )
 
     def pool(self, columns: Sequence[Column], inputs: str) -> Pool:
-        """The documents that may be chosen, with these columns; what is worked out of them is kept as `whose`."""
+        """The documents that may be chosen, with these columns; what is worked out of them is kept under `inputs`."""
         by_name = {column.name: column for column in (KNOWN["doc_id"], KNOWN["num_tokens"], *columns)}
         shards = [
             Stored(store=self.done.store, keys=dict(zip(by_name, keys, strict=True)), num_rows=num_rows)
