@@ -54,7 +54,7 @@ class Cache:
         return descriptor
 
     def copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> "Copy":
-        """A copy of something of a file, which is written if this machine has none. `what` says of what.
+        """A copy of something of a file, which is written if this machine has none. `parts` say of what.
 
         Raises what `write` does, and FullError or UnreachableError where there is no room for it.
         """
