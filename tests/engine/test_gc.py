@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import runs
 from runs import Child, assert_killed, assert_sound, killed_at, policy_of, run, uncached, write_corpus
 from selector.engine import gc, lease
 from selector.engine.local import LocalExecutor
@@ -29,7 +28,6 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def make(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    runs.use_one_thread()
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
     return lambda **sections: policy_of(corpus, tiny_model, **sections)
 

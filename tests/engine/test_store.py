@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 import runs
+from conftest import use_one_thread
 from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
@@ -229,7 +230,7 @@ FULL = [
 
 
 def _on_a_small_disk(folder: str, policy: dict[str, Any], told: str) -> None:
-    runs.use_one_thread()
+    use_one_thread()
     answer: dict[str, Any] = {"errors": [], "digests": [], "wrong": []}
     try:
         _mount(folder, "size=4m")

@@ -5,6 +5,7 @@ here.
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,13 +48,21 @@ HOMES = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that a file says, read once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+@functools.cache
+def imports(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def name_of(path: Path) -> str:
@@ -87,13 +96,13 @@ def test_every_folder_is_a_floor() -> None:
     assert there - {"__init__", "__pycache__"} == {folder for floor in FLOORS for folder in floor}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if floor_of(module_of(path)) is not None], ids=name_of)
-def test_arrows_point_down(path: Path) -> None:
-    own = floor_of(module_of(path))
-    assert own is not None
-    for imported in imports(path):
-        level = floor_of(imported)
-        assert level is None or level <= own, f"{name_of(path)} imports {imported}, which lies above it"
+def test_arrows_point_down() -> None:
+    floors = {path: floor for path in SOURCES if (floor := floor_of(module_of(path))) is not None}
+    assert len(floors) > 100
+    for path, own in floors.items():
+        for imported in imports(path):
+            level = floor_of(imported)
+            assert level is None or level <= own, f"{name_of(path)} imports {imported}, which lies above it"
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -119,12 +128,12 @@ def test_no_two_modules_import_each_other() -> None:
         follow(start)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_each_heavy_package_has_one_home(path: Path) -> None:
-    for imported in imports(path):
-        homes = HOMES.get(imported.split(".")[0])
-        assert homes is None or name_of(path).startswith(homes), f"{name_of(path)} imports {imported}"
-        assert imported.split(".")[0] != "jobs" or name_of(path).startswith("jobs/")
+def test_each_heavy_package_has_one_home() -> None:
+    homes = {**HOMES, "jobs": ("jobs/",)}
+    for path in SOURCES:
+        for imported in imports(path):
+            home = homes.get(imported.split(".")[0])
+            assert home is None or name_of(path).startswith(home), f"{name_of(path)} imports {imported}"
 
 
 RIDDLES = {
@@ -135,7 +144,7 @@ RIDDLES = {
 
 def names_given(path: Path) -> Iterator[tuple[int, str]]:
     """Every name that a file gives to something of its own, with the line."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -180,46 +189,42 @@ def test_plugins_do_no_io_read_no_clock_and_draw_only_keyed_numbers(family: str)
     for path in ROOT.glob(f"selector/{family}/*.py"):
         roots = {imported.split(".")[0] for imported in imports(path)}
         assert not roots & forbidden, f"{path.name} imports {roots & forbidden}"
-        tree = ast.parse(path.read_text("utf-8"))
-        calls = {
-            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        }
-        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        calls = {node.func.id for node in nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        attributes = {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
         assert not calls & {"open", "print", "input", "eval", "exec"} and "random" not in attributes
-        assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+        assert not any(isinstance(node, ast.Global) for node in nodes(path))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_nothing_executes_data(path: Path) -> None:
-    roots = {imported.split(".")[0] for imported in imports(path)}
-    is_law = name_of(path).startswith("selector/testing/")  # a law pickles work that the test made itself
-    assert is_law or not roots & {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in (
-                "eval",
-                "exec",
-                "compile",
-                "__import__",
-                "torch.load",
-                "yaml.unsafe_load",
-                "yaml.full_load",
-            )
-            for keyword in node.keywords:
-                assert keyword.arg not in ("trust_remote_code", "allow_pickle") or ast.unparse(keyword.value) == "False"
+def calls_of(path: Path) -> Iterator[ast.Call]:
+    yield from (node for node in nodes(path) if isinstance(node, ast.Call))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_arrow_starts_no_threads_over_bytes_of_python(path: Path) -> None:
+def test_nothing_executes_data() -> None:
+    packages = {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+    functions = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.unsafe_load", "yaml.full_load"}
+    for path in SOURCES:
+        is_law = name_of(path).startswith("selector/testing/")  # a law pickles work that the test made itself
+        assert is_law or not packages & {imported.split(".")[0] for imported in imports(path)}, name_of(path)
+        for call in calls_of(path):
+            called = ast.unparse(call.func) if isinstance(call.func, ast.Name | ast.Attribute) else ""
+            assert called not in functions, f"{name_of(path)}:{call.lineno}"
+            for word in call.keywords:
+                is_harmless = (
+                    word.arg not in ("trust_remote_code", "allow_pickle") or ast.unparse(word.value) == "False"
+                )
+                assert is_harmless, f"{name_of(path)}:{call.lineno}"
+
+
+def test_arrow_starts_no_threads_over_bytes_of_python() -> None:
     """One that lets go of them after the interpreter has begun to end takes the whole process down."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            words = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            assert node.func.attr != "group_by" or words.get("use_threads") == "False", ast.unparse(node)
-            by_expression = node.func.attr == "filter" and any("pc.field(" in ast.unparse(word) for word in node.args)
-            assert not by_expression, f"{ast.unparse(node)}: filter by a mask"
+    for path in SOURCES:
+        for call in calls_of(path):
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "group_by":
+                words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+                assert words.get("use_threads") == "False", f"{name_of(path)}: {ast.unparse(call)}"
+            elif isinstance(call.func, ast.Attribute) and call.func.attr == "filter":
+                by_expression = any("pc.field(" in ast.unparse(argument) for argument in call.args)
+                assert not by_expression, f"{name_of(path)}: {ast.unparse(call)}: filter by a mask"
 
 
 def test_importing_selector_is_quick_and_loads_nothing_heavy() -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-import runs
-from conftest import write_jsonl
+from conftest import use_one_thread, write_jsonl
 from runs import Noting, corpus_rows, policy_of, run, uncached, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
@@ -61,7 +60,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def make(corpus: Path, tiny_model: Path) -> Make:
-    runs.use_one_thread()
     return lambda **sections: policy_of(corpus, tiny_model, **sections)
 
 
@@ -102,7 +100,7 @@ def test_the_digest_does_not_depend_on_the_number_of_threads(
     try:
         assert run(make(), tmp_path).manifest.digest == first[0].manifest.digest
     finally:
-        runs.use_one_thread()
+        use_one_thread()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import runs
 from conftest import write_jsonl
 from runs import (
     CONTEXT,
@@ -113,7 +112,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    runs.use_one_thread()
     folder = tmp_path_factory.mktemp("world")
     (folder / "package/countable").mkdir(parents=True)
     (folder / "package/countable/raters.py").write_text(RATER, "utf-8")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import runs
 from command import selector, write_policy
 from runs import policy_of, write_corpus
 from selector.policy import Policy
@@ -56,7 +55,6 @@ class Way:
 def test_a_policy_enters_few_modules_before_the_first_step_and_none_of_them_twice(
     command: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    runs.use_one_thread()
     policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
     policy["select"] |= {"where": "num_tokens >= 8 AND edu >= 1 AND readability > 0"}
     words: list[Any] = [command, write_policy(tmp_path, policy)]

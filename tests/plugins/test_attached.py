@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import runs
 from command import selector, with_value, write_policy
 from conftest import write_jsonl
 from runs import Noting, importable, policy_of, run, uncached, write_corpus
@@ -146,7 +145,6 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def make(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """A policy that keeps every document; keyword arguments replace whole sections."""
-    runs.use_one_thread()
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
     plain: dict[str, Any] = {"rate": [], "manifest": {}, "order": {"using": "shuffled"}}
     plain["select"] = {"budget": {"fraction": 1.0}}

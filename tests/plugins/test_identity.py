@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import runs
 from runs import policy_of, run, uncached, write_corpus
 from selector import plugins
 from selector.rate import Rater, length
@@ -82,7 +81,6 @@ def test_a_file_of_ours_that_moved_is_the_same_plug_in(moved: type[Any]) -> None
 
 
 def test_a_file_of_ours_that_moved_runs_no_step_again(moved: type[Any], tiny_model: Path, tmp_path: Path) -> None:
-    runs.use_one_thread()
     corpus = write_corpus(tmp_path / "corpus")
 
     def policy(rater: Any) -> dict[str, Any]:
@@ -99,7 +97,6 @@ def test_a_file_of_ours_that_moved_runs_no_step_again(moved: type[Any], tiny_mod
 
 
 def test_an_edited_file_of_somebody_else_is_another_plug_in(elsewhere: Path, tiny_model: Path, tmp_path: Path) -> None:
-    runs.use_one_thread()
     policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model, rate=["mine:Mine"], manifest={"quality": "Mine"})
     policy |= {"select": {"budget": {"documents": 20}}, "order": {"using": "shuffled"}}
     write(elsewhere, MINE)

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import runs
 from command import selector, write_policy
 from conftest import text_of, write_jsonl
 from runs import Noting, importable, policy_of, run, uncached, write_corpus
@@ -121,7 +120,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def make(corpus: Path, tiny_model: Path, trials: str) -> Make:
     """A policy with a rater that reads a score and a column, whose own score others read."""
-    runs.use_one_thread()
 
     def policy(**sections: Any) -> dict[str, Any]:
         plain = {
@@ -271,7 +269,6 @@ EXACT: dict[str, tuple[pa.DataType, list[Any], Any]] = {  # of five documents on
 def test_a_score_is_compared_as_it_is_and_imputed_in_its_own_type(
     kind: str, missing: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    runs.use_one_thread()
     arrow, values, mean = EXACT[kind]
     texts = [text_of(n, 8) for n in range(5)]
     pq.write_table(pa.table({"text": texts, "x": pa.array(values, arrow)}), tmp_path / "a.parquet")
@@ -299,7 +296,6 @@ def test_a_score_is_compared_as_it_is_and_imputed_in_its_own_type(
 
 
 def test_a_rule_is_shown_what_is_there_and_not_the_mean(tiny_model: Path, tmp_path: Path) -> None:
-    runs.use_one_thread()
     edu = [None, 1, 5, 9, None, 7]
     corpus = write_jsonl(tmp_path / "a.jsonl", [{"text": text_of(n, 8), "edu": grade} for n, grade in enumerate(edu)])
     found: dict[str, list[tuple[int, float]]] = {}

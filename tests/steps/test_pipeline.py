@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import runs
 from conftest import text_of
-from runs import policy_of, run, uncached
+from runs import policy_of, run, uncached, write_corpus
 from selector.engine.store import Seal, Store
 from selector.errors import PolicyError
 from selector.manifest import Manifest
@@ -191,7 +190,6 @@ def choose_as_a_stranger(
 def test_every_document_has_one_outcome_and_the_counts_add_up(
     missing: str, key: str | None, budget: int, corpus: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    runs.use_one_thread()
     policy = policy_of(
         corpus,
         tiny_model,
@@ -261,7 +259,7 @@ def test_every_document_has_one_outcome_and_the_counts_add_up(
 def test_what_was_lost_is_written_with_the_manifest_and_not_read_again_where_nothing_changed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = policy_of(runs.write_corpus(tmp_path / "corpus"), tiny_model)
+    policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
     first = run(policy, tmp_path / "root")
     file = Path(first.uri, "quarantine.jsonl")
     written = file.read_bytes()
@@ -290,9 +288,8 @@ def rated(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Make, Path, list[tuple[float, bytes, int]]]:
     """A policy, a root where its corpus is rated, and (-length, doc_id, tokens) of each document, ranked."""
-    runs.use_one_thread()
     folder = tmp_path_factory.mktemp("rated")
-    corpus = runs.write_corpus(folder / "corpus")
+    corpus = write_corpus(folder / "corpus")
 
     def make(using: Any, **budget: Any) -> dict[str, Any]:
         return policy_of(
