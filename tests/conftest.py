@@ -14,8 +14,21 @@ import pytest
 
 from selector.storage import Storage
 
-hypothesis.settings.register_profile("selector", deadline=None, derandomize=True)  # a clock tells of the machine
-hypothesis.settings.load_profile("selector")
+hypothesis.settings.register_profile("whole", deadline=None, derandomize=True)  # a clock tells of the machine
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("whole"), max_examples=30)
+hypothesis.settings.load_profile("whole")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests a law tries 30 examples where it tries 100 in the whole suite."""
+    if config.getoption("markexpr") == "not slow":
+        hypothesis.settings.load_profile("quick")
+
+
+def tries(most: int) -> hypothesis.settings:
+    """For a law that tries another number than 100 of them; fewer by as much without the slow tests."""
+    return hypothesis.settings(max_examples=most * hypothesis.settings.default.max_examples // 100)
+
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what runs in the background
 

@@ -677,7 +677,7 @@ def test_an_interrupted_run_says_how_to_resume_and_the_same_command_finishes_it(
     assert told["digest"] == fresh["digest"]
 
 
-@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "JSON"])
+@pytest.mark.parametrize("more", [[], pytest.param(["--json"], marks=pytest.mark.slow)], ids=["text", "JSON"])
 def test_a_reader_that_has_seen_enough_is_no_error(more: list[str], made: Made) -> None:
     read, write = os.pipe()
     os.close(read)

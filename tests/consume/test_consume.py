@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from conftest import tries
 from manifests import committed_in
 from selector import consume, tables
 from selector.consume import Layout, ManifestBatchSampler, ManifestDataset, Texts
@@ -274,8 +275,10 @@ def test_a_corpus_that_changed_under_the_manifest_is_noticed(tmp_path: Path, key
 # ManifestDataset
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 3])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [(1, 0), (2, 1), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 1), (1, 3), (2, 0), (2, 3)))],
+)
 def test_a_real_loader_gives_every_rank_its_batches_in_order(
     manifest: Manifest, expected: list[dict[str, Any]], num_workers: int, world_size: int
 ) -> None:
@@ -292,7 +295,9 @@ def test_a_real_loader_gives_every_rank_its_batches_in_order(
         assert [seen(iter([share])) for share in shares] == visits
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 0), (1, 3)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(3, 0), *(pytest.param(*numbers, marks=pytest.mark.slow) for numbers in ((0, 3), (1, 3)))]
+)
 def test_training_goes_on_exactly_with_other_workers_ranks_and_batch_sizes(
     manifest: Manifest, expected: list[dict[str, Any]], before: int, after: int
 ) -> None:
@@ -314,7 +319,7 @@ def test_training_goes_on_exactly_with_other_workers_ranks_and_batch_sizes(
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@tries(30)
 @given(data=st.data())
 def test_a_dataset_resumes_from_any_position_on_any_sizes(manifest: Manifest, data: st.DataObject) -> None:
     state: dict[str, Any] = {"manifest": manifest.digest, "position": 0}
@@ -537,11 +542,13 @@ def test_what_an_abandoned_iteration_does_later_changes_nothing(manifest: Manife
 
 
 @pytest.fixture
-def torn_down() -> Iterator[None]:
+def torn_down(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ends within the test what torch tears down slowly and noisily: a loader that is refused as it starts its
     workers, and the threads that feed them."""
     before = threading.enumerate()
     yield
+    if request.node.callspec.params.get("num_workers") == 0:
+        return  # there was no worker
     gc.collect()
     for thread in threading.enumerate():
         if thread not in before and thread.name.startswith("QueueFeederThread"):
@@ -685,7 +692,7 @@ def test_a_process_group_that_comes_later_is_seen_by_loader_workers(
 
 
 @given(size=st.integers(1, 60), last=st.sampled_from(LASTS), world_size=st.sampled_from([1, 2, 3]))
-@settings(max_examples=30)
+@tries(30)
 def test_the_documented_loss_is_the_weighted_mean_of_the_global_batch_on_any_ranks(
     manifest: Manifest, size: int, last: Last, world_size: int
 ) -> None:

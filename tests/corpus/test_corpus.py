@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MemoryStorage, text_of, write_jsonl
+from conftest import MemoryStorage, text_of, tries, write_jsonl
 from runs import Noting, policy_of, run
 from selector import tables
 from selector.corpus import files, formats
@@ -130,7 +130,7 @@ def by_line(data: bytes) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
-@settings(max_examples=120, deadline=None)
+@tries(120)
 @given(data=st.data())
 def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     kind: Kind, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -163,7 +163,7 @@ def test_the_parts_of_a_file_cover_every_row_once_in_any_order_of_reading(
     ], "the trainer reads the same"
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(data=st.data())
 def test_the_parts_of_a_parquet_file_cover_every_row_once_whatever_its_row_groups(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -651,7 +651,7 @@ def one_after_another(parts: Sequence[Sequence[tuple[int, int]]]) -> list[list[t
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
-@settings(max_examples=120, deadline=None)
+@tries(120)
 @given(parts=PARTS, item=st.integers(1, 80), bucket=st.integers(1, 80))
 @pytest.mark.slow
 def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
@@ -672,7 +672,7 @@ def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
         assert dedup.lost_of(into, share["lost"]).to_pylist() == lost
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(parts=PARTS)
 def test_a_text_is_missing_only_where_each_of_its_keys_goes_on_with_another_text(
     parts: list[list[tuple[int, int]]],

@@ -12,10 +12,10 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MemoryStorage
+from conftest import MemoryStorage, tries
 from corpus_files import (
     GROUPS,
     SOME,
@@ -86,7 +86,7 @@ ROWS = st.lists(st.fixed_dictionaries({"text": TEXTS, "n": st.integers(-(2**63),
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if "." in name else name for name in formats.known()]
 )
-@settings(max_examples=25)
+@tries(25)
 @given(data=st.data(), rows=ROWS, repeated=st.sampled_from([1, 1, 40]))
 def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(
     name: str, data: st.DataObject, rows: Documents, repeated: int, tmp_path_factory: pytest.TempPathFactory

@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import tables
 from selector.corpus import fields
 from selector.corpus.formats import _cache, _columnar, _stream
@@ -60,7 +61,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(deadline=None, max_examples=30)
+@tries(30)
 @given(wanted=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), max_size=12))
 def test_any_rows_are_read_in_the_order_asked_for(
     tmp_path_factory: pytest.TempPathFactory, form: str, wanted: list[tuple[int, int]]
@@ -75,7 +76,6 @@ def test_any_rows_are_read_in_the_order_asked_for(
     assert only == [{"key": document["key"]} for document in expected]
 
 
-@settings(deadline=None)
 @given(
     lines=st.lists(
         st.sampled_from([b'{"n": 1}', b'{"n": "\\u00e9"}', '{"n": "ß"}'.encode(), b"", b"  ", b'{"n":2}\r'])
@@ -435,7 +435,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@tries(50)
 @given(st.dictionaries(st.sampled_from(["name", "tool_calls", "weight"]), VALUES), VALUES, VALUES)
 def test_messages_that_differ_in_a_field_have_different_texts(more: dict[str, Any], one: Any, other: Any) -> None:
     def text_with(value: Any) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MemoryStorage
+from conftest import MemoryStorage, tries
 from selector.engine import inside
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece, Receipt, Task
@@ -154,7 +154,6 @@ def blames_the_run(sizes: Sequence[int], fatal: set[int]) -> bool:
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5),
     most=st.sampled_from([3, 30]),
@@ -181,7 +180,7 @@ def test_exactly_the_fatal_rows_are_quarantined_whatever_order_parts_finish_in(
     assert last == in_turn
 
 
-@settings(max_examples=25, deadline=None)
+@tries(25)
 @given(fatal=st.sets(st.integers(0, 119), max_size=11), order=st.permutations(range(3)))
 def test_a_part_is_stored_with_the_same_bytes_however_its_tasks_are_listed(fatal: set[int], order: list[int]) -> None:
     tasks = tasks_of(40, 40, 40)
@@ -417,7 +416,6 @@ def test_what_is_lost_only_as_a_part_is_sealed_counts_with_what_was_sealed_befor
         supervise(store, tasks_of(20, 12, 93), work)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 24), min_size=1, max_size=5),
     most=st.sampled_from([3, 30]),

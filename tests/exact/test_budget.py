@@ -10,9 +10,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector.exact import inclusion
 from selector.exact import spend as budgets
 from selector.exact.apportion import apportion, tally
@@ -165,7 +166,7 @@ def sorted_through(case: Case) -> tuple[list[bool], list[bool]]:
     return [a or b for a, b in zip(within, rest, strict=True)], within
 
 
-@settings(max_examples=400, deadline=None)
+@tries(400)
 @given(cases())
 @example(Case(rows=[(0, 5, 1, 20), (1, 1, 2, 30)], quotas=[10, 10], overshoot="stop", batch=2, limit=1, bins=64))
 @example(
@@ -186,7 +187,7 @@ def test_take_agrees_with_sorting_everything(case: Case) -> None:
     assert taken.spent == sum(row[3] for row, is_taken in zip(case.rows, mask, strict=True) if is_taken)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(cases(), st.randoms())
 def test_take_does_not_depend_on_batches_order_or_memory(case: Case, random: Any) -> None:
     rows = list(case.rows)
@@ -196,7 +197,7 @@ def test_take_does_not_depend_on_batches_order_or_memory(case: Case, random: Any
     assert ids == {row[2] for row, is_taken in zip(rows, other.take()[1], strict=True) if is_taken}
 
 
-@settings(max_examples=200, deadline=None)
+@tries(200)
 @given(cases())
 def test_no_group_gets_more_than_its_ceiling_and_nothing_that_fits_is_left(case: Case) -> None:
     taken, mask = case.take()
@@ -286,7 +287,6 @@ def chances(groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: 
     return inclusion.probability(log_time, group, log_weight)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.floats(-15, 15), st.integers(1, 1000)), min_size=1, max_size=40),
     st.lists(st.floats(0, 1), min_size=3, max_size=3),

@@ -51,7 +51,9 @@ class Way:
             self.entered.append(module)
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "check"])
+@pytest.mark.parametrize(
+    "command", ["run", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan", "check"))]
+)
 def test_a_policy_enters_few_modules_before_the_first_step_and_none_of_them_twice(
     command: str, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector.exact import keyed
 from selector.order import Order, ScoreName, TablePath
 from selector.order.designed import Designed, best_order, scores
@@ -102,7 +103,7 @@ def test_o16_a_topic_comes_before_its_children_and_siblings_stand_together() -> 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(st.lists(st.sampled_from([None, "a", "b", "a/x", "a/y", "a/x/1", "b/x", "c/x/1"]), max_size=20))
 def test_a_branch_of_the_taxonomy_is_contiguous(paths: list[str | None]) -> None:
     table = documents([{TOPIC: path} for path in paths])
@@ -153,7 +154,7 @@ def test_a_concept_without_documents_still_stands_between_two_others() -> None:
     assert concepts({"a": 0.3, "b": 0.2}, []) == "b a", "a graph may be empty"
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(st.lists(st.tuples(*[st.sampled_from("abcdefg")] * 2), max_size=12), st.permutations(range(7)))
 def test_no_concept_comes_before_what_it_builds_on(pairs: list[tuple[str, str]], difficulty: list[int]) -> None:
     easy = dict(zip("abcdefg", difficulty, strict=True))

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
@@ -103,7 +104,7 @@ def deficit_round_robin(names: list[str], weights: dict[str, Fraction], sizes: d
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@tries(80)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), min_size=1, max_size=5))
 def test_mixed_is_deficit_round_robin_in_fractions(groups_of: list[tuple[int, int]]) -> None:
     weights = {f"g{i}": weight for i, (weight, _) in enumerate(groups_of)}
@@ -127,7 +128,7 @@ def test_every_window_of_a_mixture_has_its_shares(window: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(TABLES, st.sampled_from(["source", "cluster", TOPIC]))
 def test_a_block_is_contiguous_and_ascends(table: pa.Table, by: str) -> None:
     order = visited(Blocked(by=by, score=NAME), table)
@@ -142,7 +143,7 @@ def test_a_block_is_contiguous_and_ascends(table: pa.Table, by: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(TABLES, st.sampled_from(["source", TOPIC]))
 def test_going_round_visits_the_kth_document_of_every_group_before_the_next_of_any(table: pa.Table, by: str) -> None:
     values, seen = table[by].to_pylist(), dict[Any, int]()
@@ -154,7 +155,7 @@ def test_going_round_visits_the_kth_document_of_every_group_before_the_next_of_a
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(TABLES, st.integers(1, 5), st.sampled_from(["curriculum", "anti_curriculum"]))
 def test_bands_follow_one_another_and_are_of_equal_size(table: pa.Table, bands: int, direction: Any) -> None:
     scores = table[SCORE].to_pylist()

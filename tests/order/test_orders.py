@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
@@ -74,7 +75,7 @@ def test_shuffled_depends_on_the_seed_and_on_nothing_else() -> None:
     assert arranged(Shuffled(), table, 7, 1) != arranged(Shuffled(), table, 7, 2)
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(TABLES, st.integers(0, 40))
 def test_removing_documents_leaves_the_others_in_the_same_shuffled_order(table: pa.Table, some: int) -> None:
     gone = set(table["doc_id"].to_pylist()[:some])
@@ -82,7 +83,7 @@ def test_removing_documents_leaves_the_others_in_the_same_shuffled_order(table: 
     assert [doc_id for doc_id, *_ in arranged(Shuffled(), table.slice(some), 7, 1)[0]] == whole
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(TABLES, st.integers(1, 6), st.sampled_from(["source", "cluster"]))
 def test_interleaved_deals_pieces_like_array_split(
     table: pa.Table, rounds: int, by: Literal["source", "cluster"]

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
@@ -50,7 +51,7 @@ def test_a_segment_has_the_documents_of_its_end(front_from: End, back_from: End,
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(st.lists(st.sampled_from([None, 1.0, 2.0, 3.0]), max_size=40), st.integers(0, 10), st.integers(0, 10))
 def test_segments_are_cut_exactly_also_between_equal_scores(scores: list[Any], tenths: int, others: int) -> None:
     front, back = tenths / 10, min(others, 10 - tenths) / 10

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selector import plugins
@@ -127,7 +127,6 @@ def is_possible(left: tuple[int, ...], recent: tuple[int, ...], window: int, mos
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=9), st.integers(1, 4), st.integers(1, 3))
 def test_the_cap_is_kept_wherever_any_order_keeps_it(groups: list[int], window: int, most: int) -> None:
     places = spaced(np.array(groups, np.int64), window, most)

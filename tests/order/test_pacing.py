@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
@@ -50,7 +51,7 @@ def test_o4_competence_grows_with_the_root_of_what_was_seen() -> None:
     np.testing.assert_allclose(linear, [0.1, 0.28, 0.55, 1.0, 1.0], atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(st.sampled_from([*SMALL, "competence"]), st.floats(0, 1), st.floats(0.01, 1))
 def test_a_schedule_never_falls_and_begins_and_ends_where_it_says(pacing: Any, start: float, full: float) -> None:
     shares = [available(pacing, Fraction(t, 20), start, full) for t in range(21)]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.order import Order, Pool, ScoreName, Shaped
@@ -60,7 +61,7 @@ LENGTHS = st.integers(0, 60)
 LAYERS = st.integers(1, 9)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(LENGTHS, LAYERS)
 def test_every_fold_ascends_and_zigzag_turns_every_second_one(length: int, layers: int) -> None:
     folds = [list(range(length))[layer::layers] for layer in range(layers)]
@@ -69,7 +70,6 @@ def test_every_fold_ascends_and_zigzag_turns_every_second_one(length: int, layer
     assert ranks(Zigzag(score=NAME, layers=layers), length) == list(itertools.chain(*turned))
 
 
-@settings(max_examples=100, deadline=None)
 @given(LENGTHS, st.integers(2, 8), st.floats(0, 0.5), LAYERS, st.sampled_from([Stair, Saw]))
 def test_a_stair_and_a_saw_leave_every_document_near_its_place_and_the_others_where_they_were(
     length: int, sections: int, ratio: float, layers: int, shape: Any

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyphen
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selector import plugins, tables
@@ -52,7 +52,6 @@ def test_readability_is_the_flesch_kincaid_grade(text: str, grade: float) -> Non
     assert rated("readability", {}, text=[text])[0] == [pytest.approx(grade, abs=2e-6)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["the", "Table", "can't", "42", "importantly", ".", "!"])), min_size=1))
 def test_readability_of_a_batch_is_that_of_each_text_counted_by_hand(documents: list[list[str]]) -> None:
     hyphens = pyphen.Pyphen(lang="en_US")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector.rate._sums import added, is_missing, mean_of, sums_of
 
 MOMENT = datetime.datetime(2024, 1, 31, 12)
@@ -33,7 +34,7 @@ def ratings(kind: pa.DataType, values: list[Any]) -> pa.Table:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(data=st.data())
 def test_the_sums_of_parts_are_those_of_the_whole_and_a_mean_is_rounded_once(kind: str, data: st.DataObject) -> None:
     type_, values = KINDS[kind]

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector.errors import PolicyError, SelectorError
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
@@ -142,7 +143,7 @@ def naive(cosines: npt.NDArray[np.float64], order: Sequence[int], most: float, r
 SMALL = st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), min_size=1, max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(SMALL, st.sampled_from([-0.5, 0.0, 0.5, 0.7, 0.9, 1.0]), st.integers(0, 3), st.integers(0, 4))
 def test_what_is_too_alike_is_what_comparing_all_pairs_says(
     rows: list[tuple[int, ...]], most: float, rows_at_once: int, num_given: int
@@ -223,7 +224,7 @@ def test_the_central_start_is_the_document_nearest_to_the_mean() -> None:
     assert kept(KCenter(start="central"), table, 1) == [3]
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(SMALL, st.integers(0, 3))
 def test_k_center_takes_the_farthest_and_is_within_twice_the_best_radius(
     rows: list[tuple[int, ...]], seed: int
@@ -311,7 +312,7 @@ def in_turn(lists: Sequence[Sequence[int]]) -> list[int]:
     return given
 
 
-@settings(max_examples=50, deadline=None)
+@tries(50)
 @given(
     st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), min_size=1, max_size=40),
     st.lists(
@@ -378,7 +379,7 @@ def test_p2_the_objective_is_the_sum_of_squared_correlations(points: list[list[f
     assert abs(value - expected) < 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@tries(50)
 @given(st.lists(st.tuples(*[st.integers(-3, 3)] * 4), min_size=2, max_size=7), st.integers(1, 6))
 def test_correlations_are_those_of_the_matrix(rows: list[tuple[int, ...]], count: int) -> None:
     values = np.array(rows, float)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
@@ -99,7 +100,7 @@ def test_kmeans_quality_refuses_a_temperature_that_says_nothing(temperature: flo
         KmeansQuality(score=ScoreName(SCORE), temperature=temperature)
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(
     st.lists(st.tuples(st.integers(-50, 50), st.integers(0, 2)), min_size=1, max_size=40),
     st.integers(0, 40),

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import tries
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed, quantise
 from selector.exact.draws import Lottery, Moments
@@ -363,7 +364,7 @@ def test_s8_a_strict_set_is_repeated_beside_a_loose_one() -> None:
     assert set(spread[:10]) == {4} and set(spread[10:]) == {1}
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(
     st.lists(st.tuples(st.sampled_from([None, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 7.0]), st.integers(0, 9)), max_size=9),
     st.sampled_from([0.25, 0.5, 0.9, 1.0]),

@@ -133,6 +133,14 @@ def make(corpus: Path, tiny_model: Path, trials: str) -> Make:
     return policy
 
 
+@pytest.fixture(scope="module")
+def root(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which the policy has run, for tests that only look at what a run gives."""
+    root = tmp_path_factory.mktemp("root")
+    run(make(), root)
+    return root
+
+
 @dataclass(frozen=True, kw_only=True)
 class Visit:
     """A visit, and what its row of the corpus says."""
@@ -164,8 +172,8 @@ def names(outcome: FinishedRun) -> list[str]:
 # ---------------------------------------------------------------- for every family
 
 
-def test_a_rater_may_need_a_score_and_a_column_of_the_corpus(make: Make, corpus: Path, tmp_path: Path) -> None:
-    outcome = run(make(), tmp_path)
+def test_a_rater_may_need_a_score_and_a_column_of_the_corpus(make: Make, corpus: Path, root: Path) -> None:
+    outcome = run(make(), root)
     assert names(outcome)[2:6] == ["columns", "dedup", "rate/readability", "rate/blend"], "each after what it reads"
     found = visits(outcome.manifest, corpus)
     assert len(found) == 30 and len({visit.edu for visit in found}) > 5
@@ -174,28 +182,28 @@ def test_a_rater_may_need_a_score_and_a_column_of_the_corpus(make: Make, corpus:
 
 
 def test_a_selector_may_need_a_score_and_a_column_of_the_corpus(
-    make: Make, trials: str, corpus: Path, tmp_path: Path
+    make: Make, trials: str, corpus: Path, root: Path
 ) -> None:
-    everything = visits(run(make(select={"budget": {"fraction": 1.0}}), tmp_path).manifest, corpus)
+    everything = visits(run(make(select={"budget": {"fraction": 1.0}}), root).manifest, corpus)
     select = {"budget": {"documents": 30}, "using": f"{trials}:Easy"}
-    chosen = visits(run(make(select=select), tmp_path).manifest, corpus)
+    chosen = visits(run(make(select=select), root).manifest, corpus)
     easiest = sorted(everything, key=lambda visit: (visit.edu, visit.difficulty, visit.doc_id))[:30]
     assert {visit.doc_id for visit in chosen} == {visit.doc_id for visit in easiest}
 
 
 def test_an_order_may_need_a_score_and_a_column_of_the_corpus(
-    make: Make, trials: str, corpus: Path, tmp_path: Path
+    make: Make, trials: str, corpus: Path, root: Path
 ) -> None:
     order = {"using": f"{trials}:Graded"}
-    found = visits(run(make(order=order, rate=["readability"], manifest={}), tmp_path).manifest, corpus)
+    found = visits(run(make(order=order, rate=["readability"], manifest={}), root).manifest, corpus)
     assert [visit.edu for visit in found] == sorted(visit.edu for visit in found)
-    rated = visits(run(make(order=order), tmp_path).manifest, corpus)
+    rated = visits(run(make(order=order), root).manifest, corpus)
     assert rated == sorted(rated, key=lambda visit: (visit.edu, visit.difficulty, visit.doc_id))
     assert [visit.doc_id for visit in rated] == [visit.doc_id for visit in found]
 
 
-def test_a_rule_may_name_a_score_and_a_column_of_the_corpus(make: Make, corpus: Path, tmp_path: Path) -> None:
-    everything = visits(run(make(select={"budget": {"fraction": 1.0}}), tmp_path).manifest, corpus)
+def test_a_rule_may_name_a_score_and_a_column_of_the_corpus(make: Make, corpus: Path, root: Path) -> None:
+    everything = visits(run(make(select={"budget": {"fraction": 1.0}}), root).manifest, corpus)
     expected = {visit.doc_id for visit in everything if visit.edu >= 3 and visit.quality > visit.edu + 4}
     assert 5 < len(expected) < len(everything) - 5
     for where in (
@@ -204,27 +212,27 @@ def test_a_rule_may_name_a_score_and_a_column_of_the_corpus(make: Make, corpus: 
         "edu >= 3 AND score.blend > corpus.edu + 4",
     ):
         select = {"budget": {"fraction": 1.0}, "where": where}
-        found = visits(run(make(select=select), tmp_path).manifest, corpus)
+        found = visits(run(make(select=select), root).manifest, corpus)
         assert {visit.doc_id for visit in found} == expected, where
 
 
 @pytest.mark.parametrize("direction", ["curriculum", "anti_curriculum"])
-def test_an_option_may_call_a_score_by_its_long_name(direction: str, make: Make, tmp_path: Path) -> None:
+def test_an_option_may_call_a_score_by_its_long_name(direction: str, make: Make, root: Path) -> None:
     found: list[Manifest] = []
     for name in ("blend", "score.blend"):
         select = {"budget": {"documents": 30}, "using": {"top": {"score": name}}}
         order = {"using": {"by_score": {"score": name, "direction": direction}}}
-        found.append(run(make(select=select, order=order, manifest={"quality": name}), tmp_path).manifest)
+        found.append(run(make(select=select, order=order, manifest={"quality": name}), root).manifest)
     assert found[0].info["order_digest"] == found[1].info["order_digest"]
     qualities = found[1].rows(0, 30)["quality"].to_pylist()
     assert qualities == sorted(qualities, reverse=direction == "anti_curriculum")
 
 
-def test_a_rater_with_several_scores_is_used_by_each_of_them(make: Make, trials: str, tmp_path: Path) -> None:
+def test_a_rater_with_several_scores_is_used_by_each_of_them(make: Make, trials: str, root: Path) -> None:
     select = {"budget": {"documents": 20}, "where": "it_word = 'high'", "using": {"top": {"score": "score.it_half"}}}
     rate = [{f"{trials}:Loud": {}, "as": "it"}, {f"{trials}:Twice": {"score": "it_half"}, "as": "twice"}]
     manifest = {"difficulty": "it_half", "quality": "score.twice"}
-    outcome = run(make(rate=rate, select=select, manifest=manifest), tmp_path)
+    outcome = run(make(rate=rate, select=select, manifest=manifest), root)
     assert [name for name in names(outcome) if name.startswith("rate/")] == ["rate/it", "rate/twice"]
     rows = outcome.manifest.rows(0, 20)
     assert rows["difficulty"].to_numpy().min() > 2
@@ -233,10 +241,10 @@ def test_a_rater_with_several_scores_is_used_by_each_of_them(make: Make, trials:
         resolve(Policy.of(make(rate=rate, select=select | {"using": {"top": {"score": "it_word"}}}, manifest={})))
 
 
-def test_a_second_use_of_a_rater_is_a_score_of_its_own(make: Make, tmp_path: Path) -> None:
+def test_a_second_use_of_a_rater_is_a_score_of_its_own(make: Make, root: Path) -> None:
     rate = [{"length": {"unit": "words"}}, {"length": {"unit": "bytes"}, "as": "length_2"}]
     order = {"using": {"by_score": {"score": "length_2"}}}
-    outcome = run(make(rate=rate, order=order, manifest={"difficulty": "length", "quality": "length_2"}), tmp_path)
+    outcome = run(make(rate=rate, order=order, manifest={"difficulty": "length", "quality": "length_2"}), root)
     assert [name for name in names(outcome) if name.startswith("rate/")] == ["rate/length", "rate/length_2"]
     rows = outcome.manifest.rows(0, 30)
     assert (rows["quality"].to_numpy() > 2 * rows["difficulty"].to_numpy()).all()
@@ -459,15 +467,15 @@ def test_where_nothing_reads_vectors_none_are_made_and_no_model_is_needed(
     assert pq.read_table(Path(whole.uri, "manifest/parts"))["cluster"].null_count == 0
 
 
-def test_where_nothing_reads_clusters_none_are_made(make: Make, tmp_path: Path) -> None:
+def test_where_nothing_reads_clusters_none_are_made(make: Make, root: Path) -> None:
     for where, steps in (("distance < 100", ["embed", "centroids", "cluster"]), ("num_tokens > 3", [])):
         select = {"budget": {"documents": 30}, "where": where}
-        found = names(run(make(rate=["length"], select=select, manifest={}), tmp_path))
+        found = names(run(make(rate=["length"], select=select, manifest={}), root))
         assert [name for name in found if name in ("embed", "centroids", "cluster")] == steps
 
 
-def test_a_rater_that_nobody_reads_runs_all_the_same(make: Make, tmp_path: Path) -> None:
-    outcome = run(make(rate=["readability", "length"], manifest={}), tmp_path)
+def test_a_rater_that_nobody_reads_runs_all_the_same(make: Make, root: Path) -> None:
+    outcome = run(make(rate=["readability", "length"], manifest={}), root)
     assert {"rate/readability", "rate/length"} <= {*names(outcome)}
 
 

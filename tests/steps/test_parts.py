@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import text_of, write_jsonl
+from conftest import text_of, tries, write_jsonl
 from runs import Noting, policy_of, run, uncached
 from selector.consume import Texts
 from selector.corpus.formats import SMALL_FILE, Range, part_rows
@@ -54,7 +54,7 @@ def parts(files: dict[str, tuple[int, int]]) -> list[Part]:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@tries(300)
 @given(files=FILES)
 def test_every_row_of_every_file_is_in_exactly_one_part_in_corpus_order(files: dict[str, tuple[int, int]]) -> None:
     cut = parts(files)
@@ -68,7 +68,7 @@ def test_every_row_of_every_file_is_in_exactly_one_part_in_corpus_order(files: d
         assert part.at(part.end - 1) == (last.uri, last.first_row + last.num_rows - 1)
 
 
-@settings(max_examples=300, deadline=None)
+@tries(300)
 @given(files=FILES.filter(bool), data=st.data())
 def test_a_new_file_changes_at_most_two_parts_of_the_others(
     files: dict[str, tuple[int, int]], data: st.DataObject
@@ -80,10 +80,16 @@ def test_a_new_file_changes_at_most_two_parts_of_the_others(
     assert len(others) <= 2 and len(before - after) <= 1
 
 
-def test_small_files_come_to_a_few_thousand_rows_together_and_are_grouped_wherever_they_lie() -> None:
-    files = [pieces_of(f"{number:06}", 1, 300) for number in range(30_000)]
+@pytest.mark.parametrize(
+    ("num_files", "mean_rows"), [(3000, 400), pytest.param(30_000, survey.MEAN_ROWS, marks=pytest.mark.slow)]
+)
+def test_small_files_come_to_a_few_thousand_rows_together_and_are_grouped_wherever_they_lie(
+    num_files: int, mean_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "MEAN_ROWS", mean_rows)
+    files = [pieces_of(f"{number:06}", 1, 300) for number in range(num_files)]
     cut = list(parts_of(files, None))
-    assert 30_000 / len(cut) == pytest.approx(survey.MEAN_ROWS, rel=0.5)
+    assert num_files / len(cut) == pytest.approx(survey.MEAN_ROWS, rel=0.5)
     moved = [[dataclasses.replace(piece, uri=f"/elsewhere{piece.uri}") for piece in pieces] for pieces in files]
     assert [part.num_rows for part in parts_of(moved, None)] == [part.num_rows for part in cut]
     assert [part.num_rows for part in parts_of(files[:3], 128)] == [1, 1, 1], "unless a policy says how large parts are"

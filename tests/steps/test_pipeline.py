@@ -313,7 +313,15 @@ def spent(manifest: Manifest) -> tuple[int, int]:
     return manifest.info["counts"]["kept"], manifest.info["counts"]["tokens"]
 
 
-@pytest.mark.parametrize("using", ["random", TOP, {"kmeans_quality": {"score": "length"}}])
+@pytest.mark.parametrize(
+    "using",
+    [
+        pytest.param("random", marks=pytest.mark.slow),
+        pytest.param(TOP, marks=pytest.mark.slow),
+        {"kmeans_quality": {"score": "length"}},
+    ],
+    ids=["random", "top", "kmeans_quality"],
+)
 def test_a_budget_of_documents_is_spent_exactly(using: Any, rated: tuple[Make, Path, list[Any]]) -> None:
     make, root, ranked = rated
     for documents in (1, 2, 7, len(ranked) // 2, len(ranked) - 1, len(ranked)):

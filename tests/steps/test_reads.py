@@ -56,7 +56,7 @@ def make(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return policy
 
 
-@pytest.mark.parametrize("missing", ["drop", "last", "impute"])
+@pytest.mark.parametrize("missing", ["impute", *(pytest.param(m, marks=pytest.mark.slow) for m in ("drop", "last"))])
 def test_a_run_that_finds_all_done_reads_no_rating(
     missing: str, make: Callable[..., dict[str, Any]], reads: Reads, tmp_path: Path
 ) -> None:
@@ -144,8 +144,15 @@ class Opens(NoProgress):
         return counting
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
-@pytest.mark.parametrize("keep_texts", [True, False])
+@pytest.mark.parametrize(
+    ("keep_texts", "ending"),
+    [
+        (True, ".jsonl.gz"),
+        (False, ".jsonl"),
+        pytest.param(True, ".jsonl", marks=pytest.mark.slow),
+        pytest.param(False, ".jsonl.gz", marks=pytest.mark.slow),
+    ],
+)
 def test_a_corpus_file_is_read_three_times_and_by_no_step_after_ingest_where_texts_are_kept(
     keep_texts: bool, ending: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,10 +13,10 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MemoryStorage, text_of, write_jsonl
+from conftest import MemoryStorage, text_of, tries, write_jsonl
 from jobs.executor import RayExecutor
 from runs import policy_of
 from selector import failpoint
@@ -89,7 +89,7 @@ def table_of(kind: str, codes: Sequence[int]) -> pa.Table:
 
 
 @pytest.mark.parametrize("kind", VALUES)
-@settings(max_examples=25, deadline=None)
+@tries(25)
 @given(
     codes=st.lists(st.integers(0, 9), max_size=40),
     sizes=st.lists(st.integers(0, 15), max_size=5),

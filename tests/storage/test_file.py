@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MemoryStorage
+from conftest import MemoryStorage, tries
 from runs import CONTEXT
 from selector.errors import UnreachableError
 from selector.storage import open_storage
@@ -104,7 +104,7 @@ NAMES = st.text("ab-./0_", min_size=1, max_size=4).filter(lambda name: name.stri
 KEYS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(keys=st.sets(KEYS, max_size=12), prefix=st.lists(NAMES, max_size=2))
 def test_a_listing_has_every_object_below_its_prefix_once_and_sorted(keys: set[str], prefix: list[str]) -> None:
     there = [key for key in sorted(keys) if not any(other.startswith(f"{key}/") for other in keys)]
