@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def tries(most: int) -> hypothesis.settings:
     """For a law that tries another number than 100 of them; fewer by as much without the slow tests."""
-    return hypothesis.settings(max_examples=most * hypothesis.settings.default.max_examples // 100)
+    return hypothesis.settings(max_examples=most * hypothesis.settings().max_examples // 100)
 
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what runs in the background
