@@ -24,7 +24,7 @@ class Rows:
 
     def __init__(self, files: pa.Table) -> None:
         self._files = files
-        self._cache = formats.Cache()
+        self._cache = formats.Cache([str(word) for name in ("uri", "size") for word in files[name].to_pylist()])
         self._opened: dict[int, formats.ReadAt] = {}
 
     def __reduce__(self) -> tuple[type["Rows"], tuple[pa.Table]]:

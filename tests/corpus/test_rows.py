@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from conftest import tries
 from selector import tables
 from selector.corpus import fields
 from selector.corpus.formats import _cache, _columnar, _stream
+from selector.corpus.formats._arrow import Batches
 from selector.corpus.render import NoText, columns, file_columns, render
 from selector.corpus.rows import Rows
 from selector.errors import CorpusError, FullError, PolicyError, UnreachableError
@@ -47,6 +50,12 @@ def write(path: Path, documents: list[dict[str, Any]], rows_per_group: int = 3) 
     if path.name.endswith(".parquet"):
         table = pa.Table.from_pylist(documents)
         pq.write_table(table, path, row_group_size=rows_per_group, write_page_checksum=True)
+    elif path.name.endswith(".arrow"):
+        with (
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, pa.Table.from_pylist(documents).schema) as stream,
+        ):
+            stream.write_table(pa.Table.from_pylist(documents), rows_per_group)
     else:
         path.write_bytes(gzip.compress(lines, 1) if path.name.endswith(".gz") else lines)
     return path
@@ -168,17 +177,63 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_in_use_is
 ) -> None:
     first = corpus(write(tmp_path / "a.jsonl.gz", DOCUMENTS))
     first.read([0], [0], ["key"])
-    folder = next(scratch.iterdir())
+    (above,) = scratch.iterdir()
+    (folder,) = above.iterdir()
     (kept,) = folder.iterdir()
-    (folder / "left").touch()
+    (above / "left").mkdir()
+    (above / "left" / "a copy").touch()
     second = corpus(write(tmp_path / "b.jsonl.gz", DOCUMENTS))
     second.read([0], [0], ["key"])
-    assert not (folder / "left").exists() and kept.exists() and copies(scratch) == 2
-    half = folder / kept.name
-    del first
-    assert not half.exists()
-    half.write_bytes(b"half of it")  # by a process that was killed while it wrote
+    assert not (above / "left").exists() and kept.exists() and copies(scratch) == 2
+    kept.write_bytes(b"half of it")  # by a process that was killed while it wrote
+    kept.chmod(0o600)
     assert corpus(tmp_path / "a.jsonl.gz").read([0], [7], ["key"]) == [{"key": 7}]
+    del first
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "parquet", "arrow"])
+@pytest.mark.usefixtures("scratch")
+def test_many_files_take_few_descriptors_and_are_unpacked_once(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cache, "MOST_OPEN", 3)
+    reader = corpus(*(write(tmp_path / f"{name}.{form}", [{"text": name}]) for name in "abcdefghijklmnop"))
+    filled, fill = list[int](), _cache._fill  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(_cache, "_fill", lambda descriptor, write: (filled.append(descriptor), fill(descriptor, write)))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert [row["text"] for row in reader.read([*range(16)], [0] * 16, ["text"])] == [*"abcdefghijklmnop"]
+    assert len(os.listdir("/proc/self/fd")) - before <= 3 * 3 + 1
+    assert len(filled) == (16 if form in ("jsonl.gz", "parquet") else 0)
+
+
+@pytest.mark.parametrize("compression", ["lz4", None])
+def test_a_packed_arrow_file_is_unpacked_batch_by_batch(compression: str | None, tmp_path: Path, scratch: Path) -> None:
+    table = pa.table({"text": [f"document {number}" for number in range(1000)], "number": range(1000)})
+    feather.write_feather(table, tmp_path / "a.arrow", compression or "uncompressed", chunksize=100)
+    groups = Batches(str(tmp_path / "a.arrow"))
+    assert (groups.num_rows, groups.is_mapped) == ([100] * 10, compression is None)
+    assert [size > 1000 for size in groups.sizes()] == [True] * 10
+    groups.close()
+    assert corpus(tmp_path / "a.arrow").read([0, 0], [999, 5], ["number"]) == [{"number": 999}, {"number": 5}]
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "arrow"])
+@pytest.mark.usefixtures("scratch")
+def test_a_process_with_all_its_files_open_is_told_so(form: str, tmp_path: Path) -> None:
+    reader = corpus(write(tmp_path / f"a.{form}", DOCUMENTS))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.open(os.devnull, os.O_RDONLY)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+    try:
+        with pytest.raises(UnreachableError, match=rf"a\.{form} cannot be opened: .* \(ulimit -n\)"):
+            reader.read([0], [0], ["text"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert reader.read([0], [0], ["key"]) == [{"key": 0}]
 
 
 def test_a_forked_child_leaves_the_copies_to_its_parent(tmp_path: Path, scratch: Path) -> None:

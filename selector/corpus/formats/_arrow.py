@@ -11,38 +11,54 @@ _MAGIC = b"ARROW1"
 
 
 class Batches(Groups):
-    """The batches of a file."""
+    """The batches of a file. Those of a packed one with a footer are unpacked one by one, when they are asked for."""
 
     def __init__(self, path: str) -> None:
         self._map = pa.memory_map(path)
         if not self._map.size():
             raise pa.ArrowInvalid("it is empty")
-        if self._map.read(len(_MAGIC)) == _MAGIC:
-            file = pa.ipc.open_file(self._map)
-            self._batches = [file.get_batch(index) for index in range(file.num_record_batches)]
+        has_footer = self._map.read(len(_MAGIC)) == _MAGIC
+        if has_footer:
+            file: Any = pa.ipc.open_file(self._map)
             self.schema: Any = file.schema
+            self._batch, num_batches = file.get_batch, file.num_record_batches
         else:
             self._map.seek(0)
-            stream = pa.ipc.open_stream(self._map)
-            self._batches, self.schema = list(stream), stream.schema
+            stream: Any = pa.ipc.open_stream(self._map)
+            self.schema, batches = stream.schema, list(stream)
+            self._batch, num_batches = batches.__getitem__, len(batches)
         self._map.seek(0)
         whole = self._map.read_buffer()
-        of_first = next((batch for batch in self._batches if batch.num_rows), None)
+        of_first = next((batch for batch in map(self._batch, range(num_batches)) if batch.num_rows), None)
         columns = of_first.columns if of_first is not None else []
         buffers = [buffer for column in columns for buffer in column.buffers() if buffer is not None and buffer.size]
         self.is_mapped = all(whole.address <= one.address < whole.address + whole.size for one in buffers)
-        self.num_rows = [batch.num_rows for batch in self._batches]
-        self.num_bytes = [batch.get_total_buffer_size() for batch in self._batches]
+        counted = self._batch
+        if has_footer and not self.is_mapped:  # rows are counted by the narrowest column
+            narrowest = min(range(len(self.schema)), key=lambda index: _width(self.schema.field(index).type))
+            counted = pa.ipc.open_file(self._map, options=pa.ipc.IpcReadOptions(included_fields=[narrowest])).get_batch
+        self.num_rows = [counted(index).num_rows for index in range(num_batches)]
+
+    def sizes(self) -> Sequence[int]:
+        return [self._batch(index).get_total_buffer_size() for index in range(len(self.num_rows))]
 
     def read(self, group: int, columns: Sequence[str] | None) -> pa.Table:
-        batch = self._batches[group]
+        batch = self._batch(group)
         return pa.Table.from_batches([batch if columns is None else batch.select(list(columns))])
 
     def batches(self, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from (self._batches[group].select(list(columns)) for group in groups)
+        yield from (self._batch(group).select(list(columns)) for group in groups)
 
     def close(self) -> None:
         self._map.close()  # what was read stays mapped
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bits of a value; of one that has no width, more than of any other."""
+    try:
+        return kind.bit_width
+    except ValueError:
+        return 1 << 10
 
 
 class ArrowFiles(Columnar):

@@ -1,9 +1,12 @@
 """What the trainer's side keeps between two reads of the corpus: open files, and unpacked copies of packed ones.
 
 What cannot be read at random as it lies is unpacked into a file below TMPDIR, once on each machine: the first process
-that asks for it writes it, the others wait and read the same file. A copy goes with the last process that uses it. One
-that a killed process left goes when the next process makes a copy: those in use are locked, and the kernel unlocks what
-the dead held. Copies grow to at most the size of the unpacked texts. Where that is too much, train from plain files.
+that asks for it writes it, the others wait and read the same file. The copies of a corpus lie in one folder, which goes
+with the last process that reads this corpus. What a killed process left goes when the next one makes a folder: those in
+use are locked, and the kernel unlocks what the dead held. Copies grow to at most the size of the unpacked texts. Where
+that is too much, train from plain files.
+
+Descriptors and maps are few, however many files there are: those that were not used for longest are closed.
 """
 
 import contextlib
@@ -11,99 +14,138 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from selector.corpus.formats._checks import changed, opened
+from selector.corpus.formats._checks import changed, check_limit, opened
 from selector.errors import FullError, SelectorError, UnreachableError
 
-_MOST_OPEN = 64  # files of each kind
+MOST_OPEN = 64  # of each kind
 _UNFINISHED, _WHOLE = 0o600, 0o700  # modes of a copy
 
 Write = Callable[[BufferedWriter], None]
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """The values that were used last, at most `MOST_OPEN` of them, each made when it is asked for."""
+
+    def __init__(self, close: Callable[[Value], None] = lambda _: None) -> None:
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._close = close
+
+    def __del__(self) -> None:
+        for value in self._values.values():
+            self._close(value)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a key, made if it is not here."""
+        if key not in self._values:
+            self._values[key] = make()
+            if len(self._values) > MOST_OPEN:
+                self._close(self._values.popitem(last=False)[1])
+        self._values.move_to_end(key)
+        return self._values[key]
 
 
 class Cache:
-    """The open files of one reader. For one thread at a time; safe to fork."""
+    """The open files of one reader. `corpus` says which corpus it reads. For one thread at a time; safe to fork."""
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[str, BufferedReader] = OrderedDict()
-        self._copies: OrderedDict[tuple[str, ...], Copy] = OrderedDict()
-
-    def __del__(self) -> None:
-        for file in self._files.values():
-            file.close()
+    def __init__(self, corpus: Sequence[str] = ()) -> None:
+        self._corpus = corpus
+        self._files: Recent[BufferedReader] = Recent(BufferedReader.close)
+        self._copies: Recent[BufferedReader] = Recent(BufferedReader.close)
+        self._folder: _Folder | None = None
+        self.maps: Recent[Any] = Recent()  # what formats map into memory
 
     def file(self, path: str, size: int) -> int:
         """The descriptor of a file, open, once its size is what it was when the corpus was read. Raises CorpusError."""
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = opened(path, size)
-            if len(self._files) > _MOST_OPEN:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(path)
-        descriptor = file.fileno()
+        descriptor = self._files.get(path, lambda: opened(path, size)).fileno()
         size_now = os.fstat(descriptor).st_size
         if size_now != size:
             raise changed(path, f"it has {size_now:,} bytes and had {size:,}")
         return descriptor
 
-    def copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> "Copy":
-        """A copy of something of a file, which is written if this machine has none. `parts` say of what.
+    def copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> int:
+        """The descriptor of a copy of something of a file, written if this machine has none. `parts` say of what.
 
         Raises what `write` does, and FullError or UnreachableError where there is no room for it.
         """
-        key = (path, *parts)
-        copy = self._copies.get(key)
-        if copy is None:
-            now = os.stat(path) if os.path.exists(path) else None
-            version = f"{now.st_size} {now.st_mtime_ns}" if now else ""
-            try:
-                copy = _copy(_name_of([os.path.abspath(path), str(size), version, *parts]), write)
-            except OSError as error:
-                raise _scratch_full(path, error) from error
-            self._copies[key] = copy
-            if len(self._copies) > _MOST_OPEN:
-                self._copies.popitem(last=False)
-        self._copies.move_to_end(key)
-        return copy
+        return self._copies.get((path, *parts), lambda: self._copy(path, size, parts, write)).fileno()
+
+    def _copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> BufferedReader:
+        now = os.stat(path) if os.path.exists(path) else None
+        version = f"{now.st_size} {now.st_mtime_ns}" if now else ""
+        name = _name_of([os.path.abspath(path), str(size), version, *parts])
+        try:
+            while True:
+                if self._folder is None:
+                    self._folder = _Folder(_name_of(self._corpus))
+                try:
+                    return _copy(self._folder.path / name, write)
+                except FileNotFoundError:  # it went with the process that this one was forked from
+                    if self._folder.is_there():
+                        raise
+                    self._folder = None
+        except OSError as error:
+            check_limit(path, error)
+            raise _scratch_full(path, error) from error
 
 
-class Copy:
-    """A finished copy, open and locked against removal as long as this is there."""
+class _Folder:
+    """The folder of a corpus's copies, locked against removal as long as this is there."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        self.descriptor = descriptor
-        self._close = weakref.finalize(self, _give_up, descriptor, name, os.getpid())
+    def __init__(self, name: str) -> None:
+        """Raises OSError."""
+        while True:
+            above = _above()
+            _sweep(above, name)
+            self.path = above / name
+            with contextlib.suppress(FileNotFoundError):  # just now somebody removed it, or the one above
+                self.path.mkdir(mode=0o700, exist_ok=True)
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+                if self.is_there():
+                    break
+                os.close(self._descriptor)
+        self._close = weakref.finalize(self, _give_up, self._descriptor, str(self.path), os.getpid())
+
+    def is_there(self) -> bool:
+        """Whether the folder of this name is the one that is open."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def __del__(self) -> None:
-        self._close()
+        if hasattr(self, "_close"):
+            self._close()
 
 
-def _copy(name: str, write: Write) -> Copy:
-    """The copy of this name, written if it is not there. Raises OSError, and what `write` does."""
-    while True:
-        folder = _folder()
-        try:
-            descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _UNFINISHED)
-        except FileNotFoundError:  # the last copy went, and its folder with it, just now
-            continue
-        try:
-            if _is_locked(descriptor) and os.fstat(descriptor).st_nlink and not _is_whole(descriptor):
-                _sweep(folder, name)
+def _copy(path: Path, write: Write) -> BufferedReader:
+    """The copy at this path, open, written if it is not there. Raises OSError, and what `write` does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _UNFINISHED)
+    copy = os.fdopen(descriptor, "rb")
+    try:
+        while True:
+            if _is_locked(descriptor) and not _is_whole(descriptor):
                 _fill(descriptor, write)
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who is writing it
-            if os.fstat(descriptor).st_nlink and _is_whole(descriptor):
-                return Copy(descriptor, str(folder / name))
-        except BaseException:
-            _give_up(descriptor, str(folder / name), os.getpid())
-            raise
-        os.close(descriptor)  # somebody removed it before it was locked, or did not get to its end
+            if _is_whole(descriptor):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                return copy
+    except BaseException:
+        if not _is_whole(descriptor):
+            path.unlink(missing_ok=True)
+        copy.close()
+        raise
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -131,27 +173,27 @@ def _is_whole(descriptor: int) -> bool:
     return stat.S_IMODE(os.fstat(descriptor).st_mode) == _WHOLE
 
 
-def _give_up(descriptor: int, name: str, pid: int) -> None:
-    """Closes a copy, and removes it if nobody else uses it. A child that was forked leaves that to its parent."""
+def _give_up(descriptor: int, folder: str, pid: int) -> None:
+    """Closes a folder, and removes it if nobody else uses it. A child that was forked leaves that to its parent."""
     with contextlib.suppress(OSError):
-        if os.getpid() == pid and _is_locked(descriptor) and os.fstat(descriptor).st_nlink:
-            os.unlink(name)
-            os.rmdir(os.path.dirname(name))
+        if os.getpid() == pid and _is_locked(descriptor):
+            shutil.rmtree(folder)
+            os.rmdir(os.path.dirname(folder))
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
 
-def _sweep(folder: Path, but: str) -> None:
-    """Removes the copies that nobody uses."""
-    for path in folder.iterdir():
+def _sweep(above: Path, but: str) -> None:
+    """Removes the folders that nobody uses."""
+    for path in above.iterdir():
         if path.name != but:
             with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 _give_up(descriptor, str(path), os.getpid())
 
 
-def _folder() -> Path:
-    """Where this user's copies lie: a folder that is theirs alone. Raises OSError."""
+def _above() -> Path:
+    """Where this user's folders lie: one that is theirs alone. Raises OSError."""
     folder = Path(tempfile.gettempdir(), f"selector-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()

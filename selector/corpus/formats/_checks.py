@@ -5,6 +5,7 @@ another machine, where times and inodes are others: there the size must do.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from selector.engine import alive
 from selector.engine.part import Piece
-from selector.errors import CorpusError
+from selector.errors import CorpusError, UnreachableError
 
 _BLOCK = 4 << 20  # bytes that are read at a time
 _TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system
@@ -98,12 +99,21 @@ def opened(path: str, size: int) -> BufferedReader:
     try:
         file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     except OSError as error:
+        check_limit(path, error)
         raise changed(path, f"it cannot be opened ({error.strerror})") from error
     size_now = os.fstat(file.fileno()).st_size
     if size_now != size:
         file.close()
         raise changed(path, f"it has {size_now:,} bytes and had {size:,}")
     return file
+
+
+def check_limit(path: str, error: OSError) -> None:
+    """The error has another cause than that no more files may be open. Raises UnreachableError."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise UnreachableError(
+            f"{path} cannot be opened: no more files may be open ({error.strerror}). Raise the limit (ulimit -n)."
+        ) from error
 
 
 def check_range(path: str, rows: npt.NDArray[np.int64], num_rows: int) -> None:

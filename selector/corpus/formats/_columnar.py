@@ -10,7 +10,6 @@ import abc
 import functools
 import itertools
 import mmap
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedWriter
@@ -22,14 +21,12 @@ import pyarrow as pa
 
 from selector.corpus import formats
 from selector.corpus.formats import Bad, Cache, Range, Row, RowRead, Wanted
-from selector.corpus.formats._cache import Copy
 from selector.engine import alive
 from selector.engine.part import Piece
 
 UNIT_BYTES = 16 << 20  # decoded
 _LEAST_ROWS = 128  # of a part, however long its rows are
 _IS_BAD = "\0 is bad"
-_MOST_UNITS = 64  # that are mapped at once
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,8 +36,11 @@ class Groups(abc.ABC):
 
     schema: pa.Schema
     num_rows: Sequence[int]  # of each group
-    num_bytes: Sequence[int]  # of each group, decoded, about
     is_mapped: bool = False  # groups lie decoded in the file, which is mapped into memory
+
+    @abc.abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """About how many bytes each group has, decoded: all of a packed file may have to be decoded to tell."""
 
     @abc.abstractmethod
     def read(self, group: int, columns: Sequence[str] | None) -> pa.Table:
@@ -65,13 +65,10 @@ class Columnar(formats.Format):
     def cut(self, path: str, rows_per_part: int | None) -> list[Range]:
         with self._reading(path):
             groups = self.open(path)
+            sizes = groups.sizes()
             groups.close()
-        num_rows, num_bytes = sum(groups.num_rows), sum(groups.num_bytes)
-        most = formats.part_rows(num_rows, rows_per_part)
-        for rows, size in zip(groups.num_rows, groups.num_bytes, strict=True):  # the one with the longest rows decides
-            fitting = formats.PART_BYTES * rows // max(1, size)
-            most = min(most, max(_LEAST_ROWS, fitting - fitting % _LEAST_ROWS))
-        bounds = [*range(0, num_rows, most), num_rows]
+        num_rows, num_bytes = sum(groups.num_rows), sum(sizes)
+        bounds = _bounds(groups.num_rows, sizes, formats.part_rows(num_rows, rows_per_part))
         return [
             Range(first, end - first, num_bytes * first // num_rows, num_bytes * end // num_rows)
             for first, end in itertools.pairwise(bounds)
@@ -155,6 +152,17 @@ class Columnar(formats.Format):
         return formats.reading(path, pa.ArrowException, UnicodeDecodeError, ValueError, KeyError)
 
 
+def _bounds(of_groups: Sequence[int], sizes: Sequence[int], most: int) -> list[int]:
+    """Where parts begin and end: each has at most so many rows, and fewer only where rows are long."""
+    num_rows = np.array(of_groups, np.int64)
+    fitting = formats.PART_BYTES * num_rows // np.maximum(1, np.array(sizes, np.int64))
+    fitting = np.minimum(most, np.maximum(_LEAST_ROWS, fitting - fitting % _LEAST_ROWS))
+    parts = np.cumsum([0, *num_rows / fitting])  # how many a group's rows and those before it fill
+    ends = np.cumsum([0, *num_rows])
+    cuts = np.rint(np.interp(np.arange(1, parts[-1] - 1e-6), parts, ends)).astype(np.int64)
+    return np.unique([0, *cuts, ends[-1]]).tolist()
+
+
 _last_group: tuple[tuple[str, str, int, tuple[str, ...] | None], pa.Table] | None = None
 
 
@@ -224,20 +232,14 @@ class _RowsAt:
     path: str
     size: int
     cache: Cache
-    mapped: OrderedDict[tuple[int, tuple[str, ...]], "_Unit"] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self._check()
-        try:
-            groups = self.form.open(self.path)
-        except (pa.ArrowException, OSError) as error:
-            raise formats.changed(self.path, f"it is not {self.form.name}", str(error)) from error
-        self.groups = groups if groups.is_mapped else None
-        if self.groups is None:
-            groups.close()
+        groups = self._open()
+        self.is_mapped = groups.is_mapped
         self.names = set(groups.schema.names)
-        self.units = [*_units(groups.num_bytes)]
+        self.units = [*_units(groups.sizes())]
         self.bounds = np.cumsum([0, *(sum(groups.num_rows[unit]) for unit in self.units)], dtype=np.int64)
+        groups.close()
 
     def read(self, wanted: Wanted, columns: Sequence[str]) -> list[dict[str, Any]]:
         rows = wanted.numbers
@@ -252,25 +254,22 @@ class _RowsAt:
         return answers
 
     def _unit(self, number: int, columns: tuple[str, ...]) -> "_Unit":
+        if not self.is_mapped:
+            return self.cache.maps.get((self.path, number, columns), lambda: self._copied(number, columns))
+        mapped: _Mapped = self.cache.maps.get(self.path, lambda: _Mapped(groups=self._open()))
         key = (number, columns)
-        if key not in self.mapped:
-            if self.groups is not None:
-                self._check()
-                self.mapped[key] = _Unit.of(None, self._decoded(number, columns, self.groups))
-            else:
-                parts = [str(number), *columns]
-                copy = self.cache.copy(self.path, self.size, parts, functools.partial(self._write, number, columns))
-                mapped = pa.py_buffer(mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ))
-                self.mapped[key] = _Unit.of(copy, pa.ipc.open_stream(mapped))
-            if len(self.mapped) > _MOST_UNITS:
-                self.mapped.popitem(last=False)
-        self.mapped.move_to_end(key)
-        return self.mapped[key]
+        if key not in mapped.units:
+            mapped.units[key] = _Unit.of(self._decoded(number, columns, mapped.groups))
+        return mapped.units[key]
+
+    def _copied(self, number: int, columns: tuple[str, ...]) -> "_Unit":
+        write = functools.partial(self._write, number, columns)
+        copy = self.cache.copy(self.path, self.size, [str(number), *columns], write)
+        return _Unit.of(pa.ipc.open_stream(pa.py_buffer(mmap.mmap(copy, 0, access=mmap.ACCESS_READ))))
 
     def _write(self, number: int, columns: Sequence[str], copy: BufferedWriter) -> None:
         """The rows of a unit, as Arrow streams them."""
-        self._check()
-        groups = self.form.open(self.path)
+        groups = self._open()
         blocks = self._decoded(number, columns, groups)
         first = next(blocks, None)
         assert first is not None, "a unit that is asked for has rows"
@@ -290,23 +289,37 @@ class _RowsAt:
                 self.path, f"its row groups {unit.start} to {unit.stop - 1} cannot be read", str(error)
             ) from error
 
-    def _check(self) -> None:
+    def _open(self) -> Groups:
+        """The file as it is now, if it is what it was. Raises CorpusError."""
         formats.opened(self.path, self.size).close()
+        try:
+            return self.form.open(self.path)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError):
+                formats.check_limit(self.path, error)
+            raise formats.changed(self.path, f"it is not {self.form.name}", str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Mapped:
+    """A file whose rows lie decoded in it, and its units, which take no room of their own."""
+
+    groups: Groups
+    units: dict[tuple[int, tuple[str, ...]], "_Unit"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Unit:
     """Rows that lie decoded in memory that is a file's; batch i holds the rows from bounds[i] to bounds[i + 1]."""
 
-    copy: Copy | None
     batches: Sequence[pa.RecordBatch]
     bounds: Int64
 
     @classmethod
-    def of(cls, copy: Copy | None, marked: Iterable[pa.RecordBatch]) -> "_Unit":
+    def of(cls, marked: Iterable[pa.RecordBatch]) -> "_Unit":
         batches = [_unmarked(batch) for batch in marked]
         bounds = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
-        return cls(copy=copy, batches=batches, bounds=bounds)
+        return cls(batches=batches, bounds=bounds)
 
     def take(self, rows: Int64, path: str) -> list[dict[str, Any]]:
         if len(self.batches) == 1:
@@ -347,13 +360,13 @@ def _unmarked(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch if any(batch[_IS_BAD].to_pylist()) else batch.drop_columns([_IS_BAD])
 
 
-def _units(num_bytes: Sequence[int]) -> Iterator[slice]:
+def _units(sizes: Sequence[int]) -> Iterator[slice]:
     """Consecutive groups, each as large as fits, or one that is larger."""
     start = size = 0
-    for group, more in enumerate(num_bytes):
+    for group, more in enumerate(sizes):
         if size + more > UNIT_BYTES and group > start:
             yield slice(start, group)
             start, size = group, 0
         size += more
-    if start < len(num_bytes):
-        yield slice(start, len(num_bytes))
+    if start < len(sizes):
+        yield slice(start, len(sizes))

@@ -266,7 +266,7 @@ class _RowsAt:
         """The file, or its unpacked copy, open."""
         if self.form.compression is None:
             return self.cache.file(self.path, self.size)
-        return self.cache.copy(self.path, self.size, ["unpacked"], self._unpack).descriptor
+        return self.cache.copy(self.path, self.size, ["unpacked"], self._unpack)
 
     def _unpack(self, copy: BufferedWriter) -> None:
         compression = self.form.compression

@@ -26,16 +26,19 @@ class _RowGroups(Groups):
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         self.schema: Any = self._file.schema_arrow
         self.num_rows = [group.num_rows for group in groups]
-        self.num_bytes = [group.total_byte_size for group in groups]
+        self._sizes = [group.total_byte_size for group in groups]
         if sum(self.num_rows) != metadata.num_rows:
             self.close()
             raise pa.ArrowInvalid(f"it claims {metadata.num_rows} rows, and its row groups hold {sum(self.num_rows)}")
+
+    def sizes(self) -> Sequence[int]:
+        return self._sizes
 
     def read(self, group: int, columns: Sequence[str] | None) -> pa.Table:
         return self._file.read_row_group(group, columns=None if columns is None else list(columns))
 
     def batches(self, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        num_rows, num_bytes = (sum(of[group] for group in groups) for of in (self.num_rows, self.num_bytes))
+        num_rows, num_bytes = (sum(of[group] for group in groups) for of in (self.num_rows, self._sizes))
         most = max(1, min(num_rows, UNIT_BYTES * num_rows // max(1, num_bytes)))
         yield from self._file.iter_batches(most, list(groups), list(columns), use_threads=False)
 
