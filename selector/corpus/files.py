@@ -177,11 +177,11 @@ def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
             elif hidden or special:
                 yield Unread(uri=_text(path), reason=HIDDEN if hidden else special or "")
             elif own is not None:
-                yield File(uri=path, format=own[1]) if name in own[0] else Unread(uri=_text(path), reason=NO_DATA_FILE)
+                yield _read(path, own[1], None) if name in own[0] else Unread(uri=_text(path), reason=NO_DATA_FILE)
             else:
                 yield _read(path, form, None)
         for name in sorted(own[0] - set(names)) if own is not None else ():
-            yield File(uri=os.path.join(folder, name), format=own[1] if own else "")  # the survey will miss it
+            yield _read(os.path.join(folder, name), own[1] if own else None, None)  # the survey will miss it
 
 
 def _saved(folder: str, names: Sequence[str]) -> tuple[set[str], str] | None:

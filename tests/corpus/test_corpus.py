@@ -28,6 +28,7 @@ from selector import tables
 from selector.corpus import files, formats
 from selector.corpus.formats import Bad, _stream
 from selector.corpus.formats._stream import BOM
+from selector.corpus.formats.parquet import Parquet
 from selector.corpus.rows import Rows
 from selector.corpus.tokens import sha256_of
 from selector.engine.local import LocalExecutor
@@ -175,6 +176,18 @@ def test_the_parts_of_a_parquet_file_cover_every_row_once_whatever_its_row_group
     parts, _ = survey(path, data.draw(st.integers(1, 500)))
     got = read_all(data.draw(st.permutations(parts)))
     assert sorted(got, key=lambda pair: pair[0]) == list(enumerate(table.to_pylist()))
+
+
+def test_one_long_row_makes_only_the_parts_near_it_short(tmp_path: Path) -> None:
+    """A part has no more rows than fit, and the rows of a group elsewhere in the file are not counted as long."""
+    path = tmp_path / "a.parquet"
+    rows = pa.table({"text": [f"document {row}" for row in range(20_000)] + ["x" * (20 << 20)]})
+    with pq.ParquetWriter(path, rows.schema, compression="zstd") as writer:
+        for start in (0, 10_000):
+            writer.write_table(rows.slice(start, 10_000), row_group_size=10_000)
+        writer.write_table(rows.slice(20_000), row_group_size=1)
+    ranges = Parquet().cut(str(path), None)
+    assert [one.num_rows for one in ranges] == [8192, 8192, 3617]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])

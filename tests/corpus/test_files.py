@@ -110,6 +110,31 @@ def test_a_folder_without_a_file_that_is_read_is_refused_with_what_it_holds(name
         files.expand([str(tmp_path)])
 
 
+@pytest.mark.parametrize("listed", ["../secret.arrow", "/etc/a.arrow", "b/c.arrow", "..", "", 5, ["a.arrow"], None])
+def test_a_list_of_data_files_that_leads_elsewhere_makes_no_saved_dataset(listed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}, {"filename": listed}]}))
+    for path in (folder / "a.arrow", tmp_path / "secret.arrow"):
+        path.write_bytes(b"ARROW1")
+    found = files.expand([str(folder)])
+    assert [file for file in found.files if file.format == "saved_dataset"] == []
+    assert {Path(file.uri).parent for file in found.files} == {folder}
+
+
+def test_a_saved_dataset_below_a_name_that_is_not_utf8_is_left_unread_and_the_rest_is_read(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}, {"filename": "gone.arrow"}]}')
+    (folder / "a.arrow").write_bytes(b"ARROW1")
+    (tmp_path / "b.jsonl").write_text("{}")
+    found = files.expand([str(tmp_path)])
+    assert [file.uri for file in found.files] == [str(tmp_path / "b.jsonl")]
+    assert {one.reason for one in found.unread} >= {files.NOT_UTF8}
+
+
 def test_of_a_saved_dataset_the_files_that_it_lists_are_read(tmp_path: Path) -> None:
     table = pa.table({"text": ["one", "two"]})
     for split in ("train", "test"):

@@ -6,6 +6,8 @@ documents again, or what they were made of.
 
 from collections.abc import Callable, Collection
 from json import loads
+from pathlib import PurePath
+from typing import Any
 
 from selector.corpus.formats._arrow import ArrowFiles
 
@@ -22,7 +24,12 @@ class SavedDataset(ArrowFiles):
         if _LIST not in names or "dataset_info.json" not in names:
             return None
         try:
-            files = loads(read(_LIST))["_data_files"]
-            return [file["filename"] for file in files]
+            listed = [file["filename"] for file in loads(read(_LIST))["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return listed if all(map(_is_in_folder, listed)) else None
+
+
+def _is_in_folder(name: Any) -> bool:
+    """Whether a name in a list is that of a file beside it: a list of somebody's may not lead to any file of ours."""
+    return isinstance(name, str) and name not in ("", "..") and PurePath(name).name == name
