@@ -1,4 +1,4 @@
-"""The flow, a line a step: survey, ingest, columns, dedup, embed, cluster, rate, select, order, manifest.
+"""The flow, a line a step: survey, ingest, columns, dedup, embed, cluster, neighbours, rate, select, order, manifest.
 
 Each step is data that names the steps it reads, and what it makes is sealed under a fingerprint of that. So the same
 policy over the same corpus finds every step done, a changed option runs that step again and those below it, and a step
@@ -49,6 +49,7 @@ def flow(policy: Resolved, executor: Executor) -> list[Step]:
         plan.embed,
         plan.centroids,
         plan.cluster,
+        plan.neighbours,
         *plan.attached,
         *plan.ratings,
         plan.select,

@@ -75,6 +75,17 @@ CLUSTERS = pa.schema(
     ]
 )
 
+NEIGHBOURS = pa.schema(
+    [
+        ("doc_id", DOC_ID),
+        ("neighbours", pa.list_(DOC_ID)),  # those of its cluster that are most like it, the nearest first
+        ("neighbour_cosines", pa.list_(pa.float32())),  # to each of them: 24 bits, at most 1
+    ]
+)
+
+# What a step in which documents of different parts meet has stored of each part.
+SHARES_OF_PARTS = pa.schema([("key", pa.string()), ("num_documents", pa.int64())])
+
 
 def state_of(score: str) -> str:
     """The column that says why a score has no value."""

@@ -85,7 +85,7 @@ class Simulation:
                 "manifest": {score: score for score in MEANINGS},
             }
         )
-        if "embedding" in columns_of(policy.plugins.selector):
+        if {"embedding", "neighbours"} & set(columns_of(policy.plugins.selector)):
             raise UsageError(
                 f"--select: {policy.select.using.name} reads vectors, and none are drawn. Name another one."
             )

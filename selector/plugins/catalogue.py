@@ -40,6 +40,12 @@ KNOWN: Mapping[str, Column] = {
     "embedding": Column(name="embedding", step="embed", table="embeddings", column="embedding", type=None),
     "cluster": Column(name="cluster", step="cluster", table="clusters", column="cluster", type=pa.int32()),
     "distance": Column(name="distance", step="cluster", table="clusters", column="distance", type=pa.float32()),
+    **{
+        name: Column(
+            name=name, step="neighbours", table="neighbours", column=name, type=tables.NEIGHBOURS.field(name).type
+        )
+        for name in ("neighbours", "neighbour_cosines")
+    },
 }
 """The columns that are there for every policy; the flow runs the steps that write them where somebody reads them."""
 

@@ -109,9 +109,12 @@ class Resolved:
 
     @functools.cached_property
     def steps_read(self) -> frozenset[str]:
-        """The steps that write a column which a plug-in or the rule reads; clusters are made of vectors."""
+        """The steps that write a column which a plug-in or the rule reads; clusters are made of vectors, and
+        neighbours are found in clusters."""
         read = [column for columns in self.columns.values() for column in columns]
         steps = frozenset(steps_of([*read, *self.rule_columns]))
+        if "neighbours" in steps:
+            steps |= {"cluster"}
         return steps | {"embed"} if "cluster" in steps else steps
 
     @functools.cached_property

@@ -181,6 +181,12 @@ class ClusterPolicy(_Section):
     num_clusters: Amount | Literal["auto"] = "auto"
     iterations: Whole = Field(25, ge=1)
     documents_per_cluster: Whole = Field(256, ge=1, description="Size of the keyed training sample, per cluster.")
+    num_neighbours: Whole = Field(
+        32,
+        ge=1,
+        description="How many of the documents of its cluster that are most like it are known of each document, where a"
+        " selector reads them.",
+    )
 
     @field_validator("num_clusters", mode="before")
     @classmethod

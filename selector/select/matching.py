@@ -14,11 +14,10 @@ from selector.errors import PolicyError, SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.vectors import vectors_of
 from selector.select import Budget, Group, Pool, Ranked, Reasons, TextsPath
-from selector.select._alike import vectors
+from selector.select._nearest import Lists, largest_cosines
 
 _COSINE = "matching.cosine"
 _ANSWER = pa.schema([(_COSINE, pa.float64())])
-_ROWS = 1 << 24  # cosines that are held at once
 _MOST_LISTED = 1 << 23  # documents in the lists of all queries together
 _SHALLOWEST = 16
 _PAIR = [("first", np.uint64), ("second", np.uint64)]  # a doc_id as one value that sorts like it
@@ -68,7 +67,7 @@ class Matching(Ranked):
                     f"{_MOST_LISTED:,} documents in all is the most that it holds. Write a smaller budget or fewer "
                     "queries."
                 )
-            lists = _Lists.of(pool, self._vectors, depth)
+            lists = Lists.of(pool, self._vectors, depth)
             turns = Turns.of(lists, self._sizes, is_all=depth >= count)
             if len(turns.ids) >= reach or depth >= count:
                 return turns
@@ -107,20 +106,6 @@ class Matching(Ranked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lists:
-    """For each query the beginning of its list: cosines and doc_ids, (depth, queries), the nearest first."""
-
-    cosines: Floats
-    ids: UInt64  # (depth, queries, 2)
-
-    @classmethod
-    def of(cls, pool: Pool, queries: Floats, depth: int) -> "_Lists":
-        lists = pool.map(functools.partial(_list, queries, depth), "doc_id", "embedding")
-        empty = cls(cosines=np.empty((0, len(queries))), ids=np.empty((0, len(queries), 2), np.uint64))
-        return functools.reduce(functools.partial(_merged, depth), lists, empty)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Turns:
     """The documents that are given, by their ids, and in which turn each one is."""
 
@@ -128,7 +113,7 @@ class Turns:
     turns: Ints  # (n,)
 
     @classmethod
-    def of(cls, lists: _Lists, sizes: Sequence[int], *, is_all: bool) -> "Turns":
+    def of(cls, lists: Lists, sizes: Sequence[int], *, is_all: bool) -> "Turns":
         """The turns of those documents that are known: no other document comes before any of these. `sizes` are how
         many queries each task has; `is_all` that the lists are whole."""
         depth = len(lists.cosines)
@@ -189,35 +174,4 @@ def _costs(budget: Budget, batch: pa.RecordBatch) -> dict[int, int]:
 
 
 def _nearest(queries: Floats, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The largest cosine of each document to any query; sums of products of float16 do not round in float64."""
-    cosines = np.empty(batch.num_rows)
-    for rows in _stretches(batch.num_rows, len(queries)):
-        cosines[rows] = (vectors(batch.slice(rows.start, rows.stop - rows.start)) @ queries.T).max(axis=1)
-    return pa.RecordBatch.from_arrays([pa.array(cosines)], schema=_ANSWER)
-
-
-def _list(queries: Floats, depth: int, batch: pa.RecordBatch) -> _Lists:
-    """The beginnings of the queries' lists of the documents of a shard."""
-    words = keyed.words(batch["doc_id"])
-    order = np.lexsort((words[:, 1], words[:, 0]))
-    by_id = batch.take(pa.array(order))
-    cosines, places = np.empty((0, len(queries))), np.empty((0, len(queries)), np.int64)
-    for rows in _stretches(batch.num_rows, len(queries)):
-        more = vectors(by_id.slice(rows.start, rows.stop - rows.start)) @ queries.T
-        cosines = np.concatenate([cosines, more])
-        numbers = np.broadcast_to(np.arange(rows.start, rows.stop)[:, None], more.shape)
-        places = np.concatenate([places, numbers])
-        best = np.argsort(-cosines, axis=0, kind="stable")[:depth]  # of equal ones the lower id, which came before
-        cosines, places = np.take_along_axis(cosines, best, 0), np.take_along_axis(places, best, 0)
-    return _Lists(cosines=cosines, ids=words[order][places])
-
-
-def _merged(depth: int, one: _Lists, other: _Lists) -> _Lists:
-    cosines, ids = np.concatenate([one.cosines, other.cosines]), np.concatenate([one.ids, other.ids])
-    best = np.lexsort((ids[..., 1], ids[..., 0], -cosines), axis=0)[:depth]
-    return _Lists(cosines=np.take_along_axis(cosines, best, 0), ids=np.take_along_axis(ids, best[..., None], 0))
-
-
-def _stretches(num_rows: int, width: int) -> list[slice]:
-    step = max(1, _ROWS // max(width, 1))
-    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+    return pa.RecordBatch.from_arrays([pa.array(largest_cosines(queries, batch))], schema=_ANSWER)

@@ -59,11 +59,12 @@ class Gather:
         common = {step: done[step].seal.key for step in attached}
         if "columns" in of_part:
             common[TYPES] = done["columns"].seal.key
+        of_parts = {step: _keys_of_parts(done, step) for step in of_part}
         return [
             Task(
                 key="",
                 part=part,
-                inputs={LIVE: share["key"], **{step: done[step].parts[i].key for step in of_part}, **common},
+                inputs={LIVE: share["key"], **{step: keys[i] for step, keys in of_parts.items()}, **common},
             )
             for i, (part, share) in enumerate(zip(survey.parts(done, self.survey), dedup.shares(done), strict=True))
         ]
@@ -88,3 +89,10 @@ class Gather:
                 inputs["columns"] = [[seal.tables[f"column.{name}"].sha256, str(kinds[name])] for name in names]
             identities.append(inputs)
         return identities
+
+
+def _keys_of_parts(done: Done, step: str) -> Sequence[str]:
+    """Where a step has stored what it says of each part."""
+    if done[step].answer is None or done[step].parts:
+        return [seal.key for seal in done[step].parts]
+    return done.once(f"{step}: shares", lambda: done.table(step, "parts", ["key"])["key"].to_pylist())

@@ -25,6 +25,7 @@ from selector.steps.fit import FitStep
 from selector.steps.gather import Gather, PartReader
 from selector.steps.ingest import Ingest
 from selector.steps.manifest import ManifestStep
+from selector.steps.neighbours import Neighbours
 from selector.steps.order import OrderStep
 from selector.steps.rate import Rate
 from selector.steps.select import Select
@@ -126,6 +127,10 @@ class Plan:
     @functools.cached_property
     def cluster(self) -> Cluster:
         return Cluster(survey=self.survey)
+
+    @functools.cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours(count=self.policy.cluster.num_neighbours)
 
     @functools.cached_property
     def attached(self) -> list[Attach]:

@@ -11,7 +11,7 @@ import math
 import pickle
 import random
 import typing
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -64,6 +64,7 @@ SCHEMA = pa.schema(
         ("cluster", pa.int32()),
         ("distance", pa.float32()),
         ("embedding", pa.list_(pa.float16(), 4)),
+        *[tables.NEIGHBOURS.field(name) for name in ("neighbours", "neighbour_cosines")],
         pa.field(SCORE, pa.float32(), metadata={"higher_is": "better"}),
         pa.field(EXACT, pa.int64(), metadata={"higher_is": "harder"}),
         pa.field(TOPIC, tables.LABEL, metadata={"higher_is": "label"}),
@@ -72,26 +73,27 @@ SCHEMA = pa.schema(
 
 
 def documents(rows: list[dict[str, Any]]) -> pa.Table:
-    """Documents with what a row says, and otherwise: 10 tokens, cluster 0, source web, no scores."""
+    """Documents with what a row says, and otherwise: 10 tokens, cluster 0, source web, no scores, no neighbours."""
     filled: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for i, row in enumerate(rows):
         default = {"doc_id": i.to_bytes(16), "source": "web", "num_bytes": 100, "num_tokens": 10, "cluster": 0}
         default |= {"text": f"Document {i}. It has words.", "distance": 0.5, SCORE: None, EXACT: None, TOPIC: None}
-        row = {**default, "embedding": [np.float16(x) for x in (1, 0, 0, i)], **row}
+        default |= {"embedding": [np.float16(x) for x in (1, 0, 0, i)], "neighbours": [], "neighbour_cosines": []}
+        row = {**default, **row}
         for name in SCHEMA.names:
             filled[name].append(row[name])
     return pa.table([pa.array(filled[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def made_up(count: int, number: int) -> pa.Table:
-    """So many documents, others for every number; some share a cluster, a source or a score, have no score, or have no
-    tokens, and some of their ids follow one another."""
+    """So many documents, others for every number; some share a cluster, a source, a neighbour or a score, have no
+    score, or have no tokens, and some of their ids follow one another."""
     rng = np.random.default_rng(number)
 
     def one_of(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
 
-    ids = dict.fromkeys(one_of(rng.bytes(16), int(rng.integers(41)).to_bytes(16)) for _ in range(count))
+    ids = list(dict.fromkeys(one_of(rng.bytes(16), int(rng.integers(41)).to_bytes(16)) for _ in range(count)))
     return documents(
         [
             {
@@ -103,10 +105,18 @@ def made_up(count: int, number: int) -> pa.Table:
                 SCORE: one_of(None, float(rng.integers(-2, 3)), float(np.float32(rng.uniform(-1e3, 1e3)))),
                 EXACT: one_of(None, int(rng.integers(-2, 3)), 2**60 + int(rng.integers(6))),
                 TOPIC: one_of(None, "art", "law"),
+                **_neighbours_of(doc_id, ids),
             }
             for doc_id in ids
         ]
     )
+
+
+def _neighbours_of(doc_id: bytes, ids: Sequence[bytes]) -> dict[str, list[Any]]:
+    """Some other documents, with cosines that are the same from both sides."""
+    cosines = {other: np.float32((doc_id[-1] ^ other[-1]) % 8 / 7) for other in ids if other != doc_id}
+    near = sorted(cosines, key=lambda other: (-cosines[other], other))[: doc_id[-1] % 5]
+    return {"neighbours": near, "neighbour_cosines": [cosines[other] for other in near]}
 
 
 _NUMBERS = st.integers(0, 2**16)

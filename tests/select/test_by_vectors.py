@@ -16,7 +16,7 @@ from conftest import tries
 from selector.errors import PolicyError, SelectorError
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
-from selector.select import Budget, Pool, ScoreName, Selector, TextsPath, matching
+from selector.select import Budget, Pool, ScoreName, Selector, TextsPath, _nearest, matching
 from selector.select import _alike as machinery
 from selector.select.decorrelated import Decorrelated, correlations, greedy
 from selector.select.diverse import Diverse
@@ -334,7 +334,7 @@ def test_matching_is_what_the_lists_of_all_queries_give(
     for depth in (1, 16):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(matching, "_SHALLOWEST", depth)
-            patched.setattr(matching, "_ROWS", 1)
+            patched.setattr(_nearest, "_ROWS", 1)
             decided = decide(selector, table, shard, Budget(amount=count, unit="documents"), 0)
             assert np.flatnonzero(decided["kept"].to_numpy()).tolist() == sorted(expected[:count])
 

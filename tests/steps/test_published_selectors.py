@@ -24,12 +24,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "decorrelated": [{"batch": 30, "picks": 8}],
     "difference": [{"reference": "readability", "teacher": "prototypicality"}],
     "diverse": [{**BEST, "most": 0.8}],
+    "facility_location": [{}],
     "farthest": [{}],
+    "hierarchical": [{}, {"levels": [2, 3], "inside": "closest"}],
     "importance": [BEST],
     "k_center": [{}, {"start": "central"}],
     "kmeans_quality": [{**BEST, "quota": "equal"}],
     "matching": [{"queries": ["EXAMPLES", "EXAMPLES"]}],
     "mixture": [{"weights": {"web": 2.0, "code": 1.0}, "visits": 2}, {"by": "corpus.edu", "temperature": 2.0}],
+    "negatives": [{"queries": "EXAMPLES", "first": 3, "last": 40, "count": 5, "most": 0.99}],
+    "parallel": [{"scores": ["readability"]}, {"scores": ["readability", "prototypicality"], "forms": 3}],
     "prune": [{"most": 0.9, "rule": "transitive"}, {"most": 0.9, "first": "drawn"}],
     "quality_sampling": [{**BEST, "within": "source"}],
     "random": [{}],
@@ -95,7 +99,7 @@ def test_an_option_that_names_no_column_is_refused(make: Any) -> None:
         make("mixture", {"by": "flavour"}, 25)
 
 
-@pytest.mark.parametrize("name", ["decorrelated", "matching", "prune"])
+@pytest.mark.parametrize("name", ["decorrelated", "facility_location", "matching", "prune"])
 def test_a_selection_that_is_stopped_again_and_again_ends_at_the_same_manifest(
     name: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
