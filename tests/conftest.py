@@ -156,36 +156,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three JSONL files from two sources: 390 rows, of which 30 are copies."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for index, numbers in enumerate((range(130), range(130, 260), [*range(260, 360), *range(30)])):
-        source = ("web", "books", "web")[index]
-        write_jsonl(folder / f"{index}.jsonl", [{"text": text_of(n), "source": source, "edu": n % 10} for n in numbers])
-    return folder
-
-
-@pytest.fixture
-def small_policy(small_corpus: Path, tiny_model: Path) -> Callable[..., dict[str, Any]]:
-    """A policy over the small corpus, in 6 parts, as a mapping; keyword arguments replace whole sections."""
-
-    def make(**sections: Any) -> dict[str, Any]:
-        return {
-            "seed": 7,
-            "corpus": {"paths": [str(small_corpus)], "rows_per_part": 65},
-            "embed": {"model": str(tiny_model), "precision": "float32"},
-            "cluster": {"num_clusters": 8},
-            "rate": ["readability", "prototypicality"],
-            "select": {"budget": {"fraction": 0.3}, "using": {"kmeans_quality": {"score": "prototypicality"}}},
-            "order": {"using": {"by_score": {"score": "readability"}}},
-            "manifest": {"difficulty": "readability", "quality": "prototypicality"},
-            **sections,
-        }
-
-    return make
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every fsync, link and replace, in order, with the name of what it was about."""

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,18 @@ class UntilHeard:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """Listens until it is said that some rows are done."""
+    """What a watcher of a run hears; the folder, where there is one, shows that some rows are done."""
 
-    folder: str
+    folder: str | None = None
+    words: list[int | str | None] = field(default_factory=list[int | str | None])
 
     def at_work(self, num_rows: int | None) -> None:
-        if num_rows:
+        self.words.append(num_rows)
+        if self.folder is not None and num_rows:
             Path(self.folder, "heard").touch()
 
     def waiting(self, awaited: str) -> None:
-        """Nothing is counted yet."""
+        self.words.append(awaited)
 
 
 def says(text: str) -> str:

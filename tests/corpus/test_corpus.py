@@ -718,7 +718,7 @@ def test_what_becomes_of_a_key_with_two_texts(rows: Any, lots: Any, bucket: int)
     assert list(lost) == [(row, lot[1]) for row, lot in enumerate(lots) if lot is not None]
 
 
-@pytest.mark.parametrize("bucket", [2, 7, 1000])
+@pytest.mark.parametrize("bucket", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 1000))])
 def test_a_chain_in_which_each_document_decides_about_the_next_is_followed_to_its_end(bucket: int) -> None:
     chain = [(n // 2, (n + 1) // 2) for n in range(40)]
     (share,) = shares(into := store(), [chain], True, 5, bucket).to_pylist()

@@ -101,7 +101,9 @@ def test_a_format_cuts_reads_rereads_and_peeks_the_same_rows(
         assert_all_verbs_agree(name, path, documents, data)
 
 
-@pytest.mark.parametrize("name", formats.known())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "." in name else name for name in formats.known()]
+)
 def test_rows_appended_to_a_file_leave_all_but_its_last_range_as_they_are(name: str, tmp_path: Path) -> None:
     form, path = form_of(name), tmp_path / "a"
     before, after = ((write(path, name, SOME * times), form.cut(str(path), None))[1] for times in (400, 600))

@@ -374,19 +374,6 @@ class Puppets(WorkerPool):
 LATER = object()
 
 
-class Heard:
-    """What a watcher of the run hears."""
-
-    def __init__(self) -> None:
-        self.words: list[int | str | None] = []
-
-    def at_work(self, num_rows: int | None) -> None:
-        self.words.append(num_rows)
-
-    def waiting(self, awaited: str) -> None:
-        self.words.append(awaited)
-
-
 def use_clock_of(worker_pool: Puppets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool_module, "time", SimpleNamespace(monotonic=lambda: worker_pool.now))
 
@@ -471,7 +458,7 @@ def test_work_that_gives_signs_of_life_may_take_any_time_and_is_late_once_they_e
         worker_pool.now += 290
         return alive.Sign(num_rows=signs.pop(0))
 
-    worker_pool, heard = Puppets(DEADLINE, play), Heard()
+    worker_pool, heard = Puppets(DEADLINE, play), works.Heard()
     use_clock_of(worker_pool, monkeypatch)
     supply = Once(trial())
     with alive.heard_by(heard):
@@ -491,7 +478,7 @@ def test_rows_of_a_part_that_is_finished_are_not_counted_among_those_in_hand() -
         own = signs[worker_pool.workers.index(worker)]
         return alive.Sign(num_rows=own.pop()) if own else pickled(1)
 
-    worker_pool, heard = Puppets(DEADLINE, play), Heard()
+    worker_pool, heard = Puppets(DEADLINE, play), works.Heard()
     job = Job(work=sent(works.double), supply=Answers[int]("work", [1, 2], 1), kind=None, num_workers=2)
     with alive.heard_by(heard):
         assert [answer for answers in worker_pool.work(job) for answer in answers] == [1, 1]
@@ -546,7 +533,7 @@ def test_what_is_waited_for_is_said_while_nobody_is_at_work() -> None:
         states.append(worker.state)
         return LATER if states.count(worker.state) == 1 else receipt if worker.state == "do" else None
 
-    receipt, heard = Receipt(key="rows/1", num_rows=1000, num_quarantined=0, seconds=0.0), Heard()
+    receipt, heard = Receipt(key="rows/1", num_rows=1000, num_quarantined=0, seconds=0.0), works.Heard()
     worker_pool = Puppets(DEADLINE, play)
     with alive.heard_by(heard):
         list(worker_pool.work(Job(work=Rows(), supply=Once(trial()), kind=None, num_workers=1)))  # pyright: ignore[reportArgumentType]
@@ -567,7 +554,7 @@ def signing(number: int) -> int:
 
 
 def test_signs_of_a_process_reach_the_driver_and_hold_up_nothing() -> None:
-    heard = Heard()
+    heard = works.Heard()
     with LocalExecutor(workers=2) as executor, alive.heard_by(heard):
         assert list(executor.map(signing, range(4))) == [0, 1, 2, 3]
     assert {*heard.words} <= {0, "workers are starting", "workers are getting ready"}

@@ -185,9 +185,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_an_answer_that_breaks_its_contract_is_never_sealed_and_is_its_makers_fault(what: str, desk: Desk) -> None:
-    sections, said, family = BROKEN[what]
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "document" in name else name for name in BROKEN]
+)
+def test_an_answer_that_breaks_its_contract_is_never_sealed_and_is_its_makers_fault(name: str, desk: Desk) -> None:
+    sections, said, family = BROKEN[name]
     ended = desk.run(**sections)
     assert ended.code == 1 and re.search(said, ended.err + ended.out), ended
     assert desk.seals(family) == [] and not list((desk.folder / "runs").glob("*/manifest"))

@@ -166,7 +166,7 @@ def objects(where: Path) -> dict[str, bytes]:
     return {key: storage.get(key) or b"" for key, _ in storage.list("") if not key.startswith("artifacts/")}
 
 
-@pytest.fixture(params=[1, 7])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 7])
 def small_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus is compared with the visits in stretches of about so many documents, and ids.parquet is sorted in
     ranges of about so many rows."""

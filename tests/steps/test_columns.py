@@ -273,7 +273,7 @@ EXACT: dict[str, tuple[pa.DataType, list[Any], Any]] = {  # of five documents on
 @pytest.mark.parametrize(
     "kind", ["a decimal", *(pytest.param(k, marks=pytest.mark.slow) for k in EXACT if k != "a decimal")]
 )
-@pytest.mark.parametrize("missing", ["drop", "last", "impute"])
+@pytest.mark.parametrize("missing", ["impute", *(pytest.param(m, marks=pytest.mark.slow) for m in ("drop", "last"))])
 def test_a_score_is_compared_as_it_is_and_imputed_in_its_own_type(
     kind: str, missing: str, tiny_model: Path, tmp_path: Path
 ) -> None:

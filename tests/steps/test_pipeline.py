@@ -24,8 +24,9 @@ from selector.pipeline import FinishedRun
 Make = Callable[..., dict[str, Any]]
 
 
-def test_a_second_run_finds_every_step_done(small_policy: Make, tmp_path: Path) -> None:
-    first, second = run(small_policy(), tmp_path), run(small_policy(), tmp_path)
+def test_a_second_run_finds_every_step_done(tiny_model: Path, tmp_path: Path) -> None:
+    policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
+    first, second = run(policy, tmp_path / "root"), run(policy, tmp_path / "root")
     assert uncached(first) == [step.name for step in first.steps]
     assert uncached(second) == []
     assert second.manifest.digest == first.manifest.digest and second.manifest.verify().ok
@@ -185,7 +186,10 @@ def choose_as_a_stranger(
     return outcomes
 
 
-@pytest.mark.parametrize(("key", "budget"), [(None, 50), ("id", 32)])  # more than have a score, less than may be chosen
+@pytest.mark.parametrize(
+    ("key", "budget"),
+    [pytest.param(None, 50, marks=pytest.mark.slow), ("id", 32)],  # more than have a score, less than may be chosen
+)
 @pytest.mark.parametrize("missing", ["drop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("last", "impute"))])
 def test_every_document_has_one_outcome_and_the_counts_add_up(
     missing: str, key: str | None, budget: int, corpus: Path, tiny_model: Path, tmp_path: Path
