@@ -124,7 +124,9 @@ class Child:
         self._process = CONTEXT.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
 
-    def is_alive(self) -> bool:
+    def is_alive(self, seconds: float = 0) -> bool:
+        """Whether it is still at work after so many seconds."""
+        self._process.join(seconds)
         return self._process.is_alive()
 
     def wait(self, seconds: float = 120) -> int:

@@ -276,7 +276,7 @@ def together(
     for i, policy in enumerate(policies):
         environment = killed_at(killed[i], 2, folder / f"marker{i}") if killed and i in killed else None
         children.append(Child(policy, root, folder / f"told{i}", environment, barrier))
-    while any(child.is_alive() for child in children):
+    while any(child.is_alive(0.05) for child in children):  # the reader leaves them most of the time
         for path in root.glob("*/manifest"):
             assert_no_manifest_or_a_sound_one(path.parent)
     return children
