@@ -1,4 +1,5 @@
-"""The flow, a line a step: survey, ingest, columns, dedup, embed, cluster, neighbours, rate, select, order, manifest.
+"""The flow, a line a step: survey, ingest, columns, dedup, embed, cluster, neighbours, rate, listed, select, order,
+manifest.
 
 Each step is data that names the steps it reads, and what it makes is sealed under a fingerprint of that. So the same
 policy over the same corpus finds every step done, a changed option runs that step again and those below it, and a step
@@ -52,6 +53,7 @@ def flow(policy: Resolved, executor: Executor) -> list[Step]:
         plan.neighbours,
         *plan.attached,
         *plan.ratings,
+        plan.listed,
         plan.select,
         plan.order,
         plan.manifest,

@@ -155,11 +155,26 @@ def undone(header: Header) -> Iterator[str]:
     if "shortfall" in chosen:
         budget, spent, unit, reason = (chosen["shortfall"][name] for name in ("budget", "spent", "unit", "reason"))
         yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
+    if {"include", "shares"} & set(header.policy["select"]):
+        yield from _limits_not_met(chosen["limits"])
     if "waiting" in chosen:
         yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
     for reason, count in arranged.get("left", {}).items():
         visits = "1 visit is" if count == 1 else f"{count:,} visits are"
         yield f"order: {visits} not made: {reason}"
+
+
+def _limits_not_met(limits: Mapping[str, Any]) -> Iterator[str]:
+    if "included" in limits:
+        listed, kept = limits["included"]["listed"], limits["included"]["documents"]
+        if kept < listed:
+            yield f"include: {listed - kept:,} of {listed:,} documents may not be chosen, or are not in the corpus"
+    shares = limits.get("shares", {"groups": {}})
+    for name, group in shares["groups"].items():
+        spent, least = group["spent"], group["least"]
+        if spent < least:
+            group_name = f"{shares['by']} {name}"
+            yield f"shares: {group_name} has {spent:,} of at least {least:,} {shares['unit']}: there is no more for it"
 
 
 def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:

@@ -146,6 +146,10 @@ class Manifest:
         taken = pa.concat_tables(pieces).unify_dictionaries().combine_chunks()
         return taken.take(pa.array(np.argsort(np.concatenate(places))))
 
+    def ids_of_part(self, part: int) -> pa.ChunkedArray:
+        """The doc_ids of the visits in one of the parts of `header.parts`, in their order."""
+        return self._stored.part("parts", part, ["doc_id"])["doc_id"]
+
     def at(self, position: int) -> dict[str, Any]:
         """The visit at a position, by column; its doc_id as 32 hex digits. Raises NotFoundError."""
         (visit,) = self.take([whole_number("position", position)]).to_pylist()

@@ -52,6 +52,9 @@ KNOWN: Mapping[str, Column] = {
 RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance")
 """Those of them that a rule may name."""
 
+NO_GROUPS = ("doc_id", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance")
+"""Those of them whose values are no groups of documents."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:

@@ -124,9 +124,9 @@ class Pool:
     exchanger: Exchanger | None = None
     """Without one, groups are asked here, over the whole table."""
     given: pa.Table | None = None
-    """Documents that are chosen already (earlier rounds, `include`, a replan's beginning), with the columns of the
-    pool: context for the choice, never decided. None: there are none, as in every run so far, since no policy can ask
-    for any of these yet; the laws try a selector with them."""
+    """Documents that are chosen already (`select.include`, a group at a bound of `select.shares`), with the columns of
+    the pool: context for the choice, never decided. None: there are none, or the selector says that it does not look
+    (`looks_at_given`)."""
 
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":

@@ -21,7 +21,7 @@ from selector.models.encoder import Device, Encoder
 from selector.models.find import checksum, find_model, settings_checksum
 from selector.order import Order
 from selector.plugins import attached, options
-from selector.plugins.catalogue import RATE, Catalogue, corpus_names, steps_of
+from selector.plugins.catalogue import NO_GROUPS, RATE, Catalogue, corpus_names, steps_of
 from selector.plugins.options import (
     TABLE_KINDS,
     ManifestPath,
@@ -29,6 +29,7 @@ from selector.plugins.options import (
     Option,
     ScoreName,
     SignalName,
+    TablePath,
     TextsPath,
     joined,
     named,
@@ -37,7 +38,7 @@ from selector.plugins.options import (
     written,
 )
 from selector.policy import preflight
-from selector.policy.sections import Plugins, Policy
+from selector.policy.sections import Lists, Plugins, Policy
 from selector.policy.where import Rule
 from selector.rate import Fit, Rater
 from selector.select import Selector
@@ -47,6 +48,9 @@ P = TypeVar("P", bound=Plugin)
 
 _DECIDING_NOTHING = (("corpus", "keep_texts"), ("corpus", "most_lost"), ("select", "allow_empty"))
 """Keys of a policy that decide where texts are read, or whether a run goes on, and not what it makes."""
+
+SHARES, LISTS = "select.shares", "select"
+"""Where the column of the shares, and the lists of documents, stand among what plug-ins name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,9 @@ class Resolved:
         data = self.policy.resolved()
         for section, key in _DECIDING_NOTHING:
             del data[section][key]
+        for key in ("shares", "visits", "include", "exclude"):  # a limit that is none is not spoken of
+            if not data["select"][key]:
+                del data["select"][key]
         return data
 
     @property
@@ -96,6 +103,16 @@ class Resolved:
     def attached(self, path: str) -> list[Option]:
         """The options of a plug-in that name tables."""
         return options_of(self.plugins.by_path()[path], *TABLE_KINDS)
+
+    @property
+    def share_column(self) -> Column | None:
+        """The column of `select.shares`, under the name that the policy uses."""
+        return next(iter(self.columns[SHARES]), None)
+
+    @property
+    def lists(self) -> list[Option]:
+        """The options of `select` that name documents: those of `include` and of `exclude`."""
+        return written(self.policy.select.lists, TablePath, ManifestPath)
 
     def scores_used(self, *plugins: Selector | Order) -> tuple[Column, ...]:
         """The scores without which these plug-ins can do nothing with a document, under their long names."""
@@ -167,6 +184,9 @@ def resolve(policy: Policy) -> Resolved:
         selector=checked("select.using", as_written.selector),
         order=checked("order.using", as_written.order),
     )
+    columns[SHARES] = tuple(_share_column(name, catalogue) for name in policy.select.shares)
+    lists = policy.select.lists
+    contents[LISTS] = {**attached.checksums(lists, LISTS), **_manifests(lists, LISTS)}
     for key, name in policy.manifest:
         if name is not None:
             catalogue.check_score(name, f"manifest.{key}")
@@ -211,6 +231,17 @@ def _columns_of(plugin: Plugin, catalogue: Catalogue, path: str) -> tuple[Column
     return tuple(columns)
 
 
+def _share_column(name: str, catalogue: Catalogue) -> Column:
+    """The column of `select.shares`. Raises PolicyError for one whose values are no groups."""
+    column = replace(catalogue.find(name, SHARES), name=name)
+    if column.meaning not in (None, "label") or name in NO_GROUPS:
+        raise PolicyError(
+            f"{SHARES}: {name!r} has no groups. Name a column of words or classes: source, cluster, corpus.topic, or a "
+            "label that a rater gives."
+        )
+    return column
+
+
 def _by_what_they_read(
     raters: Mapping[str, Rater | Fit], columns: Mapping[str, tuple[Column, ...]]
 ) -> dict[str, Rater | Fit]:
@@ -249,7 +280,7 @@ def _with_models(path: str, plugin: P) -> tuple[P, dict[str, str]]:
     return replaced(plugin, folders), sums
 
 
-def _manifests(plugin: Plugin, path: str) -> dict[str, str]:
+def _manifests(plugin: Plugin | Lists, path: str) -> dict[str, str]:
     """The digests of the manifests that the plug-in's options name, by the options' paths."""
     digests: dict[str, str] = {}
     for option in written(plugin, ManifestPath):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
@@ -22,9 +22,10 @@ from selector import plugins
 from selector.errors import PolicyError
 from selector.exact.spend import Budget, Overshoot
 from selector.order import Order
+from selector.plugins.options import Columns, ManifestPath, TablePath
 from selector.policy.explain import explained
 from selector.policy.read import read
-from selector.policy.values import Amount, Paths, Portion, Share, Whole
+from selector.policy.values import Amount, Bound, Paths, Portion, Share, Whole
 from selector.rate import Fit, Rater
 from selector.select import Selector
 
@@ -228,6 +229,27 @@ class BudgetPolicy(_Section):
         return Budget(amount=amount, unit="tokens", overshoot=self.overshoot)
 
 
+class SharePolicy(_Section):
+    """How much of the budget a group gets."""
+
+    least: Bound | None = Field(None, description="Spent first, for what its documents really cost.")
+    most: Bound | None = Field(None, description="Never more, whatever other groups leave.")
+
+    @model_validator(mode="after")
+    def _least_below_most(self) -> Self:
+        if self.least is None and self.most is None:
+            raise ValueError("write least, most or both: {least: 0.1, most: 0.5}")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"least {self.least:g} is above most {self.most:g}")
+        return self
+
+
+class VisitsPolicy(_Section):
+    """How often one document may be seen."""
+
+    most: Amount
+
+
 class SelectPolicy(_Section):
     """What is chosen."""
 
@@ -239,7 +261,54 @@ class SelectPolicy(_Section):
     missing: Literal["drop", "last", "impute"] = Field(
         "drop", description="A document without a score that is used: left out, ranked last, or given the mean."
     )
+    shares: dict[str, dict[str, SharePolicy]] = Field(
+        {},
+        description="Bounds for the groups of one column, as parts of the budget: {source: {web: {most: 0.5}, code:"
+        " {least: 0.1}}}. They hold whatever the selector.",
+    )
+    visits: VisitsPolicy | None = Field(
+        None, description="At most so many visits of one document, whatever the selector: {most: 4}."
+    )
+    include: tuple[str, ...] = Field(
+        (), description="JSONL or Parquet files with a column doc_id: these documents are chosen first, and paid for."
+    )
+    exclude: tuple[str, ...] = Field((), description="Runs or manifests whose documents are not chosen again.")
     allow_empty: bool = Field(False, description="A manifest without documents is what was asked for, and no failure.")
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _names_as_written(cls, value: Any) -> Any:
+        """Names of groups as people write them: 3 is "3"."""
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            by: {str(name): share for name, share in groups.items()} if isinstance(groups, Mapping) else groups
+            for by, groups in value.items()
+        }
+
+    @field_validator("shares")
+    @classmethod
+    def _one_column(cls, value: dict[str, dict[str, SharePolicy]]) -> dict[str, dict[str, SharePolicy]]:
+        if len(value) > 1:
+            raise ValueError(f"write the shares of one column, not of {' and '.join(value)}")
+        for groups in value.values():
+            least = sum(Fraction(str(share.least or 0)) for share in groups.values())
+            if least > 1:
+                raise ValueError(f"the least shares come to {float(least):g}, which is more than the whole budget")
+        return value
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def lists(self) -> "Lists":
+        """The files and manifests that it names."""
+        return Lists(
+            include=tuple(TablePath(path) for path in self.include),
+            exclude=tuple(ManifestPath(path) for path in self.exclude),
+        )
 
 
 class OrderPolicy(_Section):
@@ -316,6 +385,14 @@ class Policy(_Section):
         data["select"]["using"] = {self.select.using.name: plugins.options_spelt_out(self.plugins.selector)}
         data["order"]["using"] = {self.order.using.name: plugins.options_spelt_out(self.plugins.order)}
         return data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lists:
+    """What `select` names of documents, found and identified like what the options of a plug-in name."""
+
+    include: tuple[Annotated[TablePath, Columns(doc_id="doc_id")], ...]
+    exclude: tuple[ManifestPath, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ def _as_list(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_number)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
+Bound = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 Portion = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 Amount = Annotated[
     int,

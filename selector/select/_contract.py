@@ -48,6 +48,11 @@ class Selector(abc.ABC):
     """Whether it spends all that can be spent; False for one that ends early by its own rule, such as a threshold."""
 
     @property
+    def looks_at_given(self) -> bool:
+        """Whether `pool.given` makes a difference to it; where not, nobody gathers those documents."""
+        return True
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The pool's columns beside doc_id, num_tokens and the scores that options name."""
         return ()

@@ -49,6 +49,10 @@ class Grouped(Ranked):
         """The column whose values are the groups."""
         return "cluster"
 
+    @property
+    def looks_at_given(self) -> bool:
+        return True
+
     @abstractmethod
     def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
         """The keys of a group's documents, which are sorted by doc_id.

@@ -78,6 +78,12 @@ class Ranked(Selector):
         return None
 
     @property
+    def looks_at_given(self) -> bool:
+        """Not unless it extends this: a document's key depends on nothing but the document, the summary and the
+        seed."""
+        return False
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The column of the groups; a selector that reads more says `(*super().needs, "embedding")`."""
         return () if self.grouped_by is None else (self.grouped_by,)

@@ -58,6 +58,10 @@ class Decorrelated(Grouped):
         return _BATCH
 
     @property
+    def looks_at_given(self) -> bool:
+        return False
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return ("embedding",)
 

@@ -10,9 +10,9 @@ from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
 from selector.models.encoder import Device, Encoder
 from selector.plugins.catalogue import KNOWN, RATE
-from selector.plugins.options import TextsPath
+from selector.plugins.options import ManifestPath, TablePath, TextsPath
 from selector.policy import Policy
-from selector.policy.resolve import Resolved
+from selector.policy.resolve import LISTS, SHARES, Resolved
 from selector.rate import Fit, Rater
 from selector.steps.attach import Attach
 from selector.steps.centroids import Centroids
@@ -24,6 +24,7 @@ from selector.steps.embed import Embed
 from selector.steps.fit import FitStep
 from selector.steps.gather import Gather, PartReader
 from selector.steps.ingest import Ingest
+from selector.steps.listed import EXCLUDED, INCLUDED, Listed
 from selector.steps.manifest import ManifestStep
 from selector.steps.neighbours import Neighbours
 from selector.steps.order import OrderStep
@@ -169,11 +170,22 @@ class Plan:
         return [fit, replace(rate, reads=(*rate.reads, fit.name))]
 
     @functools.cached_property
+    def listed(self) -> Listed | None:
+        """Where the policy names documents: which those are."""
+        options = self.resolved.lists
+        include = tuple(option for option in options if option.kind is TablePath)
+        exclude = tuple(option for option in options if option.kind is ManifestPath)
+        return Listed(include=include, exclude=exclude, contents=self.resolved.contents[LISTS]) if options else None
+
+    @functools.cached_property
     def select(self) -> Select:
         path, resolved, selector = "select.using", self.resolved, self.resolved.plugins.selector
         columns, used = resolved.columns[path], resolved.scores_used(selector, resolved.plugins.order)
         losing = (*(step for step in ("columns", "embed", "cluster") if step in resolved.steps_read), *self.raters)
-        read = (*columns, *used, *resolved.rule_columns)
+        of_lists = [INCLUDED] if self.policy.select.include else []
+        limiting = (*resolved.columns[SHARES], *of_lists)
+        of_lists = [*of_lists, *([EXCLUDED] if self.policy.select.exclude else [])]
+        read = (*columns, *used, *resolved.rule_columns, *limiting, *of_lists)
         later = (*resolved.columns["order.using"], *self._carried)
         gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), path)
         return Select(
@@ -185,6 +197,7 @@ class Plan:
             options={name: value for name, value in resolved.data["select"].items() if name != "using"},
             seed=self.policy.seed,
             columns=columns,
+            limiting=limiting,
             later=later,
             order_scores=tuple(column.name for column in used if column not in resolved.scores_used(selector)),
             gather=gather,
@@ -194,6 +207,7 @@ class Plan:
                 used=used,
                 rule=resolved.rule,
                 missing=self.policy.select.missing,
+                excluding=self.policy.select.exclude,
             ),
         )
 

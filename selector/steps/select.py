@@ -24,7 +24,9 @@ from selector.rate._sums import is_missing, mean_of
 from selector.select import Decisions, Selector
 from selector.select._check import Checker, Totals
 from selector.steps import attach, survey
+from selector.steps.constraints import Limits, constrained
 from selector.steps.gather import Gather
+from selector.steps.listed import INCLUDED, num_included
 from selector.steps.shards import Shard, Shards, documents_of
 from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility, lost_from
 
@@ -47,6 +49,7 @@ class Select(Whole):
     options: Mapping[str, Any]  # the policy's, spelt out, but for the selector's own
     seed: int
     columns: tuple[Column, ...] = field(metadata=APART)  # that the selector reads
+    limiting: tuple[Column, ...] = field(metadata=APART)  # that the limits of its choice read
     later: tuple[Column, ...] = field(metadata=APART)  # of the chosen, that later steps read
     order_scores: tuple[str, ...] = field(metadata=APART)  # used by the order alone
     eligibility: Eligibility = field(metadata=APART)
@@ -57,7 +60,7 @@ class Select(Whole):
 
     def inputs(self, done: Done) -> Any:
         eligibility = self._decisive(done)
-        gather = replace(self.gather, columns=(*self.columns, *eligibility.columns))
+        gather = replace(self.gather, columns=(*self.columns, *self.limiting, *eligibility.columns))
         lost = [  # a rater that loses nothing and that nobody reads decides nothing
             [step, rows] for step in eligibility.raters if (rows := lost_from(done.store, done[step].parts))
         ]
@@ -80,27 +83,36 @@ class Select(Whole):
         selector = attached.attach(self.selector, attach.loaded(done, self.gather.attach))
         shards = self.shards(done)
         own = self.fingerprint(done)
-        pool = shards.pool(self.columns, own)
+        pool = shards.pool((*self.columns, *self.limiting), own)
         budget = self.policy.budget.of(sum(pool.map(_cost, "num_tokens")))
         checker = Checker(self.label, selector, budget)
-        decisions = checker.select(pool, self.seed)
+        limits = Limits.of(self.policy, budget, INCLUDED.name if INCLUDED in self.limiting else None)
+        within = None
+        if limits is None:
+            decisions = checker.select(pool, self.seed)
+        else:
+            names = list(dict.fromkeys(["doc_id", "num_tokens", *(column.name for column in self.columns)]))
+            within = constrained(self.label, selector, pool, names, budget, self.seed, limits)
+            decisions, checker.fills_budget = within.decisions, False
         written: list[dict[str, Any]] = []
         for key, num_rows, totals in self._decided(done, shards, pool, decisions, checker, own):
             checker.add(totals)
             written.append({"key": key, "rows": num_rows, "kept": totals.kept})
         spent = checker.end()
         facts: dict[str, Any] = dict(decisions.facts)
+        if limits is not None and limits.included is not None:
+            facts["limits"]["included"]["listed"] = num_included(done)
         if decisions.waiting:
             facts["waiting"] = decisions.waiting
         if spent < budget.amount:
-            reason = checker.why_unspent(pool.num_documents)
+            reason = checker.why_unspent(pool.num_documents) if within is None else within.why_unspent
             facts["shortfall"] = {"unit": budget.unit, "budget": budget.amount, "spent": spent, "reason": reason}
         yield "shards", pa.Table.from_pylist(written, schema=SHARDS)
         yield "facts", pa.table({"json": [canonical_json(facts).decode()]})
 
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
-        columns = (KNOWN["num_tokens"], *self.columns, *self.later)
+        columns = (KNOWN["num_tokens"], *self.columns, *self.limiting, *self.later)
         return done.once(
             "select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns, self.version)
         )

@@ -23,12 +23,15 @@ from selector.plugins.catalogue import KNOWN
 from selector.policy.where import Rule
 from selector.select import Reason
 from selector.steps.gather import PartReader
+from selector.steps.listed import EXCLUDED
 
 Bools = npt.NDArray[np.bool_]
 
 SIZE = replace(KNOWN["num_tokens"], name="tokens of it")
 
-KEPT, LEFT_OUT, QUARANTINED = (tables.OUTCOMES.index(word) for word in ("kept", "left_out", "quarantined"))
+KEPT, LEFT_OUT, MARKED, QUARANTINED = (
+    tables.OUTCOMES.index(word) for word in ("kept", "left_out", "marked", "quarantined")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +72,12 @@ class Eligibility:
     rule: Rule | None
     missing: Literal["drop", "last", "impute"]
     means: Mapping[str, pa.Array] = field(default_factory=dict[str, pa.Array])  # of used scores, if imputed: one each
+    excluding: tuple[str, ...] = ()  # manifests whose documents are not chosen again
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """What it must know of a document."""
-        return (SIZE, *self.used, *(self.rule.columns if self.rule else ()))
+        return (SIZE, *self.used, *(self.rule.columns if self.rule else ()), *([EXCLUDED] if self.excluding else []))
 
     def identity(self) -> dict[str, Any]:
         """What decides a verdict, beside the documents."""
@@ -82,12 +86,14 @@ class Eligibility:
             "used": [column.name for column in self.used],
             "missing": self.missing,
             "means": {name: _spelt(mean) for name, mean in self.means.items()},
+            **({"excluding": self.excluding} if self.excluding else {}),
         }
 
     def verdict(self, store: Store, tasks: Sequence[Task], columns: Sequence[Column] = ()) -> Verdict:
         """The verdict on consecutive parts; their documents come with these columns, under names of ours, as whoever
         chooses sees them: the mean of a used score where there is none, if that is the policy."""
-        read = [PLACE, SIZE, *self.used, *state_columns(self.used), *self._rule_columns(), *columns]
+        own = [PLACE, SIZE, *self.used, *state_columns(self.used), *([EXCLUDED] if self.excluding else [])]
+        read = [*own, *self._rule_columns(), *columns]
         parts = [self.reader.read(store, task, read) for task in tasks]
         borders = [0, *itertools.accumulate(part.num_rows for part in parts)]
         documents = joined(parts)
@@ -146,6 +152,16 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Cause]]:
                     yield which, Cause(outcome=QUARANTINED, reason=why)
 
 
+def excluded(live: Live) -> Iterator[tuple[Bools, Cause]]:
+    """What another manifest has."""
+    manifests = live.eligibility.excluding
+    if manifests:
+        numbers = live.documents[EXCLUDED.name].fill_null(-1).to_numpy()
+        for number, manifest in enumerate(manifests):
+            reason = ("excluded: it is in the manifest {manifest}", {"manifest": manifest})
+            yield numbers == number, Cause(outcome=MARKED, reason=reason)
+
+
 def ruled_out(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What the rule does not let pass."""
     rule = live.eligibility.rule
@@ -169,7 +185,7 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
                 yield absent & (codes == index), Cause(outcome=LEFT_OUT, reason=f"no score '{score.column}': {state}")
 
 
-CLAUSES: Sequence[Clause] = (quarantined, ruled_out, without_tokens, without_score)
+CLAUSES: Sequence[Clause] = (quarantined, excluded, ruled_out, without_tokens, without_score)
 """In the order in which a document meets them."""
 
 

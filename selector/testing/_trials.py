@@ -137,6 +137,9 @@ BUDGETS = st.builds(
     unit=st.sampled_from(["documents", "tokens"]),
     overshoot=st.sampled_from(["stop", "fill", "cross"]),
 )
+BOUNDS = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([None, 1, 2]), st.integers(0, 3))
+"""The least share of one group and the most of another, in quarters; how many visits there may be; and how many
+documents are included."""
 SEEDS = st.integers(0, 3)
 SPLITS = st.integers(1, 41)
 """How many documents a shard has."""

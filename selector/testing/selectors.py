@@ -19,9 +19,12 @@ from selector.exact import spend
 from selector.exact.spend import Budget
 from selector.manifest.describe import sentence
 from selector.plugins import Pool
+from selector.plugins.options import columns_of
 from selector.select import Checker, Group, Ranked, Selector
+from selector.steps.constraints import Bound, Limits, constrained
 from selector.testing._law import EXAMPLES, Law, Values, asserting, check, law
 from selector.testing._trials import (
+    BOUNDS,
     BUDGETS,
     EXACT,
     MOVES,
@@ -48,6 +51,10 @@ def check_selector(
     `given` are values for options that cannot be made up, `corpus` what columns of the corpus may hold.
     """
     check(SELECTOR_LAWS, variants("selectors", name, **given), examples, corpus)
+
+
+_INCLUDED = "tried.included"
+"""The column that says which documents are included."""
 
 
 # ---------------------------------------------------------------- the laws
@@ -197,6 +204,44 @@ def law_documents_that_are_given_are_context_and_never_decided(
             answers[0][0].end()
     first, second = (_readable([verdict for _, verdict in pairs]) for _, pairs in answers)
     assert first.equals(second), "the selector looks at places in what is given"
+    if not selector.looks_at_given:
+        alone = decide(selector, waiting, 16, budget, seed)
+        assert first.equals(alone), "`looks_at_given` says that it does not, and what is given makes a difference"
+
+
+@law(TABLES, BUDGETS, SEEDS, SPLITS, BOUNDS)
+def law_limits_of_the_policy_hold(
+    selector: Selector, table: pa.Table, budget: Budget, seed: int, rows: int, bounds: tuple[int, int, int | None, int]
+) -> None:
+    """Shares of the sources, visits and included documents, which the selector knows nothing of; where none binds, the
+    answer is its own."""
+    least, most, visits, num_included = bounds
+    by_source = {"web": Bound(least=budget.amount * least // 4), "code": Bound(most=budget.amount * most // 4)}
+    included = pa.array(np.arange(table.num_rows) < num_included)
+    given = table.append_column(_INCLUDED, included)
+    costs, sources = _sizes(budget, table), np.array(table["source"].to_pylist(), object)
+    is_included = included.to_numpy(zero_copy_only=False)
+    paid = costs[is_included].sum() <= budget.amount
+    if not (paid and costs[is_included & (sources == "code")].sum() <= by_source["code"].most):
+        return  # a run says so
+    with asserting("limits do not hold"):
+        limits = Limits(by="source", bounds=by_source, visits=visits, included=_INCLUDED)
+        decided = _within(selector, given, rows, budget, seed, limits)
+        assert decided.equals(_within(selector, given, 41, budget, seed, limits)), "shards make a difference"
+        kept = decided["kept"].to_numpy()
+        spent = costs * decided["visits"].to_numpy() * kept
+        assert kept[is_included].all(), "what is included is kept"
+        assert spent[sources == "code"].sum() <= by_source["code"].most, "most is a ceiling"
+        over = spent.sum() - budget.amount
+        assert over <= 0 or (budget.overshoot == "cross" and over < costs[kept].max()), "the budget is kept"
+        assert visits is None or decided["visits"].to_numpy()[kept].max(initial=0) <= visits, "visits are limited"
+        if selector.fills_budget and budget.unit == "documents":
+            enough = min(by_source["web"].least, int((sources == "web").sum()))
+            assert spent[sources == "web"].sum() >= min(enough, budget.amount - costs[is_included].sum()), "least holds"
+        loose = _within(selector, table, rows, budget, seed, Limits(by="source", bounds={"web": Bound()}))
+        assert loose.equals(decide(selector, table, rows, budget, seed)), (
+            "a limit that does not bind makes a difference"
+        )
 
 
 SELECTOR_LAWS: Sequence[Law[Selector]] = [
@@ -211,6 +256,7 @@ SELECTOR_LAWS: Sequence[Law[Selector]] = [
     law_inclusion_probabilities_add_up_to_what_is_spent,
     law_a_reason_is_a_short_sentence_shared_by_many,
     law_documents_that_are_given_are_context_and_never_decided,
+    law_limits_of_the_policy_hold,
 ]
 """The law of form comes first."""
 
@@ -222,6 +268,16 @@ def decide(selector: Selector, table: pa.Table, shard_rows: int, budget: Budget,
     """What a selector says of every document: `tables.VERDICTS`, each `reason` the sentence that people read."""
     _, pairs = _verdicts(selector, pool_for(selector, table, shard_rows), budget, seed)
     return _readable([verdict for _, verdict in pairs])
+
+
+def _within(
+    selector: Selector, table: pa.Table, shard_rows: int, budget: Budget, seed: int, limits: Limits
+) -> pa.Table:
+    """What is said of every document within limits, as `decide`."""
+    pool = pool_for(selector, table, shard_rows)
+    answer = constrained("tried", selector, pool, columns_of(selector), budget, seed, limits).decisions
+    assert answer.pool is not None
+    return _readable(answer.decide(batch) for batch in answer.pool.batches(*answer.columns))
 
 
 @contextmanager

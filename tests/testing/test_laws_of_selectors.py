@@ -229,7 +229,18 @@ class PaysForWhatIsGiven(Plain):
         return super().select(pool, replace(budget, amount=max(budget.amount - known, 0)), seed)
 
 
-FORM, BUDGET, CUT, PLACE, MEMORY, CHANCE, SENT, NAMED, PROBABLE, REASON, GIVEN = (law.__name__ for law in SELECTOR_LAWS)
+@dataclass(frozen=True, kw_only=True)
+class ReachesIntoShards(Drawn):
+    """Takes what shards are made of, where it is only some of their documents that it is asked about."""
+
+    def summary(self, pool: Pool, seed: int) -> int:
+        shards: Any = pool.shards
+        return 0 * sum(shard.batch.num_rows for shard in shards)
+
+
+FORM, BUDGET, CUT, PLACE, MEMORY, CHANCE, SENT, NAMED, PROBABLE, REASON, GIVEN, LIMITED = (
+    law.__name__ for law in SELECTOR_LAWS
+)
 
 MUTANTS: list[tuple[Selector, list[str]]] = [
     (LosesADocument(), [FORM]),
@@ -250,6 +261,7 @@ MUTANTS: list[tuple[Selector, list[str]]] = [
     (HasAReasonForEach(), [REASON]),
     (DecidesWhatIsGiven(), [GIVEN]),
     (PaysForWhatIsGiven(), [GIVEN]),
+    (ReachesIntoShards(), [LIMITED]),
 ]
 
 
