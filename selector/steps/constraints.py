@@ -587,17 +587,17 @@ class _Decided:
 
     def _verdict(self) -> pa.RecordBatch:
         """`tables.VERDICTS` of its documents."""
-        n, place, said = self.num_rows, np.full(self.num_rows, -1, np.int64), 0
+        n, place, count = self.num_rows, np.full(self.num_rows, -1, np.int64), 0
         batches: list[pa.RecordBatch] = []
         for which, deciding, pair in self.pieces:
             rows = np.flatnonzero(which.mask(self.shard.read(which.columns or ["num_tokens"])))
             batches.append(deciding.verdict(pair))
-            place[rows] = said + np.arange(len(rows))
-            said += len(rows)
+            place[rows] = count + np.arange(len(rows))
+            count += len(rows)
         if self.included is not None:
             rows = np.flatnonzero(_flags(self.shard.read([self.included])[self.included]))
             batches.append(_included_verdicts(len(rows)))
-            place[rows] = said + np.arange(len(rows))
+            place[rows] = count + np.arange(len(rows))
         assert (place >= 0).all(), f"every one of {n} documents was decided about"
         whole = pa.Table.from_batches(batches, schema=tables.VERDICTS).unify_dictionaries().combine_chunks()
         (batch,) = whole.take(pa.array(place)).combine_chunks().to_batches() or [verdicts(np.empty(0, np.bool_))]

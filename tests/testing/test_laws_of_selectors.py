@@ -259,8 +259,8 @@ MUTANTS: list[tuple[Selector, list[str]]] = [
     (ReadsWhatItDidNotName(), [NAMED]),
     (HasWrongChances(), [PROBABLE]),
     (HasAReasonForEach(), [REASON]),
-    (DecidesWhatIsGiven(), [GIVEN]),
-    (PaysForWhatIsGiven(), [GIVEN]),
+    (DecidesWhatIsGiven(), [GIVEN, LIMITED]),
+    (PaysForWhatIsGiven(), [GIVEN, LIMITED]),
     (ReachesIntoShards(), [LIMITED]),
 ]
 
