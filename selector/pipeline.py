@@ -1,9 +1,7 @@
-"""The flow, a line a step: survey, ingest, columns, dedup, embed, cluster, neighbours, rate, listed, select, order,
-manifest.
+"""The flow, a line a step, from survey to manifest.
 
-Each step is data that names the steps it reads, and what it makes is sealed under a fingerprint of that. So the same
-policy over the same corpus finds every step done, a changed option runs that step again and those below it, and a step
-that nothing reads does not run. The manifest is written last: its existence means that it is complete.
+A step is data that names the steps it reads; what it makes is sealed under a fingerprint of that. So what is done is
+found, a changed option runs that step and those below it, and what nothing reads does not run. The manifest is last.
 """
 
 import os

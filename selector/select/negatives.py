@@ -63,6 +63,10 @@ class Negatives(Ranked):
             )
 
     @property
+    def looks_at_given(self) -> bool:
+        return True
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return ("embedding",)
 
