@@ -41,6 +41,7 @@ class Callers:
     loaders: tuple[Any, ...] = ()
     cuts: tuple[Cut, ...] = ()
     num_skipped: int = 0  # batches that a wrapper drops at the beginning
+    num_unskipped: int = 0  # steps that were trained on before, of which nothing is dropped at the beginning
     iterator: Any = None  # of a DataLoader, the nearest
     is_new: bool = False  # that iterator is being made, for which it may call iter() more than once
 
@@ -58,6 +59,7 @@ def above() -> Callers:
         _callers(owner for _, owner in at_work),
         iterator=iterator,
         is_new=any(owner is iterator and method == "__init__" for method, owner in at_work),
+        num_unskipped=_unskipped(),
     )
 
 
@@ -119,14 +121,23 @@ def check_dataset(dataset: Any, reader: Callers) -> None:
     _check_turns(reader)
 
 
-def check_sampler(sampler: Any, reader: Callers) -> None:
-    """Raises UsageError if a loader would change what a sampler of whole batches gives."""
+def check_sampler(sampler: Any, reader: Callers, num_positions: int) -> None:
+    """Raises UsageError if a loader would change what a sampler of whole batches gives, or has no item a position."""
     for wrapper in reader.wrappers:
         size: Any = getattr(wrapper, "batch_size", None)
         if size is not None and getattr(wrapper, "sampler", None) is sampler:
             raise UsageError(
                 f"sampler=... with batch_size={size} would join this sampler's batches into larger ones. Write"
                 " DataLoader(dataset, batch_sampler=sampler, ...)."
+            )
+    for loader in reader.loaders:
+        num_items = len(loader.dataset) if hasattr(loader.dataset, "__len__") else num_positions
+        if num_items != num_positions:
+            raise UsageError(
+                f"The loader's dataset has {num_items:,} items and the order {num_positions:,} positions, and this"
+                " sampler gives positions: dataset[i] has to be the document at position i, not row i of the corpus. A"
+                " corpus of one file that datasets has loaded becomes such a dataset by"
+                ' dataset.select(manifest.rows(0, len(manifest))["row"].to_numpy()).'
             )
     _check_turns(reader)
 
@@ -137,6 +148,16 @@ def check_skipped(num_skipped: int, start: int) -> None:
         raise UsageError(
             f"A wrapper skips {num_skipped} batches, and the state that was loaded begins at {start}: so many would be"
             " left out. Do one or the other (transformers: ignore_data_skip=True)."
+        )
+
+
+def check_resumed(num_unskipped: int, *, is_loaded: bool) -> None:
+    """Raises UsageError if training goes on after some steps and the order would begin anew."""
+    if num_unskipped and not is_loaded:
+        raise UsageError(
+            f"Training goes on after {num_unskipped} steps, ignore_data_skip=True skips nothing, and no state was"
+            " loaded: the order would begin at 0 once more. Leave ignore_data_skip out, or load the state in the"
+            " on_train_begin of a TrainerCallback."
         )
 
 
@@ -155,6 +176,19 @@ def _at_work() -> Iterator[tuple[str, Any]]:
             names = frame.f_locals
             yield from ((frame.f_code.co_name, names[name]) for name in ("self", "loader") if name in names)
         frame = frame.f_back
+
+
+def _unskipped() -> int:
+    """The steps after which a Trainer resumes, if this is its first epoch since then and it skips nothing."""
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None:
+        names = frame.f_locals
+        is_trainer = frame.f_globals.get("__name__") == "transformers.trainer"
+        if is_trainer and "epoch" in names and names.get("resume_from_checkpoint") is not None:
+            is_first, trainer = names["epoch"] == names.get("epochs_trained"), names["self"]
+            return int(trainer.state.global_step) if is_first and trainer.args.ignore_data_skip else 0
+        frame = frame.f_back
+    return 0
 
 
 def _is_library(frame: FrameType) -> bool:

@@ -148,6 +148,7 @@ class ManifestDataset(IterableDataset[dict[str, Any]]):
         callers.check_cuts(reader.cuts, self._place.rank, self._place.world_size, cure=_UNCUT)
         callers.check_dataset(self, reader)
         callers.check_skipped(reader.num_skipped, self._start.position)
+        callers.check_resumed(reader.num_unskipped, is_loaded=self._start.version > 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets `epoch`, as trainers do."""

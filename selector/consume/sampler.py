@@ -3,7 +3,9 @@
     sampler = ManifestBatchSampler(manifest, global_batch_size=512, last="drop")
     loader = DataLoader(my_dataset, batch_sampler=sampler, num_workers=4)
 
-`my_dataset[position]` is, for instance, the tokens of `manifest.at(position)["doc_id"]`.
+`my_dataset[position]` is what is to be seen at that position, for instance the tokens of the document with
+`manifest.at(position)["doc_id"]`. So it has as many items as the order has positions. A Hugging Face dataset of a
+corpus of one file becomes that by `dataset.select(manifest.rows(0, len(manifest))["row"].to_numpy())`.
 """
 
 import weakref
@@ -51,6 +53,7 @@ class ManifestBatchSampler:
         self._start = 0  # of the iteration that comes
         self._last = _Iteration(layout=self._layout)
         self._is_begun = False  # the last iteration, since a position was loaded
+        self._is_loaded = False  # a position, ever
 
     def __iter__(self) -> Iterator[list[int]]:
         above = callers.above()
@@ -91,8 +94,9 @@ class ManifestBatchSampler:
         own = (self._layout.world_size, self._layout.rank)
         if any((cut.num_processes, cut.process) != own or not cut.takes_whole_batches for cut in reader.cuts):
             callers.check_cuts(reader.cuts, self._layout.rank, self._layout.world_size, cure=_UNCUT)
-        callers.check_sampler(self, reader)
+        callers.check_sampler(self, reader, len(self._manifest))
         callers.check_skipped(reader.num_skipped, self._start)
+        callers.check_resumed(reader.num_unskipped, is_loaded=self._is_loaded)
 
     def state_dict(self, num_steps: int | None = None) -> dict[str, Any]:
         """What to store after so many steps of the iteration that was begun last.
@@ -119,7 +123,7 @@ class ManifestBatchSampler:
         layout = self._layout.resumed(state, self._manifest.digest, len(self._manifest))
         self._start = layout.start
         self._last = _Iteration(layout=layout)
-        self._is_begun = False
+        self._is_begun, self._is_loaded = False, True
 
     def _settle(self, by: callers.Callers) -> None:
         """Drops the loaded position if the iteration that began there has ended, as these begin another."""

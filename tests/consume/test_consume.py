@@ -582,6 +582,21 @@ def test_a_loader_that_would_join_whole_batches_is_refused(
             call()
 
 
+@pytest.mark.parametrize("num_items", [NUM_VISITS - 1, NUM_VISITS + 1, 10 * NUM_VISITS])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_dataset_that_is_not_one_item_a_position_is_refused(
+    manifest: Manifest, num_items: int, num_workers: int
+) -> None:
+    """The rows of the corpus, for instance: whoever read them by position would train on other documents."""
+    sampler = ManifestBatchSampler(manifest, global_batch_size=4, last="drop")
+    loader: DataLoader[Any] = DataLoader(list(range(num_items)), batch_sampler=sampler, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
+    for call in (lambda: next(iter(loader)), lambda: consume.check(loader), lambda: len(loader)):
+        with pytest.raises(
+            UsageError, match=rf"has {num_items} items and the order {NUM_VISITS} positions, .* dataset\.select\("
+        ):
+            call()
+
+
 def test_a_loader_that_reads_lists_of_positions_is_right(manifest: Manifest) -> None:
     class Lists(torch.utils.data.Dataset[Any]):
         def __getitem__(self, index: Any) -> Any:

@@ -64,6 +64,9 @@ CASES: dict[str, dict[str, list[list[int]] | str]] = {
         "dataset": CUT,
         "dataset, own loader": [ALL, ALL],
         "dataset, own loader, resumed": [ALL[40:], ALL[:8]],  # as many steps as the Trainer counted when it began
+        "dataset, from a checkpoint": [ALL[20:28]],
+        "dataset, from a checkpoint, loaded": [ALL[20:28]],
+        "dataset, from a checkpoint, not loaded": "Training goes on after 5 steps, .* would begin at 0 once more",
         "sampler, prepared": [WRAPPED, WRAPPED],
         "neither, checked": "There is no ManifestDataset and no ManifestBatchSampler in this loader, only",
     },

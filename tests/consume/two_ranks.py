@@ -171,16 +171,16 @@ def as_inputs(batch: Any) -> dict[str, torch.Tensor]:
 
 
 def transformers_cases() -> dict[str, Case]:
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     folder = str(Path(sys.argv[3]).parent / "trainer")
 
     def trained(kind: type[Trainer], data: Any, **options: Any) -> Epochs:
         model = Seen()
         arguments = TrainingArguments(
-            output_dir=folder, use_cpu=True, report_to=[], save_strategy="no",
-            num_train_epochs=2, per_device_train_batch_size=2, disable_tqdm=True, logging_strategy="no",
-            remove_unused_columns=False, dataloader_pin_memory=False, **options,
+            output_dir=folder, use_cpu=True, report_to=[], num_train_epochs=2, per_device_train_batch_size=2,
+            disable_tqdm=True, logging_strategy="no", remove_unused_columns=False, dataloader_pin_memory=False,
+            save_strategy="no", **options,
         )  # fmt: skip
         kind(model=model, args=arguments, train_dataset=data, data_collator=as_inputs).train()
         return model.epochs(2)
@@ -204,6 +204,26 @@ def transformers_cases() -> dict[str, Case]:
         data.load_state_dict({"manifest": manifest.digest, "position": 40})
         return trained(Own, data)
 
+    class Loading(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+            data = train_dataloader.dataset
+            data.load_state_dict({"manifest": data.manifest.digest, "position": state.global_step * SIZE})
+
+    def from_checkpoint(data: Callable[[], Any], *callbacks: TrainerCallback, **options: Any) -> Epochs:
+        """What is trained on in two steps after five."""
+        for num_steps, checkpoint in ((5, None), (7, f"{folder}/checkpoint-5")):
+            model = Seen()
+            arguments = TrainingArguments(
+                output_dir=folder, use_cpu=True, report_to=[], save_steps=5, max_steps=num_steps, disable_tqdm=True,
+                remove_unused_columns=False, dataloader_pin_memory=False, **(options if checkpoint else {}),
+            )  # fmt: skip
+            trainer = Own(
+                model=model, args=arguments, train_dataset=data(), data_collator=as_inputs,
+                callbacks=list(callbacks if checkpoint else ()),
+            )  # fmt: skip
+            trainer.train(resume_from_checkpoint=checkpoint)
+        return model.epochs(1)
+
     def as_it_is(manifest: Manifest) -> Epochs:
         arguments = TrainingArguments(output_dir=folder, use_cpu=True, report_to=[])
         data = Positions(len(manifest))
@@ -215,6 +235,13 @@ def transformers_cases() -> dict[str, Case]:
         "dataset": lambda manifest: trained(Trainer, dataset(manifest)),
         "dataset, own loader": lambda manifest: trained(Own, dataset(manifest)),
         "dataset, own loader, resumed": resumed,
+        "dataset, from a checkpoint": lambda manifest: from_checkpoint(lambda: dataset(manifest)),
+        "dataset, from a checkpoint, loaded": lambda manifest: from_checkpoint(
+            lambda: dataset(manifest), Loading(), ignore_data_skip=True
+        ),
+        "dataset, from a checkpoint, not loaded": lambda manifest: from_checkpoint(
+            lambda: dataset(manifest), ignore_data_skip=True
+        ),
         "sampler, prepared": lambda manifest: trained(Prepared, Positions(len(manifest))),
         "neither, checked": as_it_is,
     }
