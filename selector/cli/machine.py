@@ -12,12 +12,22 @@ from selector.errors import SelectorError
 
 
 @app.command(name="plugins")
-def list_plugins(json: Json = False, _: Verbose = False) -> None:
-    """List the raters, selectors, orders and executors that a policy may name."""
+def list_plugins(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One of them, or package.module:Class; or all.")
+    ] = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """List the raters, selectors, orders and executors that a policy may name, or say all of one of them."""
     from selector.cli import report
 
     with only_our_output():
-        families = {family: plugins.describe(family) for family in ("raters", "selectors", "orders", "executors")}
+        families = (
+            {family: plugins.describe(family) for family in plugins.FAMILIES}
+            if name is None
+            else plugins.document(name)
+        )
     if json:
         print_json(families)
     else:

@@ -1,6 +1,8 @@
 """What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
 
+import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -175,15 +177,40 @@ def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
     return "\n".join([*lines, f"{many}, {_size(garbage.num_bytes)}: {word}"])
 
 
+# What an option's type asks for, where its name alone does not say it.
+_TYPES = {
+    "ScoreName": "the name of a score; select.missing says what becomes of a document without it",
+    "SignalName": "the name of a score that a document may lack",
+    "ModelPath": "a model folder, a packaged model's name, or hf://owner/name@revision",
+    "TablePath": "a JSONL or Parquet file with these columns",
+    "TextsPath": "a JSONL or Parquet file with the column text",
+    "ManifestPath": "a finished run's folder",
+    "Order": "another order, as in {by_score: {score: length}}",
+    "Mapping": "{name: value, ...}",
+    "tuple": "a list, [a, b, ...]",
+}
+
+
 def print_plugins(families: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """All plug-ins in a line each, or those that come with their docstring in full."""
     console = _console()
     for family, members in families.items():
         console.print(family, style="bold")
         for member in members:
-            console.print(f"  {member['name']:<16} {member['summary']}", soft_wrap=True)
+            if "docstring" in member:
+                console.print(f"  {member['name']}\n", soft_wrap=True)
+                console.print(textwrap.indent(member["docstring"], "    ") + "\n", soft_wrap=True)
+            else:
+                console.print(f"  {member['name']:<16} {member['summary']}", soft_wrap=True)
             for name, option in member["options"].items():
                 default = "required" if option["required"] else f"default {option['default']!r}"
                 console.print(f"  {'':<16}   {name}: {option['type']} ({default})", style="dim", soft_wrap=True)
+            if "docstring" in member:
+                types = " ".join(option["type"] for option in member["options"].values())
+                for kind in (kind for kind in _TYPES if re.search(rf"\b{kind}\b", types)):
+                    console.print(f"  {'':<16}   {kind}: {_TYPES[kind]}", style="dim", soft_wrap=True)
+    if not any("docstring" in member for members in families.values() for member in members):
+        console.print("selector plugins NAME says all of one: what its options mean, where it is from, what it gave.")
 
 
 def print_findings(findings: Iterable[Finding]) -> None:

@@ -4,6 +4,7 @@ from selector.plugins.catalogue import Catalogue, Column
 from selector.plugins.families import (
     FAMILIES,
     describe,
+    document,
     family_of,
     find,
     identity,
@@ -31,6 +32,6 @@ from selector.plugins.pool import Pool
 
 __all__ = [
     "FAMILIES", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool", "ScoreName",
-    "SignalName", "TablePath", "TextsPath", "describe", "family_of", "find", "identity", "make", "name_of", "names",
-    "options_of", "options_spelt_out", "ours", "plugins_in", "replaced", "wanted",
+    "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find", "identity", "make", "name_of",
+    "names", "options_of", "options_spelt_out", "ours", "plugins_in", "replaced", "wanted",
 ]  # fmt: skip

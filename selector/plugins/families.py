@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from selector.engine import inside
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
-from selector.plugins.options import KINDS, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
+from selector.plugins.options import KINDS, Columns, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
 
 P = TypeVar("P")
 
@@ -241,21 +241,44 @@ def describe(family: str) -> list[dict[str, Any]]:
     described: list[dict[str, Any]] = []
     for name in names(family):
         try:
-            cls = find(family, name)
+            described.append(_described(name, find(family, name)))
         except PolicyError as error:  # someone else's, and broken: it must not hide the others
             described.append({"name": name, "summary": str(error), "options": {}})
-            continue
-        options = {
-            field.name: {
-                "type": _type_name(field.type),
-                "default": _default(field),
-                "required": field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
-            }
-            for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
-        }
-        summary = (inspect.getdoc(cls) or "").split("\n", 1)[0]
-        described.append({"name": name, "summary": summary, "options": options})
     return described
+
+
+def document(name: str) -> dict[str, list[dict[str, Any]]]:
+    """What `describe` says of the plug-ins that a policy may call so, by family, and the whole docstring of each.
+
+    Raises PolicyError if there is none.
+    """
+    is_dotted = ":" in name or "." in name
+    families = [family for family in FAMILIES if name in names(family) or (is_dotted and _contracts(family))]
+    if not families:
+        known = sorted({name for family in FAMILIES for name in names(family)})
+        raise PolicyError(f"There is no plug-in called {name!r}. {did_you_mean(name, known)}")
+    documented: dict[str, list[dict[str, Any]]] = {}
+    for family in families:
+        try:
+            cls = find(family, name)
+        except PolicyError:
+            if family == families[-1] and not documented:
+                raise
+            continue
+        documented[family] = [{**_described(name, cls), "docstring": inspect.getdoc(cls) or ""}]
+    return documented
+
+
+def _described(name: str, cls: type[object]) -> dict[str, Any]:
+    options = {
+        field.name: {
+            "type": _type_name(field.type),
+            "default": _default(field),
+            "required": field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        }
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+    }
+    return {"name": name, "summary": (inspect.getdoc(cls) or "").split("\n", 1)[0], "options": options}
 
 
 def _type_name(kind: Any) -> str:
@@ -270,7 +293,10 @@ def _type_name(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join(map(_type_name, inner))
     if origin is typing.Annotated:
-        return _type_name(inner[0])
+        columns = [
+            f"{name}: {kind}" for hint in inner[1:] if isinstance(hint, Columns) for name, kind in hint.types.items()
+        ]
+        return _type_name(inner[0]) + (f" ({', '.join(columns)})" if columns else "")
     name: str = getattr(origin or kind, "__name__", str(kind))
     return f"{name}[{', '.join(map(_type_name, inner))}]" if origin else name
 

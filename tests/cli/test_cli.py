@@ -157,6 +157,26 @@ def test_plugins_prints_one_json_document_with_the_keys_of_the_contract() -> Non
     )
 
 
+def test_plugins_says_all_of_one_that_is_named() -> None:
+    text = selector("plugins", "prerequisites").out
+    for words in (
+        "orders",
+        "The table `graph` has a row for every pair",
+        "Evidence:",
+        "score: ScoreName (required)",
+        "graph: TablePath (before: string, after: string) (required)",
+        "TablePath: a JSONL or Parquet file",
+    ):
+        assert words in text  # fmt: skip
+    (told,) = selector("plugins", "random", "--json").json["selectors"]
+    assert list(told) == ["name", "summary", "options", "docstring"] and told["docstring"].startswith(told["summary"])
+    (dotted,) = selector("plugins", "selector.select.random:Random", "--json").json["selectors"]
+    assert dotted["docstring"] == told["docstring"]
+    refused = selector("plugins", "topp")
+    assert refused.code == 2 and "There is no plug-in called 'topp'. Did you mean 'top'?" in refused.err
+    assert selector("plugins", "no_such.module:Thing").code == 2
+
+
 def test_show_lists_runs_and_describes_one(made: Made) -> None:
     run = Path(made.uri).name
     told = {entry["run"]: entry for entry in selector("show", "--root", made.root, "--json").json["runs"]}
