@@ -127,8 +127,16 @@ class Checker:
         """Why budget is left, of a pool of so many documents."""
         if self.totals.kept == num_documents:
             return "every document that may be chosen is"
-        if not self.fills_budget:
+        left = self.budget.amount - self.totals.spent
+        if not self.fills_budget and (self.budget.overshoot == "cross" or left >= self.totals.largest_left):
             return "the selector takes no more by its own rule"
+        if not self.fills_budget and self.budget.overshoot == "stop":
+            return (
+                "the next document that the selector's own rule allows does not fit, and overshoot: stop looks for no"
+                " smaller one (fill does), or there is none"
+            )
+        if not self.fills_budget:
+            return "no further document that the selector's own rule allows fits"
         if self.budget.overshoot == "stop":
             return "the next document in turn does not fit, and overshoot: stop looks for no smaller one (fill does)"
         return "no further document fits"

@@ -1,7 +1,7 @@
 """A selector's answer is checked before it is sealed, shard by shard, and the fault is put on the selector."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -123,3 +123,29 @@ def test_an_answer_that_is_no_verdict_is_refused_in_words(answer: Any, problem: 
     decisions = Decisions(decide=lambda _: answer, columns=("num_tokens",))
     with pytest.raises(SelectorError, match=f"The selector 'mine' {problem}|The selector 'mine' .*{problem}"):
         Checker("mine", Tried(), TOKENS).verdict(decisions, shard([10, 10]))
+
+
+# The number of tokens of three documents and which are kept, of a budget of 30.
+UNSPENT = [
+    (Tried, "stop", [20, 40, 5], [1, 0, 0], "the next document in turn does not fit"),
+    (Tried, "fill", [20, 40, 11], [1, 0, 0], "no further document fits"),
+    (Tried, "stop", [10, 10], [1, 1], "every document that may be chosen is"),
+    (Early, "stop", [20, 5, 10], [1, 0, 0], "the selector takes no more by its own rule"),
+    (Early, "cross", [20, 40, 5], [1, 0, 0], "the selector takes no more by its own rule"),
+    (Early, "stop", [20, 40, 5], [1, 0, 0], "the next document that the selector's own rule allows does not fit"),
+    (Early, "fill", [20, 40, 5], [1, 0, 0], "no further document that the selector's own rule allows fits"),
+]
+
+
+@pytest.mark.parametrize(("kind", "overshoot", "num_tokens", "kept", "reason"), UNSPENT)
+def test_what_is_left_of_a_budget_has_the_reason_that_can_be_known(
+    kind: type[Selector],
+    overshoot: Literal["stop", "fill", "cross"],
+    num_tokens: list[int],
+    kept: list[int],
+    reason: str,
+) -> None:
+    budget = Budget(amount=30, unit="tokens", overshoot=overshoot)
+    checker = Checker("mine", kind(), budget)
+    checker.add(checker.totals_of(shard(num_tokens), verdict(kept)))
+    assert checker.end() < 30 and checker.why_unspent(len(kept)).startswith(reason)
