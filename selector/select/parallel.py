@@ -22,14 +22,14 @@ _LEFT, _REFERENCE, _UNKNOWN = -1, -2, -3
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel(Selector):
-    """Takes `forms` disjoint selections of equal size whose scores are distributed alike: parallel forms of a test, or
-    control sets for a selection that was made before.
+    """Takes `forms` disjoint selections of equal size whose scores are distributed alike.
 
-    Without `reference` the forms are matched with each other. For one score, all documents are sorted by it and cut
-    into as many strata of equal size as a form has documents (they differ by one at most); of each stratum one document
-    is drawn for each form. So every form has the same share of each part of the distribution, every document the same
-    chance within its stratum, and a form is a sample of the whole corpus. For several scores the first form is drawn,
-    and the others are matched to it.
+    They are parallel forms of a test, or control sets for a selection that was made before. Without `reference` the
+    forms are matched with each other. For one score, all documents are sorted by it and cut into as many strata of
+    equal size as a form has documents (they differ by one at most); of each stratum one document is drawn for each
+    form. So every form has the same share of each part of the distribution, every document the same chance within
+    its stratum, and a form is a sample of the whole corpus. For several scores the first form is drawn, and the
+    others are matched to it.
 
     With `reference`, a manifest, every form is matched to its documents, or to a keyed sample of them where the budget
     is smaller: of each of them every form has a partner of its own, such that the sum of all differences is as small as
