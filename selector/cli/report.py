@@ -1,5 +1,6 @@
 """What a person sees of a finished run, a manifest, a plan or the plug-ins: text on stdout."""
 
+import json
 import re
 import shlex
 import textwrap
@@ -93,8 +94,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
 def list_runs(storage: Storage) -> list[dict[str, Any]]:
     """Every run below a root: its name, and what its manifest holds if it has one.
 
-    A manifest that this Selector does not read has its `format_version` in the entry, a damaged one a `problem`; a run
-    that is at work has `at_work`.
+    So that runs can be told apart, its selector and its order stand beside it. A manifest that this Selector does not
+    read has its `format_version` in the entry, a damaged one a `problem`; a run that is at work has `at_work`.
     """
     at_work = {held.run for held in lease.live(storage).values()}
     names = sorted(
@@ -108,6 +109,8 @@ def list_runs(storage: Storage) -> list[dict[str, Any]]:
             runs[-1]["at_work"] = True
         data = storage.get(key)
         if data is None:
+            plan: Any = json.loads(storage.get(f"{name}/plan.json") or b"{}")
+            runs[-1] |= _chosen_by(plan.get("policy"))
             continue
         try:
             info = content_of(key, data)
@@ -118,18 +121,30 @@ def list_runs(storage: Storage) -> list[dict[str, Any]]:
             continue
         if info["format_version"] != FORMAT_VERSION:
             runs[-1]["format_version"] = info["format_version"]
+        else:
+            runs[-1] |= _chosen_by(info["policy"])
     return runs
 
 
+def _chosen_by(policy: Any) -> dict[str, str]:
+    """The names of the selector and the order of a policy as a manifest or a plan has it, or nothing."""
+    try:
+        return {name: next(iter(policy[key]["using"])) for name, key in (("selector", "select"), ("order", "order"))}
+    except (KeyError, TypeError, StopIteration):
+        return {}
+
+
 def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("run", "documents", "tokens", "digest", "", right=[1, 2])
+    table = _table("run", "documents", "tokens", "digest", "selector", "order", "", right=[1, 2])
     for run in runs:
+        plugins = run.get("selector", ""), run.get("order", "")
         if run["digest"] is None:
-            table.add_row(run["run"], "", "", "", run.get("problem", "at work" if "at_work" in run else "unfinished"))
+            state = run.get("problem", "at work" if "at_work" in run else "unfinished")
+            table.add_row(run["run"], "", "", "", *plugins, state)
         else:
             old = f"format version {run['format_version']}" if "format_version" in run else ""
             numbers = _number(run["documents"]), _number(run["tokens"])
-            table.add_row(run["run"], *numbers, run["digest"][:12], old)
+            table.add_row(run["run"], *numbers, run["digest"][:12], *plugins, old)
     _console().print(table if runs else f"There is no run in {root}.")
 
 
@@ -302,7 +317,9 @@ def _mixture(description: Mapping[str, Any], bar_cells: int) -> Table:
     before = {source: tokens for source, (_, tokens) in description["counts"]["sources"].items()}
     after = {source: entry["tokens"] for source, entry in description["sources"].items()}
     table = _table("tokens by source", "corpus", "", "manifest", "", right=[1, 3])
-    largest = sorted(before, key=lambda source: (-before[source], source))
+    totals = max(1, sum(before.values())), max(1, sum(after.values()))
+    share = {source: max(before[source] / totals[0], after.get(source, 0) / totals[1]) for source in before}
+    largest = sorted(before, key=lambda source: (-share[source], source))
     rest = largest[_WIDEST_MIXTURE:]
     rows = [(source, before[source], after.get(source, 0)) for source in largest[:_WIDEST_MIXTURE]]
     if rest:
@@ -311,13 +328,13 @@ def _mixture(description: Mapping[str, Any], bar_cells: int) -> Table:
         )
     most = max(
         [
-            *(tokens / max(1, sum(before.values())) for _, tokens, _ in rows),
-            *(tokens / max(1, sum(after.values())) for _, _, tokens in rows),
+            *(tokens / totals[0] for _, tokens, _ in rows),
+            *(tokens / totals[1] for _, _, tokens in rows),
             1e-9,
         ]
     )
     for source, old, new in rows:
-        shares = old / max(1, sum(before.values())), new / max(1, sum(after.values()))
+        shares = old / totals[0], new / totals[1]
         cells = [cell for share in shares for cell in (f"{share:.1%}", _bar(share / most, bar_cells))]
         table.add_row(_shown(source), *cells)
     return table

@@ -181,7 +181,8 @@ def test_show_lists_runs_and_describes_one(made: Made) -> None:
     run = Path(made.uri).name
     told = {entry["run"]: entry for entry in selector("show", "--root", made.root, "--json").json["runs"]}
     digest, tokens = made.ended.json["digest"], made.ended.json["tokens"]
-    assert told[run] == {"run": run, "digest": digest, "documents": 20, "tokens": tokens}
+    names = {"selector": "random", "order": "by_score"}
+    assert told[run] == {"run": run, "digest": digest, "documents": 20, "tokens": tokens, **names}
     assert run in selector("show", "--root", made.root).out
     described = selector("show", made.uri, "--json").json
     assert (described["documents"], described["visits"]) == (20, 20) and len(described["difficulty"]) == 10
