@@ -6,7 +6,10 @@ ours and arrives with a traceback.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_LONGEST_NAME = 80
+_MOST_NAMES = 60
 
 
 class SelectorError(Exception):
@@ -63,7 +66,14 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"There is: {', '.join(choices)}." if choices else "There is none."
+    return f"There is: {listed(choices)}." if choices else "There is none."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a message lists them: each on one line and of a bounded length, and not more than a person reads."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names[:_MOST_NAMES]]
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in shown) + more
 
 
 def without_secrets(address: str) -> str:

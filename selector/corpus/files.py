@@ -102,10 +102,15 @@ def tally(uris: Sequence[str], reasons: Sequence[str | None], are_lost: Sequence
 
 
 def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
-    """The source that the first matching pattern gives a file: of its whole path, or of its name."""
+    """The source that the first matching pattern gives a file: of its path, of a folder above it, or of its name.
+
+    `*/web/*` is of a path that begins anywhere. `*web*`, without a slash, is of a name alone: what the folders above
+    the corpus are called must not decide.
+    """
     for pattern, label in constants.items():
-        whole = os.path.abspath(os.path.expanduser(pattern))
-        if fnmatch.fnmatchcase(uri, whole) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
+        whole = pattern if pattern.startswith("*") and "/" in pattern else os.path.abspath(os.path.expanduser(pattern))
+        paths = (whole, f"{whole}/*")
+        if any(fnmatch.fnmatchcase(uri, path) for path in paths) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
             return label
     return None
 
@@ -277,10 +282,15 @@ def _nothing(path: str, unread: Sequence[Unread]) -> str:
         problem = f"{'the folder ' if is_folder else ''}{path!r} holds no file that is read ({summary})"
     else:
         problem = f"the folder {path!r} holds no such file" if is_folder else f"there is no file at {path!r}"
+    cure = (
+        f" Plain text: write {os.path.join(path, '*.txt')!r}, or corpus.format: txt."
+        if is_folder and any(one.reason == ON_REQUEST for one in unread)
+        else ""
+    )
     plain = sorted(ending for form in formats.known().values() for ending in form.endings if ending.count(".") == 1)
     packed = ", ".join(ending for one in formats.compressions() for ending in one.endings)
     return (
-        f"corpus.paths: {problem} (looked from {os.getcwd()}). "
+        f"corpus.paths: {problem} (looked from {os.getcwd()}).{cure} "
         f"Give files, folders or globs of {', '.join(plain)}; what is text may be packed: {packed}."
     )
 

@@ -15,6 +15,7 @@ from selector import tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import INGEST
 from selector.errors import PolicyError, did_you_mean
+from selector.plugins import families
 
 SCORE, CORPUS = "score.", "corpus."
 """The prefixes of long names: of a rater's scores, and of the columns that a row of the corpus has."""
@@ -138,6 +139,8 @@ class Catalogue:
     def _unknown_score(self, name: str, where: str) -> PolicyError:
         hint = did_you_mean(name.removeprefix(SCORE), self.scores)
         problem = f"no rater gives the score {name!r}" if name.strip() else "the name of the score is blank"
+        if name.removeprefix(SCORE) in families.names("raters"):
+            hint = f"There is a rater of that name: add it to the list `rate`. {hint}"
         return PolicyError(f"{where}: {problem}. {hint}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 
 from selector.corpus import fields, files, formats, render, values
-from selector.errors import CorpusError, PolicyError, did_you_mean
+from selector.errors import CorpusError, PolicyError, did_you_mean, listed
 from selector.models.find import find_model
 from selector.models.settings import settings_of
 from selector.plugins.catalogue import RULE_COLUMNS, Catalogue
@@ -93,9 +93,11 @@ def unknown_column(
     if quoted in of_corpus:
         hint = f"Did you mean {quoted}? A dot that is part of a name is written in quotes."
     has = "has a column" if searched.startswith("no") else "has no column"
+    hints = [hint] if hint.startswith("Did") else []
+    if where == "select.where" and not hints:
+        hints = ["Double quotes are for names; text goes into single ones, as in source = 'web'."]
     return CorpusError(
-        f"{where}: {searched} {has} {name!r}. There is: {', '.join(sorted(known))}."
-        f"{f' {hint}' if hint.startswith('Did') else ''}"
+        " ".join([f"{where}: {searched} {has} {listed([name])!r}. There is: {listed(sorted(known))}.", *hints])
     )
 
 
@@ -151,7 +153,7 @@ def _check_constants(constants: Mapping[str, str], uris: Sequence[str]) -> None:
         if not any(files.constant_source(uri, {pattern: label}) for uri in uris):
             raise CorpusError(
                 f"corpus.source: no file of the corpus matches {pattern!r}. "
-                f"Write a pattern of a whole path or of a name, e.g. {uris[0]!r}."
+                f"Write a pattern of a whole path or of a name, e.g. {uris[0]!r}, a folder, or '*/folder/*'."
             )
 
 

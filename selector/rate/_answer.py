@@ -157,7 +157,8 @@ def _wrong_answer(
         return f"returned {answer.num_rows} rows for a batch of {rows}"
     states = {"state", *map(tables.state_of, meanings)} & answered.keys()
     if len(answered) != len(answer.schema) or answered.keys() - states != set(meanings):
-        return f"returned the columns {answer.schema.names} instead of {list(meanings)} and perhaps 'state'"
+        either = " (or 'score')" if len(meanings) == 1 else ""
+        return f"returned the columns {answer.schema.names} instead of {list(meanings)}{either} and perhaps 'state'"
     if "state" in states and len(states) > 1:
         return f"returned both 'state', which is for every score, and {min(states - {'state'})!r}"
     for score, meaning in meanings.items():

@@ -37,9 +37,14 @@ def counts(done: Done) -> dict[str, Any]:
         "documents": sum(seal.tables["documents"].num_rows for seal in done["ingest"].parts),
         "kept": sum(one["kept"] for one in shards_of(done)),
         "sources": _sources(done),
-        "without_source": sum(_rows(seal, "without_source") for seal in done["ingest"].parts),
+        "without_source": rows_without_source(done),
         "clusters_tried": [list(row.values()) for row in evidence],
     }
+
+
+def rows_without_source(done: Done) -> int:
+    """How many documents have no value in the column of their source."""
+    return sum(_rows(seal, "without_source") for seal in done["ingest"].parts)
 
 
 def files(done: Done, of: Survey) -> dict[str, dict[str, int]]:

@@ -115,8 +115,16 @@ class Run:
         return int(np.where(is_plain, 0.4, 1.2) @ files["size"].to_numpy())
 
     def _ingested(self, done: Done) -> None:
-        """No more of the input is lost than the policy allows. A file that cannot be read counts by its bytes."""
-        most = self.resolved.policy.corpus.most_lost
+        """The corpus has the source column that the policy names, and no more of the input is lost than the policy
+        allows. A file that cannot be read counts by its bytes. Raises CorpusError or SelectorError."""
+        corpus = self.resolved.policy.corpus
+        is_named = isinstance(corpus.source, str) and corpus.source != type(corpus).model_fields["source"].default
+        if is_named and 0 < done["ingest"].rows_out == account.rows_without_source(done):
+            raise CorpusError(
+                f"corpus.source: no document of the corpus has a value in the column {corpus.source!r}. Name another"
+                " column, or leave corpus.source out: the name of a document's file is then its source."
+            )
+        most = corpus.most_lost
         if most is None:
             return
         files = survey.inventory(done, self.manifest.survey)

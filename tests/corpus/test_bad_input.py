@@ -100,6 +100,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("order.using", "selector.order:Order", r"'selector\.order:Order' is not finished: it does not define arrange\."),
     ("order.using", "not_there.module:It", r"The order 'not_there\.module:It' cannot be imported: ModuleNotFoundError"),
     ("select.using", KMEANS_QUALITY, r"no rater gives the score 'readabilty'\. Did you mean 'readability'\?"),
+    ("order.using", {"by_score": {"score": "length"}}, r"score 'length'\. There is a rater of that name: add it"),
     ("order.using", {"by_score": {"score": "x"}}, r"order\.using\.score: no rater gives the score 'x'\. There is: pro"),
     ("manifest.quality", "x", r"manifest\.quality: no rater gives the score 'x'\."),
     ("manifest.dificulty", "x", r"manifest has no key 'dificulty'\. Did you mean 'difficulty'\?"),
@@ -126,6 +127,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("corpus.key", "idd", r"corpus\.key: .* has no column 'idd'\. There is: .*Did you mean 'id'\?"),
     ("corpus.source", "sorce", r"corpus\.source: .* has no column 'sorce'\. There is: .*Did you mean 'source'\?"),
     ("corpus.source", 5, r"corpus\.source: write the name of a column, or a constant per path: .*; it is 5\."),
+    ("corpus.source", {"*/nowhere/*": "a"}, r"no file of the corpus matches '\*/nowhere/\*'\. .* a folder, or"),
     ("corpus.source", {"*.parquet": "a"}, r"no file of the corpus matches '\*\.parquet'\. Write a pattern"),
     ("rate", [{"column": {"column": "eud", "higher_is": "better"}}], r"rate\.eud: .*column 'eud'\..* you mean 'edu'\?"),
     ("corpus.tokenizer", "nowhere", r"corpus\.tokenizer: there is no tokenizer\.json at 'nowhere'\. Give the file"),
@@ -137,6 +139,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("select.where", "", r"select\.where: string should have at least 1 character; it is ''\."),
     ("select.where", 5, r"select\.where: write text"),
     ("select.where", "num_tokens >=", r"select\.where: 'num_tokens >=' is not an SQL condition: "),
+    ("select.where", 'source = "web"', r"no column 'web'\. There is: .*\. Double quotes are for names; text goes into"),
     ("select.where", "num_tokns > 3", r"no column 'num_tokns'\. There is: .* Did you mean 'num_tokens'\?"),
     ("select.where", "num_tokens + 1", r"'num_tokens \+ 1' is BIGINT, not true or false\. Write a comparison"),
     ("select.where", "num_tokens > 'x'", r"does not fit the columns num_tokens \(uint32\): 'x' is not a number"),
@@ -651,3 +654,15 @@ def test_no_message_hides_behind_a_traceback_unless_it_is_asked_for(desk: Desk) 
     told = selector("check", policy, "-v")
     assert told.code == 2 and "Traceback" in told.err and told.out == ""
     assert told.err.rstrip().endswith("error: seed: write a whole number; it is 'x'.")
+
+
+def test_a_source_that_no_document_has_is_refused_however_late_that_is_known(desk: Desk) -> None:
+    """A column of JSON lines may come late, so it is known only once all were read."""
+    rows = [{"text": text_of(n, 8), "named": None, **({"late": "web"} if n == 299 else {})} for n in range(300)]
+    path = str(write_jsonl(desk.folder / "corpus/long.jsonl", rows))
+    for name in ("nmaed", "named"):
+        ended = run_of(desk, corpus__paths=[path], corpus__source=name)
+        assert_refused(
+            ended, rf"^corpus\.source: no document of the corpus has a value in the column '{name}'\. Name another"
+        )
+    assert run_of(desk, corpus__paths=[path], corpus__source="late").code == 0

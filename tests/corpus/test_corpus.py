@@ -569,6 +569,16 @@ def test_a_constant_source_is_the_first_pattern_that_matches_the_path_or_the_nam
     assert files.constant_source(uris[0], {}) is None
 
 
+@pytest.mark.parametrize("pattern", ["*/web/*", "**/web/*", "{tmp_path}/web", "{tmp_path}/web/", "{tmp_path}/w*"])
+def test_a_constant_source_is_of_a_folder_too_and_of_a_path_that_begins_anywhere(pattern: str, tmp_path: Path) -> None:
+    constants = {pattern.format(tmp_path=tmp_path): "web"}
+    uris = [
+        f"{tmp_path}/{name}" for name in ("web/a.jsonl", "web/below/b.jsonl", "books/web.d/c.jsonl", "books/c.jsonl")
+    ]
+    assert [files.constant_source(uri, constants) for uri in uris] == ["web", "web", None, None]
+    assert files.constant_source(uris[0], {"*web*": "web"}) is None, "this is a pattern of a name"
+
+
 def test_chats_and_templates_become_text_on_the_way_in(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     shared = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": None}]

@@ -100,6 +100,12 @@ def test_text_is_read_where_a_path_ends_so_or_the_policy_says_so(tmp_path: Path)
         files.expand([str(tmp_path)], "cvs")
 
 
+def test_a_folder_of_plain_text_is_refused_with_how_to_read_it(tmp_path: Path) -> None:
+    touch(tmp_path / "a.txt")
+    with pytest.raises(CorpusError, match=rf"1 plain text.*write '{tmp_path}/\*\.txt', or corpus\.format: txt\."):
+        files.expand([str(tmp_path)])
+
+
 @pytest.mark.parametrize("name", ["notes.md", "LICENSE", ".a.jsonl", "dead.jsonl"])
 def test_a_folder_without_a_file_that_is_read_is_refused_with_what_it_holds(name: str, tmp_path: Path) -> None:
     if name.startswith("dead"):
