@@ -15,6 +15,7 @@ its content into the fingerprint, and hands the plug-in the thing itself.
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,7 +242,8 @@ def kind_of(hint: Any) -> Kind:
             return Kind(base=hint, is_optional=is_optional, is_many=is_many, columns=columns)
 
 
-def hints_of(cls: type[Any]) -> dict[str, Any]:
+@functools.cache
+def hints_of(cls: type[Any]) -> Mapping[str, Any]:
     """The types of a plug-in's options."""
     return typing.get_type_hints(cls, include_extras=True)
 
