@@ -3,7 +3,9 @@
 DuckDB parses the text and evaluates it; in between the tree is looked at, node by node. What sees other documents, the
 clock or the machine is refused. Text is not compared with numbers, whatever a value looks like. Integers are of 64
 bits. What fails for one document (an overflow, a division by zero, a cast of a word to a number) is NULL for that one,
-and NaN is NULL everywhere.
+and NaN is NULL everywhere. Numbers of different types are compared as numbers, and never in a type that holds fewer
+digits than one of them has. Lists and objects are their JSON: it is compared as text, and otherwise only functions of
+JSON see it.
 """
 
 import functools
@@ -12,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +31,13 @@ _COMPARISONS = {
     "COMPARE_DISTINCT_FROM": "IS DISTINCT FROM", "COMPARE_NOT_DISTINCT_FROM": "IS NOT DISTINCT FROM",
 }  # fmt: skip
 _EXACTLY = {"=": "floor", "<>": "floor", "<": "ceil", ">=": "ceil", ">": "floor", "<=": "floor"}
+_DISTINCT = {"IS DISTINCT FROM": "NOT ", "IS NOT DISTINCT FROM": ""}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _LISTED = {"COMPARE_IN": "", "COMPARE_NOT_IN": "NOT "}
 _ARITHMETIC = ("+", "-", "*", "/", "//", "%", "&", "|", "<<", ">>", "~")
 _DIVISIONS = ("/", "//", "%")
-_SAME_TYPE = ("coalesce", "ifnull", "greatest", "least", "nullif")  # functions of values of one type
+_NAMED_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "//", "mod": "%", "@": "abs", "abs": "abs"}
+_ROUNDING = ("floor", "ceil", "ceiling")  # which leave an integer as it is
 _MACROS = ("nullif", "if", "ifnull", "split_part", "days_in_month", "date_add")  # those that see their arguments only
 _MANY_VALUES = ("row", "struct_pack", "map", "map_from_entries")
 _IMPURE = re.compile(  # what sees a clock, the machine or the session, or does more than give a value
@@ -53,6 +57,12 @@ _INTEGERS = (
     "INTEGER_LITERAL",
 )  # fmt: skip
 _FLOATS = ("FLOAT", "DOUBLE")
+_WIDE_INTEGERS = ("HUGEINT", "UHUGEINT")
+_DIGITS = {"BIGINT": 19, "UBIGINT": 20, "HUGEINT": 39, "UHUGEINT": 39}  # of other integers, 10
+_MOST_DIGITS = 38  # of a decimal
+_FLOAT_DIGITS, _DOUBLE_DIGITS = 6, 15  # that such a number always holds
+_OF_JSON_TEXT = re.compile(r"!?~~~?\*?$|(?:not_)?i?like_escape$|regexp_(?:full_)?match|!?~\*?$|json|->>$")
+"""Functions that may see the JSON of a list or an object."""
 _MOMENTS = ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS")
 _ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS")
 _WORDS = {
@@ -60,7 +70,8 @@ _WORDS = {
 }  # fmt: skip
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*")
 _DAY = re.compile(r"\s*[+-]?\d+-\d\d?-\d\d?\s*")
-_MOST_NULLS = 3  # columns of nulls for which it is tried what they may be taken for
+_TAKEN_FOR = ("VARCHAR", "BIGINT", "TIMESTAMP", "BOOLEAN")  # what a null is, where a function wants to know
+_MOST_NULLS = 3  # in one call, for which all combinations of these are tried
 _MICROSECOND_MOST = np.iinfo(np.int64).max  # what DuckDB takes for infinity
 
 
@@ -80,6 +91,7 @@ class _Value:
     type: str
     written: str | None = None
     is_clean: bool = False  # it cannot be NaN
+    is_json: bool = False  # the JSON of a list or an object
 
     @property
     def kind(self) -> str:
@@ -125,7 +137,8 @@ def names_in(tree: Node) -> list[str]:
 
 
 def cast_in(tree: Node) -> set[str]:
-    """Those of them of which a condition reads nothing but a cast, and whether they are null."""
+    """The names of the columns whose values a condition casts wherever it reads them, or of which it only asks whether
+    they are null."""
     is_asked = ("OPERATOR_CAST", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL")
     bare = {
         _name(child)
@@ -143,33 +156,16 @@ def cast_in(tree: Node) -> set[str]:
 def compiled(text: str, schema: pa.Schema) -> Compiled:
     """A condition over a table with these columns, under the names that it gives them. Raises PolicyError if it does
     not fit their types."""
-    problem: PolicyError | None = None
-    for kinds in _kinds_of_nulls(schema):
-        try:
-            return _compiled(text, schema, kinds)
-        except _Problem as error:
-            columns = ", ".join(f"{field.name} ({_phrase(field.type)})" for field in schema)
-            misfit = f"does not fit the columns {columns}: {short(error)}."
-            problem = problem or PolicyError(f"select.where: {short(text)!r} {misfit}")
-    assert problem is not None, "at least one way was tried"
-    raise problem
-
-
-def _compiled(text: str, schema: pa.Schema, kinds: Mapping[str, str]) -> Compiled:
-    compiler = _Compiler(schema, kinds)
-    value = compiler.value(tree_of(text))
-    if value.kind not in ("bool", "null"):
-        raise PolicyError(f"select.where: {short(text)!r} is {value.type}, not true or false. Write a comparison.")
-    return Compiled(sql=compiler.checked(value).sql, prepared=compiler.prepared)
-
-
-def _kinds_of_nulls(schema: pa.Schema) -> Iterator[Mapping[str, str]]:
-    """What columns of nulls may be taken for: nothing at all, or what a function wants; it is null in any case."""
-    names = [field.name for field in schema if pa.types.is_null(field.type)]
-    yield {}
-    if 0 < len(names) <= _MOST_NULLS:
-        for kinds in itertools.product(("VARCHAR", "BIGINT", "TIMESTAMP", "BOOLEAN"), repeat=len(names)):
-            yield dict(zip(names, kinds, strict=True))
+    compiler = _Compiler(schema)
+    try:
+        value = compiler.value(tree_of(text))
+        if value.kind in ("bool", "null"):
+            return Compiled(sql=compiler.checked(value).sql, prepared=compiler.prepared)
+    except _Problem as error:
+        columns = ", ".join(f"{field.name} ({_phrase(field.type)})" for field in schema)
+        problem = f"does not fit the columns {columns}: {short(error)}."
+        raise PolicyError(f"select.where: {short(text)!r} {problem}") from error
+    raise PolicyError(f"select.where: {short(text)!r} is {value.type}, not true or false. Write a comparison.")
 
 
 def evaluated(text: str, table: pa.Table) -> pa.ChunkedArray:
@@ -316,11 +312,10 @@ def _name(node: Node) -> str:
 class _Compiler:
     """Makes SQL of a tree. What a piece of it is, DuckDB says, over a table of the same types with one row of nulls."""
 
-    def __init__(self, schema: pa.Schema, kinds: Mapping[str, str]) -> None:
-        expressions = [
-            f"CAST(c{number} AS {kinds[field.name]})" if field.name in kinds else _normal(field.type, number)
-            for number, field in enumerate(schema)
-        ]
+    def __init__(self, schema: pa.Schema) -> None:
+        of_json = {field.name for field in schema if isinstance(field.type, pa.JsonType)}
+        schema = pa.schema([(field.name, pa.string() if field.name in of_json else field.type) for field in schema])
+        expressions = [_normal(field.type, number) for number, field in enumerate(schema)]
         self.prepared = ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(expressions)) or "1"
         self._cursor = _cursor()
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
@@ -329,7 +324,7 @@ class _Compiler:
         described = self._cursor.execute("DESCRIBE prepared").fetchall()
         columns = zip(schema.names, described, strict=True) if schema.names else ()
         self._columns = {
-            name: _Value(sql=f"c{number}", type=column[1], is_clean=True)
+            name: _Value(sql=f"c{number}", type=column[1], is_clean=True, is_json=name in of_json)
             for number, (name, column) in enumerate(columns)
         }  # fmt: skip
 
@@ -370,7 +365,8 @@ class _Compiler:
             return _Value(sql="NULL", type="NULL", is_clean=True)
         if kind == "BOOLEAN":
             return _bool(text)
-        return self._typed(f"({text.replace('_', '')})", is_clean=True)
+        number = self._typed(f"({text.replace('_', '')})", is_clean=True)
+        return self._typed(f"CAST({number.sql} AS DOUBLE)", is_clean=True) if number.type == "BIGNUM" else number
 
     def _condition(self, node: Node) -> _Value:
         """A value that is true or false."""
@@ -389,27 +385,71 @@ class _Compiler:
         if kind in _LISTED:
             return self._listed(children[0], children[1:], _LISTED[kind])
         if kind == "OPERATOR_COALESCE":
-            return self._typed(f"COALESCE({', '.join(map(_clean, self._alike(children)))})")
+            return self._first_of(children)
         if kind == "OPERATOR_TRY":
             return children[0]
         if kind == "ARRAY_EXTRACT":
+            _refuse_json("an index", children)
             return self._typed(f"TRY({children[0].sql}[{children[1].sql}])")
         raise _Problem(f"{kind.removeprefix('OPERATOR_').lower().replace('_', ' ')} is no part of a rule")
 
     def _listed(self, value: _Value, among: Sequence[_Value], word: str) -> _Value:
         """Whether a value is one of some."""
-        kinds = {one.kind for one in among}
-        plain = all(one.written is not None for one in among) if value.kind == "text" else kinds == {"number"}
-        if plain and value.kind in ("text", "number") and value.type not in _FLOATS and len(among) > 8:
+        digits = [_digits_of(one) for one in (value, *among)]
+        if value.kind == "text":
+            is_plain = all(one.written is not None for one in among)
+        else:
+            is_plain = all(one is not None and one[1] == 0 for one in digits) or _fit_one_decimal(digits)
+        if is_plain and len(among) > 8:
             return _bool(f"TRY({word}{_clean(value)} IN ({', '.join(one.sql for one in among)}))")
         return _bool(f"({word}({' OR '.join(self._compared('=', value, one).sql for one in among)}))")
 
     def _case(self, node: Node) -> _Value:
-        whens = [self._condition(check["when_expr"]).sql for check in node["case_checks"]]
+        whens = [self._condition(check["when_expr"]) for check in node["case_checks"]]
         thens = [self.value(check["then_expr"]) for check in node["case_checks"]]
-        *values, last = self._alike([*thens, self.value(node["else_expr"])])
-        cases = " ".join(f"WHEN {when} THEN {then.sql}" for when, then in zip(whens, values, strict=True))
-        return self._typed(f"(CASE {cases} ELSE {last.sql} END)")
+        return self._chosen(whens, [*thens, self.value(node["else_expr"])])
+
+    def _chosen(self, whens: Sequence[_Value], values: Sequence[_Value]) -> _Value:
+        """The first of some values whose condition is true, or the last."""
+        pairs = [self._beside(one, values) for one in self._alike(values)]
+        *thens, last = (f"(CASE WHEN {loss} THEN NULL ELSE {one.sql} END)" if loss else one.sql for one, loss in pairs)
+        cases = " ".join(f"WHEN {when.sql} THEN {then}" for when, then in zip(whens, thens, strict=True))
+        chosen = self._typed(f"TRY(CASE {cases} ELSE {last} END)")
+        return replace(chosen, is_json=any(value.is_json for value in values))
+
+    def _first_of(self, values: Sequence[_Value]) -> _Value:
+        """The first of some values that is not null."""
+        cleaned = [
+            _Value(sql=_clean(one), type=one.type, written=one.written, is_clean=True, is_json=one.is_json)
+            for one in values
+        ]
+        return self._chosen([_bool(f"({one.sql} IS NOT NULL)") for one in cleaned[:-1]], cleaned)
+
+    def _extreme(self, name: str, values: Sequence[_Value]) -> _Value:
+        """The greatest or the least of some values; NULL where the type of all does not hold one of them."""
+        pairs = [self._beside(one, values) for one in self._alike(values)]
+        called = f"TRY({name}({', '.join(_clean(value) for value, _ in pairs)}))"
+        lost = " OR ".join(loss for _, loss in pairs if loss)
+        chosen = self._typed(f"(CASE WHEN {lost} THEN NULL ELSE {called} END)" if lost else called)
+        return replace(chosen, is_json=any(value.is_json for value in values))
+
+    def _beside(self, value: _Value, others: Sequence[_Value]) -> tuple[_Value, str]:
+        """A value in the type that is to hold all of others too; and the condition on which that is another value, if
+        it can be."""
+        digits, of_others = _digits_of(value), [_digits_of(one) for one in others if one.kind == "number"]
+        if value.kind == "number" and any(one.type in _FLOATS for one in others):
+            as_float = f"CAST({value.sql} AS DOUBLE)"
+            is_held = digits is None or digits[0] <= _DOUBLE_DIGITS
+            lost = "" if is_held else f"TRY({_whole(as_float)} <> {_whole(value.sql)})"
+            return _Value(sql=as_float, type="DOUBLE", is_clean=value.is_clean), lost
+        scale = max((one[1] for one in of_others if one is not None), default=0)
+        if digits is None or scale == 0 or _fit_one_decimal(of_others):
+            return value, ""
+        kind = f"DECIMAL({_MOST_DIGITS},{scale})"
+        if not self._is_fine(f"CAST({value.sql} AS {kind})"):
+            raise _Problem(f"{value.sql} has no place in {kind}, which is the type beside it; cast one of them")
+        as_decimal = f"TRY_CAST({value.sql} AS {kind})"
+        return _Value(sql=as_decimal, type=kind, is_clean=True), f"{value.sql} IS NOT NULL AND {as_decimal} IS NULL"
 
     def _cast(self, value: _Value, kind: str) -> _Value:
         if value.written is not None and not self._is_fine(f"CAST({value.sql} AS {kind})"):
@@ -419,25 +459,44 @@ class _Compiler:
     def _function(self, node: Node) -> _Value:
         name = node["function_name"].lower()
         values = [self.value(child) for child in _children(node)]
-        if name in _ARITHMETIC:
-            return self._arithmetic(name, values)
+        if name in _ARITHMETIC or (name in _NAMED_ARITHMETIC and not any(one.type.endswith("[]") for one in values)):
+            return self._arithmetic(_NAMED_ARITHMETIC.get(name, name), values)
         if name == "nullif" and len(values) == 2:
             return self._typed(f"(CASE WHEN {self._compared('=', *values).sql} THEN NULL ELSE {values[0].sql} END)")
-        if name in _SAME_TYPE:
-            values = self._alike(values)
-        called = ", ".join(_clean(value) if name in _SAME_TYPE else value.sql for value in values)
-        if node.get("is_operator"):
-            sql = (
-                f"({node['function_name']}({called}))"
-                if len(values) != 2
-                else f"({values[0].sql} {name} {values[1].sql})"
-            )
-            sql = f"{name}({called})" if name[0].isalpha() else sql
-        else:
+        if name == "if" and len(values) == 3:
+            return self._chosen([self._condition(next(_children(node)))], values[1:])
+        if name in ("coalesce", "ifnull"):
+            return self._first_of(values)
+        if name in ("greatest", "least"):
+            return self._extreme(name, values)
+        if not _OF_JSON_TEXT.match(name):
+            _refuse_json(name, values)
+        if name in _ROUNDING and [value.type in _INTEGERS for value in values] == [True]:
+            return values[0]
+        result = self._called(node, name, values)
+        return self._typed(f"TRY_CAST({result.sql} AS BIGINT)") if result.type in _WIDE_INTEGERS else result
+
+    def _called(self, node: Node, name: str, values: Sequence[_Value]) -> _Value:
+        """A call. A null that has no type yet gets one that the function takes; the call is null in any case."""
+        untyped = [number for number, value in enumerate(values) if value.kind == "null"]
+        num_free = len(untyped) if len(untyped) <= _MOST_NULLS else 1
+        problem: _Problem | None = None
+        for kinds in [(), *itertools.product(_TAKEN_FOR, repeat=num_free)] if untyped else [()]:
+            given = [value.sql for value in values]
+            for number, kind in zip(untyped, itertools.cycle(kinds), strict=False):
+                given[number] = f"CAST({given[number]} AS {kind})"
+            called = ", ".join(given)
             sql = f"{name}({called})"
-        if any(value.written is not None for value in values):
-            self._is_fine(sql, wanted=True)
-        return self._typed(f"TRY({sql})")
+            if node.get("is_operator") and not name[0].isalpha():
+                sql = f"({given[0]} {name} {given[1]})" if len(given) == 2 else f"({node['function_name']}({called}))"
+            try:
+                if any(value.written is not None for value in values):
+                    self._is_fine(sql, wanted=True)
+                return self._typed(f"TRY({sql})")
+            except _Problem as error:
+                problem = problem or error
+        assert problem is not None, "at least one way was tried"
+        raise problem
 
     def _arithmetic(self, name: str, values: Sequence[_Value]) -> _Value:
         """In 64 bits, and NULL where that is too narrow or a divisor is 0."""
@@ -446,8 +505,11 @@ class _Compiler:
             raise _Problem(f"{name} wants numbers, and {texts[0].written or texts[0].type} is {_WORDS[texts[0].kind]}")
         with_days = any(value.kind in ("day", "time") or value.type == "INTERVAL" for value in values)
         operands = [_operand(value, "INTEGER" if with_days else "BIGINT") for value in values]
+        _refuse_json(name, values)
         if name in _DIVISIONS and len(operands) == 2:
             operands[1] = f"NULLIF({operands[1]}, 0)"
+        if name == "abs":
+            return self._typed(f"TRY(abs({', '.join(operands)}))")
         return self._typed(
             f"TRY({operands[0]} {name} {operands[1]})" if len(operands) == 2 else f"TRY({name} {operands[0]})"
         )
@@ -464,6 +526,10 @@ class _Compiler:
 
     def _compared(self, operator: str, left: _Value, right: _Value) -> _Value:
         """A comparison of two values of one kind."""
+        if operator in _DISTINCT:
+            equal = self._compared("=", left, right).sql
+            are_null = f"{_clean(left)} IS NULL AND {_clean(right)} IS NULL"
+            return _bool(f"({_DISTINCT[operator]}COALESCE({equal}, ({are_null})))")
         if left.written is not None and right.written is None:
             left = self._written_as(left, right)
         elif right.written is not None and left.written is None:
@@ -479,27 +545,42 @@ class _Compiler:
         elif len(kinds - {"null"}) > 1:
             compared = " with ".join(f"{_word(one.kind)} ({_seen(one)})" for one in (left, right))
             raise _Problem(f"it compares {compared}; cast one of them")
-        if {left.type, right.type} & {"FLOAT"} and {left.type, right.type} & {*_INTEGERS}:
-            left, right = (
-                _Value(sql=f"CAST({one.sql} AS DOUBLE)", type="DOUBLE", is_clean=one.is_clean)
-                if one.type == "FLOAT"
-                else one
-                for one in (left, right)
-            )
+        if left.kind == right.kind == "number":
+            return self._compared_numbers(operator, left, right)
         if left.kind == right.kind == "day" and {left.type, right.type} & {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"}:
             left, right = self._without_zone(left), self._without_zone(right)
         types = {left.type, right.type}
-        if "DOUBLE" in types and types & {*_INTEGERS} and operator in _EXACTLY:
-            return self._compared_exactly(operator, left, right)
         if "TIMESTAMP_NS" in types and types & {"TIMESTAMP", "DATE"}:
             return self._compared_finely(operator, left, right)
         return _bool(f"TRY({_clean(left)} {operator} {_clean(right)})")
 
-    def _compared_exactly(self, operator: str, left: _Value, right: _Value) -> _Value:
-        """An integer with a float, as numbers: not as two floats, which may hold one where the numbers are two."""
-        if left.type == "DOUBLE":
-            left, right, operator = right, left, _FLIPPED.get(operator, operator)
-        number, integer = _clean(right), left.sql
+    def _compared_numbers(self, operator: str, left: _Value, right: _Value) -> _Value:
+        """Two numbers, as numbers: not in a type that may hold one where they are two, or that does not hold one."""
+        if _digits_of(left) is None:  # a float
+            if _digits_of(right) is not None:
+                return self._compared_numbers(_FLIPPED.get(operator, operator), right, left)
+            return _bool(f"TRY({_clean(left)} {operator} {_clean(right)})")
+        (whole, scale), other = _digits_of(left) or (0, 0), _digits_of(right)
+        if other is not None:
+            if scale == other[1] == 0 or _fit_one_decimal([(whole, scale), other]):
+                return _bool(f"TRY({left.sql} {operator} {right.sql})")
+            if scale < other[1]:
+                return self._compared_widely(_FLIPPED.get(operator, operator), right, left, other[1])
+            return self._compared_widely(operator, left, right, scale)
+        if right.type == "FLOAT" and (scale == 0 or whole > _FLOAT_DIGITS):
+            right = _Value(sql=f"CAST({right.sql} AS DOUBLE)", type="DOUBLE", is_clean=right.is_clean)
+        number = _clean(right)
+        if scale == 0:
+            return self._compared_exactly(operator, left.sql, number)
+        plain = f"CAST({left.sql} AS {right.type}) {operator} {number}"
+        if whole <= _DOUBLE_DIGITS:
+            return _bool(f"TRY({plain})")
+        mine, others = _whole(left.sql), _whole(number)
+        is_other = f"abs({number}) < 1e37 AND {mine} <> {others}"
+        return _bool(f"TRY(CASE WHEN {is_other} THEN {mine} {operator} {others} ELSE {plain} END)")
+
+    def _compared_exactly(self, operator: str, integer: str, number: str) -> _Value:
+        """An integer with a float."""
         whole = f"CAST({_EXACTLY[operator]}({number}) AS HUGEINT)"
         near = f"{integer} {operator} {whole}"
         if operator in ("=", "<>"):
@@ -507,6 +588,17 @@ class _Compiler:
             near = f"({number} {both} floor({number}) {word} {near})"
         return _bool(
             f"TRY(CASE WHEN abs({number}) < 1e37 THEN {near} ELSE CAST({integer} AS DOUBLE) {operator} {number} END)"
+        )
+
+    def _compared_widely(self, operator: str, fine: _Value, coarse: _Value, scale: int) -> _Value:
+        """A decimal of this scale with a number of a smaller one, which may be larger than such a decimal can be: then
+        that alone decides."""
+        kind = f"DECIMAL({_MOST_DIGITS},{scale})"
+        is_beyond = f"TRY_CAST({coarse.sql} AS {kind}) IS NULL AND {coarse.sql} IS NOT NULL"
+        near_zero = f"CASE WHEN {fine.sql} IS NOT NULL THEN 0 END"
+        return _bool(
+            f"TRY(CASE WHEN {is_beyond} THEN ({near_zero}) {operator} (CASE WHEN {coarse.sql} > 0 THEN 1 ELSE -1 END)"
+            f" ELSE CAST({fine.sql} AS {kind}) {operator} TRY_CAST({coarse.sql} AS {kind}) END)"
         )
 
     def _compared_finely(self, operator: str, left: _Value, right: _Value) -> _Value:
@@ -589,6 +681,36 @@ def _operand(value: _Value, integer: str) -> str:
     return f"CAST({value.sql} AS DOUBLE)" if value.type == "FLOAT" else value.sql
 
 
+def _digits_of(value: _Value) -> tuple[int, int] | None:
+    """How many digits a number of an exact type may have before the point and after it; None for other types."""
+    if value.type in _INTEGERS:
+        return _DIGITS.get(value.type, 10), 0
+    size = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", value.type)
+    return (int(size[1]) - int(size[2]), int(size[2])) if size else None
+
+
+def _fit_one_decimal(digits: Sequence[tuple[int, int] | None]) -> bool:
+    """Whether there is a decimal that holds all numbers of so many digits."""
+    known = [one for one in digits if one is not None]
+    widest = max((one[0] for one in known), default=0) + max((one[1] for one in known), default=0)
+    return len(known) == len(digits) and widest <= _MOST_DIGITS
+
+
+def _whole(number: str) -> str:
+    """The SQL of a number without what follows its point."""
+    return f"CAST(trunc({number}) AS HUGEINT)"
+
+
+def _refuse_json(name: str, values: Sequence[_Value]) -> None:
+    """Raises _Problem if a function would look at the JSON of a list or an object as if it were a text."""
+    json_column = next((value for value in values if value.is_json), None)
+    if json_column is not None:
+        raise _Problem(
+            f"{name} would see the JSON of lists or objects; write json_array_length(x), json_contains(x, '\"en\"') or "
+            "x->>'$[0]', or CAST(x AS VARCHAR) for the JSON as text"
+        )
+
+
 def _word(kind: str) -> str:
     return _WORDS.get(kind, kind)
 
@@ -647,6 +769,8 @@ def _normal(kind: pa.DataType, number: int) -> str:
 def _phrase(kind: pa.DataType) -> str:
     """An Arrow type in a message."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if isinstance(kind, pa.JsonType):
+        return "lists or objects"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 

@@ -21,7 +21,7 @@ from selector.errors import PolicyError
 from selector.plugins.catalogue import CORPUS, RULE_COLUMNS, SCORE, Catalogue, corpus_column, corpus_names
 from selector.policy.condition import cast_in, compiled, evaluated, names_in, short, tree_of
 
-_MOST_COLUMNS = 8  # of the corpus, in one rule
+_MOST_COLUMNS = 100  # of the corpus, in one rule: each is a table of every part
 _SCORES = (pa.float32(), pa.int64(), pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.decimal128(18, 2))
 
 
@@ -112,7 +112,7 @@ class Rule:
             _passed_on(name)
             if name not in (column.name for column in self.columns if column.step != "columns")
             and _passed_on(name) in names
-            and pa.types.is_string(schema.field(name).type)
+            and _is_text(schema.field(name).type)
             and not _is_text(schema.field(_passed_on(name)).type)
             else name
             for name in self._names
@@ -141,4 +141,4 @@ def _type(column: Column, score: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_dictionary(kind)
+    return pa.types.is_string(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.JsonType)

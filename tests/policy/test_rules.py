@@ -62,6 +62,10 @@ PARQUET: dict[str, tuple[pa.DataType, list[Any]]] = {
         pa.decimal128(38, 10),
         told(Decimal, "-1.0000000001 0 0.0000000001 1 1.0000000001 2.5 null 12345678901234567890.0000000001 0.1"),
     ),
+    "fine": (
+        pa.decimal128(38, 37),
+        told(Decimal, "-9.9 -1 0 0.5 1 1.5 null 9.9999999999999999999999999999999999999 0.25"),
+    ),
     "day": (
         pa.date32(),
         told(day, "0001-01-01 1969-12-31 1970-01-01 2024-02-29 2024-07-01 2024-07-02 9999-12-31 null 2023-12-31"),
@@ -166,6 +170,15 @@ LITERALS: dict[str, list[tuple[str, Any]]] = {  # of each column what it is comp
     "double": [("0.1", 0.1), ("1e300", 1e300), ("0", 0)],
     "money": [("1.1", Decimal("1.1")), ("0.30", Decimal("0.3")), ("'0.01'", Decimal("0.01")), ("0", 0)],
     "exact": [("1.0000000001", Decimal("1.0000000001")), ("12345678901234567890", 12345678901234567890)],
+    "fine": [
+        ("100", 100),
+        ("-1000", -1000),
+        ("10000000000000000000000", 10**22),
+        ("0.5", Decimal("0.5")),
+        ("1.5e0", 1.5),
+        ("1e30", 10**30),
+        (f"{10**45}", 10**45),
+    ],
     "day": [
         ("DATE '2024-07-01'", day("2024-07-01")),
         ("'2024-02-29'", day("2024-02-29")),
@@ -367,6 +380,46 @@ money = exact ->
 money <> exact -> 0 1 2 3 4 5 8
 money > double -> 0 1 4 8
 money > tiny -> 1 6
+fine BETWEEN 0 AND 1000000 -> 2 3 4 5 7 8
+NOT (fine > 1000) -> 0 1 2 3 4 5 7 8
+fine IN (1, 2, 3, 4, 5, 6, 7, 8, 10) -> 4
+fine NOT IN (1, 2, 3, 4, 5, 6, 7, 8, 10) -> 0 1 2 3 5 7 8
+fine IN (1000, 0.25) -> 8
+fine IS DISTINCT FROM 1000 -> 0 1 2 3 4 5 6 7 8
+fine IS NOT DISTINCT FROM 1 -> 4
+CASE fine WHEN 1000 THEN false ELSE true END -> 0 1 2 3 4 5 6 7 8
+whole > fine -> 3 4 5 8
+fine < j_huge -> 1 2 8
+money > fine -> 1 4 8
+COALESCE(fine, 0) = 0 -> 2 6
+COALESCE(fine, whole) > 1 -> 5 7
+exact > 12345678901234567168e0 -> 7
+single < 16777216.5 -> 0 1 2 3 4 5 8
+# numbers of two types, none of which loses a digit
+long IS DISTINCT FROM 9007199254740992e0 -> 0 1 2 3 5 6 7 8
+long IS NOT DISTINCT FROM 9007199254740992e0 -> 4
+double IS NOT DISTINCT FROM NULL -> 6 7
+COALESCE(long, 1e0) >= 9007199254740992 -> 4 8
+ifnull(long, 1e0) = 1 -> 3 7
+greatest(long, 0.5e0) > 1 -> 4 8
+least(long, 1e30) IS NULL -> 5 6
+CASE WHEN flag THEN long ELSE 1e0 END >= 1 -> 1 3 4 6 8
+if(flag, long, 1e0) >= 1 -> 1 3 4 6 8
+floor(long) = long -> 0 1 2 3 4 5 6 8
+long IN (9, 8, 7, 6, 5, 4, 3, 2, 9007199254740992e0) -> 4
+# arithmetic by its names
+add(wide, 1) > 0 -> 0 1 2 3 4 8
+subtract(wide, 1) < 0 -> 0
+multiply(wide, wide) > 0 -> 1 2 8
+divide(wide, 2) = 1 -> 2
+divide(tiny, 0) IS NULL -> 0 1 2 3 4 5 6 7 8
+mod(wide, 2) = 1 -> 1 4 8
+abs(wide) > 0 -> 1 2 3 4 8
+@wide > 0 -> 1 2 3 4 8
+abs(CAST(tiny AS TINYINT)) = 128 -> 0
+xor(wide, 1) = 0 -> 1
+round(wide) IS NULL -> 5 6 7
+lcm(wide, 2) > 0 -> 1 2 3 4 8
 # days and moments
 day IS NOT NULL -> 0 1 2 3 4 5 6 8
 day + 1 = '2024-07-02' -> 4
