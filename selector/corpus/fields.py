@@ -1,7 +1,8 @@
 """Names of columns of the corpus: where a dot leads into a nested column, and how a row is asked for one.
 
-`meta.url` is the field `url` of the objects in the column `meta`. A dot that is part of a name is written in double
-quotes: `"meta.url"` is a column of that name, `meta."a.b"` a field `a.b` of `meta`, and `""` in quotes is a quote.
+`meta.url` is the field `url` of the objects in the column `meta`, or what its maps have at the key `url`. A dot that is
+part of a name is written in double quotes: `"meta.url"` is a column of that name, `meta."a.b"` a field `a.b` of `meta`,
+and `""` in quotes is a quote.
 Everything that names a column of the corpus (text, templates, key, source, rules, raters) reads names here.
 """
 
@@ -59,10 +60,25 @@ def find(row: Mapping[str, Any], name: str) -> Any:
     for key in path_of(name):
         if value is None:
             return None
-        if not isinstance(value, Mapping) or key not in value:
+        here = _as_object(value)
+        if here is None or key not in here:
             return ABSENT
-        value = cast(Mapping[str, Any], value)[key]
+        value = here[key]
     return value
+
+
+def _as_object(value: Any) -> Mapping[str, Any] | None:
+    """An object, which an Arrow map is too: Python has it as a list of pairs, of which the last of a key counts."""
+    if isinstance(value, Mapping):
+        return cast(Mapping[str, Any], value)
+    if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in cast(list[Any], value)):
+        return dict(cast(list[tuple[str, Any]], value))
+    return None
+
+
+def is_map(kind: pa.DataType) -> bool:
+    """Whether a type is a map whose keys are text, in which a dot leads to the value of a key."""
+    return pa.types.is_map(kind) and (pa.types.is_string(kind.key_type) or pa.types.is_large_string(kind.key_type))
 
 
 def names_in(row: Mapping[str, Any], most: int = 1000) -> list[str]:
@@ -83,7 +99,7 @@ def _add(names: list[str], path: tuple[str, ...], row: Mapping[str, Any], most: 
 
 
 def names_of(schema: Iterable[pa.Field], path: tuple[str, ...] = ()) -> list[str]:
-    """The names of all columns of a schema, nested ones after the one that they lie in."""
+    """The names of all columns of a schema, nested ones after the one that they lie in; of a map it says no keys."""
     names: list[str] = []
     for field in schema:
         if field.name:

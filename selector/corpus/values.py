@@ -7,7 +7,7 @@ the two places that disagree.
     integer   of 64 bits, with or without a sign, or else of at most 38 digits
     number    floats; with integers among them only where all of these are below 2^53
     spelt     text of a file in which everything is text: integers, numbers or booleans if all of a column is
-    json      objects and lists, as their JSON: text to whoever reads the column
+    json      objects and lists, as their JSON: text to whoever reads the column, and `JSON` to whoever asks for types
 
 Null has no kind, and NaN is null.
 """
@@ -16,7 +16,7 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,11 @@ _MOST_NAMES = 200  # that a part tells
 _FLOAT_HOLDS = 1 << 53
 _MOST_DIGITS = 38
 _WIDEST = pa.decimal128(_MOST_DIGITS, 0)
+_DAY_MS = 86_400_000
 _SPELT = {  # what text may spell, from narrow to wide
     "spelt boolean": r"^(true|false|True|False|TRUE|FALSE)$",
     "spelt integer": r"^-?(0|[1-9][0-9]{0,37})$",
+    "spelt huge": r"^-?[1-9][0-9]{38,}$",
     "spelt number": r"^-?(0|[1-9][0-9]*)?\.[0-9]+([eE][+-]?[0-9]+)?$|^-?(0|[1-9][0-9]*)[eE][+-]?[0-9]+$"
     r"|^[+-]?(nan|NaN|NAN|inf|Inf|Infinity)$",
 }
@@ -60,6 +62,9 @@ _UNITS = ("s", "ms", "us", "ns")
 Places = npt.NDArray[np.int64]
 _Lost = list[dict[str, Any]]
 
+
+JSON = pa.json_()
+"""What the type of a column of objects and lists is called where what is in them makes a difference: in a rule."""
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
@@ -265,7 +270,7 @@ def _held(
     try:
         if kind == "json":
             return places, pa.array([text(value) for value in _with_words(values).to_pylist()], pa.string())
-        kept = values.cast(stored, safe=kind != "date")
+        kept = _as_days(values) if pa.types.is_date64(values.type) else values.cast(stored)
         if kind == "text":
             kept.validate(full=True)
         return places, kept
@@ -280,6 +285,12 @@ def _held(
         for half in (slice(0, len(values) // 2), slice(len(values) // 2, len(values)))
     ]
     return np.concatenate([at for at, _ in halves]), pa.concat_arrays([kept for _, kept in halves])
+
+
+def _as_days(values: pa.Array) -> pa.Array:
+    """Dates in milliseconds as days: a time of day that they may have is none of a date."""
+    days = np.floor_divide(values.cast(pa.int64()).to_numpy(), _DAY_MS)
+    return pa.array(days).cast(pa.int32()).cast(pa.date32())
 
 
 def _with_words(values: pa.Array) -> pa.Array:
@@ -314,8 +325,11 @@ def _inner(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array | None:
     for key in path[1:]:
         if pa.types.is_struct(values.type) and values.type.get_field_index(key) >= 0:
             values = pc.struct_field(values, key)
-        elif pa.types.is_map(values.type) and pa.types.is_string(values.type.key_type):
-            values = pc.map_lookup(values, pa.scalar(key), "last")
+        elif fields.is_map(values.type):
+            wanted = pa.scalar(key).cast(values.type.key_type)
+            if not pc.any(pc.equal(values.keys, wanted)).as_py():
+                return None  # it is a column of no row here
+            values = pc.map_lookup(values, wanted, "last")
         else:
             return None
     return values
@@ -383,6 +397,7 @@ class ColumnType:
 
     type: pa.DataType
     is_there: bool
+    is_json: bool = False  # objects and lists
     disagree: tuple[tuple[int, int, str], tuple[int, int, str]] | None = None
 
 
@@ -402,9 +417,10 @@ def _first_of_kind(part: int, row: Mapping[str, Any]) -> FirstOfKind:
 
 def type_of(firsts: Sequence[FirstOfKind]) -> ColumnType:
     """The one type of a column of which the parts, in corpus order, have met these kinds."""
+    resolved = _resolved({one.kind for one in firsts})
     by_kind: dict[str, list[FirstOfKind]] = defaultdict(list)
     for one in firsts:
-        by_kind[_resolved(one.kind, firsts)].append(one)
+        by_kind[resolved[one.kind]].append(one)
     kinds = set(by_kind)
     if not kinds:
         return ColumnType(type=pa.null(), is_there=False)
@@ -422,7 +438,7 @@ def type_of(firsts: Sequence[FirstOfKind]) -> ColumnType:
     if one_type is None:
         other = next(one for one in ones if one.type != ones[0].type)
         return _mixed((ones[0], str(ones[0].type), ones[0].place), (other, str(other.type), other.place))
-    return ColumnType(type=one_type, is_there=True)
+    return ColumnType(type=one_type, is_there=True, is_json=kind == "json")
 
 
 _Place = tuple[FirstOfKind, str, int]
@@ -436,7 +452,7 @@ def _first(ones: Sequence[FirstOfKind]) -> _Place:
 _PHRASES = {
     "integer": "an integer", "text": "text", "json": "an object or a list", "boolean": "true or false",
     "bytes": "bytes", "spelt text": "text", "spelt integer": "an integer", "spelt number": "a number",
-    "spelt boolean": "true or false",
+    "spelt boolean": "true or false", "spelt huge": "an integer of more than 38 digits",
 }  # fmt: skip
 
 
@@ -447,20 +463,16 @@ def _mixed(one: _Place, other: _Place) -> ColumnType:
     )  # fmt: skip
 
 
-def _resolved(kind: str, firsts: Sequence[FirstOfKind]) -> str:
-    """What text of a file in which everything is text means, beside what else the column holds."""
-    if not kind.startswith("spelt"):
-        return kind
-    spelt = {one.kind for one in firsts if one.kind.startswith("spelt")}
-    others = {one.kind for one in firsts} - spelt
-    if spelt == {"spelt boolean"} and others <= {"boolean"}:
-        return "boolean"
-    if spelt == {"spelt integer"} and others <= {"integer"}:
-        return "integer"
-    if spelt <= {"spelt integer", "spelt number"} and others <= {"integer", "number"}:
-        has_large = any(one.large is not None for one in firsts if one.kind == "spelt integer")
-        return "text" if has_large and not others else kind.removeprefix("spelt ")
-    return "text"
+def _resolved(kinds: Collection[str]) -> dict[str, str]:
+    """What each kind of a column's values counts as beside the others: of text of a file in which everything is text,
+    the kind that it spells, if all of the column is of such kinds."""
+    spelt = {kind for kind in kinds if kind.startswith("spelt")}
+    others = set(kinds) - spelt
+    numbers = {"spelt integer", "spelt number", "spelt huge"}
+    is_plain = (spelt == {"spelt boolean"} and others <= {"boolean"}) or (
+        spelt <= numbers and others <= {"integer", "number"} and (spelt | others) != {"spelt huge"}
+    )
+    return {kind: kind if kind in others else kind.removeprefix("spelt ") if is_plain else "text" for kind in kinds}
 
 
 def _of_kind(kind: str, ones: Sequence[FirstOfKind]) -> pa.DataType | None:
@@ -483,7 +495,7 @@ def _of_kind(kind: str, ones: Sequence[FirstOfKind]) -> pa.DataType | None:
         unit = max((each.unit for each in types), key=_UNITS.index)
         for one in ones:
             scale = 1000 ** (_UNITS.index(unit) - _UNITS.index(one.type.unit))
-            if one.low is None or one.high is None or max(abs(one.low), abs(one.high)) * scale >= 2**63:
+            if one.low is None or one.high is None or one.low * scale < -(2**63) or one.high * scale >= 2**63:
                 return None
         if kind == "duration":
             return pa.duration(unit)
@@ -501,11 +513,16 @@ def type_in(schema: pa.Schema, name: str) -> pa.DataType:
     for key in path[1:]:
         if pa.types.is_struct(kind) and kind.get_field_index(key) >= 0:
             kind = kind.field(key).type
+        elif fields.is_map(kind):
+            kind = kind.item_type
         else:
             return pa.null()
     while pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
-    return kind if pa.types.is_null(kind) else _kind_of(kind)[1]
+    if pa.types.is_null(kind):
+        return kind
+    named, stored = _kind_of(kind)
+    return JSON if named == "json" else stored
 
 
 def type_of_values(held: Sequence[Any]) -> pa.DataType:
@@ -513,7 +530,7 @@ def type_of_values(held: Sequence[Any]) -> pa.DataType:
     split = _split(np.arange(len(held)), held, "", [])
     firsts = [_first_of_kind(0, seen) for kind, at, array in split for seen in _seen("", kind, at, array)]
     column = type_of(firsts)
-    return pa.null() if column.disagree is not None else column.type
+    return pa.null() if column.disagree is not None else JSON if column.is_json else column.type
 
 
 def as_type(stored: pa.Table, kind: pa.DataType) -> pa.Array:

@@ -7,6 +7,7 @@ it learned.
 """
 
 import abc
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import pyarrow as pa
@@ -61,6 +62,15 @@ class _Scoring(abc.ABC):
 
 class Rater(_Scoring):
     """Gives every document numbers or labels. What a large number means is declared, so an order never guesses."""
+
+    def check_types(self, types: Mapping[str, pa.DataType]) -> None:
+        """Raises CorpusError if a column of the corpus that it needs is of a type that it cannot rate at all.
+
+        It is called once the types of whole columns are known, and before the first document is rated.
+        """
+        for inner in inner_plugins(self):
+            if isinstance(inner, Rater):
+                inner.check_types(types)
 
     def prepare(self) -> None:
         """Loads what `rate` needs, once per worker. If it raises, it is the run that is at fault and not a document.

@@ -1,5 +1,6 @@
 """What the corpus already says of a document, as a score: a classifier's grade, a date, an annotator's word."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from selector.rate import Meaning, Rater
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+_MOST_DIGITS = 18  # of a decimal
 _JSON = {"true": "1", "false": "0", "null": None, "": None}
 
 
@@ -38,12 +40,17 @@ class Column(Rater):
     def scores(self, name: str) -> dict[str, Meaning]:
         return {self.column if name.lower() == "column" else name: self.higher_is}
 
+    def check_types(self, types: Mapping[str, pa.DataType]) -> None:
+        kind = types[self.needs[0]]
+        if self.higher_is != "label" and kind == pa.uint64():  # of which some are larger than those of int64
+            raise self._too_wide(kind, "whole numbers up to 9223372036854775807")
+        if self.higher_is != "label" and pa.types.is_decimal(kind) and kind.precision > _MOST_DIGITS:
+            raise self._too_wide(kind, f"decimals of at most {_MOST_DIGITS} digits")
+
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         raw = _plain(batch[f"corpus.{self.column}"])
-        if raw.type == pa.uint64() and not _fits(raw, pa.int64()):
-            raise self._too_wide(raw.type, "whole numbers up to 9223372036854775807")
-        if pa.types.is_decimal(raw.type) and raw.type.precision > 18:
-            raise self._too_wide(raw.type, "decimals of at most 18 digits")
+        if not (raw.type == pa.uint64() and _fits(raw, pa.int64())):
+            self.check_types({self.needs[0]: raw.type})
         values, scores = (_words if self.higher_is == "label" else _numbers)(raw)
         is_missing, is_null = (column.is_null().to_numpy(zero_copy_only=False) for column in (values, scores))
         state = pa.array(np.where(is_missing, "missing", np.where(is_null, "failed", "ok")))

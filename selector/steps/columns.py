@@ -18,8 +18,10 @@ from selector.engine.part import Task
 from selector.engine.step import APART, Done, Fold, Tables
 from selector.engine.store import Store
 from selector.errors import CorpusError
+from selector.plugins.catalogue import CORPUS, corpus_names
 from selector.policy.preflight import unknown_column
 from selector.policy.resolve import Resolved
+from selector.rate import Rater
 from selector.steps import survey
 from selector.steps.survey import Survey
 
@@ -27,6 +29,7 @@ TYPES = pa.schema(
     [
         ("name", pa.string()),
         ("type", pa.string()),
+        ("is_json", pa.bool_()),  # it holds objects and lists
         ("is_there", pa.bool_()),  # some document has it, if only with nulls
         ("disagree", pa.string()),  # where its values are of no one type: a sentence about the first two that disagree
     ]
@@ -41,7 +44,7 @@ class Columns(Fold):
     the whole corpus, the type of every column."""
 
     name: str = field(default="columns", metadata=APART)
-    version = 3
+    version = 4
     output = "rows"
     folded = "types"
     reads: tuple[str, ...] = field(default=("survey", INGEST), metadata=APART)
@@ -95,6 +98,7 @@ class Columns(Fold):
             {
                 "name": name,
                 "type": values.spell(each.type),
+                "is_json": each.is_json,
                 "is_there": name in present,
                 "disagree": self._disagreement(done, each),
             }
@@ -129,7 +133,7 @@ def _quarantine(lost: pa.Table) -> pa.Table:
 
 def types(done: Done) -> dict[str, pa.DataType]:
     """The type of every column of the corpus that was asked for."""
-    return done.once("columns: types", lambda: read_types(done.store, done["columns"].seal.key))
+    return dict(done.once("columns: types", lambda: read_types(done.store, done["columns"].seal.key)))
 
 
 def read_types(store: Store, key: str) -> dict[str, pa.DataType]:
@@ -138,19 +142,32 @@ def read_types(store: Store, key: str) -> dict[str, pa.DataType]:
 
 
 def check(done: Done, resolved: Resolved) -> None:
-    """Every column that the policy names is there and has one type, which its rule fits. Raises CorpusError or
-    PolicyError."""
+    """Every column that the policy names is there and has one type, which its rule and its raters can use. Raises
+    CorpusError or PolicyError."""
     rule = resolved.rule
+    of_plugins = {name: path for path, columns in resolved.columns.items() for name in corpus_names(columns)}
+    column_types = types(done)
     for row in done.table("columns", "types").to_pylist():
         name: str = row["name"]
         if not row["is_there"]:
             known = done.table("columns", "known")["name"].to_pylist()
             where = resolved.corpus_columns[name]
             raise unknown_column(name, where, "no document of the corpus", known, resolved.catalogue)
+        if row["disagree"] is not None and name in of_plugins:
+            raise CorpusError(
+                f"{of_plugins[name]}: the column {name!r} of the corpus has no one type: {row['disagree']}. "
+                "Write it in one type."
+            )
         if row["disagree"] is not None and rule is not None and name in rule.uncast_columns:
             raise CorpusError(
                 f"select.where: the column {name!r} of the corpus has no one type: {row['disagree']}. Write it in one "
                 f"type, or let the rule cast it wherever it reads it: CAST({name} AS VARCHAR)."
             )
+        if row["is_json"]:
+            column_types[name] = values.JSON
+    for path, rater in resolved.plugins.by_path().items():
+        if isinstance(rater, Rater):
+            names = corpus_names(resolved.columns[path])
+            rater.check_types({f"{CORPUS}{name}": column_types[name] for name in names})
     if rule is not None:
-        rule.check(types(done))
+        rule.check(column_types)

@@ -93,6 +93,9 @@ def test_a_column_of_json_has_the_type_that_all_its_rows_tell(
         NANOSECONDS,
         pa.array([1_700_000_000_000_001_001, None], pa.timestamp("ns", "Europe/Paris")),
         pa.array([10**17, -(10**17)], pa.timestamp("ms")),
+        *(pa.array([-(2**63), 2**63 - 1], pa.timestamp(unit)) for unit in ("ms", "us", "ns")),
+        pa.array([-(2**63), 1], pa.timestamp("us", "UTC")),
+        pa.array([-(2**63), 2**63 - 1], pa.duration("s")),
         pa.array([4_000_000, -4_000_000], pa.date32()),
         pa.array([2**64 - 1, None], pa.uint64()),
         pa.array([1.5, None], pa.float32()),
@@ -210,6 +213,20 @@ def test_a_column_of_an_odd_type_is_kept_as_what_it_comes_to(kind: str, tmp_path
     assert column_of(done_with([tmp_path / "a.arrow"])).to_pylist() == expected
 
 
+def test_a_date_in_milliseconds_is_its_day_or_is_lost_where_there_is_no_such_day(tmp_path: Path) -> None:
+    held = pa.array([86_400_000, -86_400_000, 86_400_000 * 10**10, None, -86_400_000 * 10**10], pa.int64()).view(
+        pa.date64()
+    )
+    table = pa.table({"text": [text_of(n, 8) for n in range(len(held))], "x": held})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    done = done_with([tmp_path / "a.arrow"])
+    assert column_of(done).cast(pa.int32()).to_pylist() == [1, -1, None, None, None]
+    (seal,) = done["columns"].parts
+    lost = done.store.table(seal, "quarantine").to_pylist()
+    assert [(row["place"], row["reason"]) for row in lost] == [(2, "no_type"), (4, "no_type")]
+
+
 def test_nan_is_null(tmp_path: Path) -> None:
     for kind in (pa.float16(), pa.float32(), pa.float64()):
         held = pa.array([1.5, float("nan"), None, float("inf")], pa.float32()).cast(kind)
@@ -246,10 +263,10 @@ def csv_file(path: Path, cells: Sequence[str]) -> Path:
         (["5", "five"], pa.array(["5", "five"])),
         (["007", "12"], pa.array(["007", "12"])),
         (["true", "1"], pa.array(["true", "1"])),
-        (["9007199254740993", "0.5"], pa.array(["9007199254740993", "0.5"])),
         (["9007199254740993", "5"], pa.array([2**53 + 1, 5])),
         (["1" * 30, "5"], pa.array([int("1" * 30), 5], pa.decimal128(38, 0))),
-        (["1" * 39, "5"], pa.array(["1" * 39, "5"])),
+        (["1" * 39, "2" * 40], pa.array(["1" * 39, "2" * 40])),
+        (["1" * 39, "5", "five"], pa.array(["1" * 39, "5", "five"])),
         (["e5", "5"], pa.array(["e5", "5"])),
         (["2024-07-01", "x"], pa.array(["2024-07-01", "x"])),
         (["", ""], pa.nulls(2)),
@@ -262,6 +279,30 @@ def test_a_column_of_csv_has_the_narrowest_type_that_all_its_cells_spell(
 ) -> None:
     done = done_with([csv_file(tmp_path / "a.csv", cells)], rows_per_part)
     assert column_of(done).combine_chunks().equals(expected) and disagreement(done) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "one", "other"),
+    [
+        (["0.5", "9007199254740993"], "an integer of 2^53 or more in row 1", "a number in row 0"),
+        (["5", "1" * 39], "an integer in row 0", "an integer of more than 38 digits in row 1"),
+        (["1" * 39, "0.5"], "an integer of more than 38 digits in row 0", "a number in row 1"),
+    ],
+)
+@pytest.mark.parametrize("rows_per_part", [1, None])
+def test_numbers_of_csv_that_no_one_type_holds_are_a_mixture(
+    rows_per_part: int | None, cells: list[str], one: str, other: str, tmp_path: Path
+) -> None:
+    path = csv_file(tmp_path / "a.csv", cells)
+    done = done_with([path], rows_per_part)
+    assert disagreement(done) == f"{one} of {path} and {other} of {path}"
+    assert column_of(done).to_pylist() == cells
+
+
+def test_a_file_of_many_parts_of_csv_is_of_one_type() -> None:
+    """What the parts say is looked at once."""
+    one = values.FirstOfKind(part=0, kind="spelt integer", type=pa.string(), place=0, low=1, high=2, large=None)
+    assert values.type_of([one] * 200_000).type == pa.int64()
 
 
 def test_csv_joins_files_of_types_where_its_cells_spell_them(tmp_path: Path) -> None:
@@ -370,3 +411,57 @@ def test_columns_that_are_named_in_time_are_read_in_the_pass_that_ingest_makes(t
         assert all((values.table_of("x") in seal.tables) == (where is not None) for seal in done["ingest"].parts)
         told.append([{name: table.sha256 for name, table in seal.tables.items()} for seal in done["columns"].parts])
     assert told[0] == told[1]
+
+
+@pytest.mark.slow
+def test_a_mixture_that_only_a_rater_names_is_refused_before_dedup(tiny_model: Path, tmp_path: Path) -> None:
+    path = json_file(tmp_path / "a.jsonl", [2**53 + n if n % 2 else n + 0.5 for n in range(9)])
+    rater = {"column": {"column": "x", "higher_is": "better"}}
+    policy = policy_of(
+        path, tiny_model, rate=[rater], select=rule_of("CAST(x AS VARCHAR) <> ''"), order={"using": "shuffled"},
+        manifest={},
+    )  # fmt: skip
+    with pytest.raises(
+        CorpusError, match=r"^rate\.x: the column 'x' of the corpus has no one type: .* Write it in one"
+    ):
+        run(policy, tmp_path / "root")
+    assert not list((tmp_path / "root").glob("artifacts/dedup*")), "nothing was done for it"
+
+
+@pytest.mark.slow
+def test_a_type_that_no_score_holds_is_refused_before_dedup(tiny_model: Path, tmp_path: Path) -> None:
+    wide = {"uint64": pa.array([2**63 + n for n in range(5)], pa.uint64())}
+    wide["decimal128\\(19, 1\\)"] = pa.array([Decimal(n) for n in range(5)], pa.decimal128(19, 1))
+    for number, (kind, held) in enumerate(wide.items()):
+        path = parquet_file(tmp_path / f"{number}.parquet", held)
+        rater = {"column": {"column": "x", "higher_is": "better"}}
+        policy = policy_of(
+            path, tiny_model, rate=[rater], select=rule_of("x > 0"), order={"using": "shuffled"}, manifest={}
+        )  # fmt: skip
+        with pytest.raises(CorpusError, match=f"^The column 'x' of the corpus is {kind}, and a score holds"):
+            run(policy, tmp_path / "root")
+        assert not list((tmp_path / "root").glob("artifacts/dedup*")), "nothing was done for it"
+
+
+@pytest.mark.slow
+def test_a_key_of_a_map_can_be_named_wherever_a_column_can(tiny_model: Path, tmp_path: Path) -> None:
+    texts = [text_of(n, 8) for n in range(9)]
+    for kind in (pa.string(), pa.large_string()):
+        inner = pa.array([[("k", n), ("k", n + 1)] for n in range(9)], pa.map_(kind, pa.int64()))
+        table = pa.table({"text": texts, "meta": inner, "deep": pa.StructArray.from_arrays([inner], names=["map"])})
+        pq.write_table(table, tmp_path / "a.parquet")
+        for name in ("meta.k", "deep.map.k"):
+            policy = policy_of(
+                tmp_path / "a.parquet", tiny_model,
+                corpus={
+                    "paths": [str(tmp_path / "a.parquet")], "text": f"{{{name}}} {{text}}", "source": name, "key": name,
+                },
+                rate=[{"column": {"column": name, "higher_is": "better"}}],
+                select=rule_of(f"{name} > 3", using={"top": {"score": name}}, budget={"documents": 2}),
+                order={"using": "shuffled"}, manifest={},
+            )  # fmt: skip
+            manifest = run(policy, tmp_path / "root").manifest
+            rows = manifest.rows(0, len(manifest)).to_pylist()
+            assert sorted((row["row"], row["source"]) for row in rows) == [(7, "8"), (8, "9")]
+    with pytest.raises(CorpusError, match=r"select\.where: no document of the corpus has a column 'meta\.kk'"):
+        run(policy_of(tmp_path / "a.parquet", tiny_model, select=rule_of("meta.kk > 3")), tmp_path / "root")

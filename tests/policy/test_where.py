@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selector.corpus import values
 from selector.errors import PolicyError
 from selector.plugins.catalogue import RULE_COLUMNS, Catalogue
 from selector.policy.where import Rule
@@ -106,7 +107,7 @@ def test_a_document_passes_if_the_condition_is_true_of_it(text: str, expected: l
         ("COUNT(*) > num_tokens", "COUNT asks for other documents"),
         ("ROW_NUMBER() OVER () > 2 AND num_tokens > 1", "OVER asks for other documents"),
         ("quantile_cont(num_tokens, 0.5) > 2 AND num_tokens > 2", "quantile_cont asks for other documents"),
-        (" AND ".join(f"{name} = 1" for name in "abcdefghi"), "reads 9 columns of the corpus, and 8 are the most"),
+        (" AND ".join(f"c{n} = 1" for n in range(101)), "reads 101 columns of the corpus, and 100 are the most"),
         ("(" * 9000 + "num_tokens" + ")" * 9000 + " > 3", "is not an SQL condition"),
     ],
     ids=lambda value: value[:40],
@@ -122,6 +123,57 @@ def test_what_is_no_condition_on_one_document_is_refused(text: str, message: str
 )
 def test_words_that_only_look_like_other_documents_are_allowed(text: str) -> None:
     assert Rule.of(text, NONE).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("len(tags) = 3", False),
+        ("tags[1] = 'en'", False),
+        ("contains(tags, 'en')", False),
+        ("list_contains(tags, 'en')", False),
+        ("length(COALESCE(tags, '[]')) = 3", False),
+        ("length(CASE WHEN n > 3 THEN tags END) = 3", False),
+        ("tags || 'x' = 'y'", False),
+        ("tags LIKE '%en%' AND tags NOT ILIKE '%de%' AND NOT tags SIMILAR TO 'x'", True),
+        ("tags = '[1, 2]' OR tags IN ('[]', '[1]') OR tags IS NULL", True),
+        ("json_array_length(tags) = 3 OR tags->>'$[0]' = 'en' OR json_contains(tags, '1')", True),
+        ("length(CAST(tags AS VARCHAR)) = 3 AND CAST(tags AS VARCHAR)[1] = '['", True),
+    ],
+)
+def test_only_functions_of_json_look_into_lists_and_objects(text: str, passes: bool) -> None:
+    rule = Rule.of(f"({text}) AND n > 0", NONE)
+    if passes:
+        rule.check({"tags": values.JSON, "n": pa.int64()})
+        return
+    with pytest.raises(
+        PolicyError, match=r"tags \(lists or objects\).* would see the JSON of lists or objects; write json_"
+    ):
+        rule.check({"tags": values.JSON, "n": pa.int64()})
+    rule.check({"tags": pa.null(), "n": pa.int64()})
+
+
+def test_a_list_is_asked_for_its_length_and_its_elements_by_functions_of_json() -> None:
+    tags = ['["en", "de", "fr"]', "[]", None]
+    assert passed("json_array_length(tags) = 3", tags=tags) == [True, False, False]
+    assert passed("tags->>'$[0]' = 'en'", tags=tags) == [True, False, False]
+    assert passed("json_contains(tags, '\"de\"')", tags=tags) == [True, False, False]
+
+
+def test_any_number_of_columns_of_nothing_but_nulls_fits_any_function() -> None:
+    text = (
+        "year(a) = 2024 AND lower(b) = 'x' OR length(c) > 3 OR d + e > 0 OR starts_with(f, 'a')"
+        " OR concat(a, b, c, d) > ''"
+        " OR date_diff('day', a, b) > 3 OR greatest(a, b, c, d, e) > 1 OR substring(c, d, e) = 'x' OR a IS NULL"
+    )
+    assert passed(text, **{name: pa.nulls(2) for name in "abcdef"}) == [True, True]
+
+
+def test_a_constant_that_the_decimal_beside_it_does_not_hold_is_refused() -> None:
+    kind = pa.decimal128(38, 37)
+    for text in ("COALESCE(p, 1000) > 5", "greatest(p, 1000) > 5", "CASE WHEN p > 1 THEN p ELSE 1000 END > 5"):
+        with pytest.raises(PolicyError, match=r"\(1000\) has no place in DECIMAL\(38,37\).*; cast one of them"):
+            Rule.of(text, NONE).check({"p": kind})
 
 
 def test_a_rule_that_does_not_fit_the_types_of_the_corpus_is_refused_before_any_work() -> None:
