@@ -45,6 +45,9 @@ def _check_corpus(
     everywhere = dict.fromkeys(render.columns(policy.corpus.text), "corpus.text")
     if policy.corpus.key is not None:
         everywhere[policy.corpus.key] = "corpus.key"
+    read = {fields.name_of([column]): "corpus.text" for column in render.file_columns(policy.corpus.text)}
+    if isinstance(policy.corpus.source, str):
+        read[policy.corpus.source] = "corpus.source"
     somewhere = dict(corpus_columns)
     if isinstance(policy.corpus.source, str) and policy.corpus.source != CorpusPolicy.model_fields["source"].default:
         somewhere[policy.corpus.source] = "corpus.source"
@@ -61,16 +64,18 @@ def _check_corpus(
         are_empty.append(beginning.is_empty)
         is_whole &= beginning.is_whole
         names = _names(beginning)
+        for name, where in {**read, **everywhere, **somewhere}.items():
+            twice = _named_twice(name, beginning)
+            if twice is not None:
+                raise CorpusError(f"{where}: {uri} has two columns {twice!r}. Give one of them another name.")
+        names |= {_spelt(name) for name in {**everywhere, **somewhere} if _is_in_map(name, beginning)}
         known |= names
-        for name, where in {**everywhere, **somewhere}.items():
-            if list(beginning.columns).count(fields.column_of(name)) > 1:
-                raise CorpusError(f"{where}: {uri} has two columns {name!r}. Give one of them another name.")
         for name, where in everywhere.items():
             column = name if beginning.is_whole else fields.name_of(fields.path_of(name)[:1])
             if names and _spelt(column) not in names:
                 raise unknown_column(name, where, uri, names, catalogue)
         if rule is not None:
-            _check_rule(rule, uri, beginning, names, catalogue)
+            _check_rule(rule, file, beginning, names, catalogue)
     if len(errors) == len(corpus_files.files):
         raise errors[0]
     if all(are_empty):
@@ -109,13 +114,30 @@ def _names(beginning: formats.Beginning) -> set[str]:
     return names.union(*map(fields.names_in, beginning.rows))
 
 
+def _named_twice(name: str, beginning: formats.Beginning) -> str | None:
+    """Of the columns that lead to one of this name, the first of which a file has two; None if there is none."""
+    path = fields.path_of(name)
+    names = [fields.name_of([column]) for column in beginning.columns if column]
+    if beginning.schema is not None:
+        names = fields.names_of(beginning.schema)
+    leading = [fields.name_of(path[:depth]) for depth in range(1, len(path) + 1)]
+    return next((name for name in leading if names.count(name) > 1), None)
+
+
+def _is_in_map(name: str, beginning: formats.Beginning) -> bool:
+    """Whether a column is what maps of a file may have at a key: which keys they have, no schema says."""
+    if beginning.schema is None:
+        return False
+    return not pa.types.is_null(values.type_in(beginning.schema, name))
+
+
 def _spelt(name: str) -> str:
     """A name as `selector.corpus.fields` writes it."""
     return fields.name_of(fields.path_of(name))
 
 
 def _check_rule(
-    rule: Rule, uri: str, beginning: formats.Beginning, names: Collection[str], catalogue: Catalogue
+    rule: Rule, file: files.File, beginning: formats.Beginning, names: Collection[str], catalogue: Catalogue
 ) -> None:
     """Each short name of the rule means one thing, and it fits what a file begins with. What types the values have is
     known once all were read; that a rule does not fit those of the first ones can be known now."""
@@ -126,12 +148,12 @@ def _check_rule(
                 f"select.where: {rule_column.name!r} is a score and a column of the corpus. "
                 f"Write score.{rule_column.name} or corpus.{rule_column.name}."
             )
-    if formats.format_of(uri).is_spelt:  # what its texts mean is known once all were read
+    if formats.find(file.format, file.uri).is_spelt:  # what its texts mean is known once all were read
         return
     try:
         rule.check({name: _first_type(name, beginning) for name in rule.corpus_columns})
     except PolicyError as error:
-        raise PolicyError(f"{error} These are the types in {uri}.") from error
+        raise PolicyError(f"{error} These are the types in {file.uri}.") from error
 
 
 def _first_type(name: str, beginning: formats.Beginning) -> pa.DataType:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from conftest import text_of, write_jsonl
 from runs import policy_of, run
 from selector.corpus import files
 from selector.errors import CorpusError
+from selector.policy import Policy
+from selector.policy.resolve import resolve
 
 
 def touch(path: Path) -> Path:
@@ -166,9 +169,9 @@ def test_of_a_saved_dataset_the_files_that_it_lists_are_read(tmp_path: Path) -> 
 # ---------------------------------------------------------------- runs
 
 
-def policy(corpus: Path, model: Path) -> dict[str, Any]:
-    said = policy_of(corpus, model, rate=[], select={"budget": {"fraction": 1}, "using": "random"}, manifest={})
-    return {**said, "order": {"using": "shuffled"}, "corpus": {"paths": [str(corpus)]}}
+def policy(path: Path, model: Path, **sections: Any) -> dict[str, Any]:
+    said = policy_of(path, model, rate=[], select={"budget": {"fraction": 1}, "using": "random"}, manifest={})
+    return {**said, "order": {"using": "shuffled"}, "corpus": {"paths": [str(path)]}, **sections}
 
 
 def test_a_run_lists_every_file_and_counts_them_by_ending(
@@ -280,3 +283,46 @@ def test_two_columns_of_one_name_are_refused_in_every_format(tiny_model: Path, t
     pq.write_table(table, tmp_path / "b.parquet")
     with pytest.raises(CorpusError, match=r"b\.parquet has no column 'text'\. There is: TEXT, Text\."):
         run(policy(tmp_path / "b.parquet", tiny_model), tmp_path / "root")
+
+
+@pytest.mark.parametrize(
+    ("names", "corpus", "where", "twice"),
+    [
+        (["text", "source", "source"], {}, "corpus.source", "source"),
+        (["messages", "tools", "tools"], {"text": "messages"}, "corpus.text", "tools"),
+        (["messages", "functions", "functions"], {"text": "{messages}"}, "corpus.text", "functions"),
+        (["text", "id", "id"], {"key": "id"}, "corpus.key", "id"),
+        (["text", "a.b", "a.b"], {"source": '"a.b"'}, "corpus.source", '"a.b"'),
+    ],
+)
+def test_no_column_that_is_read_may_be_there_twice(
+    names: list[str], corpus: dict[str, str], where: str, twice: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_arrays([pa.array(["a", "b"])] * len(names), names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + "a,b,c\n" * 2)
+    for path in (tmp_path / "a.parquet", tmp_path / "a.csv"):
+        with pytest.raises(
+            CorpusError, match=rf"{re.escape(where)}: .* has two columns {re.escape(repr(twice))}\. Give"
+        ):
+            run(policy(path, tiny_model, corpus={"paths": [str(path)], **corpus}), tmp_path / "root")
+
+
+def test_two_fields_of_one_name_in_a_struct_are_refused_where_they_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    inner = pa.StructArray.from_arrays([pa.array(["a"])] * 2, names=["k", "k"])
+    pq.write_table(pa.table({"text": ["a text"], "meta": inner}), tmp_path / "a.parquet")
+    corpus = {"paths": [str(tmp_path / "a.parquet")], "source": "meta.k"}
+    with pytest.raises(CorpusError, match=r"corpus\.source: .*a\.parquet has two columns 'meta\.k'\. Give one"):
+        run(policy(tmp_path / "a.parquet", tiny_model, corpus=corpus), tmp_path / "root")
+
+
+def test_a_rule_is_checked_by_the_format_of_a_file_and_not_by_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("data.dat", "a.jsonl", "b.parquet"):
+        path = tmp_path / name
+        path.write_text("text,n\n" + "".join(f"{text_of(n, 8)},{n}\n" for n in range(9)))
+        select = {"budget": {"fraction": 1.0}, "using": "random", "where": "n > 3"}
+        resolve(Policy.of(policy(path, tiny_model, corpus={"paths": [str(path)], "format": "csv"}, select=select)))
