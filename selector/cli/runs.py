@@ -62,7 +62,7 @@ def check(policy: PolicyFile, set_: Set = None, json: Json = False, _: Verbose =
 
     with only_our_output():
         resolved = resolve(Policy.load(policy, set_ or ()))
-        check_corpus(resolved.policy, resolved.uris)
+        check_corpus(resolved.policy, resolved.corpus_files.files)
         checked = resolved.policy
     if json:
         print_json(checked.resolved())
