@@ -224,7 +224,7 @@ def _tools(row: Mapping[str, Any], column: str, named: Sequence[str]) -> Iterato
 
 
 def _content(where: str, content: Any) -> str:
-    """What a message says: a string, or a list of parts, those of text as their text."""
+    """What a message says: a string, or a list of parts, those of the type text as their text, a line each."""
     if content is None:
         return ""
     if not isinstance(content, list):
@@ -239,7 +239,7 @@ def _part(where: str, part: Any) -> str:
     kind = given.get("type", "text")
     if _NO_TEXT.search(str(kind)):
         raise NoText("not_text", f"{where} is of the type {kind!r}, which is no text")
-    if isinstance(given.get("text"), str) and given.keys() <= {"type", "text"}:
+    if kind == "text" and isinstance(given.get("text"), str) and given.keys() <= {"type", "text"}:
         return given["text"]
     return _as_json(where, given)
 

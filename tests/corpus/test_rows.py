@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from conftest import tries
+from corpus_files import form_of, part_of, rows_of
 from selector import tables
 from selector.corpus import fields
 from selector.corpus.formats import _cache, _columnar, _stream
@@ -412,6 +413,10 @@ TOOL = {"name": "book", "parameters": {"seat": "integer"}}
         ({"content": "Hm.", "name": None, "tool_calls": [], "reasoning": "", "score": math.nan}, "Hm."),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image_url": None}]}, "a\nb"),
         ({"content": ["a", "b"]}, "a\nb"),
+        ({"content": [{"text": "a"}]}, "a"),
+        ({"content": [{"type": "reasoning", "text": "a"}]}, '{"type": "reasoning", "text": "a"}'),
+        ({"content": [{"type": "input_text", "text": "a"}]}, '{"type": "input_text", "text": "a"}'),
+        ({"content": {"type": "thinking", "text": "a"}}, '{"type": "thinking", "text": "a"}'),
         ({"content": [{"type": "thinking", "thinking": "é"}]}, '{"type": "thinking", "thinking": "é"}'),
         (
             {"content": [{"type": "text", "text": "a", "cache": True}]},
@@ -556,3 +561,30 @@ def test_a_template_that_is_none_is_refused_with_the_cure(text: str) -> None:
     for use in (columns, lambda text: render({"a": "1", "b": "2"}, text)):
         with pytest.raises(PolicyError, match=r"corpus\.text: the template .* names no column\. Write"):
             use(text)
+
+
+STRANGE = pa.array([1_700_000_000_000_000_001, 10**18, None], pa.timestamp("ns", "No/Where"))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.usefixtures("scratch")
+def test_moments_that_python_lacks_are_text_wherever_they_are_nested(form: str, tmp_path: Path) -> None:
+    """Also of a zone that this machine does not know, which is then that of UTC."""
+    lists = pa.ListArray.from_arrays(pa.array([0, None, 2, 3], pa.int32()), STRANGE)
+    struct = pa.StructArray.from_arrays([STRANGE, lists], names=["at", "list"], mask=pa.array([False, False, True]))
+    table = pa.table({"at": STRANGE, "deep": struct, "year": pa.array([4_000_000, 0, None], pa.date32())})
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        feather.write_feather(table, path, "uncompressed")
+    first, second = "2023-11-14 22:13:20.000000001Z", datetime.datetime(2001, 9, 9, 1, 46, 40, tzinfo=datetime.UTC)
+    expected = [
+        {"at": first, "deep": {"at": first, "list": [first, second]}, "year": "12921-08-18"},
+        {"at": second, "deep": {"at": second, "list": None}, "year": datetime.date(1970, 1, 1)},
+        {"at": None, "deep": None, "year": None},
+    ]
+    kind = form_of(form)
+    (cut,) = kind.cut(str(path), None)
+    assert [*rows_of(part_of(path, kind, cut), None).values()] == expected
+    assert corpus(path).read([0] * 3, [0, 1, 2], ["at", "deep", "year"]) == expected

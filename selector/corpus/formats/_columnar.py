@@ -18,11 +18,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from selector.corpus import formats
 from selector.corpus.formats import Bad, Cache, Range, Row, RowRead, Wanted
 from selector.engine import alive
 from selector.engine.part import Piece
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 UNIT_BYTES = 16 << 20  # decoded
 _LEAST_ROWS = 128  # of a part, however long its rows are
@@ -195,7 +198,7 @@ def _read(table: pa.Table | pa.RecordBatch) -> list[Row]:
     """The rows of a sound table; Bad where one has a value that is neither Python's nor has a text."""
     try:
         return list(table.to_pylist())
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, LookupError):
         pass
     rows: list[Row] = []
     for values in zip(*map(_values, table.columns), strict=True):
@@ -205,23 +208,55 @@ def _read(table: pa.Table | pa.RecordBatch) -> list[Row]:
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """The values of a column, each as Python has it, or else as text: a time to the nanosecond, a year 12921."""
+    """The values of a column, each as Python has it, or else as text, wherever it is nested: a time to the nanosecond,
+    a year 12921. A moment of a zone that this machine does not know is one of UTC."""
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, LookupError):
         pass
+    if isinstance(column, pa.ChunkedArray):
+        return [value for chunk in column.chunks for value in _values(chunk)]
+    kind, is_valid = column.type, column.is_valid().to_pylist()
+    if pa.types.is_struct(kind):
+        names = [child.name for child in kind]
+        rows = zip(*map(_values, column.flatten()), strict=True)
+        return [
+            _whole(dict(zip(names, row, strict=True)), row) if ok else None
+            for row, ok in zip(rows, is_valid, strict=True)
+        ]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = iter(_values(column.flatten()))
+        lengths = pc.list_value_length(column).to_pylist()
+        lists = [list(itertools.islice(inner, length or 0)) for length in lengths]
+        return [_whole(one, one) if ok else None for one, ok in zip(lists, is_valid, strict=True)]
+    if pa.types.is_timestamp(kind) and kind.tz is not None and not _is_known(kind.tz):
+        return _values(column.cast(pa.timestamp(kind.unit, "UTC")))
     try:
         texts: list[str | None] = column.cast(pa.string()).to_pylist()
-    except pa.ArrowException:  # of values in lists and the like
+    except pa.ArrowException:  # of values in maps and the like
         texts = [None] * len(column)
     values: list[Any] = []
     for value, text in zip(column, texts, strict=True):
         try:
             values.append(value.as_py())
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, LookupError) as error:
             has_text = text is not None and not text.startswith("<value out of range")
             values.append(text if has_text else Bad(reason="no_value", detail=str(error)))
     return values
+
+
+def _whole(value: Any, inner: Iterable[Any]) -> Any:
+    """A value that holds others; Bad where one of them is."""
+    return next((one for one in inner if isinstance(one, Bad)), value)
+
+
+def _is_known(zone: str) -> bool:
+    """Whether Python has a zone of this name."""
+    try:
+        pa.scalar(0, pa.timestamp("s", zone)).as_py()
+    except (ValueError, LookupError):
+        return False
+    return True
 
 
 @dataclass(kw_only=True, eq=False)
