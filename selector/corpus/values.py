@@ -18,6 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ def _split(places: Places, values: Sequence[Any], name: str, lost: _Lost) -> _Ke
             continue
         kind = _KINDS.get(type(value), "json")
         if kind == "integer" and not -(10**_MOST_DIGITS) < value < 10**_MOST_DIGITS:
-            digits = f"an integer of {len(str(abs(value)))} digits"
+            digits = f"an integer of {len(str(value).lstrip('-'))} digits"
             lost.append({"name": name, "place": place, "detail": f"the column {name!r} holds {digits}"})
             continue
         at, held = by_kind.setdefault(kind, ([], []))
@@ -189,7 +190,9 @@ def _split(places: Places, values: Sequence[Any], name: str, lost: _Lost) -> _Ke
         yield kind, np.array(at, np.int64), pa.array(held, _integers(held) if kind == "integer" else _STORED[kind])
 
 
-_KINDS: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "text"}
+_KINDS: Mapping[type, str] = {
+    bool: "boolean", int: "integer", Decimal: "integer", float: "number", str: "text"
+}  # fmt: skip
 _STORED: Mapping[str, pa.DataType] = {
     "boolean": pa.bool_(), "number": pa.float64(), "text": pa.string(), "json": pa.string()
 }  # fmt: skip

@@ -325,7 +325,6 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "a BOM in the middle": (b" " + BOM + b'{"text": "a"}', "not_json"),
     "NaN": (b'{"text": "a", "x": NaN}', "not_json"),
     "Infinity": (b'{"text": "a", "x": -Infinity}', "not_json"),
-    "too many digits": (b'{"text": "a", "x": ' + b"9" * 5000 + b"}", "not_json"),
     "a list": (b'["text"]', "not_an_object"),
     "a string": (b'"text"', "not_an_object"),
     "null": (b"null", "not_an_object"),

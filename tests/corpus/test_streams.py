@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import text_of
-from corpus_files import part_of, rows_of
+from corpus_files import PACKED, part_of, rows_of
 from runs import policy_of, run
-from selector.corpus import formats
+from selector.corpus import formats, render
 from selector.errors import PolicyError
 from selector.policy import Policy
 
@@ -68,6 +69,13 @@ def test_values_longer_than_csv_readers_like_are_read(tmp_path: Path) -> None:
         ("", []),
         ('{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
         ('{"a": 1}\n{"a": \n\n{"a": 3}', [{"a": 1}, "not_json", {"a": 3}]),
+        ('[null, {"a": 1}, {"a": 2}]', ["not_an_object", {"a": 1}, {"a": 2}]),
+        ('[5,\n "{", [{"a": 0}],\n {"a": 1}]', ["not_an_object"] * 3 + [{"a": 1}]),
+        (f'["{"x" * 200_000}", {{"a": 1}}]', ["not_an_object", {"a": 1}]),
+        ('null\n{"a": 1}\n{"a": 2}\n', ["not_an_object", {"a": 1}, {"a": 2}]),
+        ('"x"\n{"a": 1}', ["not_an_object", {"a": 1}]),
+        ('{"a": \n{"a": 1}\n{"a": 2}', ["not_json", {"a": 1}, {"a": 2}]),
+        ('[1]\n{"a": 1}\n{"a": 2}', ["not_an_object", {"a": 1}, {"a": 2}]),
     ],
 )  # fmt: skip
 def test_an_element_of_an_array_is_a_row_of_json(data: str, expected: list[Any], tmp_path: Path) -> None:
@@ -75,7 +83,8 @@ def test_an_element_of_an_array_is_a_row_of_json(data: str, expected: list[Any],
 
 
 @pytest.mark.parametrize(
-    "data", ['{"a": 1}', '{\n "a": 1,\n "b": [{}]\n}\n', "[1, 2]", '["a"]', "5", '"text"', "<html>"]
+    "data",
+    ['{"a": 1}', '{\n "a": 1,\n "b": [{}]\n}\n', "[1, 2]", '["a"]', "[1, 2", "[1]\n[2]", "5", '"text"', "<html>"],
 )
 def test_json_that_is_no_array_of_objects_has_no_rows(data: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(data)
@@ -126,3 +135,21 @@ def test_what_a_compression_ends_early_is_lost_as_a_whole(tmp_path: Path) -> Non
     whole = gzip.compress(json.dumps([{"a": n} for n in range(999)]).encode())
     with pytest.raises(formats.Corrupt):
         rows(tmp_path / "a.json.gz", whole[:-20])
+
+
+@pytest.mark.parametrize("ending", ["json.gz", "json.zst", "json.bz2", "json.xz"])
+def test_a_packed_array_may_begin_with_what_is_no_object(ending: str, tmp_path: Path) -> None:
+    form = formats.format_of(f"a.{ending}")
+    packed = PACKED[ending.rpartition(".")[2]](json.dumps(["x" * 200_000, {"a": 1}]).encode())
+    assert rows(tmp_path / f"a.{ending}", packed, form.name) == ["not_an_object", {"a": 1}]
+
+
+def test_an_integer_of_any_length_costs_nothing_where_nobody_names_it(tmp_path: Path) -> None:
+    digits = "7" * 5000
+    data = f'{{"a": {digits}, "b": [-{digits}], "c": 3}}'.encode()
+    (row,) = rows(tmp_path / "a.jsonl", data)
+    assert (str(row["a"]), str(row["b"][0]), row["c"]) == (digits, f"-{digits}", 3)
+    assert formats.find("jsonl", "").rows_at(str(tmp_path / "a.jsonl"), len(data), formats.Cache())(
+        formats.Wanted(np.zeros(1, np.int64)), ["c"]
+    ) == [{"c": 3}]
+    assert render.render(row, "{a}{c}") == f"{digits}3"

@@ -1,7 +1,9 @@
 """The bytes of a JSON object to a row. Refuses what readers of JSON disagree on: duplicate keys, NaN, deep nesting, bad
 UTF-8."""
 
+import decimal
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +24,7 @@ def parse(data: bytes) -> Row:
     except UnicodeDecodeError as error:
         return Bad(reason="not_utf8", detail=str(error))
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value = _loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except RecursionError:
         return Bad(reason="nested_too_deeply", detail="more levels than the parser can hold")
     except _Refused as refused:
@@ -41,7 +43,7 @@ def values(
 ) -> list[dict[str, Any]]:
     """What rows hold in these columns, all parsed together. Raises CorpusError that names the first bad row."""
     try:
-        parsed: list[Any] = json.loads((b"[" + b",".join(data) + b"]").decode())
+        parsed: list[Any] = _loads((b"[" + b",".join(data) + b"]").decode())
     except (ValueError, RecursionError):
         parsed = []
     if len(parsed) != len(data) or not all(type(value) is dict for value in parsed):
@@ -51,12 +53,28 @@ def values(
 
 def _value(path: str, row: int, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data.decode())
+        value = _loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise formats.changed(path, f"row {row} is not JSON", str(error)) from error
     if not isinstance(value, dict):
         raise formats.changed(path, f"row {row} is not a JSON object")
     return value
+
+
+def _loads(text: str, **hooks: Any) -> Any:
+    """What a JSON text holds. An integer that is too long for Python's `int` is a decimal: it may stand in a column
+    that nobody names."""
+    try:
+        return json.loads(text, **hooks)
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        return json.loads(text, parse_int=_integer, **hooks)
+
+
+def _integer(digits: str) -> int | decimal.Decimal:
+    most = sys.get_int_max_str_digits()
+    return int(digits) if most == 0 or len(digits) <= most else decimal.Decimal(digits)
 
 
 class _Refused(Exception):

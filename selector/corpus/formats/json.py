@@ -1,12 +1,12 @@
 """JSON: an array of objects, or lines of JSON under another name.
 
-An object is a row; what else stands in the array is a row too, and a bad one. A file of one object, or of any other
-value, holds settings or the like: it has no rows. Where brackets and quotes of an array do not match up to its end, no
-row can be told from the next, and the whole file is lost.
+An object is a row; what else stands in an array that has objects is a row too, and a bad one. A file of one object, of
+an array without any, or of any other value, holds settings or the like: it has no rows. Where brackets and quotes of an
+array do not match up to its end, no row can be told from the next, and the whole file is lost.
 """
 
 from collections.abc import Iterator
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ _KINDS = np.zeros(256, np.uint8)
 for _kind, _characters in ((_QUOTE, b'"'), (_BACKSLASH, b"\\"), (_OPENING, b"[{"), (_CLOSING, b"]}"), (_COMMA, b",")):
     _KINDS[list(_characters)] = _kind
 
+_BLOCK = 1 << 16  # bytes at the beginning by which lines are told from an array
 _LONGEST = 64 << 20  # bytes of a first line that may tell that a file holds lines
 
 
@@ -31,21 +32,23 @@ class Json(Lines):
     stem_endings = (".json",)
 
     def start(self, file: BufferedIOBase) -> Start:
-        block = file.read(1 << 16)
+        block = file.read(_BLOCK)
         mark = len(BOM) if block.startswith(BOM) else 0
         content = block[mark:].lstrip(_SPACE)
         if not content:
             return Start(0, False)
-        if content[:1] == b"[":
-            inside = content[1:].lstrip(_SPACE)[:1]
-            if inside in (b"{", b"]", b""):
-                return Start(len(block) - len(content) + 1, True)
+        is_array, first = content[:1] == b"[", len(block) - len(content) + 1
+        if is_array and content[1:].lstrip(_SPACE)[:1] in (b"{", b"]", b""):
+            return Start(first, True)
         if b"\n" not in content:
             content += file.readline(_LONGEST)
         line, newline, rest = content.partition(b"\n")
-        has_more = newline and (rest.strip() or any(more.strip() for more in chunks(file)))
-        if has_more and isinstance(_json.parse(line.rstrip()), dict):
+        if newline and not rest.strip():
+            rest += next((more for more in chunks(file) if more.strip()), b"")
+        if rest.strip() and (_is_object(line) or _are_lines(rest, is_cut=len(block) == _BLOCK)):
             return Start(0, False)
+        if is_array and _has_object(line[1:] + newline + rest, file):
+            return Start(first, True)
         raise NoRows("it is no array of objects")
 
     def records(self, file: BufferedIOBase, number: int, offset: int, context: Any, most: int) -> Iterator[Record]:
@@ -59,6 +62,43 @@ class Json(Lines):
         kind = Streamed if self.start(file).context else Lines
         file.seek(0)
         return kind.bounds(self, file)
+
+
+def _is_object(line: bytes) -> bool:
+    return isinstance(_json.parse(line.rstrip()), dict)
+
+
+def _are_lines(rest: bytes, *, is_cut: bool) -> bool:
+    """Whether what follows the first line of a file tells that it holds lines, though that one is no object: of all
+    lines at least half are."""
+    lines = [line for line in rest.split(b"\n")[: -1 if is_cut else None] if line.strip()]
+    return 2 * sum(map(_is_object, lines)) >= len(lines) + 1
+
+
+def _has_object(inside: bytes, file: BufferedIOBase) -> bool:
+    """Whether there is an object in an array of which this much has been read."""
+    whole = BufferedReader(_Rest(inside, file))
+    try:
+        return any(record.data[:1] == b"{" for record in _elements(whole, 0, 0, 1))
+    except Corrupt:
+        return False
+
+
+class _Rest(RawIOBase):
+    """A stream from before what was read of it last."""
+
+    def __init__(self, again: bytes, file: BufferedIOBase) -> None:
+        self._again = again
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._again[: len(buffer)] or self._file.read(len(buffer))
+        self._again = self._again[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _elements(file: BufferedIOBase, number: int, offset: int, most: int) -> Iterator[Record]:
