@@ -60,7 +60,7 @@ class _Signals:
 
 
 _signals = _Signals()
-"""Those of this process, whose only command this is."""
+"""The one object that handles the signals of this process: a process runs one command."""
 
 
 class Commands(typer.core.TyperGroup):

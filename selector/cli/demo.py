@@ -6,11 +6,15 @@ one. Nothing is imported: sources are parsed.
 
 import ast
 import json
+import math
 import os
+import shlex
 import sysconfig
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+
+import yaml
 
 from selector.errors import UsageError
 
@@ -20,7 +24,7 @@ POLICY = """\
 # The demo's policy. Change it and run it again: selector run {policy} --root {root}
 seed: 7
 corpus:
-  paths: [{corpus}]
+  paths: {corpus}
 embed:                     # by the beginning of each text, which is quick; the defaults read all of it
   max_tokens: 128
   long_documents: truncate
@@ -62,7 +66,9 @@ def _prepared(folder: Path, num_documents: int) -> Path:
                 file.write(json.dumps(document, ensure_ascii=False) + "\n")
         partial.replace(corpus)
     if not policy.exists():
-        policy.write_text(POLICY.format(policy=policy, root=folder / "runs", corpus=corpus), "utf-8")
+        paths = yaml.safe_dump([str(corpus)], default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+        again, root = shlex.quote(str(policy)), shlex.quote(str(folder / "runs"))
+        policy.write_text(POLICY.format(policy=again, root=root, corpus=paths), "utf-8")
     return policy
 
 

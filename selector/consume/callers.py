@@ -52,7 +52,7 @@ class Callers:
 
 
 def above() -> Callers:
-    """What calls the caller of this function."""
+    """The loaders and wrappers that are at work above the dataset or sampler that asks."""
     at_work = list(_at_work())
     iterator = next((owner for _, owner in at_work if _is_iterator(owner)), None)
     return replace(
@@ -64,7 +64,7 @@ def above() -> Callers:
 
 
 def of(loader: Any) -> Callers:
-    """What a loader would be to what it holds, if it were read."""
+    """The wrappers and cuts that this loader and those inside it would make, found without reading it."""
     return _callers([loader])
 
 

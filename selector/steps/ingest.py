@@ -148,5 +148,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def file_label(uri: str) -> str:
-    """What a document's source is called when nothing names one: its file, without endings."""
-    return PurePath(uri).name.split(".")[0]
+    """What a document's source is called when nothing names one: its file, without endings, and never empty."""
+    name = PurePath(uri).name
+    dots = len(name) - len(name.lstrip("."))
+    return name[:dots] + name[dots:].split(".")[0]
