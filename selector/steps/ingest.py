@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,7 @@ class Ingest(Map):
         sources: list[str] = []
         without_source = 0
         texts: list[str] = []
+        sizes: list[int] = []
         offsets: list[int | None] = []
         lengths: list[int | None] = []
         lost: list[dict[str, Any]] = []
@@ -70,14 +71,14 @@ class Ingest(Map):
                 detail = document.detail[:500]
                 lost.append({"place": place, "step": self.name, "reason": document.reason, "detail": detail})
                 continue
-            doc_id, text, source = document
-            ids.append(doc_id)
-            text_ids.append(keyed.digest(text.encode()) if self.key_column else doc_id)
+            ids.append(document.doc_id)
+            text_ids.append(document.text_id)
             places.append(place)
-            if source is None:
+            if document.source is None:
                 without_source += 1
-            sources.append(source or file_label(piece.uri))
-            texts.append(text)
+            sources.append(document.source or file_label(piece.uri))
+            texts.append(document.text)
+            sizes.append(document.num_bytes)
             offsets.append(read.byte_offset)
             lengths.append(read.byte_length)
             if self.columns and not isinstance(read.row, formats.Bad):
@@ -88,7 +89,7 @@ class Ingest(Map):
                 pa.array(text_ids, tables.DOC_ID),
                 pa.array(places, pa.uint32()),
                 pa.array(sources, pa.string()).dictionary_encode(),
-                pa.array([len(text.encode()) for text in texts], pa.uint32()),
+                pa.array(sizes, pa.uint32()),
                 pa.array(tokens.count_tokens(self.tokenizer, self.tokenizer_sha256, texts), pa.uint32()),
                 pa.array(offsets, pa.int64()),
                 pa.array(lengths, pa.uint32()),
@@ -107,19 +108,20 @@ class Ingest(Map):
             "quarantine": quarantine,
         }
 
-    def _document(self, row: Mapping[str, Any], piece: Piece) -> "tuple[bytes, str, str | None] | formats.Bad":
-        """(doc_id, text, source) of a row; no source where it is null."""
+    def _document(self, row: Mapping[str, Any], piece: Piece) -> "_Document | formats.Bad":
+        """The document that a row is; Bad if it is none."""
         try:
             text = render.render(row, self.text)
         except render.NoText as error:
             return formats.Bad(reason=error.reason, detail=error.detail)
-        num_bytes = len(text.encode())
+        data = text.encode()
+        num_bytes = len(data)
         if num_bytes > self.max_document_bytes:
             return formats.Bad(
                 reason="too_long",
                 detail=f"{num_bytes} bytes, and corpus.max_document_bytes is {self.max_document_bytes}",
             )
-        key = text
+        key = None
         if self.key_column is not None:
             value = fields.find(row, self.key_column)
             if value is fields.ABSENT:
@@ -136,7 +138,24 @@ class Ingest(Map):
         for name, label in ((self.key_column, key), (self.source_column, source)):
             if label is not None and not _is_utf8(label):
                 return formats.Bad(reason="lone_surrogate", detail=f"the column {name!r} holds {label!r}")
-        return keyed.digest(key.encode()), text, source
+        text_id = keyed.digest(data)
+        return _Document(
+            doc_id=text_id if key is None else keyed.digest(key.encode()),
+            text_id=text_id,
+            text=text,
+            num_bytes=num_bytes,
+            source=source,
+        )
+
+
+class _Document(NamedTuple):
+    """A row that is a document; no source where it is null."""
+
+    doc_id: bytes
+    text_id: bytes
+    text: str
+    num_bytes: int
+    source: str | None
 
 
 def _is_utf8(text: str) -> bool:
