@@ -13,6 +13,11 @@ from selector.errors import SelectorError
 from selector.models.encoder import hardware_precision
 from selector.models.find import find_model
 
+_PACKAGES = {
+    "ray": (2, 56), "torch": (2, 5), "sentence-transformers": (5, 4), "pyarrow": (18, 0), "duckdb": (2, 0),
+}  # fmt: skip
+"""The least versions of what a run cannot do without, as pyproject.toml has them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -36,8 +41,7 @@ def examine(root: str) -> list[Finding]:
             detail=f"{os.cpu_count()} CPUs, models on {device} in {hardware_precision(device)}",
         ),
     ]
-    for name, least in (("ray", (2, 56)), ("torch", (2, 5)), ("sentence-transformers", (5, 0)), ("pyarrow", (18, 0))):
-        findings.append(_package(name, least))
+    findings += [_package(name, least) for name, least in _PACKAGES.items()]
     try:
         findings.append(
             Finding(
