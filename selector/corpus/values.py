@@ -567,7 +567,8 @@ def _spelt_out(values: pa.Array) -> pa.Array:
     if pa.types.is_boolean(values.type):
         return pa.array(["false", "true"]).take(values.cast(pa.int8()))
     if pa.types.is_binary(values.type):
-        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.string())
+        texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in values.to_pylist()]
+        return pa.array(texts, pa.string())
     return values.cast(pa.string())
 
 

@@ -79,7 +79,7 @@ def _schema(option: Option) -> pa.Schema:
 
 def _table(option: Option, path: str, data: bytes) -> pa.Table:
     where = f"{path}.{option.path}: the table {str(option.value)!r}"
-    is_parquet = str(option.value).endswith(".parquet")
+    is_parquet = str(option.value).lower().endswith(".parquet")
     try:
         reader = pa.BufferReader(data)
         if is_parquet:
@@ -89,6 +89,8 @@ def _table(option: Option, path: str, data: bytes) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         if not data.strip():
             return empty(option)
+        if not is_parquet and "changed from" in str(error):
+            raise PolicyError(f"{where} has values of two types in one column: {error}. Write it in one.") from error
         raise PolicyError(f"{where} is not {'Parquet' if is_parquet else 'JSONL'}: {error}.") from error
     for field in _schema(option):
         if field.name not in rows.schema.names:

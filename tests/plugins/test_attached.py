@@ -298,8 +298,12 @@ def test_an_optional_table_that_is_absent_is_empty(
         ('{"source": "web", "rank": "first"}\n', r": the table '{path}' has a column 'rank' that is not int64: "),
         ('{"source": "web", "rank": 1.5}\n', r": the table '{path}' has a column 'rank' that is not int64: "),
         ('{"source": "web", \n', r": the table '{path}' is not JSONL: "),
+        (
+            '{"source": "web", "x": 1}\n{"source": "web", "x": "1"}\n',
+            r": the table '{path}' has values of two types in one column: .*x",
+        ),
     ],
-    ids=["no file", "no column", "a word", "half a number", "no JSON"],
+    ids=["no file", "no column", "a word", "half a number", "no JSON", "two types"],
 )
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_table_that_cannot_be_used_is_refused_before_any_work(
