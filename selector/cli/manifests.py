@@ -64,8 +64,12 @@ def verify(manifest: ManifestUri, root: Root = "./runs", json: Json = False, _: 
 
 @app.command(cls=_TakesNegative)
 def at(manifest: ManifestUri, position: int, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
-    """Show what the trainer sees at a position of the order."""
-    print_row(_open(manifest, root).at(position), json)
+    """Show what the trainer sees at a position of the order: with --json the visit's row, else its text too."""
+    from selector.cli import report
+
+    opened = _open(manifest, root)
+    visit = opened.at(position)
+    print_row(visit if json else report.seen(opened, visit), json)
 
 
 @app.command()

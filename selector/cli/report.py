@@ -17,7 +17,7 @@ from selector.engine import lease
 from selector.engine.gc import Garbage
 from selector.engine.runner import Planned
 from selector.engine.step import Result, Step
-from selector.errors import DamagedError
+from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION, content_of
@@ -26,6 +26,8 @@ from selector.policy import Policy
 from selector.storage import Storage
 
 _WIDEST_MIXTURE = 12
+_MOST_TEXT = 300
+_AMOUNT = r"select\.budget\.(documents|tokens|fraction)="
 _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
@@ -52,13 +54,21 @@ def print_run(finished: FinishedRun, policy: Policy, repeated: Sequence[str]) ->
     console.print(_tree(finished.flow, finished.steps))
     print_manifest(finished.manifest, console)
     first = finished.manifest.at(0)["doc_id"] if len(finished.manifest) else "DOC_ID"
-    console.print(f"\n{finished.seconds:.1f} s. Try next:", style="bold")
+    state = "It was finished before: nothing was made anew. " if all(step.cached for step in finished.steps) else ""
+    console.print(f"\n{state}{finished.seconds:.1f} s. Try next:", style="bold")
     for command in (
         ["selector", "verify", finished.uri],
         ["selector", "explain", finished.uri, first],
-        [*repeated, "--set", _half_budget(policy)],
+        [*_without_budget(repeated), "--set", _half_budget(policy)],
     ):
         console.print(f"  {shlex.join(command)}", soft_wrap=True)
+
+
+def _without_budget(command: Sequence[str]) -> list[str]:
+    """A command's words, but for a --set of the amount that may be chosen."""
+    pairs = list(zip(command, [*command[1:], ""], strict=True))
+    amounts = [at for at, (word, value) in enumerate(pairs) if word == "--set" and re.match(_AMOUNT, value)]
+    return [word for at, word in enumerate(command) if at not in amounts and at - 1 not in amounts]
 
 
 def _half_budget(policy: Policy) -> str:
@@ -154,6 +164,18 @@ def print_plan(planned: Sequence[Planned]) -> None:
         parts = "" if step.parts is None else f"{step.parts_cached} of {step.parts} cached"
         table.add_row(step.name, step.action, (step.fingerprint or "")[:12], parts)
     _console().print(table)
+
+
+def seen(manifest: Manifest, visit: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Manifest.at` returns, with its file and the beginning of its text, or why that cannot be read."""
+    from selector.consume import Texts
+
+    position = visit["position"]
+    try:
+        text = _shown(Texts(manifest).read(manifest.rows(position, position + 1))[0][:_MOST_TEXT])
+    except SelectorError as error:
+        text = f"cannot be read: {_shown(str(error))}"
+    return {**visit, "uri": _shown(manifest.files["uri"][visit["file"]].as_py()), "text": text}
 
 
 def readable(explanation: Mapping[str, Any]) -> dict[str, Any]:
