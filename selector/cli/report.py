@@ -80,6 +80,31 @@ def _half_budget(policy: Policy) -> str:
     return f"select.budget.{unit}={max(1, (amount or 0) // 2)}"
 
 
+def print_change(change: Mapping[str, Any]) -> None:
+    """What another policy would choose, beside what the first one does."""
+    console = _console()
+    totals = Table("", "before", "after", "change", box=None, pad_edge=False)
+    coverage = {f"{name} with some": change["coverage"][name] for name in ("sources", "clusters")}
+    for name, values in {**{name: change[name] for name in ("documents", "visits", "tokens")}, **coverage}.items():
+        totals.add_row(name, *(f"{values[side]:,}" for side in ("before", "after")), f"{_difference(values):+,}")
+    if None not in change["quality"].values():
+        quality = change["quality"]
+        totals.add_row("mean quality", *(f"{quality[side]:.4g}" for side in quality), f"{_difference(quality):+.4g}")
+    console.print(totals)
+    for word, moved in (("enter", change["enter"]), ("leave", change["leave"])):
+        console.print(f"\n{moved['documents']:,} documents {word}", style="bold")
+        for name in ("sources", "clusters", "reasons"):
+            shown = list(moved[name].items())[:_WIDEST_MIXTURE]
+            listed = ", ".join(f"{_shown(str(group))} {count:,}" for group, count in shown)
+            rest = f", and {len(moved[name]) - len(shown)} more" if len(moved[name]) > len(shown) else ""
+            if shown:
+                console.print(f"  {name}: {listed}{rest}", soft_wrap=True, markup=False)
+
+
+def _difference(values: Mapping[str, Any]) -> Any:
+    return values["after"] - values["before"]
+
+
 def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     """What was kept, what was left out and why, the mixture before and after, and difficulty along the order."""
     console = console or _console()

@@ -94,6 +94,36 @@ def plan(
         report.print_plan(planned)
 
 
+@app.command("what-if")
+def what_if(
+    policy: PolicyFile,
+    root: Root = "./runs",
+    set_: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Show what would enter and leave if the policy said something else (--set), without making a manifest."""
+    from selector.cli import report
+    from selector.cli.progress import Watch
+    from selector.cli.what_if import compare
+    from selector.policy import Policy
+
+    if not set_:
+        raise UsageError(
+            "what-if compares a policy with another one. Say what is other: --set select.budget.tokens=1M."
+        )
+    with only_our_output(), Watch() as watch:
+        chosen = _executor(executor, address=address)
+        policies = Policy.load(policy), Policy.load(policy, set_)
+        change = compare(*policies, root=root, executor=chosen, progress=watch)
+    if json:
+        print_json(change)
+    else:
+        report.print_change(change)
+
+
 @app.command()
 def run(
     policy: PolicyFile,

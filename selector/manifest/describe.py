@@ -25,6 +25,14 @@ from selector.manifest.header import Header
 
 _Array = npt.NDArray[Any]
 
+DUPLICATE, NO_TOKENS, INCLUDED = (
+    "the same text as another document",
+    "no tokens: the tokenizer finds none in its text",
+    "included by the policy",
+)
+QUARANTINED, WHERE, NO_SCORE = "quarantined in ", "where: ", "no score "
+"""Reasons of ours, or their beginnings: by these `explain` knows which clause decided."""
+
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -184,14 +192,19 @@ def explain(stored: Stored, doc_id: bytes, visits: pa.Table) -> dict[str, Any]:
         raise NotFoundError(f"There is no document {doc_id.hex()} in the corpus of this manifest.")
     uris = stored.table("files")["uri"]
     decision, *copies = sorted(decided, key=lambda row: (row["outcome"] != "kept", row["outcome"] == "duplicate"))
-    decision["of"] = None
+    group = _Group()
     if decision["rank"] is not None:
         decision["rank"] += 1
     elif decision["value"] is not None:
-        decision["rank"], decision["of"] = _rank(stored, doc_id, decision["arguments"], decision["value"])
+        group = _group(stored, doc_id, decision["arguments"], decision["value"])
+        decision["rank"] = group.rank
+    decided_by = _decided_by(decision)
     unvisited = of_document(stored.table("unvisited"), doc_id)["reason"]
     return {
         **decision,
+        "of": group.documents,
+        "decided_by": decided_by,
+        "would_change": _would_change(decision, decided_by, group),
         "doc_id": doc_id.hex(),
         "reason": sentence(decision["reason"], decision["arguments"], decision),
         "arguments": json.loads(decision["arguments"] or "{}"),
@@ -216,11 +229,22 @@ def _decisions(stored: Stored, doc_id: bytes, visits: pa.Table) -> Iterator[dict
             yield from of_document(stored.part("decisions", index), doc_id).to_pylist()
 
 
-def _rank(stored: Stored, doc_id: bytes, arguments: str | None, value: float) -> tuple[int, int]:
-    """The place of a value among those of the decisions with the same arguments, from 1 on, and how many those are."""
-    before, of = 0, 0
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """A document among those of its group, by their values: None where there is none."""
+
+    rank: int | None = None  # counted from 1
+    documents: int | None = None
+    num_kept: int = 0
+    last_kept: float | None = None  # the least value of those that are kept
+    first_left: float | None = None  # the largest of those that are not
+
+
+def _group(stored: Stored, doc_id: bytes, arguments: str | None, value: float) -> _Group:
+    """The place of a value among those of the decisions with the same arguments. Reads all decisions."""
+    before, of, num_kept, last, first = 0, 0, 0, np.inf, -np.inf
     wanted = keyed.words(pa.array([doc_id], tables.DOC_ID))[0]
-    for table in stored.parts("decisions", ["doc_id", "arguments", "value"]):
+    for table in stored.parts("decisions", ["doc_id", "outcome", "arguments", "value"]):
         names, codes = labels(table["arguments"])
         here = (
             np.array([name == (arguments or "") for name in names], np.bool_)[codes]
@@ -231,7 +255,60 @@ def _rank(stored: Stored, doc_id: bytes, arguments: str | None, value: float) ->
         is_smaller = (ids[:, 0] < wanted[0]) | ((ids[:, 0] == wanted[0]) & (ids[:, 1] < wanted[1]))
         before += int(np.count_nonzero((values > value) | ((values == value) & is_smaller)))
         of += len(table)
-    return before + 1, of
+        outcomes, codes = labels(table["outcome"])
+        kept = np.array([outcome == "kept" for outcome in outcomes], np.bool_)[codes]
+        num_kept += int(kept.sum())
+        last, first = min(last, values[kept].min(initial=np.inf)), max(first, values[~kept].max(initial=-np.inf))
+    bounds = [float(bound) if np.isfinite(bound) else None for bound in (last, first)]
+    return _Group(rank=before + 1, documents=of, num_kept=num_kept, last_kept=bounds[0], first_left=bounds[1])
+
+
+def _decided_by(decision: Mapping[str, Any]) -> str:
+    """Which step decided, or which key of the policy."""
+    outcome, reason = decision["outcome"], decision["reason"]
+    if outcome == "duplicate":
+        return "dedup"
+    if outcome == "quarantined":
+        return reason.partition(":")[0].removeprefix(QUARANTINED)
+    if outcome == "marked":
+        return "select.exclude"
+    if outcome == "left_out" and decision["arguments"] is None:
+        for beginning, key in ((WHERE, "select.where"), (NO_TOKENS, "ingest"), (NO_SCORE, "select.missing")):
+            if reason.startswith(beginning):
+                return key
+    return "select.include" if outcome == "kept" and reason == INCLUDED else "select.using"
+
+
+def _would_change(decision: Mapping[str, Any], decided_by: str, group: _Group) -> str:
+    """What would lead to another verdict."""
+    others = {
+        "dedup": "a corpus without the document that it repeats",
+        "ingest": "a text in which the tokenizer finds something",
+        "select.exclude": "select.exclude without that manifest",
+        "select.where": "a rule that lets it pass",
+        "select.missing": "a rater that gives it this score, or select.missing: last or impute",
+        "select.include": "select.include without it: the selector would then decide",
+    }
+    if decision["outcome"] == "quarantined":
+        return "a row that can be read, and a step that does not lose it"
+    if decided_by in others:
+        return others[decided_by]
+    is_kept, chance = decision["outcome"] == "kept", decision["inclusion_probability"]
+    ways: list[str] = []
+    if not is_kept and decision["other"] is not None:
+        ways.append("another verdict on the document that decided its lot")
+    elif group.rank is not None and is_kept and group.first_left is not None:
+        ways.append(f"a value below {group.first_left:.6g}")
+    elif group.rank is not None and not is_kept and group.last_kept is not None:
+        ways.append(f"a value above {group.last_kept:.6g}")
+    if group.rank is not None and (group.rank <= group.num_kept) == is_kept:
+        paid = f"pays for {'fewer than ' if is_kept else ''}{group.rank:,} of its group, and not for {group.num_kept:,}"
+        ways.append(f"a budget that {paid}")
+    elif not ways or decision["rank"] is not None:
+        ways.append(f"a {'smaller' if is_kept else 'larger'} budget")
+    if chance is not None and 0 < chance < 1:
+        ways.append("another seed")
+    return ", or ".join(ways)
 
 
 def _word(value: Any) -> str:

@@ -164,7 +164,8 @@ class Manifest:
         its file, its `positions`, and as `unvisited` why the order does not make visits that selection decided.
 
         `rank` is its place by `value` in its group, counted from 1. Where the selector gave none, it is counted among
-        the `of` documents whose reasons have the same arguments, which reads all decisions.
+        the `of` documents whose reasons have the same arguments, which reads all decisions. `decided_by` names the step
+        or the key of the policy that decided, `would_change` what would lead to another verdict.
         Exact copies share a doc_id: the answer is then about the one that was kept, if any, and `copies` says
         where the others are. Raises NotFoundError if the corpus has no such document.
         """

@@ -26,6 +26,7 @@ import pyarrow as pa
 from selector import tables
 from selector.errors import SelectorError
 from selector.exact.spend import UNLIMITED, Budget, Overshoot
+from selector.manifest.describe import INCLUDED
 from selector.plugins.pool import Beside, Pool, Shard
 from selector.policy.sections import SelectPolicy
 from selector.select import Checker, Decisions, Selector, reasons, verdicts
@@ -33,7 +34,6 @@ from selector.select._check import Totals
 
 Bools = npt.NDArray[np.bool_]
 
-INCLUDED = "included by the policy"
 _LEFT = "constraints.left.{}"  # a column: whether an answer left a document out
 _DECIDED = "constraints.decided."  # begins the columns of the verdict, once every document has one
 _MOST_GIVEN = 1 << 20  # documents that a selector can be shown as chosen already

@@ -19,6 +19,7 @@ from selector.corpus.joined import PLACE, state_columns
 from selector.engine.part import Task
 from selector.engine.slices import joined
 from selector.engine.store import Seal, Store, fingerprint
+from selector.manifest import describe
 from selector.plugins.catalogue import KNOWN
 from selector.policy.where import Rule
 from selector.select import Reason
@@ -42,8 +43,8 @@ class Cause:
     reason: Reason
 
 
-DUPLICATE = Cause(outcome=tables.OUTCOMES.index("duplicate"), reason="the same text as another document")
-EMPTY = Cause(outcome=LEFT_OUT, reason="no tokens: the tokenizer finds none in its text")
+DUPLICATE = Cause(outcome=tables.OUTCOMES.index("duplicate"), reason=describe.DUPLICATE)
+EMPTY = Cause(outcome=LEFT_OUT, reason=describe.NO_TOKENS)
 CLASH = Cause(outcome=QUARANTINED, reason="quarantined in dedup: its key is another document's")
 
 
@@ -146,7 +147,7 @@ def quarantined(live: Live) -> Iterator[tuple[Bools, Cause]]:
                 lost = live.store.table(seal, "quarantine", ["place", "step", "reason"])
                 groups = lost.group_by(["step", "reason"], use_threads=False).aggregate([("place", "list")])
                 for group in groups.to_pylist():
-                    why = f"quarantined in {group['step']}: {group['reason']}"
+                    why = f"{describe.QUARANTINED}{group['step']}: {group['reason']}"
                     which = np.zeros(len(places), np.bool_)
                     which[first:end] = np.isin(places[first:end], group["place_list"])
                     yield which, Cause(outcome=QUARANTINED, reason=why)
@@ -166,7 +167,7 @@ def ruled_out(live: Live) -> Iterator[tuple[Bools, Cause]]:
     """What the rule does not let pass."""
     rule = live.eligibility.rule
     if rule is not None:
-        yield ~live.eligibility.passed(live.documents), Cause(outcome=LEFT_OUT, reason=f"where: {rule.text}")
+        yield ~live.eligibility.passed(live.documents), Cause(outcome=LEFT_OUT, reason=f"{describe.WHERE}{rule.text}")
 
 
 def without_tokens(live: Live) -> Iterator[tuple[Bools, Cause]]:
@@ -182,7 +183,10 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
             states = live.documents[tables.state_of(score.name)].combine_chunks()
             codes = states.indices.to_numpy(zero_copy_only=False)  # NaN where a table lost the document
             for index, state in enumerate(states.dictionary.to_pylist()):
-                yield absent & (codes == index), Cause(outcome=LEFT_OUT, reason=f"no score '{score.column}': {state}")
+                yield (
+                    absent & (codes == index),
+                    Cause(outcome=LEFT_OUT, reason=f"{describe.NO_SCORE}'{score.column}': {state}"),
+                )
 
 
 CLAUSES: Sequence[Clause] = (quarantined, excluded, ruled_out, without_tokens, without_score)
