@@ -72,7 +72,7 @@ def test_show_lists_an_old_run_that_was_not_finished_and_one_that_is_damaged(roo
         told = selector("show", "--root", root)
         assert told.code == 0 and told.out.splitlines()[1].split()[1:] == ["manifest.json", "is", "damaged"]
     path.unlink()
-    assert selector("show", "--root", root).out.splitlines()[1].split() == [OLD, "unfinished"]
+    assert selector("show", "--root", root).out.splitlines()[1].split() == [OLD, "random", "by_score", "unfinished"]
 
 
 @pytest.mark.parametrize("command", [["show"], ["at", "0"], ["when", "0" * 32], ["explain", "0" * 32]])
