@@ -183,6 +183,11 @@ def _split(places: Places, values: Sequence[Any], name: str, lost: _Lost) -> _Ke
             digits = f"an integer of {len(str(value).lstrip('-'))} digits"
             lost.append({"name": name, "place": place, "detail": f"the column {name!r} holds {digits}"})
             continue
+        if kind == "number" and math.isinf(value):  # which JSON cannot say: digits beyond any float
+            lost.append(
+                {"name": name, "place": place, "detail": f"the column {name!r} holds a number beyond any float"}
+            )
+            continue
         at, held = by_kind.setdefault(kind, ([], []))
         at.append(place)
         held.append(text(value) if kind in ("text", "json") else value)

@@ -12,6 +12,7 @@ import pytest
 
 from command import selector
 from selector.cli.demo import prepare
+from selector.policy import Policy
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +83,9 @@ def test_what_a_killed_demo_has_left_goes_with_the_next(tmp_path: Path) -> None:
     (tmp_path / "docstrings-60.999999999").write_text("half")
     prepare(tmp_path, 60)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docstrings-60.jsonl", "policy-60.yaml"]
+
+
+def test_the_demo_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / 'my, "own" [folder]: #1'
+    policy = Policy.load(prepare(folder, 3))
+    assert policy.corpus.paths == (str(folder / "docstrings-3.jsonl"),)

@@ -180,10 +180,11 @@ def test_a_value_that_no_type_holds_costs_its_document_and_nothing_else(tmp_path
         (4, "no_type", "the column 'x' holds an integer of 39 digits"),
     ]
     assert column_of(done).to_pylist() == [1, None, 10**37, None, None]
-    (tmp_path / "b.jsonl").write_text(f'{{"text": "a", "x": -{"7" * 5000}}}\n')
-    done = done_with([tmp_path / "b.jsonl"])
-    (lost,) = done.store.table(done["columns"].parts[0], "quarantine").to_pylist()
-    assert lost["detail"] == "the column 'x' holds an integer of 5000 digits"
+    for written, detail in ((f"-{'7' * 5000}", "an integer of 5000 digits"), ("1e400", "a number beyond any float")):
+        (tmp_path / "b.jsonl").write_text(f'{{"text": "a", "x": {written}}}\n')
+        done = done_with([tmp_path / "b.jsonl"])
+        (lost,) = done.store.table(done["columns"].parts[0], "quarantine").to_pylist()
+        assert lost["detail"] == f"the column 'x' holds {detail}"
 
 
 MOMENT = 1_700_000_000_000_001_001
