@@ -62,7 +62,7 @@ BAD = (
 
 def rows_of(first: int, stop: int) -> list[dict[str, Any]]:
     """Rows with a score that is sometimes null or no number, and a language that is sometimes not there."""
-    edu: list[Any] = [n * 7 % 10 for n in range(10)]
+    edu: list[Any] = [str(n * 7 % 10) for n in range(10)]
     edu[3], edu[6] = None, "n/a"
     rows: list[dict[str, Any]] = []
     for n in range(first, stop):
@@ -99,7 +99,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ("id", pa.string()),
                 ("text", pa.string()),
                 ("source", pa.string()),
-                ("edu", pa.int64()),
+                ("edu", pa.string()),
                 ("lang", pa.string()),
             ]
         ),
