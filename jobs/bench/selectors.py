@@ -1,9 +1,12 @@
 """What selectors choose from a real corpus, beside the random control: diversity and quality by budget, over seeds.
 
-Every figure is that of a manifest which the real flow made. A seed moves the draw and the clusters, so the intervals
-have both; a selector that reads neither has the same manifest for every seed.
+The real flow makes the columns (vectors, clusters, neighbours, scores), once for each number of clusters and each seed;
+a selector is then asked over them, as the flow asks it. A seed moves the draw and the clusters, so the intervals have
+both; a selector that reads neither has the same answer for every seed. The control is drawn with more seeds than the
+others, since every difference is one to it.
 """
 
+import functools
 import math
 import statistics
 from collections import Counter
@@ -11,30 +14,82 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selector import pipeline
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from selector import plugins
 from selector.engine.local import LocalExecutor
-from selector.manifest import Manifest
+from selector.engine.runner import Runner
+from selector.engine.step import needed
+from selector.exact.vectors import vectors_of
+from selector.pipeline import flow
 from selector.policy import Policy
+from selector.policy.resolve import resolve
+from selector.select import Budget, Decisions, Pool, ScoreName, Selector
+from selector.steps.run import Run
+from selector.steps.select import Select
 
-SELECTORS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
-    {"random": {}},
-    {"kmeans_quality": {"score": "SCORE"}},
-    {"kmeans_quality": {"score": "SCORE", "quota": "equal"}},
-    {"closest": {}},
-    {"farthest": {}},
-    {"k_center": {}},
-    {"diverse": {"score": "SCORE", "most": 0.9}},
-    {"diverse": {"score": "SCORE", "most": 0.7}},
-    {"prune": {"most": 0.8}},
-    {"prune": {"first": "farthest"}},
-    {"decorrelated": {"batch": 256, "picks": "PICKS"}},
-    {"mixture": {"by": "cluster", "temperature": 2.0}},
-    {"quality_sampling": {"score": "SCORE"}},
-    {"top": {"score": "SCORE"}},
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A selector with its options, and how many clusters there are for it. SCORE is the score that is asked for, PICKS
+    the share of the budget in a batch."""
+
+    name: str
+    options: Mapping[str, Any]
+    num_clusters: int = 64
+    more_seeds: int = 1
+
+    @property
+    def label(self) -> str:
+        written = [f"{key}={value}" for key, value in self.options.items() if value not in ("SCORE", "PICKS")]
+        clusters = "" if self.num_clusters == 64 else f", clusters: {self.num_clusters}"
+        return " ".join([self.name, *written]) + clusters
+
+
+SELECTORS: tuple[Tried, ...] = (
+    Tried(name="random", options={}, more_seeds=5),
+    Tried(name="kmeans_quality", options={"score": "SCORE"}),
+    Tried(name="kmeans_quality", options={"score": "SCORE", "quota": "equal"}),
+    Tried(name="hierarchical", options={}),
+    Tried(name="hierarchical", options={"levels": (8,)}),
+    Tried(name="closest", options={}),
+    Tried(name="farthest", options={}),
+    Tried(name="k_center", options={}),
+    Tried(name="facility_location", options={}),
+    Tried(name="facility_location", options={}, num_clusters=1),
+    Tried(name="diverse", options={"score": "SCORE", "most": 0.9}),
+    Tried(name="diverse", options={"score": "SCORE", "most": 0.7}),
+    Tried(name="diverse", options={"score": "SCORE", "most": 0.5}, num_clusters=1),
+    Tried(name="prune", options={"most": 0.95}),
+    Tried(name="prune", options={"most": 0.8}),
+    Tried(name="prune", options={"most": 0.5}, num_clusters=8),
+    Tried(name="prune", options={"most": 0.5}, num_clusters=1),
+    Tried(name="prune", options={"first": "farthest"}),
+    Tried(name="decorrelated", options={"batch": 256, "picks": "PICKS"}),
+    Tried(name="mixture", options={"by": "cluster", "temperature": 2.0}),
+    Tried(name="parallel", options={"scores": ("SCORE",)}),
+    Tried(name="quality_sampling", options={"score": "SCORE"}),
+    Tried(name="top", options={"score": "SCORE"}),
 )
-"""What is measured; SCORE is the score that is asked for, PICKS the share of the budget in a batch."""
+"""What is measured."""
 
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # Student's, 95 %
+_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 25: 2.064}  # 95 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(Selector):
+    """Names every column that a selector is asked over; nobody asks it to select."""
+
+    score: ScoreName
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("source", "cluster", "distance", "embedding", "neighbours", "neighbour_cosines")
+
+    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
+        raise NotImplementedError("it only names columns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,40 +100,51 @@ class Measured:
     share: float
     entropies: Sequence[float]  # of sources, as a part of the largest that there can be
     sources: Sequence[int]
+    vendi: Sequence[float]  # how many documents, all unlike each other, would be as diverse
     qualities: Sequence[float]  # the mean score
 
 
 def selectors(corpus: Mapping[str, Any], score: str, shares: Sequence[float], num_seeds: int, root: str) -> None:
     """Prints a table in Markdown. `corpus` is the policy's section, with the column that counts as the source."""
-    print("| selector | budget | entropy of sources | sources | mean score |\n|---|---|---|---|---|")
-    for measured in measure(corpus, score, shares, num_seeds, root):
-        entropy, quality = interval(measured.entropies), interval(measured.qualities)
-        num_sources = statistics.mean(measured.sources)
-        print(f"| {measured.selector} | {measured.share:.0%} | {entropy} | {num_sources:.1f} | {quality} |", flush=True)
+    print("| selector | budget | entropy of sources | sources | Vendi score | mean score |\n|---|---|---|---|---|---|")
+    for one in measure(corpus, score, shares, num_seeds, root):
+        entropy, vendi, quality = interval(one.entropies), interval(one.vendi, 1), interval(one.qualities)
+        num_sources = f"{statistics.mean(one.sources):.1f}"
+        print(f"| {one.selector} | {one.share:.0%} | {entropy} | {num_sources} | {vendi} | {quality} |", flush=True)
 
 
 def measure(
     corpus: Mapping[str, Any], score: str, shares: Sequence[float], num_seeds: int, root: str
 ) -> Iterator[Measured]:
     """What each selector chose by each budget, a share of the documents."""
-    everything = [_manifest(corpus, score, {"random": {}}, {"fraction": 1.0}, 0, root)]
-    num_documents, num_sources = len(everything[0]), len(_sources(everything[0]))
+    columns = functools.cache(functools.partial(_columns, corpus, score, root=root))
+
+    @functools.cache
+    def documents(num_clusters: int, seed: int) -> pa.Table:
+        """With the score that the usual clusters give: some raters look at them, and it is to mean one thing."""
+        own, usual = columns(num_clusters, seed), columns(Tried.num_clusters, seed)
+        assert own["doc_id"].equals(usual["doc_id"]), "a pool is in corpus order, whatever the clusters"
+        at = own.schema.get_field_index(score)
+        return own.set_column(at, own.schema.field(at), usual[score])
+
+    whole = documents(Tried.num_clusters, 0)
+    num_sources = len(Counter(whole["source"].to_pylist()))
     for share in shares:
-        for selector in SELECTORS:
-            ((name, options),) = selector.items()
-            known = {"SCORE": score, "PICKS": math.ceil(share * 256)}
-            options = {
-                key: known.get(value, value) if isinstance(value, str) else value for key, value in options.items()
-            }
-            budget = {"documents": max(1, round(share * num_documents))}
-            manifests = [_manifest(corpus, score, {name: options}, budget, seed, root) for seed in range(num_seeds)]
-            counted = [_sources(manifest) for manifest in manifests]
+        budget = Budget(amount=max(1, round(share * whole.num_rows)), unit="documents")
+        for tried in SELECTORS:
+            selector = _made(tried, score, share)
+            chosen = [
+                _chosen(selector, documents(tried.num_clusters, seed % num_seeds), budget, seed)
+                for seed in range(num_seeds * tried.more_seeds)
+            ]
+            counted = [Counter(some["source"].to_pylist()) for some in chosen]
             yield Measured(
-                selector=" ".join([name, *(f"{key}={value}" for key, value in options.items() if key != "score")]),
+                selector=tried.label,
                 share=share,
                 entropies=[entropy(counts, num_sources) for counts in counted],
                 sources=[len(counts) for counts in counted],
-                qualities=[_mean_quality(manifest) for manifest in manifests],
+                vendi=[vendi_score(vectors_of(some["embedding"]).astype(np.float64)) for some in chosen],
+                qualities=[_mean(some[score]) for some in chosen],
             )
 
 
@@ -89,35 +155,67 @@ def entropy(counts: Mapping[str, int], num_sources: int) -> float:
     return -math.fsum(share * math.log(share) for share in shares) / math.log(num_sources) if num_sources > 1 else 0.0
 
 
-def interval(values: Sequence[float]) -> str:
+def vendi_score(vectors: npt.NDArray[np.float64]) -> float:
+    """The exponential of the entropy of the eigenvalues of the matrix of cosines, divided by their number (arXiv
+    2210.02410): 1 where all are the same, their number where none is like another."""
+    if not len(vectors):
+        return 0.0
+    small = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T
+    values = np.linalg.eigvalsh(small / len(vectors))
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
     """The mean with its 95 % interval; without one where all values are equal."""
     mean = statistics.mean(values)
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     if spread == 0:
-        return f"{mean:.3f}"
-    return f"{mean:.3f} ± {_T.get(len(values), 1.96) * spread / math.sqrt(len(values)):.3f}"
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {_T.get(len(values), 1.96) * spread / math.sqrt(len(values)):.{digits}f}"
 
 
-def _manifest(
-    corpus: Mapping[str, Any], score: str, using: Mapping[str, Any], budget: Mapping[str, Any], seed: int, root: str
-) -> Manifest:
+def _columns(corpus: Mapping[str, Any], score: str, num_clusters: int, seed: int, *, root: str) -> pa.Table:
+    """The documents that may be chosen, with every column that a selector reads, as the real flow makes them."""
     policy = {
         "seed": seed,
         "corpus": dict(corpus),
-        "embed": {"max_tokens": 64, "long_documents": "truncate"},
-        "cluster": {"num_clusters": 64},
+        "embed": {"max_tokens": 128, "long_documents": "truncate"},
+        "cluster": {"num_clusters": num_clusters},
         "rate": [score],
-        "select": {"budget": dict(budget), "using": dict(using)},
-        "order": {"using": "shuffled"},
-        "manifest": {"quality": score},
+        "select": {"budget": {"documents": 1}, "using": {"jobs.bench.selectors:Everything": {"score": score}}},
     }
-    return pipeline.build(Policy.of(policy), root=root, executor=LocalExecutor(workers=1)).manifest
+    executor = LocalExecutor(workers=1)
+    resolved = resolve(Policy.of(policy))
+    steps = flow(resolved, executor)
+    (select,) = [step for step in steps if isinstance(step, Select)]
+    with Runner(Run.open(resolved, steps, root).store, executor) as runner:
+        done = runner.run(needed(steps, select.reads))
+        pool = select.shards(done).pool(select.columns, "jobs.bench selectors")
+        return pool.table(*pool.schema.names)
 
 
-def _sources(manifest: Manifest) -> Counter[str]:
-    return Counter(manifest.rows(0, len(manifest))["source"].to_pylist())
+def _made(tried: Tried, score: str, share: float) -> Selector:
+    """The selector of a line of the table."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [known(item) for item in value]
+        return {"SCORE": score, "PICKS": math.ceil(share * 256)}.get(value, value) if isinstance(value, str) else value
+
+    options = {key: known(value) for key, value in tried.options.items()}
+    return plugins.make("selectors", tried.name, options, "jobs.bench", Selector)
 
 
-def _mean_quality(manifest: Manifest) -> float:
-    scores = manifest.rows(0, len(manifest))["quality"].drop_null().to_pylist()
-    return math.fsum(scores) / len(scores) if scores else math.nan
+def _chosen(selector: Selector, documents: pa.Table, budget: Budget, seed: int) -> pa.Table:
+    """The documents that a selector keeps."""
+    pool = Pool.of(documents)
+    decisions = selector.select(pool, budget, seed)
+    columns = dict.fromkeys((*decisions.columns, *decisions.known))
+    verdicts = [decisions.decide(batch) for batch in (decisions.pool or pool).batches(*columns)]
+    return documents.filter(pa.concat_arrays([verdict["kept"] for verdict in verdicts])).combine_chunks()
+
+
+def _mean(scores: pa.ChunkedArray) -> float:
+    known = scores.drop_null().to_pylist()
+    return math.fsum(known) / len(known) if known else math.nan

@@ -179,8 +179,14 @@ def one_root(unasked: tuple[Simulation, Path], tmp_path_factory: pytest.TempPath
 
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
-OF_VECTORS = ["decorrelated", "diverse", "k_center", "matching", "prune"]  # and no vectors are drawn
-OPTIONS = {"threshold": {"least": 0.5}, "matching": {"queries": ["none.jsonl"]}}  # of those that cannot do without
+OF_VECTORS = [  # and no vectors are drawn
+    "decorrelated", "diverse", "facility_location", "k_center", "matching", "negatives", "prune",
+]  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
+    "threshold": {"least": 0.5},
+    "matching": {"queries": ["none.jsonl"]},
+    "negatives": {"queries": "none.jsonl"},
+}
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
 
 
@@ -324,20 +330,30 @@ def test_what_cannot_be_measured_is_said_before_anything_is_drawn(
     assert os.listdir(tmp_path) == []
 
 
-def test_selectors_are_measured_beside_the_control_by_real_manifests(
+def test_selectors_are_measured_beside_the_control_over_real_columns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": text_of(n, 6), "kind": "abc"[n % 3 if n % 5 else 0]} for n in range(120)]
     write_jsonl(tmp_path / "corpus.jsonl", rows)
-    monkeypatch.setattr(measures, "SELECTORS", ({"random": {}}, {"top": {"score": "SCORE"}}))
+    tried = (
+        measures.Tried(name="random", options={}, more_seeds=3),
+        measures.Tried(name="top", options={"score": "SCORE"}),
+        measures.Tried(name="facility_location", options={}, num_clusters=1),
+    )
+    monkeypatch.setattr(measures, "SELECTORS", tried)
     asked = ["selectors", str(tmp_path / "corpus.jsonl"), "--source", "kind", "--score", "length", "--shares", "0.1"]
     assert main([*asked, "--seeds", "2", "--root", str(tmp_path / "root")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| selector | budget | entropy") and len(lines) == 4
+    assert lines[0].startswith("| selector | budget | entropy") and len(lines) == 5
     assert lines[2].startswith("| random | 10% | 0.") and "±" in lines[2]
     assert lines[3].startswith("| top | 10% | ") and "±" not in lines[3], "nothing of it depends on the seed"
+    assert lines[4].startswith("| facility_location, clusters: 1 | 10% | ") and "±" not in lines[4]
 
 
 def test_the_entropy_of_equal_shares_is_one_and_an_interval_is_students() -> None:
     assert abs(measures.entropy({"a": 5, "b": 5}, 2) - 1) < 1e-12 and measures.entropy({"a": 9}, 3) == 0
+    same, different = np.array([[1.0, 0.0]] * 3), np.eye(3)
+    assert abs(measures.vendi_score(same) - 1) < 1e-9 and abs(measures.vendi_score(different) - 3) < 1e-9
+    half = np.linalg.cholesky([[1, 0.5], [0.5, 1]]).astype(np.float64)
+    assert abs(measures.vendi_score(half) - 1.754765) < 1e-6, "worked case Q9"
     assert measures.interval([1.0, 1.0]) == "1.000" and measures.interval([1.0, 2.0]) == "1.500 ± 6.353"

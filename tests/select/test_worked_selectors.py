@@ -168,6 +168,16 @@ def test_c5_log_weights_are_drawn_by_as_they_are(drawn: int, temperature: int) -
     check_chances(is_drawn.mean(axis=0), C5[drawn, temperature])
 
 
+def test_c11_noise_is_on_the_side_of_the_largest_weight() -> None:
+    """The published code of MATES takes the smallest of m + noise, which draws with .702, .245 and .053 instead."""
+    table = trials_of(np.array([0.0, -1.0, -2.0]))
+    importance = Importance(score=QUALITY, temperature=1.0)
+    (batch,) = table.combine_chunks().to_batches()
+    keys = importance.keys(batch, _lottery(importance, table), 7).reshape(TRIALS, 3)
+    first = np.bincount(keys.argmin(axis=1), minlength=3) / TRIALS
+    check_chances(first, [0.665240956, 0.244728471, 0.090030573])
+
+
 def _lottery(selector: Weighted, table: pa.Table) -> Lottery:
     moments = Moments.of(table[selector.score].to_numpy().astype(np.float64))
     return Lottery.of(moments, selector.temperature, is_standardised=selector.is_standardised)
@@ -215,6 +225,18 @@ def test_e1_the_larger_half_of_the_differences_of_losses() -> None:
     assert kept(selector, table, 3) == [0, 2, 4]
     decided = decide(selector, table, 6, Budget(amount=3, unit="documents"), 0)
     np.testing.assert_allclose(decided["value"].to_numpy(), E1, atol=1e-6)
+
+
+def test_e2_the_difference_ranks_otherwise_than_the_ratio() -> None:
+    reference, teacher = [3.2, 2.5, 4.1, 1.0, 3.0, 5.0], [2.9, 2.4, 3.1, 1.1, 2.2, 4.9]
+    selector = Difference(reference=ScoreName("reference"), teacher=ScoreName("teacher"))
+    values = np.array(reference) - np.array(teacher)
+    taken: list[int] = []
+    for count in range(1, 7):
+        table = table_of(reference=reference, teacher=teacher)
+        taken += [place for place in kept(selector, table, count) if place not in taken]
+    assert taken[:3] == [2, 4, 0] and sorted(taken[3:5]) == [1, 5] and taken[5] == 3
+    assert np.argsort(-np.array(reference) / np.array(teacher)).tolist()[:2] == [4, 2] and values.argmax() == 2
 
 
 def test_a_difference_is_compared_in_more_bits_than_the_scores_have() -> None:
@@ -277,6 +299,12 @@ def test_s4_and_s5_weights_are_those_of_the_worked_cases() -> None:
         "abc", np.ones(3, int)
     )
     np.testing.assert_allclose(adjusted / np.sum(adjusted), [0.559006211, 0.242236025, 0.198757764], atol=1e-9)
+
+
+def test_h1_shares_move_by_stated_factors() -> None:
+    mixture = Mixture(weights={"a": 0.5, "b": 0.3, "c": 0.2}, rises={"a": 0.2, "b": -0.1, "c": 0.0}, step=0.3)
+    shares = mixture.weigh("abc", np.ones(3, int))
+    np.testing.assert_allclose(shares / np.sum(shares), [0.560747664, 0.252336449, 0.186915888], atol=1e-9)
 
 
 def test_q19_repetition_is_capped_and_the_rest_goes_to_the_others() -> None:
