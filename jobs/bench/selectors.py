@@ -132,7 +132,7 @@ def measure(
     for share in shares:
         budget = Budget(amount=max(1, round(share * whole.num_rows)), unit="documents")
         for tried in SELECTORS:
-            selector = _made(tried, score, share)
+            selector = _selector_of(tried, score, share)
             chosen = [
                 _chosen(selector, documents(tried.num_clusters, seed % num_seeds), budget, seed)
                 for seed in range(num_seeds * tried.more_seeds)
@@ -195,7 +195,7 @@ def _columns(corpus: Mapping[str, Any], score: str, num_clusters: int, seed: int
         return pool.table(*pool.schema.names)
 
 
-def _made(tried: Tried, score: str, share: float) -> Selector:
+def _selector_of(tried: Tried, score: str, share: float) -> Selector:
     """The selector of a line of the table."""
 
     def known(value: Any) -> Any:

@@ -14,6 +14,7 @@ from selector.select import Budget, Pool, Ranked
 from selector.select._alike import vectors
 
 _ROUNDS = 20
+_NO_GROUP = -1
 _BITS = 2.0**20  # of a mean that are kept: few enough that no product of two of them rounds
 
 
@@ -68,9 +69,7 @@ class Hierarchical(Ranked):
         return Tree.of({name: _mean(total, count) for name, (count, total) in sums.items()}, self.levels, seed)
 
     def quotas(self, groups: Sequence[int | str | None], sizes: Ints, budget: Budget, summary: "Tree") -> Ints:
-        shares = np.zeros_like(sizes)
-        summary.deal(list(groups), sizes, budget.amount, shares)
-        return shares
+        return summary.deal(groups, sizes, budget.amount)
 
     def keys(self, batch: pa.RecordBatch, summary: "Tree", seed: int) -> UInt64:
         if self.inside == "closest":
@@ -112,30 +111,25 @@ class Tree:
         numbers = np.stack(paths, axis=1).tolist()
         return cls(seed=seed, paths={n: tuple(path) for n, path in zip(names, numbers, strict=True)}, depth=len(levels))
 
-    def deal(self, names: Sequence[Any], sizes: Ints, amount: int, shares: Ints) -> None:
-        """Writes into `shares` what each cluster gets of this amount."""
-        none = (-1,) * self.depth
-        self._deal(
-            [(*self.paths.get(name, none), name) for name in names], sizes, np.arange(len(names)), amount, shares
-        )
-
-    def _deal(self, paths: Sequence[tuple[Any, ...]], sizes: Ints, members: Ints, amount: int, shares: Ints) -> None:
-        """The same, of those clusters that are below one node, whose paths begin alike."""
-        depth = len(paths[0]) - 1 if paths else 0
-        nodes: list[tuple[int, Ints, int]] = [(0, members, amount)] if len(members) else []
+    def deal(self, names: Sequence[Any], sizes: Ints, amount: int) -> Ints:
+        """What each cluster gets of this amount, node by node from the top; those without a path hang on the root."""
+        paths = [(*self.paths.get(name, (_NO_GROUP,) * self.depth), name) for name in names]
+        shares = np.zeros(len(names), np.int64)
+        nodes = [(0, list(range(len(names))), amount)]
         while nodes:
-            level, below, left = nodes.pop()
-            children: dict[Any, list[int]] = {}
-            for member in below.tolist():
+            level, members, left = nodes.pop()
+            children: dict[tuple[Any, ...], list[int]] = {}
+            for member in members:
                 children.setdefault(paths[member][: level + 1], []).append(member)
             ids = pa.array([keyed.digest(repr(path).encode()) for path in children], pa.binary(16))
             order = np.argsort(keyed.hashes(ids, self.seed, "hierarchical level"), kind="stable")
-            totals = np.array([sizes[some].sum() for some in children.values()], np.int64)
-            for some, share in zip(children.values(), level_cut(totals, left, order).tolist(), strict=True):
-                if level == depth:
-                    shares[some] = share
+            totals = np.array([sizes[below].sum() for below in children.values()], np.int64)
+            for below, share in zip(children.values(), level_cut(totals, left, order).tolist(), strict=True):
+                if level == self.depth:
+                    shares[below] = share
                 else:
-                    nodes.append((level + 1, np.array(some), share))
+                    nodes.append((level + 1, below, share))
+        return shares
 
 
 def level_cut(sizes: Ints, target: int, order: Ints) -> Ints:

@@ -50,16 +50,17 @@ class Neighbours(Exchange):
         _check_sizes(done, shards)
         own = self.fingerprint(done)
         schema = shards[0].read(["doc_id", "cluster", "embedding"]).schema if shards else pa.schema([])
+        parts = _Parts(store=done.store, prefix=f"{self.name}.parts/{own}")
         pool = Pool(
             schema=schema,
             num_documents=sum(shard.num_rows for shard in shards),
             shards=shards,
             mapper=done.map,
-            extender=_Parts(store=done.store, prefix=f"{self.name}.parts/{own}"),
+            extender=parts,
         )
         work = functools.partial(nearest_of_cluster, self.count)
         shares = Exchanged(done=done, inputs=own)(pool, "cluster", work, ("doc_id", "embedding"), tables.NEIGHBOURS)
-        rows = [{"key": share.key, "num_documents": share.num_rows} for share in shares if isinstance(share, _Share)]
+        rows = [{"key": parts.key(i), "num_documents": share.num_rows} for i, share in enumerate(shares)]
         yield "parts", pa.Table.from_pylist(rows, schema=tables.SHARES_OF_PARTS)
 
 
@@ -90,11 +91,13 @@ class _Vectors:
 class _Share:
     """What is stored of a part."""
 
+    store: Store
     key: str
     num_rows: int
 
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
-        raise NotImplementedError("nobody reads it here")
+        (batch,) = self.store.read(self.key, "neighbours", columns).combine_chunks().to_batches()
+        return batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +110,13 @@ class _Parts:
     def begin(self) -> Extension:
         return self
 
+    def key(self, number: int) -> str:
+        return f"{self.prefix}-{number}"
+
     def __call__(self, number: int, work: Callable[[], pa.RecordBatch]) -> _Share:
-        key = f"{self.prefix}-{number}"
-        seal = self.store.find(key)
-        if seal is None:
-            seal = self.store.seal(key, [("neighbours", pa.Table.from_batches([work()]))])
-        return _Share(key=key, num_rows=seal.tables["neighbours"].num_rows)
+        key = self.key(number)
+        seal = self.store.find(key) or self.store.seal(key, [("neighbours", pa.Table.from_batches([work()]))])
+        return _Share(store=self.store, key=key, num_rows=seal.tables["neighbours"].num_rows)
 
 
 def _check_sizes(done: Done, shards: Sequence[_Vectors]) -> None:
