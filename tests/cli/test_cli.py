@@ -642,6 +642,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "run": ["policy.yaml"],
     "verify": ["uri"],
     "when": ["uri", "0" * 32],
+    "what-if": ["policy.yaml"],
 }
 
 
@@ -761,7 +762,7 @@ def test_every_command_has_help_and_every_option_a_sentence(command: str) -> Non
 def test_every_documented_command_exists_and_every_command_is_documented() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     blocks = "\n".join(re.findall(r"```console\n(.*?)```", readme, re.DOTALL))
-    documented = re.findall(r"(?:^|&& )selector ([a-z]+)(.*)$", blocks, re.MULTILINE)
+    documented = re.findall(r"(?:^|&& )selector ([a-z-]+)(.*)$", blocks, re.MULTILINE)
     assert {name for name, _ in documented} == set(COMMANDS)
     group: Any = typer.main.get_command(app)
     for name, rest in documented:
