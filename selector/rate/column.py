@@ -8,11 +8,13 @@ import polars as pl
 import pyarrow as pa
 
 from selector.errors import CorpusError, PolicyError
+from selector.exact import quantise
 from selector.rate import Meaning, Rater
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
 _MOST_DIGITS = 18  # of a decimal
+_FLOAT_HOLDS = 1 << 53
 _JSON = {"true": "1", "false": "0", "null": None, "": None}
 
 
@@ -21,7 +23,8 @@ class Column(Rater):
     """The value in a column of the corpus, under the column's own name, or the one that `as:` gives it.
 
     Integers, dates, timestamps and decimals of at most 18 digits are passed on exactly; true is 1 and false is 0. A
-    string that spells a JSON number, true or false is that number, to six digits. With `higher_is: label` a string is
+    string that spells a JSON number, true or false is that number, to six digits; a whole number of which that is not
+    all is refused. With `higher_is: label` a string is
     the document's word, and integers and booleans are spelt out. Null and blank are missing; anything else (a word
     where a number is wanted, a list, a time of day) has failed.
     """
@@ -52,6 +55,11 @@ class Column(Rater):
         if not (raw.type == pa.uint64() and _fits(raw, pa.int64())):
             self.check_types({self.needs[0]: raw.type})
         values, scores = (_words if self.higher_is == "label" else _numbers)(raw)
+        if self.higher_is != "label" and (rounded := _rounded(values)) is not None:
+            raise CorpusError(
+                f"The column {self.column!r} of the corpus is text that spells whole numbers, such as {rounded!r}, and"
+                " a score keeps six digits of such a text. Write them to the corpus as numbers."
+            )
         is_missing, is_null = (column.is_null().to_numpy(zero_copy_only=False) for column in (values, scores))
         state = pa.array(np.where(is_missing, "missing", np.where(is_null, "failed", "ok")))
         return pa.record_batch({"score": scores, "state": state})
@@ -85,6 +93,18 @@ def _numbers(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_boolean(raw.type):
         return raw, raw.cast(pa.int64())
     return raw, raw if any(test(raw.type) for test in _NUMBERS) else pa.nulls(len(raw))
+
+
+def _rounded(values: pa.Array) -> str | None:
+    """A text that spells a whole number of which a score would keep less than that; None if there is none."""
+    if not any(test(values.type) for test in _TEXT):
+        return None
+    spelt = pl.Series(values, dtype=pl.String)
+    spelt = spelt.filter(spelt.str.contains(r"^[+-]?[0-9]{7,}$").fill_null(value=False))
+    numbers = spelt.cast(pl.Float64).to_numpy()
+    is_kept = (quantise(numbers.astype(np.float32)) == numbers) & (np.abs(numbers) < _FLOAT_HOLDS)
+    lost = np.flatnonzero(~is_kept)
+    return str(spelt[int(lost[0])]) if len(lost) else None
 
 
 def _words(raw: pa.Array) -> tuple[pa.Array, pa.Array]:

@@ -126,6 +126,29 @@ def test_a_column_is_a_score_wherever_it_holds_a_number(values: pa.Array, number
 
 
 @pytest.mark.parametrize(
+    ("texts", "rounded"),
+    [
+        (["1000000", "-2000000", "16777216", "1234567.8", "1.2345678e7"], None),
+        (["5", "20240701"], "20240701"),
+        (["-16777217"], "-16777217"),
+        (['"9007199254740993"'], "9007199254740993"),
+        (["1" * 400], "1" * 400),
+    ],
+)
+def test_text_that_spells_whole_numbers_is_refused_where_a_score_would_round_them(
+    texts: list[str], rounded: str | None
+) -> None:
+    options, values = {"column": "day", "higher_is": "better"}, pa.array(texts)
+    if rounded is None:
+        assert rated("column", options, corpus_day=values)[1] == ["ok"] * len(texts)
+        return
+    with pytest.raises(
+        CorpusError, match=rf"^The column 'day' of the corpus is text that spells .* as '{rounded}', and"
+    ):
+        rated("column", options, corpus_day=values)
+
+
+@pytest.mark.parametrize(
     ("values", "words", "states"),
     [
         (pa.array([" law", "", None, "3"]), [" law", None, None, "3"], "ok missing missing ok"),
