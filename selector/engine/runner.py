@@ -4,6 +4,7 @@ A step's seal is written last, so its existence means that the step is complete.
 there is to know of one, the step says.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from selector.engine.slices import Join, folder_of, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
 from selector.engine.store import PASSING, Blob, Seal, Store, fingerprint
 from selector.errors import DamagedError
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -179,6 +182,9 @@ class Runner:
         self.log.append({name: value for name, value in entry.items() if name not in ("parts", "answer")})
         if not self.is_dry:
             self._progress.ended(result)
+            state = "cached" if result.cached else f"{result.seconds:.1f} s"
+            name = f"{result.name} {result.fingerprint[:12]}"
+            logger.info("%s: %d rows in, %d rows out, %s", name, result.rows_in, result.rows_out, state)
             failpoint.reach(f"step.{step.family}.done")
         return result
 
@@ -217,6 +223,7 @@ class Runner:
             slices = {key: slices_of(step, task) for key, task in todo.items()}
             missing = [one for each in slices.values() for one in each if len(each) == 1 or not self._has(one.key)]
             self._progress.began(step.name, len(missing))
+            logger.info("%s: begun, %d of %d parts are to be done", step.name, len(todo), len(tasks))
             self._connect()
             num_rows = sum(task.part.num_rows for task in tasks)
             for receipt in self._executor.run(step, missing, self.store, num_rows):

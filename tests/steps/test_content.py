@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ def test_a_time_to_the_nanosecond_and_a_year_12921_are_text_to_the_trainer_too(t
         "2001-09-09 01:46:40.000000001 12921-08-18 one",
         "2001-09-09 01:46:40 1970-01-01 two",
     }
+
+
+def test_each_step_has_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": text_of(i, 6)} for i in range(30)])
+    with caplog.at_level(logging.INFO, "selector.engine.runner"):
+        made(tmp_path, path, select={"budget": {"documents": 20}})
+    messages = caplog.messages
+    assert "ingest: begun, 1 of 1 parts are to be done" in messages
+    ended = [message for message in messages if "rows in" in message]
+    steps = ["survey", "ingest", "dedup", "rate/length", "select", "order", "manifest"]
+    assert [message.split()[0] for message in ended] == steps
+    assert re.fullmatch(r"select [0-9a-f]{12}: 30 rows in, 20 rows out, \d+\.\d s", ended[4])
 
 
 def test_a_budget_out_of_reach_is_logged_with_what_it_lacked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
