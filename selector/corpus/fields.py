@@ -71,8 +71,9 @@ def _as_object(value: Any) -> Mapping[str, Any] | None:
     """An object, which an Arrow map is too: Python has it as a list of pairs, of which the last of a key counts."""
     if isinstance(value, Mapping):
         return cast(Mapping[str, Any], value)
-    if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in cast(list[Any], value)):
-        return dict(cast(list[tuple[str, Any]], value))
+    pairs = cast(list[Any], value) if isinstance(value, list) else []
+    if pairs and all(type(pair) is tuple and len(cast(tuple[Any, ...], pair)) == 2 for pair in pairs):
+        return dict(cast(list[tuple[str, Any]], pairs))
     return None
 
 

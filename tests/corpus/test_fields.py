@@ -57,3 +57,11 @@ def test_the_columns_of_a_row_and_of_a_schema_have_the_same_names() -> None:
     ]  # fmt: skip
     assert fields.names_of(pa.Table.from_pylist([ROW]).schema) == names
     assert fields.names_in(ROW, most=3) == names[:3]
+
+
+def test_a_dot_leads_to_the_key_of_a_map_and_nowhere_in_a_list() -> None:
+    inner = pa.array([[("k", 1), ("a.b", 2), ("k", 3)]], pa.map_(pa.string(), pa.int64()))
+    (row,) = pa.table({"map": inner, "spans": [[pa.MonthDayNano([1, 2, 3])]], "lists": [[["k", "v"]]]}).to_pylist()
+    assert (fields.find(row, "map.k"), fields.find(row, 'map."a.b"')) == (3, 2), "the last of a key"
+    for name in ("map.gone", "spans.k", "lists.k"):
+        assert fields.find(row, name) is fields.ABSENT
