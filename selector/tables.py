@@ -64,7 +64,7 @@ def embeddings(dimension: int) -> pa.Schema:
 
 
 def centroids(dimension: int) -> pa.Schema:
-    return pa.schema([("cluster", pa.int32()), ("centroid", pa.list_(pa.float32(), dimension))])
+    return pa.schema([("cluster", pa.int32()), ("centroid", pa.list_(pa.float16(), dimension))])
 
 
 CLUSTERS = pa.schema(

@@ -21,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.embed import embed
 
             embed(chosen.documents, chosen.rounds)
+        elif chosen.benchmark == "cluster":
+            from jobs.bench.cluster import cluster
+
+            cluster(chosen.documents, chosen.clusters, chosen.seeds, chosen.vectors)
         elif chosen.benchmark == "ingest":
             from jobs.bench.ingest import ingest
 
@@ -63,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     embed = measures.add_parser("embed", help="the embed step beside a bare SentenceTransformer.encode")
     embed.add_argument("--documents", type=int, default=512)
     embed.add_argument("--rounds", type=int, default=5)
+
+    cluster = measures.add_parser("cluster", help="centroids beside those of FAISS on all points")
+    cluster.add_argument("--documents", type=_amount, default=100_000)
+    cluster.add_argument("--clusters", type=_amount, default=256)
+    cluster.add_argument("--seeds", type=int, default=5)
+    cluster.add_argument("--vectors", metavar="FILE.npy", help="real vectors, a row each; by default they are drawn")
 
     ingest = measures.add_parser("ingest", help="survey and ingest of JSON lines beside json and encode_batch")
     ingest.add_argument("paths", metavar="PATH", nargs="+")

@@ -33,9 +33,11 @@ from selector.exact.vectors import vector_column
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.rate import Meaning, Rater
-from selector.steps.centroids import EVIDENCE, Centroids
+from selector.steps.centroids import Centroids
 from selector.steps.cluster import Cluster
 from selector.steps.embed import Embed
+from selector.steps.health import sizes_of
+from selector.steps.how_many import EVIDENCE
 from selector.steps.ingest import Ingest
 
 BEFORE = ("survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate")
@@ -178,7 +180,7 @@ class DrawnCentroids(Centroids):
 
     def compute(self, done: Done) -> Tables:
         numbers = np.arange(self.corpus.num_clusters, dtype=np.int32)
-        vectors = numbers[:, None].astype(np.float32)
+        vectors = numbers[:, None].astype(np.float16)
         yield "centroids", pa.table([numbers, vector_column(vectors)], schema=tables.centroids(1))
         yield "evidence", EVIDENCE.empty_table()
 
@@ -193,7 +195,11 @@ class DrawnCluster(Cluster):
         ids = live_documents(task, store)["doc_id"]
         words = keyed.words(ids)
         distances = _uniform(words[:, 1]).astype(np.float32)
-        return {"clusters": pa.table([ids, self.corpus.clusters(words), distances], schema=tables.CLUSTERS)}
+        labels = self.corpus.clusters(words)
+        return {
+            "clusters": pa.table([ids, labels, distances], schema=tables.CLUSTERS),
+            "sizes": sizes_of(labels.astype(np.int64), distances, np.ones((len(labels), 1), np.float16)),
+        }
 
 
 _KINDS: dict[type[Step], type[Any]] = {

@@ -113,8 +113,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     shown = [_funnel(description), _mixture(description, cells)]
     if "corpus" in description["facts"]:
         shown.insert(0, _files(description["facts"]["corpus"]["files"]))
-    if description["counts"].get("clusters_tried"):
-        shown.append(_evidence(description["counts"]["clusters_tried"]))
+    if tried := description["facts"].get("cluster", {}).get("tried"):
+        shown.append(_evidence(tried))
     if any(value is not None for value in description["difficulty"]):
         shown.append(_difficulty(description["difficulty"], cells))
     for table in shown:
@@ -401,11 +401,14 @@ def _difficulty(means: Sequence[float | None], bar_cells: int) -> Table:
     return table
 
 
-def _evidence(evidence: Sequence[Sequence[Any]]) -> Table:
-    table = _table("clusters tried", "silhouette", "mean distance", right=[0, 1, 2])
-    best = max(evidence, key=lambda row: (row[1], -row[0]))
-    for row in evidence:
-        table.add_row(str(row[0]), f"{row[1]:.4f}", f"{row[2]:.4f}", style="bold" if row is best else "")
+def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:
+    """What each number of clusters that was tried comes to; the one that was taken is bold, and marked."""
+    table = _table("clusters tried", "silhouette", "± error", "agreement", "mean distance", "", right=[0, 1, 2, 3, 4])
+    for row in tried:
+        numbers = [f"{row[name]:.4f}" for name in ("silhouette", "standard_error", "agreement", "mean_distance")]
+        is_taken = row["is_chosen"]
+        mark = "taken" if is_taken else ""
+        table.add_row(_number(row["num_clusters"]), *numbers, mark, style="bold" if is_taken else "")
     return table
 
 

@@ -91,7 +91,7 @@ class Counts:
     ]
     clusters_tried: Annotated[
         tuple[tuple[float, ...], ...],
-        {"description": "numbers of clusters, each with its silhouette and mean distance"},
+        {"description": "numbers of clusters, each with its silhouette and mean distance; `facts.cluster` says more"},
     ]
 
 
@@ -101,11 +101,13 @@ class Facts:
 
     `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files`
     the files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
+    `cluster` is there where clusters are: their `health`, and what each number of them that was `tried` comes to.
     """
 
     select: Json
     order: Json
     corpus: Json | None = None
+    cluster: Json | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,6 +103,11 @@ class Manifest:
         return self.header.to_json()
 
     @property
+    def root(self) -> str:
+        """The root of the run that made it, where its artefacts lie too."""
+        return f"{self._storage.address}/{self._home}".rsplit("/", 2)[0]
+
+    @property
     def digest(self) -> str:
         """64 hex digits that stand for the whole manifest: what a checkpoint names beside its position."""
         return self.header.digest

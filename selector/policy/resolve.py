@@ -37,7 +37,8 @@ from selector.plugins.options import (
     replaced,
     written,
 )
-from selector.policy import preflight
+from selector.policy import origin, preflight
+from selector.policy.origin import Origin
 from selector.policy.sections import Lists, Plugins, Policy
 from selector.policy.where import Rule
 from selector.rate import Fit, Rater
@@ -46,7 +47,12 @@ from selector.select import Selector
 Plugin = Rater | Fit | Selector | Order
 P = TypeVar("P", bound=Plugin)
 
-_DECIDING_NOTHING = (("corpus", "keep_texts"), ("corpus", "most_lost"), ("select", "allow_empty"))
+_DECIDING_NOTHING = (
+    ("corpus", "keep_texts"),
+    ("corpus", "most_lost"),
+    ("cluster", "gates"),
+    ("select", "allow_empty"),
+)
 """Keys of a policy that decide where texts are read, or whether a run goes on, and not what it makes."""
 
 SHARES, LISTS = "select.shares", "select"
@@ -70,6 +76,7 @@ class Resolved:
     ]  # by a plug-in's path in the policy: digests of what its options name, by their paths
     tokenizer: Path
     tokenizer_sha256: str
+    centroids: Origin | None  # those of another run, where the policy takes them
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
@@ -81,6 +88,8 @@ class Resolved:
         for key in ("shares", "visits", "include", "exclude"):  # a limit that is none is not spoken of
             if not data["select"][key]:
                 del data["select"][key]
+        if self.centroids is not None:
+            data["cluster"]["from"] = self.centroids.fingerprint  # wherever that run lies
         return data
 
     @property
@@ -203,12 +212,15 @@ def resolve(policy: Policy) -> Resolved:
         contents=contents,
         tokenizer=tokenizer,
         tokenizer_sha256=tokens.sha256_of(tokenizer),
+        centroids=None,
     )
     preflight.check(
         policy, catalogue, rule, resolved.corpus_files,
         corpus_columns=resolved.corpus_columns, needs_vectors=resolved.needs_vectors,
     )  # fmt: skip
-    return resolved
+    if policy.cluster.from_ is None or "cluster" not in resolved.steps_read:
+        return resolved
+    return replace(resolved, centroids=origin.of(policy.cluster, policy.embed.model))
 
 
 def _columns_of(plugin: Plugin, catalogue: Catalogue, path: str) -> tuple[Column, ...]:

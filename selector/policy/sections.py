@@ -181,12 +181,29 @@ class ClusterPolicy(_Section):
 
     num_clusters: Amount | Literal["auto"] = "auto"
     iterations: Whole = Field(25, ge=1)
-    documents_per_cluster: Whole = Field(256, ge=1, description="Size of the keyed training sample, per cluster.")
     num_neighbours: Whole = Field(
         32,
         ge=1,
         description="How many of the documents of its cluster that are most like it are known of each document, where a"
         " selector reads them.",
+    )
+    documents_per_cluster: Whole = Field(512, ge=1, description="Size of the keyed training sample, per cluster.")
+    kind: Literal["euclidean", "spherical"] = Field(
+        "euclidean", description="spherical: centroids have length 1, so that only directions count."
+    )
+    start: Literal["sampled", "k-means++"] = Field(
+        "sampled", description="How first centroids are drawn: equally, or likelier where none is near."
+    )
+    restarts: Whole = Field(1, ge=1, description="Fits from different starts, of which the best is taken.")
+    from_: str | None = Field(
+        None,
+        alias="from",
+        min_length=1,
+        description="A finished run whose centroids are taken, so that a corpus that grows is not assigned anew."
+        " It must have embedded with the same model.",
+    )
+    gates: Literal["stop", "warn"] = Field(
+        "warn", description="Where clusters are of little use (see facts.cluster in the manifest): stop, or say so."
     )
 
     @field_validator("num_clusters", mode="before")
@@ -376,7 +393,7 @@ class Policy(_Section):
 
     def resolved(self) -> dict[str, Any]:
         """The policy as JSON with every default and plug-in option spelt out, independent of how paths were listed."""
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", by_alias=True)
         data["corpus"]["paths"] = sorted({str(Path(path)) for path in self.corpus.paths})
         data["rate"] = [
             {choice.name: plugins.options_spelt_out(rater)} | ({"as": choice.alias} if choice.alias else {})

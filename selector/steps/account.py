@@ -27,19 +27,31 @@ from selector.steps.survey import Survey
 from selector.storage import sha256_of
 from selector.tables import QUARANTINE
 
+_TRIED = ("num_clusters", "silhouette", "mean_distance")
 _VERSION = 1  # raise it when the same documents have other sums
 
 
 def counts(done: Done) -> dict[str, Any]:
     """How many documents there are and how many are kept, as the steps counted them; what the corpus is made of."""
-    evidence = done.table("centroids", "evidence").to_pylist() if "centroids" in done else []
     return {
         "documents": sum(seal.tables["documents"].num_rows for seal in done["ingest"].parts),
         "kept": sum(one["kept"] for one in shards_of(done)),
         "sources": _sources(done),
         "without_source": rows_without_source(done),
-        "clusters_tried": [list(row.values()) for row in evidence],
+        "clusters_tried": [[row[name] for name in _TRIED] for row in _evidence(done)],
     }
+
+
+def clusters(done: Done) -> dict[str, Any]:
+    """Whether the clusters are of use, and what each number of them that was tried comes to; nothing without them."""
+    if "cluster" not in done:
+        return {}
+    (health,) = done.table("cluster", "health").to_pylist()
+    return {"cluster": {"health": health, "tried": _evidence(done)}}
+
+
+def _evidence(done: Done) -> list[dict[str, Any]]:
+    return done.table("centroids", "evidence").to_pylist() if "centroids" in done else []
 
 
 def rows_without_source(done: Done) -> int:

@@ -1,6 +1,9 @@
-"""Cluster: every document's nearest centroid, and the distance to it."""
+"""Cluster: every document's nearest centroid, and the distance to it; and whether the clusters are of use.
 
-from collections.abc import Sequence
+Which centroid is the nearest is exact, so it is the same on a CPU and on a graphics card.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,26 +12,35 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.joined import LIVE, align, live_documents
-from selector.engine.part import Task
-from selector.engine.step import APART, Done, Map
+from selector.engine.part import Resources, Task
+from selector.engine.step import APART, Done, Fold, Step, Tables
 from selector.engine.store import Store
 from selector.exact.vectors import vectors_of
-from selector.models.neighbours import LIBRARIES, nearest
-from selector.steps import dedup, survey
+from selector.models.neighbours import closest, distances
+from selector.steps import dedup, health, survey
 from selector.steps.survey import Survey
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster(Map):
-    """The cluster of each of a part's documents that has a vector."""
+class Cluster(Fold):
+    """The cluster of each document of a part that has a vector; `health` says whether the clusters are of use."""
 
     name: str = field(default="cluster", metadata=APART)
-    version = 2
+    version = 3
     output = "clusters"
-    libraries = LIBRARIES
+    folded = None
     reads: tuple[str, ...] = field(default=("embed", "centroids", "survey", "dedup"), metadata=APART)
 
     survey: Survey = field(metadata=APART)
+    on_gpu: bool = field(default=False, metadata=APART)  # where there is one; the answer is the same
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(gpus=1) if self.on_gpu else Resources()
+
+    def key(self, *inputs: Any) -> str:
+        """Clusters are what others ask for: they are filed under the plain name."""
+        return Step.key(self, *inputs)
 
     def tasks(self, done: Done) -> Sequence[Task]:
         centroids = done["centroids"].seal.key
@@ -49,6 +61,14 @@ class Cluster(Map):
         rows = align(documents["doc_id"], embeddings)
         embeddings = embeddings.take(pa.array(rows[rows >= 0]))
         centroids = vectors_of(store.read(task.inputs["centroids"], "centroids")["centroid"])
-        labels, distances = nearest(vectors_of(embeddings["embedding"]).astype(np.float32), centroids, 1)
-        columns: list[Any] = [embeddings["doc_id"], labels[:, 0].astype(np.int32), distances[:, 0]]
-        return {"clusters": pa.table(columns, schema=tables.CLUSTERS)}
+        vectors = vectors_of(embeddings["embedding"])
+        labels = closest(vectors, centroids)
+        apart = distances(vectors, centroids, labels)
+        columns: list[Any] = [embeddings["doc_id"], labels.astype(np.int32), apart]
+        return {
+            "clusters": pa.table(columns, schema=tables.CLUSTERS),
+            "sizes": health.sizes_of(labels, apart, vectors),
+        }
+
+    def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
+        yield "health", health.examined(done, (part["sizes"] for part in parts))

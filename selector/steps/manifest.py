@@ -39,7 +39,7 @@ class ManifestStep(Whole):
     """`manifest`: the run and the digest of the manifest that was committed, with `quarantine.jsonl` beside it."""
 
     name: str = field(default="manifest", metadata=APART)
-    version = 5
+    version = 6
 
     survey: Survey = field(metadata=APART)
     policy: Mapping[str, Any]
@@ -91,6 +91,7 @@ class ManifestStep(Whole):
                 "select": select.facts_of(done),
                 "order": facts["facts"],
                 "corpus": {"files": account.files(done, self.survey)},
+                **account.clusters(done),
             },
             phases=facts["phases"],
             policy=self.policy,

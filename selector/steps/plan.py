@@ -9,6 +9,8 @@ from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
 from selector.models.encoder import Device, Encoder
+from selector.models.kmeans import Method
+from selector.models.neighbours import has_faiss_gpu
 from selector.plugins.catalogue import KNOWN, RATE
 from selector.plugins.options import ManifestPath, TablePath, TextsPath
 from selector.policy import Policy
@@ -31,6 +33,7 @@ from selector.steps.order import OrderStep
 from selector.steps.rate import Rate
 from selector.steps.select import Select
 from selector.steps.survey import Survey
+from selector.steps.taken import Taken
 from selector.steps.verdict import Eligibility
 
 LIBRARIES = (
@@ -116,18 +119,26 @@ class Plan:
         )
 
     @functools.cached_property
-    def centroids(self) -> Centroids:
+    def centroids(self) -> Centroids | Taken:
         options = self.policy.cluster
+        if self.resolved.centroids is not None:
+            return Taken(origin=self.resolved.centroids)
         return Centroids(
             num_clusters=options.num_clusters,
-            iterations=options.iterations,
             documents_per_cluster=options.documents_per_cluster,
-            seed=self.policy.seed,
+            method=Method(
+                kind=options.kind,
+                start=options.start,
+                restarts=options.restarts,
+                iterations=options.iterations,
+                seed=self.policy.seed,
+            ),
         )
 
     @functools.cached_property
     def cluster(self) -> Cluster:
-        return Cluster(survey=self.survey)
+        on_gpu = self.encoder is not None and self.encoder.device == "cuda" and has_faiss_gpu()
+        return Cluster(survey=self.survey, on_gpu=on_gpu)
 
     @functools.cached_property
     def neighbours(self) -> Neighbours:

@@ -22,7 +22,7 @@ from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
-from selector.steps import account, columns, dedup, survey
+from selector.steps import account, columns, dedup, health, survey
 from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
 
@@ -73,6 +73,7 @@ class Run:
             "ingest": self._ingested,
             "columns": functools.partial(columns.check, resolved=self.resolved),
             "dedup": self._deduplicated,
+            "cluster": functools.partial(health.check, gates=self.resolved.policy.cluster.gates),
             "select": self._not_empty,
             "order": self._not_empty,
         }
@@ -243,7 +244,8 @@ def _check_documents(
             f"corpus.paths: {problem}. Give files with rows, and in corpus.text the column that holds the text."
         )
     budget, num_clusters = resolved.policy.select.budget, resolved.policy.cluster.num_clusters
-    wanted_clusters = num_clusters if num_clusters != "auto" and "cluster" in resolved.steps_read else None
+    are_fitted = "cluster" in resolved.steps_read and resolved.centroids is None
+    wanted_clusters = num_clusters if num_clusters != "auto" and are_fitted else None
     for unit, wanted, available in (
         ("select.budget.documents", budget.documents, num_documents),
         ("select.budget.tokens", budget.tokens, num_tokens),

@@ -40,7 +40,17 @@ def test_every_key_has_a_default_but_the_paths_and_the_budget() -> None:
             "keep_texts": True,
         },
         "embed": {"model": "all-MiniLM-L6-v2", "max_tokens": 256, "long_documents": "mean", "precision": "auto"},
-        "cluster": {"num_clusters": "auto", "iterations": 25, "documents_per_cluster": 256, "num_neighbours": 32},
+        "cluster": {
+            "num_clusters": "auto",
+            "iterations": 25,
+            "documents_per_cluster": 512,
+            "num_neighbours": 32,
+            "kind": "euclidean",
+            "start": "sampled",
+            "restarts": 1,
+            "from": None,
+            "gates": "warn",
+        },
         "rate": [],
         "select": {
             "where": None,

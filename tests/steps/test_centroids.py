@@ -12,6 +12,7 @@ from selector.engine.step import Done, Result
 from selector.engine.store import Seal, Store
 from selector.exact import keyed
 from selector.exact.vectors import vector_column
+from selector.models.kmeans import Method
 from selector.steps.centroids import Centroids
 from selector.steps.embed import SAMPLES, sampled, samples_of
 
@@ -43,7 +44,8 @@ def fitted(store: Store, seals: list[Seal], per_cluster: int, seed: int = 7) -> 
             parts=seals,
         )
     )  # fmt: skip
-    step = Centroids(num_clusters=3, iterations=4, documents_per_cluster=per_cluster, seed=seed)
+    method = Method(kind="euclidean", start="sampled", restarts=1, iterations=4, seed=seed)
+    step = Centroids(num_clusters=3, documents_per_cluster=per_cluster, method=method)
     return dict(step.compute(done))["centroids"]
 
 
