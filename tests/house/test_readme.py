@@ -29,7 +29,7 @@ def test_the_first_screen_has_the_two_commands() -> None:
 def test_every_documented_command_exists_and_every_command_is_documented() -> None:
     group = typer.main.get_command(app)
     there = set(getattr(group, "commands"))  # noqa: B009
-    documented = set(re.findall(r"(?m)(?:^|&& )selector ([a-z]+)", "\n".join(blocks("console"))))
+    documented = set(re.findall(r"(?m)(?:^|&& )selector ([a-z-]+)", "\n".join(blocks("console"))))
     assert documented == there
 
 
