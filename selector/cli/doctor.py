@@ -4,14 +4,17 @@ import importlib.metadata
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selector import storage
 from selector.engine.local import LocalExecutor
+from selector.engine.step import versions
 from selector.engine.store import Store
 from selector.errors import SelectorError
 from selector.models.encoder import hardware_precision
 from selector.models.find import find_model
+from selector.models.neighbours import FAISS
 
 _PACKAGES = {
     "ray": (2, 56), "torch": (2, 5), "sentence-transformers": (5, 4), "pyarrow": (18, 0), "duckdb": (2, 0),
@@ -42,6 +45,7 @@ def examine(root: str) -> list[Finding]:
         ),
     ]
     findings += [_package(name, least) for name, least in _PACKAGES.items()]
+    findings.append(_faiss(versions(FAISS), device))
     try:
         findings.append(
             Finding(
@@ -64,6 +68,22 @@ def examine(root: str) -> list[Finding]:
     except SelectorError as error:
         findings.append(Finding(name="storage", ok=False, detail=str(error)))
     return findings
+
+
+def _faiss(installed: Mapping[str, str], device: str) -> Finding:
+    """Neighbours on graphics cards: one distribution of faiss at most, and the right one where there is a card."""
+    names = " and ".join(f"{name} {version}" for name, version in installed.items())
+    if len(installed) > 1:
+        cure = "pip uninstall -y faiss-cpu faiss-gpu && pip install "
+        cure += "faiss-gpu" if device == "cuda" else "faiss-cpu"
+        detail = f"{names} are both installed, and each overwrites the module of the other. Type: {cure}"
+        return Finding(name="faiss", ok=False, detail=detail)
+    if device == "cuda" and "faiss-gpu" not in installed:
+        detail = (
+            f"{names or 'not installed'}: clusters are assigned on CPUs. For GPUs type: pip install 'selector[gpu]'"
+        )
+        return Finding(name="faiss", ok=True, detail=detail)
+    return Finding(name="faiss", ok=True, detail=names or "not installed; it is needed for clusters on GPUs only")
 
 
 def _package(name: str, least: tuple[int, int]) -> Finding:

@@ -6,7 +6,6 @@ and sums fit into 53 bits as long as no vector is longer than about 4.
 """
 
 import functools
-import importlib.metadata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selector.engine.step import versions
+
 Halves = npt.NDArray[np.float16]
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-LIBRARIES = ("faiss-cpu", "faiss-gpu")
 
 _ROWS = 2048  # whose distances to some hundred vectors stay in a core's cache
 _PROPOSED = 8  # by a graphics card, of which most documents need two
@@ -33,6 +32,9 @@ class Proposals:
     labels: Ints  # (n, m)
     error: float  # of a score, at most, as a part of the longest vectors' product
 
+
+FAISS = ("faiss-cpu", "faiss-gpu")
+"""Its distributions, of which one may be installed: both bring the module `faiss`. None is needed without a GPU."""
 
 Propose = Callable[[Halves | Singles, Halves], Proposals]
 """Proposes neighbours in a base, at least two for each vector where the base has two."""
@@ -58,7 +60,7 @@ class Within:
 
 def closest_within(vectors: Halves | Singles, base: Halves, propose: Propose | None = None) -> Within:
     """As `closest`, with bounds."""
-    propose = propose or (_on_gpu if has_gpu() else on_cpu)
+    propose = propose or (on_gpu if has_gpu() else on_cpu)
     labels = np.zeros(len(vectors), np.int64)
     upper, lower = np.full(len(vectors), np.inf, np.float32), np.zeros(len(vectors), np.float32)
     for rows in _blocks(len(vectors), 1 << 16) if len(base) > 1 else ():
@@ -115,10 +117,7 @@ def on_cpu(vectors: Halves | Singles, base: Halves) -> Proposals:
 
 def has_faiss_gpu() -> bool:
     """Whether faiss is installed for graphics cards."""
-    try:
-        return bool(importlib.metadata.version("faiss-gpu"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    return "faiss-gpu" in versions(FAISS)
 
 
 @functools.cache
@@ -139,7 +138,7 @@ def _resources() -> Any:
     return library.StandardGpuResources()
 
 
-def _on_gpu(vectors: Halves | Singles, base: Halves) -> Proposals:
+def on_gpu(vectors: Halves | Singles, base: Halves) -> Proposals:
     """The eight best by a graphics card: float16 goes in as it is (exact in tf32 too), sums are single precision."""
     import faiss
 

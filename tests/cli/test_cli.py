@@ -22,7 +22,7 @@ import yaml
 from command import COMMAND, Ended, process, selector, with_value, write_policy
 from conftest import text_of, write_jsonl
 from selector import __version__, cli, errors
-from selector.cli import app
+from selector.cli import app, doctor
 from selector.engine.lease import Lease
 from selector.storage.file import FileStorage
 
@@ -346,6 +346,24 @@ def test_doctor_says_what_it_found_and_ends_with_1_if_something_is_missing(made:
     assert {finding["name"] for finding in told.json["findings"]} >= {"python", "ray", "torch", "model", "storage"}
     bad = selector("doctor", "--root", made.policy)
     assert bad.code == 1 and re.search(r"^BAD +storage .*cannot be used", bad.out, re.MULTILINE)
+
+
+def test_doctor_names_two_faiss_that_overwrite_each_other() -> None:
+    both = {"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"}
+    clash = doctor._faiss(both, "cuda")  # pyright: ignore[reportPrivateUsage]
+    assert not clash.ok and "faiss-cpu 1.15.1 and faiss-gpu 1.15.1 are both installed" in clash.detail
+    assert clash.detail.endswith("pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu")
+    for installed, device, words in (
+        ({}, "cpu", "not installed; it is needed for clusters on GPUs only"),
+        ({"faiss-gpu": "1.15.1"}, "cuda", "faiss-gpu 1.15.1"),
+        (
+            {"faiss-cpu": "1.15.1"},
+            "cuda",
+            "faiss-cpu 1.15.1: clusters are assigned on CPUs. For GPUs type: pip install",
+        ),
+    ):
+        sound = doctor._faiss(installed, device)  # pyright: ignore[reportPrivateUsage]
+        assert sound.ok and sound.detail.startswith(words)
 
 
 def test_gc_lists_and_removes_what_no_manifest_needs_and_nothing_else(made: Made, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selector.models import kmeans
+from selector.models import kmeans, neighbours
 from selector.models.kmeans import Kind, Method, Start
 from selector.models.neighbours import (
     Halves,
@@ -78,6 +78,28 @@ def test_who_proposes_neighbours_does_not_change_which_are_the_nearest(
     every[np.arange(num), expected] = np.inf
     assert (near.upper >= own).all() and (near.lower <= every.min(axis=1)).all()
     assert distances(vectors, base, near.labels).tolist() == own.astype(np.float32).tolist()
+
+
+def test_on_a_graphics_card_the_bytes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done there is done here, faiss searching on this CPU what is to be searched on the card."""
+    import faiss
+
+    def search(_: None, vectors: Halves, base: Halves, k: int) -> Any:
+        assert vectors.dtype == base.dtype == np.float16
+        return faiss.knn(vectors.astype(np.float32), base.astype(np.float32), k)
+
+    vectors, base = drawn(900, 40), drawn(60, 40, seed=4)
+    centroids = np.concatenate([base, base[:5]])
+    here = closest_within(vectors, centroids)
+    method = Method(kind="spherical", start="sampled", restarts=2, iterations=6, seed=3)
+    fit = kmeans.centroids_of(vectors, 20, method)
+    calls: list[int] = []
+    monkeypatch.setattr(faiss, "knn_gpu", lambda *given: calls.append(1) or search(*given), raising=False)
+    monkeypatch.setattr(neighbours, "_resources", lambda: None)
+    monkeypatch.setattr(neighbours, "has_gpu", lambda: True)
+    assert closest_within(vectors, centroids).labels.tobytes() == here.labels.tobytes() and calls
+    assert closest(vectors, base[:2]).tobytes() == closest(vectors, base[:2], on_cpu).tobytes()
+    assert kmeans.centroids_of(vectors, 20, method).tobytes() == fit.tobytes()
 
 
 @given(seed=st.integers(0, 2**31), num=st.integers(1, 40), of=st.integers(1, 30), dimension=st.integers(1, 6))
