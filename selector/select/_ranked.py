@@ -150,6 +150,12 @@ class Ranked(Selector):
         """
         return None
 
+    @property
+    def is_probability_defined(self) -> bool:
+        """Whether inclusion probabilities follow from `log_weights`; False where chance decides in another way too, as
+        by a start that is drawn: then they are null."""
+        return True
+
     def reasons(self, group: Group) -> Reasons:
         """What is said of the documents of a group, in few words."""
         if self.grouped_by is None:
@@ -207,7 +213,8 @@ class Ranked(Selector):
             spent, cuts = spent + shard_spent, np.maximum(cuts, shard_cuts)
 
         log_times = None
-        if self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None:
+        is_drawn = self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None
+        if is_drawn and self.is_probability_defined:
             weigh = functools.partial(_weighed, view, taken, totals.shape[1])
             weighed = lined_up.extended(weigh, *columns, _GROUP, _STRATUM, returns=_WEIGHED)
 
@@ -370,6 +377,8 @@ class _Decide:
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
             chance = np.where(laps > 0, 1.0, probability(self.log_times, drawn, log_weight)) * allowed
+        if not selector.is_probability_defined:
+            chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         used, codes = np.unique(4 * queued.group + outcome, return_inverse=True)
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)

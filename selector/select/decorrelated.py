@@ -39,6 +39,7 @@ class Decorrelated(Grouped):
     where the vectors say little of what is learnt.
     """
 
+    version = 2
     fills_budget = False
     largest_group: ClassVar[int | None] = 1 << 13
 
@@ -59,6 +60,10 @@ class Decorrelated(Grouped):
 
     @property
     def looks_at_given(self) -> bool:
+        return False
+
+    @property
+    def is_probability_defined(self) -> bool:
         return False
 
     @property

@@ -32,9 +32,14 @@ class KCenter(Grouped):
     as good or better where outliers are noise.
     """
 
+    version = 2
     largest_group: ClassVar[int | None] = 1 << 13
 
     start: Literal["drawn", "central"] = "drawn"
+
+    @property
+    def is_probability_defined(self) -> bool:
+        return self.start == "central"
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -67,6 +67,10 @@ class Negatives(Ranked):
         return True
 
     @property
+    def is_probability_defined(self) -> bool:
+        return self.inside == "nearest"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return ("embedding",)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from selector import exact
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints, UInt64, keyed
+from selector.exact import Ints, UInt64, keyed
 from selector.select import Group, Grouped, Keys, Reasons
 from selector.select._alike import alike, in_given_order, vectors
 
@@ -37,6 +37,7 @@ class Prune(Grouped):
     `farthest` is worse.
     """
 
+    version = 2
     fills_budget = False
     largest_group: ClassVar[int | None] = 1 << 15
 
@@ -64,8 +65,9 @@ class Prune(Grouped):
     def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
         return np.zeros(batch.num_rows, np.int64)
 
-    def log_weights(self, batch: pa.RecordBatch, summary: Any, cuts: UInt64) -> Floats | None:
-        return np.zeros(batch.num_rows) if self.first == "drawn" else None
+    @property
+    def is_probability_defined(self) -> bool:
+        return self.first != "drawn"
 
     def reasons(self, group: Group) -> Reasons:
         rest = f"not like an earlier document, and among the {self.first}: {{spent}} of {{total}} {{unit}}"

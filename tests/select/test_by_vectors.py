@@ -267,7 +267,12 @@ def test_documents_that_are_all_alike_are_taken_in_the_order_of_their_ids(select
     rest = [place for place in first if place != first[0]]
     assert rest == sorted(rest) and len(first) == 6
     decided = decide(selector, table, 2, Budget(amount=2, unit="documents"), 3)
-    assert decided["inclusion_probability"].to_pylist() == decided["kept"].cast(pa.float32()).to_pylist()
+    known = decided["kept"].cast(pa.float32()).to_pylist()
+    is_drawn = isinstance(selector, KCenter)  # its start is, and no formula says how probable each document is then
+    assert decided["inclusion_probability"].to_pylist() == ([None] * 6 if is_drawn else known)
+    for by_chance in (Prune(), Decorrelated(batch=6, picks=3)):
+        some = decide(by_chance, table, 2, Budget(amount=2, unit="documents"), 3)
+        assert some["inclusion_probability"].null_count == 6
 
 
 # ---------------------------------------------------------------- N6, S13: like examples
