@@ -165,6 +165,8 @@ def undone(header: Header) -> Iterator[str]:
         yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
     if {"include", "shares"} & set(header.policy["select"]):
         yield from _limits_not_met(chosen["limits"])
+    if "fallback" in chosen:
+        yield f"rounds: {chosen['fallback']}"
     if "waiting" in chosen:
         yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
     for reason, count in arranged.get("left", {}).items():

@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "farthest": [{}],
     "hierarchical": [{}, {"levels": [2, 3], "inside": "closest"}],
     "importance": [BEST],
+    "iterative": [{"inner": {"kmeans_quality": BEST}, "signal": "readability", "mode": "softmax"}],
     "k_center": [{}, {"start": "central"}],
     "kmeans_quality": [{**BEST, "quota": "equal"}],
     "matching": [{"queries": ["EXAMPLES", "EXAMPLES"]}],

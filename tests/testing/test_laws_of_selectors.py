@@ -28,9 +28,9 @@ from selector.select import (
     TextsPath,
     reasons,
 )
-from selector.testing import SELECTOR_LAWS, check_selector, variants
+from selector.testing import SCORE, SELECTOR_LAWS, check_selector, variants
 from selector.testing._awkward import Sifting
-from selector.testing._law import broken
+from selector.testing._law import broken, check
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +38,12 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", plugins.names("selectors"))
 def test_every_selector_keeps_the_laws(name: str) -> None:
     check_selector(name, examples=6)
+
+
+def test_rounds_keep_the_laws_around_every_selector_that_ranks() -> None:
+    selectors = list(variants("selectors", "iterative", signal=SCORE))
+    assert len({type(selector.inner) for selector in selectors}) > 15
+    check(SELECTOR_LAWS[:3], selectors, 3, None)
 
 
 # ---------------------------------------------------------------- selectors that break a law

@@ -1,0 +1,196 @@
+"""Rounds that turn to the clusters that are worth it, and back where the signal cannot be believed."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from conftest import write_jsonl
+from runs import policy_of, write_corpus
+from selector.engine.local import LocalExecutor
+from selector.errors import PolicyError
+from selector.exact import keyed
+from selector.manifest.describe import undone
+from selector.pipeline import build
+from selector.plugins.options import TablePath, TextsPath
+from selector.policy import Policy
+from selector.select import Budget, Decisions, ScoreName, Selector, SignalName
+from selector.select._rounds import Means, Trust, exponential, head, in_proportion, logits, shrunk, softmax
+from selector.select.iterative import Iterative
+from selector.select.kmeans_quality import KmeansQuality
+from selector.select.random import Random
+from selector.testing import SCORE, documents
+from selector.testing._trials import attached, pool_for
+from selector.testing.selectors import decide
+
+
+def test_s1_weights_grow_with_the_shrunk_signal_and_forget_no_cluster() -> None:
+    before, sizes = np.array([0.2, 0.3, 0.5]), np.array([50, 30, 20])
+    seen = Means(means=np.array([0.4, 0.1, np.nan]), counts=np.array([10, 4, 0]))
+    signal = shrunk(seen, 8)
+    assert signal == pytest.approx([0.361904762, 0.242857143, 0.314285714], abs=1e-9)
+    raised = exponential(before, signal, sizes, 1, 0)
+    assert raised == pytest.approx([0.481654793, 0.063394141, 0.454951066], abs=1e-9)
+    floored = exponential(before, signal, sizes, 1, 0.05)
+    assert floored == pytest.approx([0.482572053, 0.075224434, 0.442203512], abs=1e-9)
+    assert exponential(before, np.full(3, 0.3), sizes, 1, 0) == pytest.approx(before)
+
+
+def test_published_weights_are_those_of_the_paper_and_of_its_code() -> None:
+    equal = np.full(3, 1 / 3)
+    first = in_proportion(equal, np.array([0.6, 0.3, 0.1]))
+    assert first == pytest.approx([0.6, 0.3, 0.1])
+    assert in_proportion(first, np.array([0.2, 0.2, 0.6])) == pytest.approx([0.5, 0.25, 0.25])
+    assert in_proportion(equal, np.array([0.5, -0.3, 0.1])) == pytest.approx([0.833333, 0, 0.166667], abs=1e-6)
+    for shift in (0, 5):
+        weights = softmax(first, np.array([1.0, 0.0, -1.0]) + shift)
+        assert weights == pytest.approx([0.665241, 0.244728, 0.090031], abs=1e-6)
+
+
+def q2(signals: list[float]) -> pa.Table:
+    clusters = [0] * 6 + [1] * 4 + [2] * 2
+    return documents(
+        [{"doc_id": keyed.digest(b"%d" % i), "cluster": c, SCORE: signals[c]} for i, c in enumerate(clusters)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "signals", "weights", "second"),
+    [
+        ("eq6", [0.6, 0.3, 0.1], [0.6, 0.3, 0.1], [2, 1, 0]),
+        ("eq6", [0.5, -0.3, 0.1], [0.833333, 0, 0.166667], [2, 0, 1]),
+        ("softmax", [0.6, 0.3, 0.1], [0.426013, 0.315598, 0.258390], [1, 1, 1]),
+    ],
+)
+def test_q2_rounds_are_those_of_the_worked_case(mode: Any, signals: Any, weights: Any, second: list[int]) -> None:
+    selector = attached(
+        Iterative(inner=Random(), rounds=2, signal=SignalName(SCORE), mode=mode, start="equal", shrink=0, floor=0)
+    )
+    table, budget = q2(signals), Budget(amount=6, unit="documents")
+    facts = selector.select(pool_for(selector, table, 5), budget, 3).facts["rounds"]
+    assert list(facts[1]["weights"].values()) == pytest.approx(weights, abs=1e-6)
+    decided = decide(selector, table, 5, budget, 3)
+    clusters, rounds = np.array(table["cluster"].to_pylist()), decided["round"].to_numpy()
+    kept = decided["kept"].to_numpy()
+    for number, expected in enumerate([[1, 1, 1], second]):
+        assert np.bincount(clusters[kept & (rounds == number)], minlength=3).tolist() == expected
+    if mode == "eq6" and second == [2, 1, 0]:
+        assert set(decided["inclusion_probability"].to_pylist()) == {0.5}
+
+
+def many(kind: str, count: int = 4000, num_clusters: int = 20) -> pa.Table:
+    """Documents of many clusters, whose signal is planted by cluster, or drawn."""
+    rng = np.random.default_rng(5)
+    clusters = rng.integers(num_clusters, size=count)
+    signal = clusters / num_clusters + rng.normal(size=count) if kind == "planted" else rng.normal(size=count)
+    rows = [
+        {"doc_id": keyed.digest(b"%d" % i), "cluster": int(c), SCORE: float(np.float32(s))}
+        for i, (c, s) in enumerate(zip(clusters, signal, strict=True))
+    ]
+    return documents(rows)
+
+
+def decided_by(selector: Selector, table: pa.Table, amount: int = 1500) -> tuple[pa.Table, Decisions]:
+    budget = Budget(amount=amount, unit="documents")
+    return decide(selector, table, 1000, budget, 7), selector.select(pool_for(selector, table, 1000), budget, 7)
+
+
+def test_a_planted_signal_is_followed_and_a_random_one_is_not() -> None:
+    inner = KmeansQuality(score=ScoreName(SCORE))
+    selector = attached(Iterative(inner=Random(), signal=SignalName(SCORE)))
+    table = many("planted")
+    decided, decisions = decided_by(selector, table)
+    rounds = decisions.facts["rounds"]
+    assert [one["planned"] for one in rounds] == [500, 500, 500] and sum(one["spent"] for one in rounds) == 1500
+    assert all(one["trust"]["lower"] > 0 for one in rounds[:2]) and "fallback" not in decisions.facts
+    clusters = np.array(table["cluster"].to_pylist())[decided["kept"].to_numpy()]
+    assert (clusters >= 10).mean() > 0.6
+
+    drawn = many("random")
+    decided, decisions = decided_by(attached(Iterative(inner=inner, signal=SignalName(SCORE))), drawn)
+    assert "the rest is spent by the clusters' sizes" in decisions.facts["fallback"]
+    plain = decide(inner, drawn, 1000, Budget(amount=1500, unit="documents"), 7)
+    assert decided["kept"].to_pylist() == plain["kept"].to_pylist(), "it falls back to kMQ"
+
+
+def test_a_probe_finds_the_clusters_that_are_like_the_target() -> None:
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(12, 4))
+    rows: list[dict[str, Any]] = []
+    for i in range(2400):
+        vector = centres[i % 12] + 0.3 * rng.normal(size=4)
+        vector = (vector / np.linalg.norm(vector)).astype(np.float16).tolist()
+        rows.append({"doc_id": keyed.digest(b"%d" % i), "cluster": i % 12, "embedding": vector})
+    table = documents(rows)
+    wanted = [rows[i]["embedding"] for i in range(2400) if i % 12 in (0, 1)][:60]
+    examples = pa.table({"text": ["x"] * 60, "embedding": pa.array(wanted, table.schema.field("embedding").type)})
+    probed = attached(Iterative(inner=Random(), target=TextsPath("examples.jsonl")))
+    selector = replace(probed, target=probed.target.attached(examples))
+    decided, decisions = decided_by(selector, table, 600)
+    assert "fallback" not in decisions.facts
+    clusters = np.array(table["cluster"].to_pylist())[decided["kept"].to_numpy()]
+    counts = np.bincount(clusters, minlength=12)
+    assert counts[:2].min() > 1.3 * np.median(counts)
+
+
+def test_a_head_has_the_same_bits_whatever_the_order_of_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    wanted, others = (rng.normal(size=(n, 16)) for n in (300, 500))
+    wanted[:, 0] += 2
+    wanted, others = ((rows / np.linalg.norm(rows, axis=1)[:, None]).astype(np.float16) for rows in (wanted, others))
+    weights = head(wanted, others)
+    assert np.array_equal(weights, head(wanted[::-1], others[rng.permutation(500)]))
+    assert logits(wanted, weights).mean() > logits(others, weights).mean() + 1
+
+
+def test_trust_is_in_the_lower_end_of_an_interval() -> None:
+    places = np.arange(40.0)
+    assert Trust.of(places, places).is_enough and not Trust.of(places, -places).is_enough
+    rng = np.random.default_rng(1)
+    wrong = sum(Trust.of(rng.normal(size=40), rng.normal(size=40)).is_enough for _ in range(400))
+    assert wrong <= 400 * 0.025 + 3 * (400 * 0.025) ** 0.5
+    assert not Trust.of(places[:4], places[:4]).is_enough and not Trust.of(places, np.zeros(40)).is_enough
+
+
+@pytest.mark.parametrize("given", [{}, {"signal": "a", "feedback": TablePath("b.jsonl")}])
+def test_one_signal_is_asked_for(given: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match="write one of signal, target and feedback"):
+        Iterative(inner=Random(), **given)
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_feedback_and_the_same_command_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus")
+    path = tmp_path / "feedback.jsonl"
+    using = {"iterative": {"inner": "random", "rounds": 3, "feedback": str(path)}}
+    policy = policy_of(
+        tmp_path / "corpus", tiny_model, select={"budget": {"documents": 30}, "using": using}, rate=[], manifest={},
+        order={"using": "shuffled"},
+    )  # fmt: skip
+
+    def go() -> Any:
+        return build(Policy.of(policy), root=str(tmp_path / "root"), executor=LocalExecutor(workers=1)).manifest
+
+    rows: list[dict[str, Any]] = []
+    chosen: list[set[bytes]] = []
+    for number in (1, 2, 3):
+        manifest = go()
+        chosen.append(set(manifest.rows(0, len(manifest))["doc_id"].to_pylist()))
+        facts = manifest.info["facts"]["select"]
+        if "fallback" in facts or number == 3:
+            break
+        assert len(manifest) == 10 * number
+        assert facts["waiting"] == f"round {number + 1} needs feedback on 10 documents of round {number}"
+        assert any(line.startswith("waiting: ") for line in undone(manifest.header))
+        new = sorted(chosen[-1] - set().union(*chosen[:-1]))
+        rows += [{"doc_id": doc_id.hex(), "round": number, "score": float(i)} for i, doc_id in enumerate(new)]
+        write_jsonl(path, rows[:-1])
+        assert go().info["facts"]["select"]["waiting"].endswith("(9 are there)")
+        write_jsonl(path, rows)
+    assert len(chosen[-1]) == 30 and all(one < other for one, other in itertools.pairwise(chosen))
+    assert "waiting" not in facts and manifest.verify().ok
