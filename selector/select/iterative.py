@@ -117,7 +117,7 @@ class Iterative(Selector):
         plan = np.cumsum(apportion(budget.amount, [1] * self.rounds))
         by_size = normalised(sizes.astype(np.float64), np.zeros(len(sizes)))
         weights = by_size if self.start == "size" else np.full(len(names), 1 / max(len(names), 1))
-        spent, told = np.zeros(len(names), np.int64), list[dict[str, Any]]()
+        spent, account = np.zeros(len(names), np.int64), list[dict[str, Any]]()
         earlier: list[Callable[[pa.RecordBatch], pa.RecordBatch]] = []
         waiting = fallback = None
         while True:
@@ -137,7 +137,7 @@ class Iterative(Selector):
             lined_up = decisions.pool or whole
             before = spent
             spent = sum(lined_up.map(shown.spent, *columns), np.zeros(len(names), np.int64))
-            told.append(
+            account.append(
                 {"round": number + 1, "planned": amount - int(before.sum()), "spent": int((spent - before).sum())}
                 | self._listed(names, weights=rounded(weights), quotas=quotas - before)
             )
@@ -149,9 +149,9 @@ class Iterative(Selector):
                 break
             earlier.append(decisions.decide)
             weights, fallback, facts = self._weighed(weights, evidence, sizes, seed)
-            told[-1] |= self._listed(names, means=facts.pop("means"), documents=facts.pop("documents")) | facts
+            account[-1] |= self._listed(names, means=facts.pop("means"), documents=facts.pop("documents")) | facts
         decide = _InRounds(decide=decisions.decide, earlier=tuple(earlier))
-        facts = {"rounds": told, **({"fallback": fallback} if fallback else {})}
+        facts = {"rounds": account, **({"fallback": fallback} if fallback else {})}
         return replace(decisions, decide=decide, facts=facts, waiting=waiting, fills_budget=self._fills(waiting))
 
     def _fills(self, waiting: str | None) -> bool:
