@@ -32,6 +32,10 @@ class CorpusError(UsageError):
     """A corpus that does not hold what the policy says it holds."""
 
 
+class GoneError(CorpusError):
+    """A file of the corpus that was there when the run began, and is no longer. A run looks at the corpus again."""
+
+
 class NotFoundError(SelectorError):
     """A manifest, position or document that is not there. Exit code 4."""
 

@@ -22,7 +22,7 @@ from selector.policy import Policy
 from selector.policy.resolve import Resolved, resolve
 from selector.steps import given
 from selector.steps.plan import Plan
-from selector.steps.run import Run, warned
+from selector.steps.run import Run, begun_again, warned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ def run(
     return warned(build(wanted, root=root, executor=chosen, progress=given.progress(progress)).manifest)
 
 
+@begun_again
 def build(
     policy: Policy, *, root: str | os.PathLike[str], executor: Executor, progress: Progress | None = None
 ) -> FinishedRun:

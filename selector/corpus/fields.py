@@ -8,7 +8,7 @@ Everything that names a column of the corpus (text, templates, key, source, rule
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 import pyarrow as pa
@@ -97,6 +97,22 @@ def _add(names: list[str], path: tuple[str, ...], row: Mapping[str, Any], most: 
             names.append(name_of((*path, key)))
             if isinstance(value, Mapping):
                 _add(names, (*path, key), cast(Mapping[str, Any], value), most)
+
+
+def with_leaves(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type in which every type that holds no other one has become what `leaf` makes of it."""
+    is_ = pa.types
+    if is_.is_struct(kind):
+        return pa.struct([each.with_type(with_leaves(each.type, leaf)) for each in kind])
+    if is_.is_list(kind) or is_.is_list_view(kind):
+        return pa.list_(with_leaves(kind.value_type, leaf))
+    if is_.is_large_list(kind) or is_.is_large_list_view(kind):
+        return pa.large_list(with_leaves(kind.value_type, leaf))
+    if is_.is_fixed_size_list(kind):
+        return pa.list_(with_leaves(kind.value_type, leaf), kind.list_size)
+    if is_.is_map(kind):
+        return pa.map_(with_leaves(kind.key_type, leaf), with_leaves(kind.item_type, leaf))
+    return leaf(kind)
 
 
 def names_of(schema: Iterable[pa.Field], path: tuple[str, ...] = ()) -> list[str]:

@@ -22,9 +22,14 @@ ON_REQUEST = "plain text: read where a path ends so, or corpus.format says so"
 SAME = "the same file"
 DEAD = "a dead link"
 SPECIAL = "no regular file"
+LOCKED = "a folder that cannot be listed"
 NOT_UTF8 = "its name is not UTF-8"
 NO_DATA_FILE = "not one of the data files of the dataset that is saved in its folder"
-_CURES = {NOT_UTF8: "Give the file another name.", DEAD: "Give the file that it should lead to."}
+_CURES = {
+    NOT_UTF8: "Give the file another name.",
+    LOCKED: "Allow it, or name the files.",
+    DEAD: "Give the file that it should lead to.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +165,7 @@ def _read(name: str, form: str | None, wanted: str | None) -> File | Unread:
 
 def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
     """Every file in some folders and in those below them, none twice wherever links lead. What links lead to is looked
-    at last, so that a file has its own name where it has one. Raises CorpusError for a folder that cannot be listed."""
+    at last, so that a file has its own name where it has one. One that cannot be listed stands for all below it."""
     seen: set[tuple[int, int] | str] = set()
     waiting, links = [(name, False) for name in reversed(folders)], list[tuple[str, bool]]()
     while waiting or links:
@@ -171,7 +176,11 @@ def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
         if _identity(folder) in seen:
             continue
         seen.add(_identity(folder))
-        names = _listed(folder)
+        try:
+            names = _listed(folder)
+        except OSError as error:
+            yield Unread(uri=_text(folder), reason=f"{LOCKED}: {error.strerror}")
+            continue
         own = None if form is not None or is_hidden else _saved(folder, names)
         for name in names:
             path = os.path.join(folder, name)
@@ -219,12 +228,17 @@ def _matching(pattern: str) -> list[str]:
             continue
         seen.add((_identity(here), at))
         part, is_last = parts[at], at + 1 == len(parts)
+        try:
+            names = _listed(here) if glob.has_magic(part) else [part]
+        except OSError:
+            paths[here] = None  # where it is looked into again, it is listed as what it is
+            continue
         if part == "**":
-            names = [name for name in _listed(here) if not name.startswith(".")]
+            names = [name for name in names if not name.startswith(".")]
             if not is_last:
                 waiting.append((folder, at + 1))
         elif glob.has_magic(part):
-            names = [name for name in fnmatch.filter(_listed(here), part) if part[0] == "." or name[0] != "."]
+            names = [name for name in fnmatch.filter(names, part) if part[0] == "." or name[0] != "."]
         else:
             names = [part] if os.path.lexists(os.path.join(folder, part)) else []
         for name in names:
@@ -237,13 +251,8 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _listed(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries)
-    except OSError as error:
-        raise CorpusError(
-            f"corpus.paths: the folder {folder!r} cannot be listed: {error.strerror}. Allow it, or name the files."
-        ) from error
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
 
 
 _FOLDER = "a folder"

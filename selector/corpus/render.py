@@ -26,6 +26,10 @@ _CHATS = (("role", "content"), ("from", "value"))
 _TOOLS = ("tools", "functions")
 """Columns beside a chat that belong to it: what its tool calls can call."""
 
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Columns beside a chat that belong to it and are no text: a row that has some is no document. Ingest asks for them;
+whoever reads documents again need not, since these have none."""
+
 _SPEAKERS = ("user", "assistant")
 _LISTS_OF_TURNS = frozenset(
     ["chat", "conversation", "conversations", "dialog", "dialogs", "dialogue", "dialogues", "messages", "turns"]
@@ -67,7 +71,8 @@ def render(row: Mapping[str, Any], text: str) -> str:
 
     A column holds a string, or a chat: a list of {"role", "content"} or {"from", "value"} messages, rendered
     as "role: content" blocks joined by a blank line. Further fields of a message follow its content, a line each, as
-    "name: value"; the tools beside a chat come before it, as a block of their own, unless the template names them.
+    "name: value"; the tools beside a chat come before it, as a block of their own, unless the template names them. A
+    chat with an image, a video or a sound in a column beside it has no text.
     Values that are not strings are JSON there; a field that is null or empty is none. In a column that is called
     like one, a list of strings is a chat too, of user and assistant in turn.
 
@@ -212,15 +217,21 @@ def _message(where: str, message: Any) -> str:
 
 
 def _tools(row: Mapping[str, Any], column: str, named: Sequence[str]) -> Iterator[str]:
-    """The tools beside a chat, and beside the objects that it lies in, unless they are rendered anyway."""
+    """The tools beside a chat, and beside the objects that it lies in, unless they are rendered anyway. Raises NoText
+    where there is an image or the like."""
     path = fields.path_of(column)
     taken = {fields.path_of(name) for name in named}
     for depth in range(len(path)):
         for name in _TOOLS:
-            tools = (*path[:depth], name)
-            value = fields.find(row, fields.name_of(tools)) if tools not in taken else None
+            tools = fields.name_of((*path[:depth], name))
+            value = fields.find(row, tools) if (*path[:depth], name) not in taken else None
             if value is not fields.ABSENT and not _is_nothing(value):
-                yield f"{name}: {_field(f'column {fields.name_of(tools)!r}', value)}"
+                yield f"{name}: {_field(f'column {tools!r}', value)}"
+        for name in MEDIA:
+            media = fields.name_of((*path[:depth], name))
+            value = fields.find(row, media) if (*path[:depth], name) not in taken else None
+            if value is not fields.ABSENT and not _is_nothing(value):
+                raise NoText("not_text", f"the column {media!r} beside the chat is no text")
 
 
 def _content(where: str, content: Any) -> str:

@@ -303,26 +303,14 @@ def _as_days(values: pa.Array) -> pa.Array:
 
 def _with_words(values: pa.Array) -> pa.Array:
     """Nested values with those spelt out that Python may not hold: dates, times and moments."""
-    return values.cast(_wordy(values.type))
+    return values.cast(fields.with_leaves(values.type, _wordy))
 
 
 def _wordy(kind: pa.DataType) -> pa.DataType:
     is_ = pa.types
     if is_.is_date(kind) or is_.is_time(kind) or is_.is_timestamp(kind):
         return pa.string()
-    if is_.is_duration(kind):
-        return pa.int64()
-    if is_.is_struct(kind):
-        return pa.struct([each.with_type(_wordy(each.type)) for each in kind])
-    if is_.is_list(kind):
-        return pa.list_(_wordy(kind.value_type))
-    if is_.is_large_list(kind):
-        return pa.large_list(_wordy(kind.value_type))
-    if is_.is_fixed_size_list(kind):
-        return pa.list_(_wordy(kind.value_type), kind.list_size)
-    if is_.is_map(kind):
-        return pa.map_(kind.key_type, _wordy(kind.item_type))
-    return kind
+    return pa.int64() if is_.is_duration(kind) else kind
 
 
 def _inner(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array | None:
@@ -525,8 +513,8 @@ def type_in(schema: pa.Schema, name: str) -> pa.DataType:
             kind = kind.item_type
         else:
             return pa.null()
-    while pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
     if pa.types.is_null(kind):
         return kind
     named, stored = _kind_of(kind)

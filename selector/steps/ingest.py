@@ -27,7 +27,7 @@ class Ingest(Map):
     `without_source` has a row for each."""
 
     name: str = field(default="ingest", metadata=APART)
-    version = 2
+    version = 3
     output = "documents"
     libraries = ("tokenizers",)
     reads: tuple[str, ...] = field(default=("survey",), metadata=APART)
@@ -53,7 +53,7 @@ class Ingest(Map):
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         named = [fields.column_of(name) for name in (self.key_column, self.source_column) if name is not None]
-        columns = list(dict.fromkeys([*render.file_columns(self.text), *named]))
+        columns = list(dict.fromkeys([*render.file_columns(self.text), *render.MEDIA, *named]))
         ids: list[bytes] = []
         text_ids: list[bytes] = []
         places: list[int] = []

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from selector.engine.lease import Lease
 from selector.engine.runner import Progress, Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
-from selector.errors import CorpusError, PolicyError, SelectorError, UsageError
+from selector.errors import CorpusError, GoneError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
@@ -28,6 +29,10 @@ from selector.steps.manifest import ManifestStep, run_id
 
 logger = logging.getLogger(__name__)
 
+Given = ParamSpec("Given")
+Built = TypeVar("Built")
+
+_MOST_GONE = 3  # times that a run begins again
 _BYTES_PER_ROW, _BYTES_PER_VECTOR = 400, 2000  # of artefacts, about
 
 
@@ -116,8 +121,11 @@ class Run:
         return int(np.where(is_plain, 0.4, 1.2) @ files["size"].to_numpy())
 
     def _ingested(self, done: Done) -> None:
-        """The corpus has the source column that the policy names, and no more of the input is lost than the policy
-        allows. A file that cannot be read counts by its bytes. Raises CorpusError or SelectorError."""
+        """Some row is a document, the corpus has the source column that the policy names, and no more of the input is
+        lost than the policy allows, where a file that cannot be read counts by its bytes. Raises CorpusError or
+        SelectorError."""
+        if not done["ingest"].rows_out:
+            _check_documents(self.resolved, 0, None, account.lost_rows(done))
         corpus = self.resolved.policy.corpus
         is_named = isinstance(corpus.source, str) and corpus.source != type(corpus).model_fields["source"].default
         if is_named and 0 < done["ingest"].rows_out == account.rows_without_source(done):
@@ -183,6 +191,21 @@ class Run:
     def address(self, done: Done) -> str:
         """Where the run lies."""
         return f"{self.store.storage.address}/{run_id(done)}"
+
+
+def begun_again(build: Callable[Given, Built]) -> Callable[Given, Built]:
+    """The same, but where a file of the corpus goes away meanwhile, the corpus is looked at again, some times."""
+
+    @functools.wraps(build)
+    def built(*args: Given.args, **options: Given.kwargs) -> Built:
+        for _ in range(_MOST_GONE):
+            try:
+                return build(*args, **options)
+            except GoneError as gone:
+                logger.warning("%s The corpus is looked at again.", gone)
+        return build(*args, **options)
+
+    return built
 
 
 def warned(manifest: Manifest) -> Manifest:

@@ -47,7 +47,7 @@ class Survey(Map):
     """What each file is, and how it is cut. An unreadable file is quarantined whole."""
 
     name: str = field(default="survey", metadata=APART)
-    version = 4
+    version = 5
     output = "pieces"
     reads: tuple[str, ...] = field(default=(), metadata=APART)
 

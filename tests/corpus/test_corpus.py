@@ -294,8 +294,9 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         files.expand([os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.jsonl")])
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("below", ["", "/**", "/**/*.jsonl"])
+def test_a_folder_that_cannot_be_listed_is_said_and_not_taken_for_empty(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_jsonl(tmp_path / "c/a.jsonl", [{"text": "a"}])
     (tmp_path / "c/locked").mkdir()
@@ -307,10 +308,15 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", locked)
+    listed = files.expand([f"{tmp_path}/c{below}"])
+    assert listed.uris == [str(tmp_path / "c/a.jsonl")]
+    assert [(one.uri, one.reason) for one in listed.unread] == [
+        (str(tmp_path / "c/locked"), "a folder that cannot be listed: Permission denied")
+    ]
     with pytest.raises(
-        CorpusError, match=r"corpus\.paths: the folder '.*/c/locked' cannot be listed: Permission denied"
+        CorpusError, match=r"no file that is read \(1 a folder that cannot be listed, e\.g\. .*locked\)"
     ):
-        files.expand([str(tmp_path / "c")])
+        files.expand([str(tmp_path / "c/locked")])
 
 
 # ---------------------------------------------------------------- rows that are no documents

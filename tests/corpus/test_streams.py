@@ -15,11 +15,11 @@ from selector.errors import PolicyError
 from selector.policy import Policy
 
 
-def rows(path: Path, data: bytes, form: str | None = None) -> list[Any]:
+def rows(path: Path, data: bytes, form: str | None = None, rows_per_part: int | None = 2) -> list[Any]:
     """The rows of a file with these bytes; of a bad one, the reason."""
     path.write_bytes(data)
     found = formats.find(form, str(path)) if form else formats.format_of(str(path))
-    parts = [part_of(path, found, cut, form or "") for cut in found.cut(str(path), 2)]
+    parts = [part_of(path, found, cut, form or "") for cut in found.cut(str(path), rows_per_part)]
     read = [row for part in parts for row in rows_of(part, None).values()]
     return [row.reason if isinstance(row, formats.Bad) else row for row in read]
 
@@ -97,10 +97,35 @@ def test_json_that_is_no_array_of_objects_has_no_rows(data: str, tmp_path: Path)
             use()
 
 
-@pytest.mark.parametrize("data", ['[{"a": 1}', '[{"a": 1}, {"a": "}]', '[{"a": 1}] x', '[{"a": 1}]]', '[{"a": [1}]'])
-def test_an_array_whose_brackets_do_not_match_is_lost_as_a_whole(data: str, tmp_path: Path) -> None:
-    with pytest.raises(formats.Corrupt, match=r"its array does not end|after the end of its array"):
-        rows(tmp_path / "a.json", data.encode())
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('[{"a": 1}', [{"a": 1}, "not_json"]),
+        ('[{"a": 1},', [{"a": 1}, "not_json"]),
+        ('[{"a": 1}, {"a": "}]', [{"a": 1}, "not_json"]),
+        ('[{"a": 1}, {"a"', [{"a": 1}, "not_json"]),
+        ('[{"a": 1}] x', [{"a": 1}, "not_json", "not_json"]),
+        ('[{"a": 1}]]', [{"a": 1}, "not_json"]),
+        ('[{"a": 1}}, {"a": 2}, {"a": 3}]', [{"a": 1}, "not_json", {"a": 2}, {"a": 3}]),
+        ('[{"a": [1}]', ["not_json", "not_json"]),
+        ("[", ["not_json"]),
+        ("[] x", ["not_json", "not_json"]),
+        ('[{"a": 1}]\n[{"a": 2}]', [{"a": 1}, "not_an_object", "not_json"]),
+        ('[1, null, {"a": 1}]', ["not_an_object", "not_an_object", {"a": 1}]),
+    ],
+)
+def test_an_array_with_a_bracket_too_few_or_too_many_loses_no_row_before_it(
+    data: str, expected: list[Any], tmp_path: Path
+) -> None:
+    for rows_per_part in (1, 2, None):
+        assert rows(tmp_path / "a.json", data.encode(), rows_per_part=rows_per_part) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_json_of_another_encoding_is_corrupt_and_not_without_rows(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"a": 1}]', encoding)
+    with pytest.raises(formats.Corrupt, match="it is not in UTF-8"):
+        formats.find("json", "").cut(str(tmp_path / "a.json"), None)
 
 
 def test_plain_text_is_a_document_to_a_file_or_to_what_a_separator_parts(tmp_path: Path) -> None:
@@ -153,3 +178,19 @@ def test_an_integer_of_any_length_costs_nothing_where_nobody_names_it(tmp_path: 
         formats.Wanted(np.zeros(1, np.int64)), ["c"]
     ) == [{"c": 3}]
     assert render.render(row, "{a}{c}") == f"{digits}3"
+
+
+@pytest.mark.parametrize("name", [one.name for one in formats.compressions()])
+def test_every_member_of_a_packed_file_counts_also_one_that_is_damaged(name: str, tmp_path: Path) -> None:
+    pack = PACKED[name]
+    lines = [b'{"a": 1}\n', b'{"a": 2}\n']
+    path = tmp_path / f"a.jsonl.{name}"
+    assert rows(path, pack(lines[0]) + pack(b"") + pack(lines[1])) == [{"a": 1}, {"a": 2}]
+    second = pack(lines[1])
+    for damage in (second[:-3], second[:3], b"BZh9" + second[4:9], b"no member", bytes([second[0] ^ 1]) + second[1:]):
+        with pytest.raises(formats.Corrupt):
+            rows(path, pack(lines[0]) + damage)
+    with pytest.raises(formats.Corrupt):
+        rows(path, b"")
+    if name != "zst":  # tapes fill up their blocks
+        assert rows(path, pack(lines[0]) + b"\0" * 700) == [{"a": 1}]

@@ -572,6 +572,34 @@ def test_a_corpus_file_that_changes_during_a_run_ends_it_and_the_same_command_st
     assert_sound(tmp_path / "root")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Removing(LocalExecutor):
+    """Removes a corpus file just before a step begins."""
+
+    step: str
+    file: Path
+
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+        if step.family == self.step:
+            self.file.unlink(missing_ok=True)
+        yield from super().run(step, tasks, store, num_rows)
+
+
+@pytest.mark.parametrize("step", ["ingest", "rate"])
+def test_a_corpus_file_that_goes_away_during_a_run_is_none_of_its_corpus(
+    step: str, world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    policy = policy_of(corpus, Path(world.policy["embed"]["model"]))
+    policy["corpus"]["keep_texts"] = False
+    manifest = run(policy, tmp_path / "root", Removing(step=step, file=corpus / "2.jsonl")).manifest
+    assert "2.jsonl cannot be read: No such file or directory. The corpus is looked at again." in caplog.text
+    assert manifest.digest == run(policy, tmp_path / "elsewhere").manifest.digest
+    policy["corpus"]["paths"] = [str(corpus / "1.jsonl")]
+    with pytest.raises(CorpusError, match=r"there is no file at '.*1\.jsonl'"):
+        run(policy, tmp_path / "named", Removing(step="ingest", file=corpus / "1.jsonl"))
+
+
 def test_a_file_that_changes_after_its_texts_were_kept_changes_nothing(world: World, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     policy = policy_of(corpus, Path(world.policy["embed"]["model"]))

@@ -85,6 +85,22 @@ def test_tools_beside_a_chat_are_part_of_it_and_an_image_in_it_is_quarantined_by
     }
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_chat_with_an_image_beside_it_is_quarantined_by_name_and_text_with_one_is_not(
+    form: str, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": f"What is it? {i}"}], "text": f"It is {i}.", "images": image}
+        for i, image in enumerate([None, [], ["a.png"], [{"path": "a.png"}], [""]][: 3 if form == "parquet" else 5])
+    ]
+    manifest = made(tmp_path, written(tmp_path, form, rows), corpus={"text": "messages"})
+    counts = manifest.info["counts"]
+    assert (counts["kept"], counts["reasons"]) == (2, {"quarantined in ingest: not_text": len(rows) - 2})
+    (lost,) = (tmp_path / "runs").glob("*/quarantine.jsonl")
+    assert "the column 'images' beside the chat is no text" in lost.read_text("utf-8")
+    assert len(made(tmp_path, tmp_path / f"a.{form}", corpus={"text": "text"})) == len(rows)
+
+
 @pytest.mark.slow
 def test_nested_columns_and_numbers_are_text_key_and_source(tmp_path: Path) -> None:
     rows = [

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from selector.corpus.formats._columnar import Columnar, Groups
 
-_MAGIC = b"ARROW1"
+_MAGIC, _OLD_MAGIC = b"ARROW1", b"FEA1"
 
 
 class Batches(Groups):
@@ -17,7 +17,10 @@ class Batches(Groups):
         self._map = pa.memory_map(path)
         if not self._map.size():
             raise pa.ArrowInvalid("it is empty")
-        has_footer = self._map.read(len(_MAGIC)) == _MAGIC
+        magic = self._map.read(len(_MAGIC))
+        if magic.startswith(_OLD_MAGIC):
+            raise pa.ArrowInvalid("it is Feather of version 1, which Arrow reads no longer. Write it in version 2")
+        has_footer = magic == _MAGIC
         if has_footer:
             file: Any = pa.ipc.open_file(self._map)
             self.schema: Any = file.schema

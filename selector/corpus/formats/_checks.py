@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from selector.engine import alive
 from selector.engine.part import Piece
-from selector.errors import CorpusError, UnreachableError
+from selector.errors import CorpusError, GoneError, UnreachableError
 
 _BLOCK = 4 << 20  # bytes that are read at a time
 _TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system
@@ -131,4 +131,5 @@ def changed(path: str, difference: str, detail: str = "") -> CorpusError:
 
 
 def _cannot_be_read(path: str, error: OSError) -> CorpusError:
-    return CorpusError(f"The corpus file {path} cannot be read: {error.strerror}.")
+    kind = GoneError if isinstance(error, FileNotFoundError) else CorpusError
+    return kind(f"The corpus file {path} cannot be read: {error.strerror}.")

@@ -13,14 +13,14 @@ import mmap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedWriter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from selector.corpus import formats
+from selector.corpus import fields, formats
 from selector.corpus.formats import Bad, Cache, Range, Row, RowRead, Wanted
 from selector.engine import alive
 from selector.engine.part import Piece
@@ -119,7 +119,7 @@ class Columnar(formats.Format):
             try:
                 with self._reading(piece.uri):
                     if _last_group is None or _last_group[0] != key:
-                        _last_group = (key, groups.read(group, names))
+                        _last_group = (key, _readable(groups.read(group, names)))
                     if _last_group[1].num_rows != num_rows:
                         raise pa.ArrowInvalid(f"it has {_last_group[1].num_rows} rows and claims {num_rows}")
                     table: pa.Table | Bad = _last_group[1].slice(start - first, stop - start)
@@ -138,7 +138,7 @@ class Columnar(formats.Format):
             rows: list[dict[str, Any]] = []
             for batch in groups.batches(range(len(groups.num_rows)), here) if here else ():
                 batch.validate(full=True)
-                read = _read(batch.slice(0, num_rows - len(rows)))
+                read = _read(_readable(batch.slice(0, num_rows - len(rows))))
                 rows += [dict(row) for row in read if not isinstance(row, Bad)]
                 if len(rows) == num_rows:
                     break
@@ -167,6 +167,28 @@ def _bounds(of_groups: Sequence[int], sizes: Sequence[int], most: int) -> list[i
 
 
 _last_group: tuple[tuple[str, str, int, tuple[str, ...] | None], pa.Table] | None = None
+
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
+
+
+def _readable(rows: _Rows) -> _Rows:
+    """Rows without types that few of Arrow's functions take: views, and values in runs."""
+    for index, column_field in enumerate(rows.schema):
+        column: Any = rows.column(index)
+        if pa.types.is_run_end_encoded(column_field.type):
+            column = pc.run_end_decode(column)
+        kind = fields.with_leaves(column.type, _without_views)
+        column = column if column.type == kind else column.cast(kind)
+        if column.type != column_field.type:
+            rows = rows.set_column(index, column_field.with_type(kind), column)
+    return rows
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def _is_sound(table: pa.Table | pa.RecordBatch) -> bool:
@@ -318,7 +340,7 @@ class _RowsAt:
         try:
             for batch in groups.batches(range(*unit.indices(len(groups.num_rows))), columns):
                 alive.sign()
-                yield _marked(batch)
+                yield _marked(_readable(batch))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise formats.changed(
                 self.path, f"its row groups {unit.start} to {unit.stop - 1} cannot be read", str(error)

@@ -196,6 +196,8 @@ class Streamed(formats.Format):
     def open(self, file: str | BufferedReader) -> BufferedIOBase:
         """The unpacked bytes of a file, which is given as its path or open."""
         if self.compression is not None:
+            if not (os.path.getsize(file) if isinstance(file, str) else os.fstat(file.fileno()).st_size):
+                raise OSError(f"it is empty, and {self.compression.name} has a beginning and an end")
             return self.compression.open(file)
         return Path(file).open("rb") if isinstance(file, str) else file
 

@@ -4,6 +4,7 @@ import bz2
 from io import BufferedIOBase, BufferedReader
 
 from selector.corpus.formats import Compression
+from selector.corpus.formats._members import unpacked
 
 
 class Bz2(Compression):
@@ -14,4 +15,4 @@ class Bz2(Compression):
     damage = (EOFError,)
 
     def open(self, file: str | BufferedReader) -> BufferedIOBase:
-        return bz2.open(file)
+        return unpacked(file, bz2.BZ2Decompressor)

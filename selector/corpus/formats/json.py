@@ -1,17 +1,19 @@
 """JSON: an array of objects, or lines of JSON under another name.
 
 An object is a row; what else stands in an array that has objects is a row too, and a bad one. A file of one object, of
-an array without any, or of any other value, holds settings or the like: it has no rows. Where brackets and quotes of an
-array do not match up to its end, no row can be told from the next, and the whole file is lost.
+an array without any, or of any other value, holds settings or the like: it has no rows. Where a bracket or a
+quote of an array has no other, no row can be told from the next: those before it are read, and what follows is one bad
+row, up to where an element ends again.
 """
 
+import codecs
 from collections.abc import Iterator
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import Any
 
 import numpy as np
 
-from selector.corpus.formats import Corrupt, NoRows, Range, _json
+from selector.corpus.formats import Bad, Corrupt, NoRows, Range, Row, _json
 from selector.corpus.formats._lines import Lines
 from selector.corpus.formats._stream import BOM, Int64, Record, Start, Streamed, chunks
 
@@ -20,6 +22,9 @@ _QUOTE, _BACKSLASH, _OPENING, _CLOSING, _COMMA = range(1, 6)
 _KINDS = np.zeros(256, np.uint8)
 for _kind, _characters in ((_QUOTE, b'"'), (_BACKSLASH, b"\\"), (_OPENING, b"[{"), (_CLOSING, b"]}"), (_COMMA, b",")):
     _KINDS[list(_characters)] = _kind
+
+_NOTHING = b","
+"""What stands for an element that is not there."""
 
 _BLOCK = 1 << 16  # bytes at the beginning by which lines are told from an array
 _LONGEST = 64 << 20  # bytes of a first line that may tell that a file holds lines
@@ -49,7 +54,14 @@ class Json(Lines):
             return Start(0, False)
         if is_array and _has_object(line[1:] + newline + rest, file):
             return Start(first, True)
+        if not _is_text(block):
+            raise Corrupt("it is not in UTF-8")
         raise NoRows("it is no array of objects")
+
+    def parse(self, data: bytes, context: Any) -> Row:
+        if data == _NOTHING:
+            return Bad(reason="not_json", detail="nothing stands between two commas, or the array does not end")
+        return super().parse(data, context)
 
     def records(self, file: BufferedIOBase, number: int, offset: int, context: Any, most: int) -> Iterator[Record]:
         return _elements(file, number, offset, most) if context else super().records(file, number, offset, None, most)
@@ -78,10 +90,16 @@ def _are_lines(rest: bytes, *, is_cut: bool) -> bool:
 def _has_object(inside: bytes, file: BufferedIOBase) -> bool:
     """Whether there is an object in an array of which this much has been read."""
     whole = BufferedReader(_Rest(inside, file))
+    return any(record.data[:1] == b"{" for record in _elements(whole, 0, 0, 1))
+
+
+def _is_text(block: bytes) -> bool:
+    """Whether a file begins with bytes of UTF-8, perhaps cut within a character."""
     try:
-        return any(record.data[:1] == b"{" for record in _elements(whole, 0, 0, 1))
-    except Corrupt:
+        codecs.getincrementaldecoder("utf-8")().decode(block)
+    except UnicodeDecodeError:
         return False
+    return b"\0" not in block
 
 
 class _Rest(RawIOBase):
@@ -102,24 +120,28 @@ class _Rest(RawIOBase):
 
 
 def _elements(file: BufferedIOBase, number: int, offset: int, most: int) -> Iterator[Record]:
-    """The elements of an array, from one that begins at this offset."""
+    """The elements of an array, from one that begins at this offset.
+
+    A bracket that closes what was never opened ends an element, as a comma does. So what follows the end of the array
+    is an element too, and where no end comes, there is one with nothing in it, which is bad.
+    """
     scan, element = _Scan(), _Element(offset, most)
+    is_over = False
     for chunk in chunks(file):
         begin = 0
-        for end in scan.ends(chunk).tolist():
+        for end, is_closing in scan.ends(chunk):
             element.add(chunk[begin:end])
-            begin = end + 1
-            if scan.is_over and not number and not element.held:
-                break  # nothing is in the array
-            yield element.record(number)
-            number, element = number + 1, _Element(element.end + 1, most)
-        if scan.is_over:
-            begin = scan.end + 1
-            if chunk[begin:].strip(_SPACE) or any(more.strip(_SPACE) for more in chunks(file)):
-                raise Corrupt("there is something after the end of its array")
-            return
+            is_over = is_closing
+            if not is_closing or number or element.held:  # else nothing is in the array
+                yield element.record(number)
+                number += 1
+            begin, element = end + 1, _Element(element.end + 1, most)
         element.add(chunk[begin:])
-    raise Corrupt("its array does not end")
+    if element.held:
+        yield element.record(number)
+        number, element, is_over = number + 1, _Element(element.end, most), False
+    if not is_over and not scan.is_within:
+        yield element.record(number)
 
 
 class _Element:
@@ -141,21 +163,25 @@ class _Element:
         length, content = self.end - self.start, self.held.rstrip(_SPACE)
         if length == len(self.held):
             length = len(content)
-        return Record(number, self.start, length, self.end + 1, content or b",")
+        return Record(number, self.start, length, self.end + 1, content or _NOTHING)
 
 
 class _Scan:
     """Finds where the elements of an array end, chunk by chunk of its bytes."""
 
     def __init__(self) -> None:
-        self.is_over = False
-        self.end = 0  # of the array, in the chunk in which it is over
         self._depth = 0
         self._is_text = False  # a quote is open
         self._is_escaped = False  # the chunk before ended with an odd number of backslashes
 
-    def ends(self, chunk: bytes) -> Int64:
-        """The places of the commas between elements, and of the bracket that ends the array."""
+    @property
+    def is_within(self) -> bool:
+        """Whether an element has begun that does not end yet."""
+        return self._depth > 0 or self._is_text
+
+    def ends(self, chunk: bytes) -> Iterator[tuple[int, bool]]:
+        """The places of the commas between elements, and of brackets that close nothing, such as the array's own; and
+        which of both each is."""
         kinds = _KINDS[np.frombuffer(chunk, np.uint8)]
         at = np.flatnonzero(kinds)
         kinds = kinds[at]
@@ -165,14 +191,12 @@ class _Scan:
         is_outside = (kinds >= _OPENING) & ~is_text
         at, kinds = at[is_outside], kinds[is_outside]
         steps = (kinds == _OPENING).astype(np.int64) - (kinds == _CLOSING)
-        depth = self._depth + np.cumsum(steps)
-        if len(depth):
-            self._depth = int(depth[-1])
-        over = np.flatnonzero(depth < 0)[:1]
-        if len(over):
-            self.is_over, self.end = True, int(at[over[0]])
-            at, kinds, depth = at[: over[0] + 1], kinds[: over[0] + 1], depth[: over[0] + 1]
-        return at[((kinds == _COMMA) & (depth == 0)) | (depth < 0)]
+        balance = np.concatenate([[self._depth], self._depth + np.cumsum(steps)])
+        least = np.minimum.accumulate(np.minimum(balance, 0))
+        self._depth = int(balance[-1] - least[-1])
+        is_closing = np.diff(least) < 0
+        is_end = is_closing | ((kinds == _COMMA) & (balance == least)[1:])
+        return zip(at[is_end].tolist(), is_closing[is_end].tolist(), strict=True)
 
     def _quotes(self, at: Int64, kinds: Any, size: int) -> Any:
         """Which of these characters are quotes that no backslash escapes."""

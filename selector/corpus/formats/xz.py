@@ -4,6 +4,7 @@ import lzma
 from io import BufferedIOBase, BufferedReader
 
 from selector.corpus.formats import Compression
+from selector.corpus.formats._members import unpacked
 
 
 class Xz(Compression):
@@ -14,4 +15,4 @@ class Xz(Compression):
     damage = (EOFError, lzma.LZMAError)
 
     def open(self, file: str | BufferedReader) -> BufferedIOBase:
-        return lzma.open(file)
+        return unpacked(file, lzma.LZMADecompressor)
