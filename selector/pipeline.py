@@ -76,8 +76,7 @@ def build(
     policy: Policy, *, root: str | os.PathLike[str], executor: Executor, progress: Progress | None = None
 ) -> FinishedRun:
     """As `run`, with what each step did. Damaged artefacts are discarded and computed again."""
-    began = time.monotonic()
-    resolved = resolve(policy)
+    began, resolved = time.monotonic(), resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root)
 
