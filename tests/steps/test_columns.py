@@ -389,7 +389,8 @@ def test_scores_that_cannot_be_there_are_refused_before_any_work(
 
 def test_a_score_that_a_rater_needs_has_to_be_given_by_one(make: Make, trials: str) -> None:
     policy = Policy.of(make(rate=[f"{trials}:Blend"], manifest={}))
-    with pytest.raises(PolicyError, match=r"^rate\.Blend: no rater gives the score 'score\.readability'\. There is: "):
+    message = r"^rate\.Blend: no rater gives the score 'score\.readability'\. There is a rater of that name: add it to "
+    with pytest.raises(PolicyError, match=message):
         resolve(policy)
 
 
