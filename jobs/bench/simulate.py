@@ -24,7 +24,7 @@ from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
 from selector.plugins.options import ScoreName, columns_of, hints_of, kind_of
-from selector.policy import Policy
+from selector.policy import Policy, condition
 from selector.select import Ranked
 
 WHERE = "num_tokens >= 64 AND source <> 'law'"
@@ -178,6 +178,8 @@ def draw(wanted: Simulation, home: Path) -> None:
 def measure(wanted: Simulation, home: Path) -> Report:
     """A run over what was drawn, and what each step of it cost."""
     policy, executor = wanted.policy(home / "corpus"), wanted.made_executor()
+    if wanted.where:
+        condition.tree_of("TRUE")  # a run with a rule imports DuckDB
     with Meter(drawn.BEFORE) as meter:
         outcome = pipeline.build(policy, root=str(home / "root"), executor=executor, progress=meter)
     return Report(costs=meter.costs, uri=outcome.uri, num_kept=outcome.manifest.info["counts"]["kept"])

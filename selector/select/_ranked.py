@@ -380,11 +380,14 @@ class _Decide:
         if not selector.is_probability_defined:
             chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
-        used, codes = np.unique(4 * queued.group + outcome, return_inverse=True)
+        codes = 4 * queued.group + outcome
+        used = np.flatnonzero(np.bincount(codes))
+        number = np.zeros(4 * len(self.sizes), np.int32)
+        number[used] = np.arange(len(used))
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
         return verdicts(
             kept,
-            **reasons(codes, [self._reason(*divmod(code, 4)) for code in used.tolist()]),
+            **reasons(number[codes], [self._reason(*divmod(code, 4)) for code in used.tolist()]),
             visits=np.where(kept, laps + taken, 1).astype(np.uint16),
             inclusion_probability=chance.astype(np.float32),
             value=value,

@@ -32,6 +32,9 @@ from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility, lost_from
 
 SHARDS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
 
+_ANSWERED = ("visits", "round", "inclusion_probability", "value", "cut", "rank")
+"""Columns of decisions that are a selector's answer and nothing else, where it has one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Select(Whole):
@@ -217,23 +220,38 @@ def _decisions(
     outcome[eligible] = np.where(verdicts["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
     place = np.full(n, -1, np.int64)  # in the selector's answer
     place[eligible] = np.arange(len(eligible))
-    answered = pa.Table.from_batches([verdicts], tables.VERDICTS).take(pa.array(place, mask=place < 0))
-    other = np.where(place >= 0, place + leaders.num_rows, -1)
-    other[leaders["place"].to_numpy()] = np.arange(leaders.num_rows)
-    others = pa.concat_arrays([leaders["leader"].combine_chunks(), verdicts["other"]])
+    rows = pa.array(place, mask=place < 0)
+    answered = {name: _taken(verdicts[name], rows) for name in _ANSWERED}
     columns: dict[str, Any] = {
-        **{name: answered[name] for name in answered.schema.names},
+        **answered,
         "doc_id": documents["doc_id"],
         "file": documents["file"],
         "row": documents["row"],
         "outcome": pa.DictionaryArray.from_arrays(outcome, pa.array(tables.OUTCOMES)),
         "visits": np.where(outcome == KEPT, answered["visits"].fill_null(0).to_numpy(), 0).astype(np.uint16),
         "round": answered["round"].fill_null(0),
-        "other": others.take(pa.array(other, mask=other < 0)),
+        "other": _others(verdicts["other"], place, leaders),
         **{name: _either(verdicts[name], place, causes[name], code) for name in ("reason", "arguments")},
     }
     table = pa.table([columns[name] for name in tables.DECISIONS.names], schema=tables.DECISIONS)
     return canonical(table, tables.DECISIONS)
+
+
+def _taken(column: pa.Array, rows: pa.Array) -> pa.Array:
+    """The column's values at some rows, null where there is no row."""
+    return pa.nulls(len(rows), column.type) if column.null_count == len(column) else column.take(rows)
+
+
+def _others(answered: pa.Array, place: npt.NDArray[np.int64], leaders: pa.Table) -> pa.Array:
+    """The documents that decided about others: of a duplicate the one that it repeats, else what the answer says, which
+    has the places that `place` says (-1: none)."""
+    other = np.full(len(place), -1, np.int64)
+    other[leaders["place"].to_numpy()] = np.arange(leaders.num_rows)
+    among = leaders["leader"].combine_chunks()
+    if answered.null_count < len(answered):
+        other = np.where(place >= 0, place + leaders.num_rows, other)
+        among = pa.concat_arrays([among, answered])
+    return among.take(pa.array(other, mask=other < 0))
 
 
 def _either(
