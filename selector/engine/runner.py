@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_VERSION = 2  # of the summary of a step: raise it when its table says what is sealed in another way
+_VERSION = 3  # of the summary of a step: raise it when its table says what is sealed in another way
 _LISTED = pa.schema(
     [
         ("key", pa.string()),  # of an artefact, which has a row for each of its tables
@@ -38,6 +38,8 @@ _LISTED = pa.schema(
         ("num_bytes", pa.int64()),
         ("num_rows", pa.int64()),
         ("form", pa.string()),
+        ("beside", pa.string()),
+        ("start", pa.int64()),
     ]
 )
 
@@ -309,7 +311,7 @@ def summary_key(name: str, step_fingerprint: str) -> str:
 def _summary(seals: Iterable[Seal]) -> pa.Table:
     """The seals as a table: a row for each table of each artefact."""
     rows = [
-        (seal.key, name, blob.sha256, blob.num_bytes, blob.num_rows, blob.form)
+        (seal.key, name, blob.sha256, blob.num_bytes, blob.num_rows, blob.form, blob.beside, blob.start)
         for seal in seals
         for name, blob in seal.tables.items()
     ]
@@ -319,8 +321,10 @@ def _summary(seals: Iterable[Seal]) -> pa.Table:
 def _seals(summary: pa.Table) -> dict[str, Seal]:
     """The seals that a table lists, by their keys."""
     tables: dict[str, dict[str, Blob]] = {}
-    for key, name, sha256, num_bytes, num_rows, form in zip(*(column.to_pylist() for column in summary), strict=True):
-        blob = Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form)
+    for key, name, sha256, num_bytes, num_rows, form, beside, start in zip(
+        *(column.to_pylist() for column in summary), strict=True
+    ):
+        blob = Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form, beside=beside, start=start)
         tables.setdefault(key, {})[name] = blob
     return {key: Seal(key=key, tables=blobs) for key, blobs in tables.items()}
 

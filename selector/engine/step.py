@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from selector import failpoint, tables
 from selector.engine.part import Receipt, Resources, Task
-from selector.engine.store import PASSING, Seal, Store, canonical_json, digest, fingerprint
+from selector.engine.store import PASSING, Blob, Seal, Store, canonical_json, digest, fingerprint
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -177,8 +177,9 @@ class Map(Step, abc.ABC):
         fault and not a document."""
 
     @abc.abstractmethod
-    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        """The tables of one part, the one called `output` with a row per document that came through.
+    def process(self, task: Task, store: Store) -> Mapping[str, pa.Table | Blob]:
+        """The tables of one part, the one called `output` with a row per document that came through. A table that
+        another step has stored may be given as the blob that it is.
 
         A pure function of the step, the task and the artefacts that it names. A table called `quarantine` may say which
         rows did not come through, and why; anything raised is the supervisor's business.
@@ -276,7 +277,7 @@ def perform(step: Map, task: Task, store: Store) -> Receipt:
     """Does the task and seals its result; a trial (`task.only`) is done and thrown away."""
     began = time.monotonic()
     failpoint.reach("part.before_work")
-    result = step.process(task, store)
+    result = dict(step.process(task, store))
     failpoint.reach("part.after_work")
     quarantined = pa.Table.from_pylist(
         [
@@ -291,7 +292,9 @@ def perform(step: Map, task: Task, store: Store) -> Receipt:
         ],
         schema=tables.QUARANTINE,
     )
-    quarantine = pa.concat_tables([result.pop("quarantine", quarantined.slice(0, 0)), quarantined])
+    own = result.pop("quarantine", quarantined.slice(0, 0))
+    assert not isinstance(own, Blob), "a quarantine is the part's own"
+    quarantine = pa.concat_tables([own, quarantined])
     if task.only is None:
         seal = store.seal(task.key, [*result.items(), ("quarantine", quarantine)])
         num_rows, num_quarantined = seal.tables[step.output].num_rows, seal.tables["quarantine"].num_rows

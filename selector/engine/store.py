@@ -1,19 +1,22 @@
 """Artefacts by fingerprint: whole or absent, sealed with sha256.
 
 Think of an artefact as a small set of named tables that is the answer to one question, the question being
-its key, `step/fingerprint`. Each table is a Parquet blob named by the sha256 of its bytes; the seal, a
-small JSON object written last, names the blobs. So two processes that answer the same question at once
-cannot mix their answers: the first seal wins and both read it.
+its key, `step/fingerprint`. Its tables are Parquet, one after another in one blob that is named by the sha256 of its
+bytes; the seal, a small JSON object written last, says where in which blob each table is, and its sha256. So two
+processes that answer the same question at once cannot mix their answers: the first seal wins and both read it. Tables
+that are read many times are Arrow files, each a blob by itself.
 """
 
+import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, cast
 
@@ -41,7 +44,8 @@ RECENT_BYTES = 1 << 26
 class Blob:
     """One stored table: the sha256 of its bytes, its sizes, and whether these are Parquet or an Arrow file.
 
-    Parquet is small and read by anyone; an Arrow file is read many times without decoding.
+    Parquet is small and read by anyone; an Arrow file is read many times without decoding. A table lies in an object of
+    its own, or beside others in one of several tables.
     """
 
     sha256: str
@@ -49,10 +53,14 @@ class Blob:
     num_rows: int
     form: Form = "parquet"
     folder: str | None = None  # of an artefact in passing; all others share their blobs
+    beside: str | None = None  # sha256 of an object of several tables, of which this is one
+    start: int = 0  # where its bytes begin there
 
     @property
     def key(self) -> str:
-        return f"{self.folder or f'artifacts/blobs/{self.sha256[:2]}'}/{self.sha256}.{self.form}"
+        """That of the object."""
+        name = f"{self.sha256}.{self.form}" if self.beside is None else f"{self.beside}.tables"
+        return f"{self.folder or f'artifacts/blobs/{name[:2]}'}/{name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +89,28 @@ class Store:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Store.open, (self.storage.address,)
 
-    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table]], form: Form = "parquet") -> Seal:
-        """The seal that holds, once the named tables are stored, one after another: another's, if another was first."""
+    def seal(self, key: str, tables: Iterable[tuple[str, pa.Table | Blob]], form: Form = "parquet") -> Seal:
+        """The seal that holds, once the named tables are stored: another's, if another was first.
+
+        A table that is stored already may be given as the blob that it is. Arrow files are stored one after another.
+        """
         blobs: dict[str, Blob] = {}
+        together: dict[str, bytes] = {}
         for name, table in tables:
+            if isinstance(table, Blob):
+                blobs[name] = table
+                continue
             data = to_parquet(table) if form == "parquet" else to_arrow(table)
-            sha256 = hashlib.sha256(data).hexdigest()
-            folder = _folder_in_passing(key)
-            blob = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=form, folder=folder)
-            failpoint.reach("store.before_blob")
-            self.storage.ensure(blob.key, data)
-            blobs[name] = blob
+            sha256, folder = hashlib.sha256(data).hexdigest(), _folder_in_passing(key)
+            blobs[name] = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=form, folder=folder)
+            if form == "parquet":
+                together[name] = data
+            else:
+                self._put(blobs[name].key, [data])
+                self._recent.put(sha256, data)
+        if together:
+            blobs |= _side_by_side({name: blobs[name] for name in together}, together.values())
+            self._put(blobs[next(iter(together))].key, list(together.values()))
         seal = Seal(key=key, tables=blobs)
         failpoint.reach("store.before_seal")
         while not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
@@ -100,6 +119,10 @@ class Store:
                 return earlier
         failpoint.reach("store.after_seal")
         return seal
+
+    def _put(self, key: str, pieces: Sequence[bytes]) -> None:
+        failpoint.reach("store.before_blob")
+        self.storage.ensure_pieces(key, lambda: pieces)
 
     def sealed(self, key: str) -> Seal:
         """The seal of an artefact that was finished. Raises DamagedError, also if it is not there any more."""
@@ -122,7 +145,8 @@ class Store:
     def table(self, seal: Seal, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of an artefact, checked against its seal before any of it is used. Raises DamagedError.
 
-        Of Arrow files the last ones stay at hand: whoever passes over few shards reads each column once.
+        Of Arrow files the last ones stay at hand, also those that were just written: whoever passes over few shards
+        reads each column once.
         """
         blob = seal.tables[name]
         if blob.form == "arrow":
@@ -135,7 +159,10 @@ class Store:
     def blob(self, seal: Seal, name: str) -> bytes:
         """The bytes of one table, checked against the seal. Raises DamagedError."""
         blob = seal.tables[name]
-        data = self.storage.get(blob.key)
+        if blob.beside is None:
+            data = self.storage.get(blob.key)
+        else:
+            data = self.storage.get_range(blob.key, blob.start, blob.num_bytes)
         if data is None:
             raise DamagedError(seal.key, f"its table {name!r} is gone")
         if len(data) != blob.num_bytes or hashlib.sha256(data).hexdigest() != blob.sha256:
@@ -177,6 +204,20 @@ class Store:
                 yield key.removeprefix(home).removesuffix(".json")
 
 
+def _side_by_side(blobs: Mapping[str, Blob], contents: Iterable[bytes]) -> Mapping[str, Blob]:
+    """The tables as they lie one after another in one object. One alone lies by itself."""
+    if len(blobs) == 1:
+        return blobs
+    whole = hashlib.sha256()
+    for data in contents:
+        whole.update(data)
+    starts = itertools.accumulate((blob.num_bytes for blob in blobs.values()), initial=0)
+    return {
+        name: replace(blob, beside=whole.hexdigest(), start=start)
+        for (name, blob), start in zip(blobs.items(), starts, strict=False)
+    }
+
+
 class _Recent:
     """The bytes of the last blobs that were read and found sound, by their sha256: `RECENT_BYTES` at most."""
 
@@ -205,8 +246,18 @@ def to_parquet(table: pa.Table, **options: Any) -> bytes:
 
     Dictionaries are for labels alone: ids and numbers that all differ are read five times faster without.
     """
+    if not table.num_rows and not options:  # most parts quarantine nothing
+        return _without_rows(table.schema.serialize().to_pybytes())
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **_encoded(table.schema, options))
+    return sink.getvalue()
+
+
+@functools.lru_cache(maxsize=64)
+def _without_rows(schema: bytes) -> bytes:
+    """A table of this schema, which Arrow has written down, as Parquet."""
+    sink, none = io.BytesIO(), pa.ipc.read_schema(pa.py_buffer(schema)).empty_table()
+    pq.write_table(none, sink, compression="zstd", write_page_checksum=True, **_encoded(none.schema, {}))
     return sink.getvalue()
 
 
@@ -378,12 +429,21 @@ _SEAL = re.compile(rb'\{"check":"([0-9a-f]{32})",(.*)', re.DOTALL)
 
 
 def seal_to_bytes(seal: Seal) -> bytes:
-    tables = {
-        name: [blob.sha256, blob.num_bytes, blob.num_rows, *([blob.form] if blob.form != "parquet" else [])]
-        for name, blob in seal.tables.items()
-    }
-    body = {"key": seal.key, "tables": tables}
-    return canonical_json({**body, "check": fingerprint(body)})
+    body = canonical_json({"key": seal.key, "tables": {name: _listed(blob) for name, blob in seal.tables.items()}})
+    return b'{"check":"' + digest(body).encode() + b'",' + body[1:]
+
+
+def _listed(blob: Blob) -> list[Any]:
+    """What a seal says of a table, as short as it can be."""
+    where = [] if blob.beside is None else [blob.beside, blob.start]
+    form = [blob.form] if where or blob.form != "parquet" else []
+    return [blob.sha256, blob.num_bytes, blob.num_rows, *form, *where]
+
+
+def _blob(folder: str | None, sha256: str, num_bytes: int, num_rows: int, *more: Any) -> Blob:
+    """The table of which a seal says so."""
+    named = dict(zip(("form", "beside", "start"), more, strict=False))
+    return Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, folder=folder, **named)
 
 
 def seal_from_bytes(key: str, data: bytes) -> Seal:
@@ -392,10 +452,7 @@ def seal_from_bytes(key: str, data: bytes) -> Seal:
         parsed = _SEAL.fullmatch(data)
         folder = _folder_in_passing(key)
         sound = parsed is not None and digest(b"{" + parsed[2]) == parsed[1].decode() and body["key"] == key
-        tables = {
-            name: Blob(sha256=sha256, num_bytes=size, num_rows=rows, form=form[0] if form else "parquet", folder=folder)
-            for name, (sha256, size, rows, *form) in body["tables"].items()
-        }
+        tables = {name: _blob(folder, *listed) for name, listed in body["tables"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(key, "its seal cannot be read") from error
     if not sound:

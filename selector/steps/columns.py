@@ -16,7 +16,7 @@ from selector.corpus.joined import INGEST
 from selector.corpus.values import ColumnType, FirstOfKind
 from selector.engine.part import Task
 from selector.engine.step import APART, Done, Fold, Tables
-from selector.engine.store import Store
+from selector.engine.store import Blob, Store
 from selector.errors import CorpusError
 from selector.plugins.catalogue import CORPUS, corpus_names
 from selector.policy.preflight import unknown_column
@@ -63,12 +63,16 @@ class Columns(Fold):
             for part, seal in zip(survey.parts(done, self.survey), seals, strict=True)
         ]
 
-    def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
+    def process(self, task: Task, store: Store) -> dict[str, pa.Table | Blob]:
         seal = store.sealed(task.inputs[INGEST])
         documents = store.table(seal, "documents", ["place"])
         wanted = [values.table_of(name) for name in self.names]
-        if task.only is None and all(name in seal.tables for name in wanted):  # ingest has set them aside
-            kept = {name: store.table(seal, name) for name in (*wanted, "types", "known", "lost")}
+        set_aside: dict[str, Blob] = {}
+        if task.only is None and all(name in seal.tables for name in wanted):  # by ingest
+            kept = {name: store.table(seal, name) for name in ("types", "known", "lost")}
+            for name in wanted:
+                store.blob(seal, name)  # which is damage of ingest's, if it is any
+                set_aside[name] = seal.tables[name]
         else:
             places = documents["place"].to_numpy().astype(np.int64)
             places = places[task.mask(places)]
@@ -79,7 +83,8 @@ class Columns(Fold):
                     gathering.add(place, read.row, piece)
             kept = gathering.tables(task.part, places)
         lost = self._ours(kept.pop("lost"))
-        return {"rows": documents, **kept, "types": self._ours(kept["types"]), "quarantine": _quarantine(lost)}
+        own = {"rows": documents, **kept, "types": self._ours(kept["types"]), "quarantine": _quarantine(lost)}
+        return {**own, **set_aside}
 
     def _ours(self, table: pa.Table) -> pa.Table:
         """What is said of the columns that are asked for."""

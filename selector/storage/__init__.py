@@ -61,6 +61,12 @@ class Storage(abc.ABC):
             if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
 
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of the object from `start` on, fewer where it ends before; None where there is no such object.
+        A storage that can, reads no others."""
+        data = self.get(key)
+        return None if data is None else data[start : start + length]
+
     def open(self, key: str) -> io.BufferedIOBase | None:
         """The object as a file to read from, or None where there is no such object. A storage that can, does not hold
         it whole."""

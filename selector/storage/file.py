@@ -49,6 +49,17 @@ class FileStorage(Storage):
         except OSError as error:
             raise _in_words(self.root, error) from error
 
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        file = self.open(key)
+        if file is None:
+            return None
+        try:
+            with file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise _in_words(self.root, error) from error
+
     def open(self, key: str) -> io.BufferedIOBase | None:
         try:
             return self._path(key).open("rb")

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
-from selector.engine.store import Seal, Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
+from selector.engine.store import Form, Seal, Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
 from selector.errors import DamagedError, FullError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,32 @@ def store(tmp_path: Path) -> Store:
 def test_a_seal_is_written_after_all_that_it_names(store: Store, calls: list[str]) -> None:
     seal = store.seal(KEY, TABLES.items())
     linked = [call.removeprefix("link ") for call in calls if call.startswith("link ")]
-    assert linked == [*(f"{blob.sha256}.parquet" for blob in seal.tables.values()), "0123.json"]
+    assert linked == [*{Path(blob.key).name for blob in seal.tables.values()}, "0123.json"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_an_artefact_is_two_objects_unless_its_tables_are_read_many_times(form: Form, store: Store) -> None:
+    seal = store.seal(KEY, TABLES.items(), form)
+    keys = {blob.key for blob in seal.tables.values()}
+    assert len(keys) == (1 if form == "parquet" else len(TABLES)) and seal == store.find(KEY)
+    assert {key for key, _ in store.storage.list("")} == {*keys, f"artifacts/seals/{KEY}.json"}
+    whole = b"".join(store.blob(seal, name) for name in TABLES)
+    assert form == "arrow" or (keys == {f"artifacts/blobs/{_sha256(whole)[:2]}/{_sha256(whole)}.tables"})
+    alone = store.seal("part/alone", [("numbers", TABLES["numbers"])], form)
+    assert Path(alone.tables["numbers"].key).name == f"{_sha256(store.blob(alone, 'numbers'))}.{form}"
+
+
+def test_a_table_that_is_stored_already_is_given_as_the_blob_that_it_is(store: Store) -> None:
+    earlier = store.seal("part/earlier", TABLES.items())
+    seal = store.seal(KEY, [("names", earlier.tables["names"]), ("numbers", pa.table({"n": [4]}))])
+    assert seal.tables["names"] == earlier.tables["names"] and store.find(KEY) == seal
+    assert store.read(KEY, "names").equals(TABLES["names"]) and store.read(KEY, "numbers")["n"].to_pylist() == [4]
+    store.discard("part/earlier")
+    assert store.is_sound(KEY), "what is discarded leaves its blobs"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_an_artefact_is_read_as_it_was_sealed(store: Store) -> None:
@@ -68,7 +94,7 @@ def test_the_first_seal_holds_and_both_get_it(store: Store) -> None:
 def test_equal_tables_share_their_bytes(store: Store) -> None:
     seals = [store.seal(f"part/{number}", TABLES.items()) for number in range(5)]
     assert all(seal.tables == seals[0].tables for seal in seals)
-    assert len(list(store.storage.list("artifacts/blobs/"))) == len(TABLES)
+    assert len(list(store.storage.list("artifacts/blobs/"))) == 1
 
 
 def test_a_store_can_be_sent_to_a_worker(store: Store) -> None:
@@ -93,39 +119,47 @@ def _path(store: Store, key: str) -> Path:
     return Path(store.storage.address, key)
 
 
-def _gone(path: Path) -> None:
+Bytes = slice
+"""Which bytes of a file are damaged."""
+
+
+def _gone(path: Path, _: Bytes) -> None:
     path.unlink()
 
 
-def _emptied(path: Path) -> None:
+def _emptied(path: Path, _: Bytes) -> None:
     path.write_bytes(b"")
 
 
-def _cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
+def _cut(path: Path, which: Bytes) -> None:
+    os.truncate(path, which.stop - 1)
 
 
-def _longer(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
+def _longer(path: Path, which: Bytes) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: which.start] + b"\0" + data[which.start :])
 
 
-def _flipped(path: Path) -> None:
+def _flipped(path: Path, which: Bytes) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
+    data[(which.start + which.stop) // 2] ^= 16
     path.write_bytes(data)
 
 
-def _noise(path: Path) -> None:
+def _noise(path: Path, _: Bytes) -> None:
     path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
 
 
 @pytest.mark.parametrize("damage", [_gone, _emptied, _cut, _longer, _flipped, _noise])
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
 @pytest.mark.parametrize("name", TABLES)
 def test_a_damaged_table_is_noticed_before_any_of_it_is_used(
-    name: str, damage: Callable[[Path], None], store: Store
+    name: str, form: Form, damage: Callable[[Path, Bytes], None], store: Store
 ) -> None:
-    seal = store.seal(KEY, TABLES.items())
-    damage(_path(store, seal.tables[name].key))
+    blob = store.seal(KEY, TABLES.items(), form).tables[name]
+    damage(_path(store, blob.key), slice(blob.start, blob.start + blob.num_bytes))
+    store = Store.open(store.storage.address)  # which has nothing at hand
+    seal = store.sealed(KEY)
     message = r"^part/0123 is damaged: its table '" + name + r"' (is gone|does not have the bytes that were sealed)\.$"
     for read in (lambda: store.read(KEY, name), lambda: store.table(seal, name, []), lambda: store.blob(seal, name)):
         with pytest.raises(DamagedError, match=message):
@@ -134,9 +168,10 @@ def test_a_damaged_table_is_noticed_before_any_of_it_is_used(
 
 
 @pytest.mark.parametrize("damage", [_emptied, _cut, _longer, _flipped, _noise])
-def test_a_damaged_seal_is_noticed(damage: Callable[[Path], None], store: Store) -> None:
+def test_a_damaged_seal_is_noticed(damage: Callable[[Path, Bytes], None], store: Store) -> None:
     store.seal(KEY, TABLES.items())
-    damage(_path(store, f"artifacts/seals/{KEY}.json"))
+    path = _path(store, f"artifacts/seals/{KEY}.json")
+    damage(path, slice(0, path.stat().st_size))
     for read in (lambda: store.find(KEY), lambda: store.read(KEY, "names"), lambda: store.seal(KEY, TABLES.items())):
         with pytest.raises(
             DamagedError, match=r"^part/0123 is damaged: its seal (cannot be read|does not match its own)"
@@ -150,6 +185,7 @@ def test_the_last_arrow_tables_stay_at_hand_once_they_were_found_sound_and_no_mo
 ) -> None:
     seals = [store.seal(f"part/{i}", [("numbers", pa.table({"n": [i] * 100}))], form="arrow") for i in range(3)]
     monkeypatch.setattr("selector.engine.store.RECENT_BYTES", 2 * seals[0].num_bytes)
+    written, store = store, Store.open(store.storage.address)
     blob, asked = Store.blob, list[str]()
 
     def noted(store: Store, seal: Seal, name: str) -> bytes:
@@ -160,6 +196,7 @@ def test_the_last_arrow_tables_stay_at_hand_once_they_were_found_sound_and_no_mo
     for i in (0, 1, 0, 2, 0, 1):  # the room is for two
         assert store.table(seals[i], "numbers")["n"].to_pylist() == [i] * 100
     assert asked == ["part/0", "part/1", "part/2", "part/1"]
+    assert written.table(seals[0], "numbers")["n"].to_pylist() == [0] * 100 and len(asked) == 4, "it wrote that itself"
     _path(store, seals[1].tables["numbers"].key).write_bytes(b"damage")
     assert not store.is_sound("part/1"), "whoever asks whether it is sound looks at what is stored"
     with pytest.raises(DamagedError):

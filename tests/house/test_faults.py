@@ -5,8 +5,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.runner import Runner, summary_key
 from selector.engine.step import Map
-from selector.engine.store import Store
+from selector.engine.store import Blob, Store
 from selector.errors import CorpusError, DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.pipeline import plan
@@ -315,7 +315,7 @@ def test_eight_processes_that_find_the_same_damage_all_get_over_it(world: World,
     shutil.rmtree(run_folder(root))
     for step, table in (("select.shards", "decisions"), ("shards.columns", "column")):
         flip(stored(root, step, table), 700)
-    flip(next((root / "artifacts/seals/dedup").iterdir()), 99)
+    flip(Stored.whole(next((root / "artifacts/seals/dedup").iterdir())), 99)
     children = together([world.policy] * 8, root, tmp_path)
     assert [child.wait() for child in children] == [0] * 8
     assert [child.told().get("digest", child.told()) for child in children] == [world.digest] * 8
@@ -334,15 +334,35 @@ def test_two_policies_at_once_in_one_root_each_get_what_they_get_alone(world: Wo
 # ---------------------------------------------------------------- damaged
 
 
-def flip(path: Path, bit: int) -> None:
-    data = bytearray(path.read_bytes())
-    bit %= len(data) * 8
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Bytes of an object: all of them, or one table of several."""
+
+    path: Path
+    start: int
+    end: int
+
+    @classmethod
+    def whole(cls, path: Path) -> "Stored":
+        return cls(path=path, start=0, end=path.stat().st_size)
+
+    @classmethod
+    def of(cls, root: Path, blob: Blob) -> "Stored":
+        return cls(path=root / blob.key, start=blob.start, end=blob.start + blob.num_bytes)
+
+    def is_in(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        return any(start <= self.start and self.end <= end for start, end in ranges)
 
 
-def truncate(path: Path, size: int) -> None:
-    os.truncate(path, size % path.stat().st_size)
+def flip(stored: Stored, bit: int) -> None:
+    data = bytearray(stored.path.read_bytes())
+    at, bit = divmod(bit % (8 * (stored.end - stored.start)), 8)
+    data[stored.start + at] ^= 1 << bit
+    stored.path.write_bytes(data)
+
+
+def truncate(stored: Stored, size: int) -> None:
+    os.truncate(stored.path, stored.start + size % (stored.end - stored.start))
 
 
 def run_folder(root: Path) -> Path:
@@ -350,45 +370,49 @@ def run_folder(root: Path) -> Path:
     return plan_file.parent
 
 
-def stored(root: Path, step: str, table: str, column: str | None = None) -> Path:
-    """The file of one of a step's tables that has rows, and this column."""
+def stored(root: Path, step: str, table: str, column: str | None = None) -> Stored:
+    """Where one of a step's tables lies that has rows, and this column."""
     store = Store.open(str(root))
     seals = [store.sealed(key) for key in store.seals(f"{step}/")]
     having = [seal for seal in seals if table in seal.tables and seal.tables[table].num_rows]
-    return root / next(
-        seal.tables[table].key for seal in having if column is None or column in store.table(seal, table).schema.names
-    )
+    blobs = (seal.tables[table] for seal in having if column is None or column in store.table(seal, table).schema.names)
+    return Stored.of(root, next(blobs))
 
 
-def kinds_of(root: Path) -> dict[str, list[str]]:
-    """The keys of all objects below a root by their kind, e.g. "seal of embed", "clusters of cluster"."""
+def kinds_of(root: Path) -> dict[str, list[Stored]]:
+    """What lies below a root by its kind, e.g. "seal of embed", "clusters of cluster"."""
     store = Store.open(str(root))
-    kinds: dict[str, set[str]] = {}
+    kinds: dict[str, set[Stored]] = {}
     for key in store.seals():
         family = "/".join(key.split("/")[:-1])
-        kinds.setdefault(f"seal of {family}", set()).add(f"artifacts/seals/{key}.json")
+        kinds.setdefault(f"seal of {family}", set()).add(Stored.whole(root / f"artifacts/seals/{key}.json"))
         seal = store.find(key)
         for table, blob in seal.tables.items() if seal is not None else ():
-            kinds.setdefault(f"{table} of {family}", set()).add(blob.key)
+            kinds.setdefault(f"{table} of {family}", set()).add(Stored.of(root, blob))
     home = run_folder(root)
     for path in home.rglob("*"):
         if path.is_file() and path.parent.name != "log":
-            kinds.setdefault(path.relative_to(home).as_posix(), set()).add(path.relative_to(root).as_posix())
-    return {kind: sorted(keys) for kind, keys in sorted(kinds.items())}
+            kinds.setdefault(path.relative_to(home).as_posix(), set()).add(Stored.whole(path))
+    return {kind: sorted(group, key=str) for kind, group in sorted(kinds.items())}
 
 
 @pytest.fixture
-def read_keys(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The keys of all objects that were read."""
-    keys: set[str] = set()
-    get = FileStorage.get
+def ranges_read(monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[tuple[int, int]]]:
+    """Of each file that was read, from where to where."""
+    ranges: dict[Path, list[tuple[int, int]]] = {}
+    get, get_range = FileStorage.get, FileStorage.get_range
 
     def noted(storage: FileStorage, key: str) -> bytes | None:
-        keys.add((storage.root / key).as_posix())
+        ranges.setdefault(storage.root / key, []).append((0, 1 << 60))
         return get(storage, key)
 
+    def noted_range(storage: FileStorage, key: str, start: int, length: int) -> bytes | None:
+        ranges.setdefault(storage.root / key, []).append((start, start + length))
+        return get_range(storage, key, start, length)
+
     monkeypatch.setattr(FileStorage, "get", noted)
-    return keys
+    monkeypatch.setattr(FileStorage, "get_range", noted_range)
+    return ranges
 
 
 HIDDEN: list[tuple[str, ...]] = [
@@ -402,35 +426,56 @@ HIDDEN: list[tuple[str, ...]] = [
 
 
 def test_200_damaged_objects_of_every_kind_are_put_right_before_they_are_used(
-    world: World, tmp_path: Path, read_keys: set[str]
+    world: World, tmp_path: Path, ranges_read: dict[Path, list[tuple[int, int]]]
 ) -> None:
     """Some of the runs find their manifest; the others make it again, from more or less of what is stored. What one
     step handed to the next, `gc` takes; it is damaged with all else in the next test."""
     draw = random.Random(20_241_117)
     store = Store.open(str(world.root))
     garbage = set(gc.find(store).keys)
-    whole = {kind: [key for key in keys if key not in garbage] for kind, keys in kinds_of(world.root).items()}
-    kinds = {kind: keys for kind, keys in whole.items() if keys}
-    put_right = dict.fromkeys(kinds, 0)
-    for number in range(50):
+    everything = [
+        (kind, one)
+        for kind, group in kinds_of(world.root).items()
+        for one in group
+        if one.path.relative_to(world.root).as_posix() not in garbage
+    ]
+
+    def without(hidden: Sequence[str]) -> Path:
         root = world.copy(tmp_path / "root")
-        hidden = HIDDEN[number % len(HIDDEN)]
         for name in hidden:  # so that what is above them is read again
             shutil.rmtree(root / "artifacts/seals" / name)
         if hidden:
             shutil.rmtree(run_folder(root) / "manifest")
-        damaged: dict[Path, str] = {}
+        ranges_read.clear()
+        return root
+
+    read = set[str]()  # most quarantines, for example, have no rows and are not read
+    for hidden in HIDDEN:
+        root = without(hidden)
+        run(world.policy, root)
+        there = [(kind, replace(one, path=root / one.path.relative_to(world.root))) for kind, one in everything]
+        read |= {kind for kind, one in there if one.is_in(ranges_read.get(one.path, ()))}
+        shutil.rmtree(root)
+    assert len(read) > 60, read
+    put_right = dict.fromkeys(sorted(read), 0)
+    for number in range(50):
+        root = without(HIDDEN[number % len(HIDDEN)])
+        damaged: dict[Path, tuple[str, Stored]] = {}
         while len(damaged) < 4:
-            whole = [(kind, root / key) for kind, keys in kinds.items() for key in keys if root / key not in damaged]
-            there = [(kind, path) for kind, path in whole if path.exists()]
-            kind, path = draw.choice([pair for pair in there if put_right[pair[0]] == 0] or there)
-            draw.choice((flip, truncate))(path, draw.randrange(1 << 30))
-            damaged[path] = kind
-        read_keys.clear()
+            wanted = [
+                (kind, replace(one, path=root / one.path.relative_to(world.root)))
+                for kind, one in everything
+                if kind in read
+            ]
+            there = [pair for pair in wanted if pair[1].path not in damaged and pair[1].path.exists()]
+            kind, one = draw.choice([pair for pair in there if put_right[pair[0]] == 0] or there)
+            draw.choice((flip, truncate))(one, draw.randrange(1 << 30))
+            damaged[one.path] = (kind, one)
+        ranges_read.clear()
         outcome = run(world.policy, root)
         assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok, damaged
-        for path, kind in damaged.items():
-            if path.as_posix() in read_keys:
+        for path, (kind, one) in damaged.items():
+            if one.is_in(ranges_read.get(path, ())):
                 assert path.read_bytes() == (world.root / path.relative_to(root)).read_bytes(), kind
                 put_right[kind] += 1
         shutil.rmtree(root)
@@ -441,7 +486,7 @@ def test_every_artefact_damaged_at_once_is_as_good_as_none(world: World, tmp_pat
     root = world.copy(tmp_path / "root")
     for path in root.rglob("*"):
         if path.is_file() and path.stat().st_size:  # a lock is empty
-            flip(path, path.stat().st_size * 5)
+            flip(Stored.whole(path), path.stat().st_size * 5)
     outcome = run(world.policy, root)
     assert outcome.manifest.digest == world.digest and outcome.manifest.verify().ok
     assert_sound(root)
