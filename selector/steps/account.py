@@ -118,7 +118,9 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
     store, shares = done.store, dedup.shares(done)
     steps = [name for name in done if name not in ("survey", "ingest") and done[name].parts]
 
-    def losses(index: int, seals: Sequence[Seal], duplicates: str | None, documents: str | None) -> list[_Losses]:
+    def losses(
+        index: int, seals: Sequence[Seal], duplicates: dedup.Lost | None, documents: str | None
+    ) -> list[_Losses]:
         lost = tuple(seal for seal in seals if _lost(seal))
         return (
             [_Losses(part=parts[index], seals=lost, duplicates=duplicates, documents=documents)]
@@ -132,7 +134,7 @@ def write_quarantine(done: Done, parts: Sequence[Part], run_id: str, *, has_keys
 
     def late(index: int) -> list[_Losses]:
         """Documents that a later step lost."""
-        duplicates = shares[index]["lost"] if has_keys else None
+        duplicates = dedup.lost_in(shares[index]) if has_keys else None
         return losses(index, [done[name].parts[index] for name in steps], duplicates, shares[index]["key"])
 
     def lines() -> Iterator[bytes]:
@@ -189,7 +191,7 @@ class _Losses:
     part: Part
     documents: str | None  # key of those that went on; None: of the rows, whether or not they became documents
     seals: tuple[Seal, ...]
-    duplicates: str | None
+    duplicates: dedup.Lost | None
 
 
 def _sources_of(store: Store, ingested: Sequence[Seal]) -> list[tuple[str, int, int]]:
@@ -211,16 +213,17 @@ def _reasons_of(store: Store, ingested: Sequence[Seal]) -> Counter[tuple[str, st
 
 def _lines_of(store: Store, lost: Sequence[_Losses]) -> bytes:
     """What was lost of some parts, as JSON lines."""
-    return b"".join(_written(_quarantine_of(store, losses)) for losses in lost)
+    duplicates = dedup.lost_of(store, [losses.duplicates for losses in lost])
+    pairs = zip(lost, duplicates, strict=True)
+    return b"".join(_written(_quarantine_of(store, losses, lost_here)) for losses, lost_here in pairs)
 
 
-def _quarantine_of(store: Store, losses: _Losses) -> pa.Table:
+def _quarantine_of(store: Store, losses: _Losses, lost_here: pa.Table) -> pa.Table:
     tables_lost = [store.table(seal, "quarantine") for seal in losses.seals]
     if losses.documents is not None and tables_lost:
         # The corpus's columns are of all rows; those of bad rows and of duplicates are nobody's loss.
         going_on = store.read(losses.documents, "documents", ["place"])["place"].to_numpy()
         tables_lost = [lost.filter(pa.array(np.isin(lost["place"].to_numpy(), going_on))) for lost in tables_lost]
-    lost_here = dedup.lost_of(store, losses.duplicates)
     here = lost_here.filter(lost_here["is_clash"])
     detail = [f"document {leader.hex()} has this key and another text" for leader in here["leader"].to_pylist()]
     columns = [here["leader"], here["place"].cast(pa.int64()), pa.repeat("dedup", len(detail))]

@@ -12,7 +12,7 @@ any change of the corpus that leaves those texts as they are.
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,9 @@ ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 20
 SHARES = pa.schema(
     [
         ("key", pa.string()),  # of the part's documents that go on
-        ("lost", pa.string()),  # key of `LOST`, what of the part does not; null where all goes on
+        ("lost", pa.string()),  # key of `LOST`, what of about a million rows does not; null where all of the part does
+        ("lost_first", pa.int64()),  # where the part's own rows begin there, if it has some
+        ("lost_rows", pa.int64()),
         ("texts", pa.string()),  # fingerprint of their ids and texts
         ("num_documents", pa.int64()),
         ("num_tokens", pa.int64()),  # as a budget counts them: at least 1 for each document
@@ -63,7 +65,7 @@ class Dedup(Exchange):
     """What goes on of every part, and of which documents the others are duplicates, or have the key."""
 
     name: str = field(default="dedup", metadata=APART)
-    version = 6
+    version = 7
     reads: tuple[str, ...] = field(default=("ingest",), metadata=APART)
 
     has_keys: bool
@@ -75,7 +77,8 @@ class Dedup(Exchange):
         yield "parts", dedup(done, done["ingest"].parts, has_keys=self.has_keys)
 
     def shares(self, done: Done) -> list[str]:
-        return [key for share in shares(done) for key in (share["key"], share["lost"]) if key is not None]
+        keys = (key for share in shares(done) for key in (share["key"], share["lost"]) if key is not None)
+        return list(dict.fromkeys(keys))
 
     def rows_out(self, seal: Seal, store: Store) -> int:
         return int(store.table(seal, "parts", ["num_documents"])["num_documents"].to_numpy().sum())
@@ -86,9 +89,34 @@ def shares(done: Done) -> Sequence[Mapping[str, Any]]:
     return done.once("dedup: shares", lambda: done.table("dedup", "parts").to_pylist())
 
 
-def lost_of(store: Store, key: str | None) -> pa.Table:
-    """What a part lost: `LOST`."""
-    return LOST.empty_table() if key is None else store.read(key, "lost")
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """What dedup took from a part: some rows of a table that parts have together."""
+
+    key: str
+    first: int
+    num_rows: int
+
+    @property
+    def rows(self) -> list[Any]:
+        """Which rows they are, for fingerprints."""
+        return [self.key, self.first, self.num_rows]
+
+
+def lost_in(share: Mapping[str, Any]) -> Lost | None:
+    """What dedup took from the part of a share; None: nothing."""
+    if share["lost"] is None:
+        return None
+    return Lost(key=share["lost"], first=share["lost_first"], num_rows=share["lost_rows"])
+
+
+def lost_of(store: Store, parts: Iterable[Lost | None]) -> Iterator[pa.Table]:
+    """`LOST` of each of some parts; a table that they have together is read once."""
+    key, whole = None, LOST.empty_table()
+    for part in parts:
+        if part is not None and part.key != key:
+            key, whole = part.key, store.read(part.key, "lost")
+        yield LOST.empty_table() if part is None else whole.slice(part.first, part.num_rows)
 
 
 def num_tokens(done: Done) -> int:
@@ -299,26 +327,31 @@ def _deal_back(items: tuple[_Item, ...], store: Store, decided: _Decided) -> Map
 
 
 def _share(items: tuple[_Item, ...], store: Store, number: int, dealt: Iterator[pa.Table]) -> pa.Table:
-    """Seals the documents of each part of an item that go on, and what is to say of the others."""
+    """Seals the documents of each part of an item that go on, and what is to say of the others of all its parts."""
     lost = pa.concat_tables([_LOST_OF_ALL.empty_table(), *dealt]).sort_by("ordinal").combine_chunks()
     ordinals, item = lost["ordinal"].to_numpy(), items[number]
+    key_of_lost = _sealed_lost(store, lost) if lost.num_rows else None
     rows: list[dict[str, Any]] = []
     for part, key in enumerate(item.keys, item.first):
         first, stop = np.searchsorted(ordinals, [part << 32, (part + 1) << 32]).tolist()
-        rows.append(_part(store, part, key, lost.slice(first, stop - first)))
+        own = (key_of_lost, first, stop - first) if stop > first else (None, None, None)
+        where = dict(zip(("lost", "lost_first", "lost_rows"), own, strict=True))
+        rows.append({**_part(store, part, key, ordinals[first:stop]), **where})
     return pa.Table.from_pylist(rows, schema=SHARES)
 
 
-def _part(store: Store, part: int, key: str, lost: pa.Table) -> dict[str, Any]:
+def _sealed_lost(store: Store, lost: pa.Table) -> str:
+    """The key of `LOST` of an item, once it is stored."""
+    places = (lost["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
+    rows = pa.table([places, lost["leader"], lost["is_clash"]], schema=LOST)
+    digest = _digest(places, keyed.words(rows["leader"]), rows["is_clash"].to_numpy())
+    return store.seal(f"dedup.parts/lost-places-{digest}", [("lost", rows)]).key
+
+
+def _part(store: Store, part: int, key: str, lost: Ordinals) -> dict[str, Any]:
     # Without where their bytes lie: what is computed of them does not change with that.
     table = store.read(key, "documents", [name for name in tables.DOCUMENTS.names if name not in tables.BYTES])
-    lost_key = None
-    if lost.num_rows:
-        places = (lost["ordinal"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
-        of_part = pa.table([places, lost["leader"], lost["is_clash"]], schema=LOST)
-        digest = _digest(places, keyed.words(of_part["leader"]), of_part["is_clash"].to_numpy())
-        lost_key = store.seal(f"dedup.parts/lost-places-{digest}", [("lost", of_part)]).key
-    table = table.filter(pa.array(~_contains(lost["ordinal"].to_numpy(), _ordinals(part, table)))).combine_chunks()
+    table = table.filter(pa.array(~_contains(lost, _ordinals(part, table)))).combine_chunks()
     source = table["source"].combine_chunks().dictionary_decode()
     texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["place"].to_numpy())
     sizes = [table[name].to_numpy() for name in ("num_bytes", "num_tokens")]
@@ -329,7 +362,6 @@ def _part(store: Store, part: int, key: str, lost: pa.Table) -> dict[str, Any]:
     kept = store.seal(f"dedup.parts/places-{texts}{everything}", [("documents", table)])
     return {
         "key": kept.key,
-        "lost": lost_key,
         "texts": texts,
         "num_documents": table.num_rows,
         "num_tokens": int(costs(table["num_tokens"].to_numpy()).sum()),

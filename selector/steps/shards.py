@@ -49,7 +49,7 @@ class Shard:
     key: str
     tasks: tuple[Task, ...]  # of each part, the artefacts that its columns come from
     documents: tuple[str, ...]  # of each part, the key of all its documents
-    lost: tuple[str | None, ...]  # of each part, the key of what dedup took from it
+    lost: tuple[dedup.Lost | None, ...]  # of each part, what dedup took from it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +153,14 @@ def _cut(done: Done, eligibility: Eligibility, gather: Gather, version: int) -> 
     decisive = replace(gather, columns=eligibility.columns).identities(done)
     tasks, shares, ingested = gather.tasks(done), dedup.shares(done), done["ingest"].parts
     for parts in stretches([seal.tables["documents"].num_rows for seal in ingested], SHARD_ROWS):
-        lost = tuple(share["lost"] for share in shares[parts])
+        lost = tuple(dedup.lost_in(share) for share in shares[parts])
+        lost_rows = [None if one is None else one.rows for one in lost]
         documents = tuple(one.key for one in ingested[parts])
         quarantines = [
             [step, rows] for step in eligibility.raters if (rows := lost_from(done.store, done[step].parts[parts]))
         ]
         files = [task.part.files for task in tasks[parts]]
-        name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost, quarantines])
+        name = fingerprint([version, eligibility.identity(), decisive[parts], files, documents, lost_rows, quarantines])
         yield Shard(key=f"shards/{name}", tasks=tuple(tasks[parts]), documents=documents, lost=lost)
 
 
@@ -183,10 +184,11 @@ def _store(
         store.seal(key, [("column", _without_room(nameless)), ("field", nameless.schema.empty_table())], form="arrow")
     if wanted.is_new:
         shard_tables = _ShardTables()
-        parts = zip(wanted.shard.tasks, wanted.shard.documents, wanted.shard.lost, strict=True)
+        all_lost = dedup.lost_of(store, wanted.shard.lost)
+        parts = zip(wanted.shard.tasks, wanted.shard.documents, all_lost, strict=True)
         for (task, key, lost), (first, end) in zip(parts, itertools.pairwise(verdict.borders), strict=True):
             documents = store.read(key, "documents", ["doc_id", "place"])
-            shard_tables.add(documents, task.part, dedup.lost_of(store, lost), verdict, slice(first, end))
+            shard_tables.add(documents, task.part, lost, verdict, slice(first, end))
         store.seal(wanted.shard.key, shard_tables.tables(), form="arrow")
 
 

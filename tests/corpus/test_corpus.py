@@ -688,7 +688,8 @@ def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
     if not has_keys:
         parts = [[(text, text) for _, text in part] for part in parts]
     found = shares(into := store(), parts, has_keys, item, bucket).to_pylist()
-    for share, lots in zip(found, one_after_another(parts), strict=True):
+    lost_by_part = dedup.lost_of(into, map(dedup.lost_in, found))
+    for share, lots, lost_here in zip(found, one_after_another(parts), lost_by_part, strict=True):
         going = [row for row, lot in enumerate(lots) if lot is None]
         lost = [
             {"place": row, "leader": digest(lot[0]), "is_clash": lot[1]}
@@ -697,7 +698,7 @@ def test_a_document_goes_on_if_none_before_it_took_its_text_or_its_key(
         ]
         assert into.read(share["key"], "documents")["place"].to_pylist() == going
         assert share["num_documents"] == share["num_tokens"] == len(going)
-        assert dedup.lost_of(into, share["lost"]).to_pylist() == lost
+        assert lost_here.to_pylist() == lost
 
 
 @tries(60)
@@ -729,7 +730,8 @@ def test_a_text_is_missing_only_where_each_of_its_keys_goes_on_with_another_text
 def test_what_becomes_of_a_key_with_two_texts(rows: Any, lots: Any, bucket: int) -> None:
     assert one_after_another([rows]) == [lots]
     (share,) = shares(into := store(), [rows], True, 1, bucket).to_pylist()
-    lost = zip(*[dedup.lost_of(into, share["lost"])[name].to_pylist() for name in ("place", "is_clash")], strict=True)
+    (lost_here,) = dedup.lost_of(into, [dedup.lost_in(share)])
+    lost = zip(*[lost_here[name].to_pylist() for name in ("place", "is_clash")], strict=True)
     assert list(lost) == [(row, lot[1]) for row, lot in enumerate(lots) if lot is not None]
 
 
