@@ -84,6 +84,7 @@ def test_a_new_selection_reads_a_parts_tables_twice_at_most_and_a_shards_columns
     using: Any, overshoot: str, make: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROWS", 60)
+    monkeypatch.setattr("selector.engine.store.RECENT_BYTES", 0)  # so that each table that is asked for is read
     alone = LocalExecutor(workers=1)  # whose reads are all in this process
     budget = {"tokens": 400, "overshoot": overshoot}
     run(
