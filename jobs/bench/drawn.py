@@ -33,7 +33,7 @@ from selector.exact.vectors import vector_column
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.rate import Meaning, Rater
-from selector.steps.centroids import Centroids
+from selector.steps.centroids import LEVELS, Centroids
 from selector.steps.cluster import Cluster
 from selector.steps.embed import Embed
 from selector.steps.health import sizes_of
@@ -183,6 +183,7 @@ class DrawnCentroids(Centroids):
         vectors = numbers[:, None].astype(np.float16)
         yield "centroids", pa.table([numbers, vector_column(vectors)], schema=tables.centroids(1))
         yield "evidence", EVIDENCE.empty_table()
+        yield "levels", LEVELS.empty_table()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ A policy is a YAML file; `SELECTOR_SELECT__BUDGET__TOKENS=50B` in the environmen
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
@@ -195,6 +196,11 @@ class ClusterPolicy(_Section):
         "sampled", description="How first centroids are drawn: equally, or likelier where none is near."
     )
     restarts: Whole = Field(1, ge=1, description="Fits from different starts, of which the best is taken.")
+    levels: tuple[Amount, ...] = Field(
+        (),
+        description="Hierarchical k-means: numbers of clusters, the finest first, e.g. [1024, 64]. Each level is"
+        " resampled towards a uniform support; documents belong to the clusters of the finest.",
+    )
     from_: str | None = Field(
         None,
         alias="from",
@@ -213,6 +219,21 @@ class ClusterPolicy(_Section):
             return value if value == "auto" else pydantic.TypeAdapter(Amount).validate_python(value)
         except pydantic.ValidationError:
             raise ValueError("write a whole number of 1 or more, or auto") from None
+
+    @field_validator("levels")
+    @classmethod
+    def _finest_first(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if any(fine <= coarse for fine, coarse in itertools.pairwise(levels)):
+            raise ValueError("write fewer clusters level by level, the finest first: [1024, 64]")
+        return levels
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        if self.levels and self.num_clusters not in ("auto", self.levels[0]):
+            raise ValueError(
+                f"levels begins with {self.levels[0]}, and num_clusters is {self.num_clusters}: leave out num_clusters"
+            )
+        return self
 
 
 class BudgetPolicy(_Section):

@@ -4,6 +4,8 @@ Centroids are fitted, stored, and only then used. The steps of a fit are exact (
 not matter whether one machine holds the sample or workers look at it block by block.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,14 +18,16 @@ from selector.engine.store import Seal, Store
 from selector.exact.vectors import vector_column
 from selector.models import kmeans
 from selector.models.kmeans import Method
-from selector.models.neighbours import Halves
+from selector.models.neighbours import Halves, closest
 from selector.steps.how_many import EVIDENCE, most_clusters, number_of_clusters
 from selector.steps.sample import Blocks, Sample
+
+LEVELS = pa.schema([("level", pa.int32()), ("cluster", pa.int32()), ("parent", pa.int32())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Centroids(Whole):
-    """`centroids`, and the `evidence` for their number (a row for each number that was tried)."""
+    """`centroids`, the `evidence` for their number (a row for each that was tried), and `levels` above them."""
 
     name: str = field(default="centroids", metadata=APART)
     version = 4
@@ -31,6 +35,7 @@ class Centroids(Whole):
 
     num_clusters: int | Literal["auto"]
     documents_per_cluster: int
+    levels: tuple[int, ...] = ()
     method: Method = field(metadata=APART)
 
     def identity(self) -> dict[str, Any]:
@@ -48,10 +53,31 @@ class Centroids(Whole):
         number, evidence = most, EVIDENCE.empty_table()
         if self.num_clusters == "auto":
             number, evidence = number_of_clusters(sample, most, self.method)
-        centroids = _fitted(sample.limited(number * self.documents_per_cluster), number, self.method)
+        sample = sample.limited(number * self.documents_per_cluster)
+        levels = [] if self.levels else [_fitted(sample, number, self.method)]
+        if self.levels:
+            levels = kmeans.hierarchy(sample.first(sample.most_held), self.levels, self.method)
+        centroids = levels[0]
         columns = [pa.array(np.arange(len(centroids), dtype=np.int32)), vector_column(centroids)]
         yield "centroids", pa.table(columns, schema=tables.centroids(sample.dimension))
         yield "evidence", evidence
+        yield "levels", _tree(levels)
+
+
+def _tree(levels: Sequence[Halves]) -> pa.Table:
+    """`LEVELS`: to which cluster of the next level each cluster of a level belongs."""
+    tables_of = [
+        pa.table(
+            [
+                np.full(len(low), level, np.int32),
+                np.arange(len(low), dtype=np.int32),
+                closest(low, high).astype(np.int32),
+            ],
+            schema=LEVELS,
+        )
+        for level, (low, high) in enumerate(itertools.pairwise(levels))
+    ]
+    return pa.concat_tables([LEVELS.empty_table(), *tables_of])
 
 
 def _fitted(sample: Sample, num_clusters: int, method: Method) -> Halves:

@@ -124,7 +124,8 @@ class Plan:
         if self.resolved.centroids is not None:
             return Taken(origin=self.resolved.centroids)
         return Centroids(
-            num_clusters=options.num_clusters,
+            num_clusters=options.levels[0] if options.levels else options.num_clusters,
+            levels=options.levels,
             documents_per_cluster=options.documents_per_cluster,
             method=Method(
                 kind=options.kind,

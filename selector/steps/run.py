@@ -268,6 +268,7 @@ def _check_documents(
         )
     budget, num_clusters = resolved.policy.select.budget, resolved.policy.cluster.num_clusters
     are_fitted = "cluster" in resolved.steps_read and resolved.centroids is None
+    num_clusters = resolved.policy.cluster.levels[0] if resolved.policy.cluster.levels else num_clusters
     wanted_clusters = num_clusters if num_clusters != "auto" and are_fitted else None
     for unit, wanted, available in (
         ("select.budget.documents", budget.documents, num_documents),

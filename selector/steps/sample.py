@@ -65,6 +65,11 @@ class Sample:
         """Whether one machine holds it."""
         return 2 * len(self) * self.dimension <= HELD_BYTES
 
+    @property
+    def most_held(self) -> int:
+        """How many documents of it one machine holds."""
+        return min(len(self), max(1, HELD_BYTES // (2 * self.dimension)))
+
     def first(self, num: int) -> Halves:
         """The vectors of the first so many documents of the sample, in the order of their keys."""
         num = min(num, len(self))

@@ -243,6 +243,7 @@ COST: dict[str, tuple[Any, list[str]]] = {
     "cluster.kind": ("spherical", BELOW_CENTROIDS),
     "cluster.start": ("k-means++", BELOW_CENTROIDS),
     "cluster.restarts": (2, BELOW_CENTROIDS),
+    "cluster.levels": ([4, 2], BELOW_CENTROIDS),
     "cluster.gates": ("stop", []),
     "rate": (["readability", "prototypicality", "length"], ["rate/length", "manifest"]),  # nobody reads it
     "rate ": ([{"readability": {}, "as": "grade"}, "readability", "prototypicality"], ["rate/grade", "manifest"]),

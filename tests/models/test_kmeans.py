@@ -204,6 +204,20 @@ def test_more_starts_are_never_worse() -> None:
     assert found == sorted(found, reverse=True) and found[2] < found[0]
 
 
+def test_a_hierarchy_covers_where_there_is_little_as_where_there_is_much() -> None:
+    """Nineteen documents in twenty are in one half of the circle: resampled, its half of the centroids comes nearer."""
+    random = np.random.default_rng(8)
+    angles = np.where(random.random(6_000) < 0.95, random.random(6_000), 1 + random.random(6_000)) * np.pi
+    vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float16)
+    method = Method(kind="euclidean", start="sampled", restarts=1, iterations=15, seed=2)
+    flat = kmeans.centroids_of(vectors, 64, method)
+    fine, coarse = kmeans.hierarchy(vectors, (64, 8), method)
+    assert fine.shape == (64, 2) and coarse.shape == (8, 2)
+    sparse = [int((centroids[:, 1] < 0).sum()) for centroids in (flat, fine)]
+    assert sparse[1] > 2 * sparse[0] > 0, sparse
+    assert np.array_equal(fine, kmeans.hierarchy(vectors, (64,), method)[0])
+
+
 def test_all_equal_vectors_leave_clusters_empty_and_do_no_harm() -> None:
     same = np.full((50, 5), 0.4, np.float16)
     fit = kmeans.lloyd(same[:4], kmeans.Measure(same), 10, "euclidean")

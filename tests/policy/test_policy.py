@@ -48,6 +48,7 @@ def test_every_key_has_a_default_but_the_paths_and_the_budget() -> None:
             "kind": "euclidean",
             "start": "sampled",
             "restarts": 1,
+            "levels": [],
             "from": None,
             "gates": "warn",
         },
