@@ -394,6 +394,11 @@ class _Asking:
         budget = dataclasses.replace(self.budget, amount=amount, overshoot=overshoot)
         checker = Checker(self.label, self.selector, budget)
         decisions = checker.select(asked_of, self.seed)
+        if decisions.waiting and (self.limits.by is not None or self.limits.visits is not None):
+            raise SelectorError(
+                f"select.shares and select.visits: {self.label} waits for feedback, and what a bound would do to its "
+                "rounds is known only at their end. Leave them out, or use a signal that is there."
+            )
         pairs = tuple(checker.shards(decisions, asked_of))
         deciding = _Deciding(
             checker=checker,

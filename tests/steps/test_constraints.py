@@ -186,3 +186,9 @@ def test_limits_that_are_not_written_move_no_digest(place: Path, tiny_model: Pat
     spelt = {**policy, "select": {**policy["select"], "shares": {}, "visits": None, "include": [], "exclude": []}}
     first, second = run(policy, tmp_path), run(spelt, tmp_path)
     assert first.manifest.digest == second.manifest.digest and "shares" not in first.manifest.info["policy"]["select"]
+
+
+def test_bounds_on_rounds_that_wait_are_refused(make: Any, place: Path) -> None:
+    using = {"iterative": {"inner": "random", "feedback": str(place / "later.jsonl")}}
+    with pytest.raises(SelectorError, match="waits for feedback"):
+        make(using=using, shares=BOUNDS)

@@ -100,7 +100,7 @@ def test_an_option_that_names_no_column_is_refused(make: Any) -> None:
         make("mixture", {"by": "flavour"}, 25)
 
 
-@pytest.mark.parametrize("name", ["decorrelated", "facility_location", "matching", "prune"])
+@pytest.mark.parametrize("name", ["decorrelated", "facility_location", "iterative", "matching", "prune"])
 def test_a_selection_that_is_stopped_again_and_again_ends_at_the_same_manifest(
     name: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
