@@ -24,7 +24,7 @@ class KmeansQuality(Weighted):
     Evidence: the paper fine-tunes Llama-2-7B on 10,000 of 196,000 WizardLM examples: random 43.8, this 46.2 (mean of
     six benchmarks); on Llama-3-8B 59.9 and 61.2. There the weights are the quality itself and not exp(z / temperature).
     Measured on 5 % of 6,936 pages of Debian documentation (64 clusters, 5 seeds, of random 25; entropy of packages as a
-    part of the largest): .693 ± .008, with equal quotas .699 ± .049, random .688 ± .009: proportional quotas can only
+    part of the largest): .690 ± .013, with equal quotas .673 ± .036, random .688 ± .009: proportional quotas can only
     come near to the corpus's own .704. `random` is as good where the score says nothing, or where the clusters are
     alike.
     """

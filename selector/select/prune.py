@@ -30,11 +30,11 @@ class Prune(Grouped):
 
     Source: arXiv 2303.09540 (SemDeDup), 2308.12284 (D4). Setting: C4, models of 125 million to 6.7 billion parameters.
     Reported: 10 to 15 % fewer steps; D4 20 %, and 2 points on 16 tasks. Measured on 5 % of 6,936 pages of Debian
-    documentation (64 clusters, 5 seeds, of random 25; entropy of packages as a part of the largest): .738 ± .020 with
-    most: 0.8, .707 ± .032 with first: farthest, random .688 ± .009; with most: 0.5 over 8 clusters .755 ± .020 and over
-    one .748 ± .018; on 1 % .687 ± .036, .725 ± .025 over one cluster, random .634 ± .017. So prefer `drawn`, and a
-    limit well below that of copies. `random` is as good on a corpus without near-duplicates; with noise in it
-    `farthest` is worse.
+    documentation (64 clusters, 5 seeds, of random 25; entropy of packages as a part of the largest): .737 ± .022 with
+    most: 0.8, .735 ± .022 with first: farthest (on 1 % .615 ± .049), random .688 ± .009; with most: 0.5 over 8 clusters
+    .752 ± .021 and over one .748 ± .018; on 1 % .687 ± .037, .725 ± .025 over one cluster, random .634 ± .017. So
+    prefer `drawn`, and a limit well below that of copies. `random` is as good on a corpus without near-duplicates; with
+    noise in it `farthest` is worse.
     """
 
     version = 2

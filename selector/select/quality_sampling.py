@@ -20,7 +20,7 @@ class QualitySampling(Weighted):
     Source: arXiv 2402.09739. Setting: 30 of 260 billion tokens for models of 1.3 billion parameters. Reported: by
     educational value at temperature 2, about what uniform choice reaches with half as many steps again; plain top-k is
     poor. Measured on 5 % of 6,936 pages of Debian documentation (64 clusters, 5 seeds, of random 25; entropy of
-    packages as a part of the largest): .580 ± .026 by prototypicality, which is worse than random, .688 ± .009.
+    packages as a part of the largest): .578 ± .026 by prototypicality, which is worse than random, .688 ± .009.
     `random` is as good where the score says nothing of what is trained for.
     """
 
