@@ -550,6 +550,8 @@ class _Compiler:
         if left.kind == right.kind == "day" and {left.type, right.type} & {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"}:
             left, right = self._without_zone(left), self._without_zone(right)
         types = {left.type, right.type}
+        if types == {"TIME", "TIME_NS"}:
+            left, right = (self._typed(f"CAST({one.sql} AS TIME_NS)") for one in (left, right))
         if "TIMESTAMP_NS" in types and types & {"TIMESTAMP", "DATE"}:
             return self._compared_finely(operator, left, right)
         return _bool(f"TRY({_clean(left)} {operator} {_clean(right)})")
@@ -635,8 +637,10 @@ class _Compiler:
                 raise _Problem(f"{text!r} is not a number, as {_seen(other)} is")
             return self._typed(f"({text.strip()})", is_clean=True)
         kinds: tuple[str, ...] = (other.type,)
+        has_nanoseconds = re.search(r"\.\d{7}", text) is not None
+        if other.kind == "time" and has_nanoseconds:
+            kinds = ("TIME_NS",)
         if other.kind == "day":
-            has_nanoseconds = re.search(r"\.\d{7}", text) is not None
             if other.type in _ZONED:
                 kinds = ("TIMESTAMPTZ_NS", "TIMESTAMPTZ") if has_nanoseconds else ("TIMESTAMPTZ",)
             else:

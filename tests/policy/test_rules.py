@@ -102,6 +102,10 @@ PARQUET: dict[str, tuple[pa.DataType, list[Any]]] = {
         pa.time32("ms"),
         told(TIME.fromisoformat, "00:00:00 00:00:01 06:30:00 12:00:00 12:00:00.001 23:59:59 null 18:00:00 12:00:00"),
     ),
+    "instant": (
+        pa.time64("ns"),
+        told(TIME.fromisoformat, "00:00:00 00:00:01 06:30:00.000001 12:00:00 11:00:00 23:59:59 null 18:00:00 12:00:00"),
+    ),
     "flag": (pa.bool_(), [True, False, True, None, False, True, None, True, False]),
     "word": (pa.string(), ["", "a", "b", "B", "5", "10", "it's", None, "é"]),
     "large": (pa.large_string(), ["", "a", "b", "B", "5", "10", "it's", None, "é"]),
@@ -199,6 +203,7 @@ LITERALS: dict[str, list[tuple[str, Any]]] = {  # of each column what it is comp
         ("'2024-07-01T02:00:01+02:00'", moment("2024-07-01T00:00:01")),
     ],
     "clock": [("'12:00:00'", TIME(12)), ("TIME '00:00:01'", TIME(0, 0, 1))],
+    "instant": [("'12:00:00'", TIME(12)), ("TIME '00:00:01'", TIME(0, 0, 1))],
     "flag": [("true", True), ("false", False)],
     "word": [("'a'", "a"), ("'it''s'", "it's"), ("'5'", "5"), ("''", "")],
     "large": [("'b'", "b")],
@@ -242,6 +247,10 @@ def by_hand() -> Iterator[Case]:
 
 
 BY_HAND = """
+# Times of two units
+instant > clock -> 2
+clock <> instant -> 2 4
+clock < '12:00:00.000000001' -> 0 1 2 3 8
 # NULL logic
 flag AND small > 1 -> 2 5
 flag OR small > 1 -> 0 2 3 4 5 6 7 8
