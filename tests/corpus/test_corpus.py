@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from conftest import MemoryStorage, text_of, tries, write_jsonl
 from runs import Noting, policy_of, run
@@ -417,6 +418,18 @@ def test_invalid_utf8_in_a_parquet_file_costs_its_row_alone(tmp_path: Path) -> N
     documents, lost = ingest(tmp_path / "a.parquet")
     assert documents["place"].to_pylist() == [0, 2]
     assert [(row["place"], row["reason"]) for row in lost] == [(1, "not_utf8")]
+
+
+@pytest.mark.parametrize("kind", [pa.date64(), pa.time64("us")])
+def test_a_value_that_its_type_does_not_have_costs_its_row_alone_and_is_called_so(
+    kind: pa.DataType, tmp_path: Path
+) -> None:
+    """A date that is no whole day, or an hour after the last one."""
+    values = pa.array([0, 86_400_000_001, 0]).view(kind)
+    feather.write_feather(pa.table({"text": ["a", "b", "c"], "at": values}), tmp_path / "a.arrow", "uncompressed")
+    documents, lost = ingest(tmp_path / "a.arrow", text="{text} {at}")
+    assert documents["place"].to_pylist() == [0, 2]
+    assert [(row["place"], row["reason"]) for row in lost] == [(1, "no_value")]
 
 
 def test_other_values_in_a_parquet_text_column_are_no_text(tmp_path: Path) -> None:

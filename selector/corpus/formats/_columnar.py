@@ -212,7 +212,7 @@ def _one(table: pa.Table, index: int) -> Row:
     try:
         one.validate(full=True)
     except (ValueError, pa.ArrowException) as error:
-        return Bad(reason="not_utf8", detail=str(error))
+        return Bad(reason="not_utf8" if "UTF8" in str(error) else "no_value", detail=str(error))
     return _read(one)[0]
 
 
