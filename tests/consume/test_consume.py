@@ -582,6 +582,7 @@ def test_a_loader_that_would_join_whole_batches_is_refused(
             call()
 
 
+@noisy
 @pytest.mark.parametrize("num_items", [NUM_VISITS - 1, NUM_VISITS + 1, 10 * NUM_VISITS])
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_dataset_that_is_not_one_item_a_position_is_refused(
