@@ -161,6 +161,15 @@ def check_resumed(num_unskipped: int, *, is_loaded: bool) -> None:
         )
 
 
+def check_counted(reader: Callers) -> None:
+    """Raises UsageError if a wrapper's own state is a number of batches, whatever they were of."""
+    if any(_is_of(one, "accelerate.") and getattr(one, "use_stateful_dataloader", False) for one in reader.wrappers):
+        raise UsageError(
+            "accelerate's use_stateful_dataloader stores how many batches were read, and not of which manifest: the"
+            " checkpoint of another one would be taken. Leave it out, and store the sampler's state_dict(num_steps)."
+        )
+
+
 def _check_turns(reader: Callers) -> None:
     if any(loader.num_workers > 0 and not getattr(loader, "in_order", True) for loader in reader.loaders):
         raise UsageError(

@@ -95,6 +95,7 @@ class ManifestBatchSampler:
         if any((cut.num_processes, cut.process) != own or not cut.takes_whole_batches for cut in reader.cuts):
             callers.check_cuts(reader.cuts, self._layout.rank, self._layout.world_size, cure=_UNCUT)
         callers.check_sampler(self, reader, len(self._manifest))
+        callers.check_counted(reader)
         callers.check_skipped(reader.num_skipped, self._start)
         callers.check_resumed(reader.num_unskipped, is_loaded=self._is_loaded)
 

@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, list[list[int]] | str]] = {
         "resumed": [[2, 2], WRAPPED[40:], WRAPPED],
         "skipped": [WRAPPED[40:]],
         "skipped twice": "skips 2 batches, and the state that was loaded begins at 8",
-        "stateful": [WRAPPED[40:]],
+        "stateful": "use_stateful_dataloader stores how many batches were read, and not of which manifest",
         **{f"{name}{checked}": [WRAPPED, WRAPPED] for name in ("sampler", "sampler, workers", "sampler, uneven")
            for checked in ("", ", checked")},
         **{f"sampler, dropped{checked}": [DROPPED, DROPPED] for checked in ("", ", checked")},

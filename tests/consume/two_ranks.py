@@ -104,14 +104,7 @@ def accelerate_cases() -> dict[str, Case]:
         return [positions(accelerate.skip_first_batches(DataLoader(data, batch_size=None), 2))]
 
     def stateful(manifest: Manifest) -> Epochs:
-        options = {"use_stateful_dataloader": True}
-        loader = accelerator(**options).prepare(sampled(manifest))
-        for number, _ in enumerate(loader):
-            if number == 9:
-                break
-        again = accelerator(**options).prepare(sampled(manifest))
-        again.load_state_dict(loader.state_dict())
-        return [positions(again)]
+        return [positions(accelerator(use_stateful_dataloader=True).prepare(sampled(manifest)))]
 
     def checked(prepared: Callable[[Manifest], Any]) -> Case:
         def case(manifest: Manifest) -> Epochs:
