@@ -85,10 +85,12 @@ class Simulation:
                 "manifest": {score: score for score in MEANINGS},
             }
         )
-        if {"embedding", "neighbours"} & set(columns_of(policy.plugins.selector)):
-            raise UsageError(
-                f"--select: {policy.select.using.name} reads vectors, and none are drawn. Name another one."
-            )
+        chosen, arranged = policy.select.using.name, policy.order.using.name
+        for option, name, plugin in (
+            ("--select", chosen, policy.plugins.selector), ("--order", arranged, policy.plugins.order)
+        ):  # fmt: skip
+            if {"embedding", "neighbours"} & set(columns_of(plugin)):
+                raise UsageError(f"{option}: {name} reads vectors, and none are drawn. Name another one.")
         return policy
 
     def made_executor(self) -> Executor:

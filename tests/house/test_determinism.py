@@ -245,6 +245,7 @@ COST: dict[str, tuple[Any, list[str]]] = {
     "cluster.restarts": (2, BELOW_CENTROIDS),
     "cluster.levels": ([4, 2], BELOW_CENTROIDS),
     "cluster.gates": ("stop", []),
+    "cluster.num_neighbours": (8, ["manifest"]),
     "rate": (["readability", "prototypicality", "length"], ["rate/length", "manifest"]),  # nobody reads it
     "rate ": ([{"readability": {}, "as": "grade"}, "readability", "prototypicality"], ["rate/grade", "manifest"]),
     "rate  ": (["readability", "prototypicality", EDU], ["columns", "rate/edu", "manifest"]),
@@ -256,6 +257,8 @@ COST: dict[str, tuple[Any, list[str]]] = {
     "select.using": ("random", CHOSEN_AGAIN),
     "select.using.kmeans_quality.temperature": (1.0, CHOSEN_AGAIN),
     "select.missing": ("last", CHOSEN_AGAIN),
+    "select.shares": ({"source": {"web": {"most": 0.5}}}, CHOSEN_AGAIN),
+    "select.visits": ({"most": 1}, CHOSEN_AGAIN),
     "select.allow_empty": (True, []),
     "order.using": ({"by_score": {"score": "readability", "direction": "anti_curriculum"}}, ["order", "manifest"]),
     "order.using ": ("shuffled", ["order", "manifest"]),
@@ -300,6 +303,8 @@ def test_the_table_of_costs_has_every_option() -> None:
     known = {name.strip() for name in COST if ".using." not in name} | {
         "corpus.paths",
         "cluster.from",
+        "select.include",
+        "select.exclude",
     }  # which have tests of their own
     budget = {f"select.budget.{unit}" for unit in ("documents", "tokens", "fraction")}
     assert set(options(Policy)) - budget == known - {"select.budget"}

@@ -180,7 +180,7 @@ def one_root(unasked: tuple[Simulation, Path], tmp_path_factory: pytest.TempPath
 
 RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
 OF_VECTORS = [  # and no vectors are drawn
-    "decorrelated", "diverse", "facility_location", "k_center", "matching", "negatives", "prune",
+    "decorrelated", "designed", "diverse", "facility_location", "k_center", "matching", "negatives", "prune",
 ]  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
     "threshold": {"least": 0.5},
@@ -192,23 +192,28 @@ PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("o
 
 @pytest.mark.parametrize(
     ("selector", "order"),
-    [*((name, "shuffled") for name in RANKED if name not in OF_VECTORS), *(("random", name) for name in PLACED)],
+    [
+        *((name, "shuffled") for name in RANKED if name not in OF_VECTORS),
+        *(("random", name) for name in PLACED if name not in OF_VECTORS),
+    ],
 )
 def test_any_ranked_selector_and_any_placed_order_is_simulated_by_its_name(
-    selector: str, order: str, homes: dict[str, tuple[Simulation, Path]]
+    selector: str, order: str, homes: dict[str, tuple[Simulation, Path]], tmp_path: Path
 ) -> None:
     asked, home = homes["3 parts"]
-    select = {selector: OPTIONS.get(selector, {})}
-    assert measure(dataclasses.replace(asked, select=select, order=order), home).num_kept > 0
+    graph = write_jsonl(tmp_path / "graph.jsonl", [{"before": "web", "after": "books"}])
+    options = {**OPTIONS, "prerequisites": {"graph": str(graph)}}
+    select, arranged = ({name: options.get(name, {})} for name in (selector, order))
+    assert measure(dataclasses.replace(asked, select=select, order=arranged), home).num_kept > 0
 
 
-@pytest.mark.parametrize("selector", OF_VECTORS)
-def test_a_selector_that_reads_vectors_is_refused_before_anything_is_drawn(
-    selector: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_a_plugin_that_reads_vectors_is_refused_before_anything_is_drawn(
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = str(OPTIONS.get(selector, {}))
-    assert main(["simulate", "20k", "--clusters", "24", "--select", f"{{{selector}: {options}}}"]) == 2
-    assert f"--select: {selector} reads vectors, and none are drawn" in capsys.readouterr().err
+    option = "--order" if name in PLACED else "--select"
+    assert main(["simulate", "20k", "--clusters", "24", option, f"{{{name}: {OPTIONS.get(name, {})}}}"]) == 2
+    assert f"{option}: {name} reads vectors, and none are drawn" in capsys.readouterr().err
 
 
 def test_all_before_select_is_found_done_and_every_step_is_measured(
