@@ -367,6 +367,6 @@ def repair(store: Store, damaged: DamagedError) -> None:
         store.discard(damaged.key)
     family = damaged.key.partition("/")[0]
     step = family.partition(".")[0]
-    for prefix in (f"steps/{family}/", *([f"{step}/"] if step != family else [])):
+    for prefix in (f"steps/{step}/", f"steps/{step}{PARTS}/", *([f"{step}/"] if step != family else [])):
         for key in list(store.seals(prefix)):
             store.discard(key)
