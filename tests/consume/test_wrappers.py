@@ -173,9 +173,14 @@ with open(f"out{os.environ['RANK']}.json", "w") as out:
 """
 
 
+END = "torch.distributed.destroy_process_group()\n"  # or else a thread of gloo's may abort the process as it ends
+
+
 def test_the_readmes_training_is_that_of_one_rank_on_two(manifest: Manifest, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python torchrun\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "train.py").write_text(BEFORE + code + AFTER, "utf-8")
+    steps, end, nothing = code.partition(END)
+    assert end and not nothing
+    (tmp_path / "train.py").write_text(BEFORE + steps + AFTER + end, "utf-8")
     uri = manifest._storage.address  # pyright: ignore[reportPrivateUsage]
     (tmp_path / "runs").symlink_to(uri)
     gave: list[dict[str, Any]] = []
@@ -208,7 +213,7 @@ batches = [batch.tolist() for batch in loader]
 model.texts = [str(position) for batch in batches for position in batch]
 state = states[0]
 """
-    (tmp_path / "lines.py").write_text(BEFORE + code + AFTER, "utf-8")
+    (tmp_path / "lines.py").write_text(BEFORE + code + AFTER + END, "utf-8")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/2f1c").symlink_to(f"{manifest._storage.address}/run")  # pyright: ignore[reportPrivateUsage]
     on_ranks(2, lambda _: [sys.executable, "lines.py"], tmp_path)
