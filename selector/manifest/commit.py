@@ -33,9 +33,9 @@ from selector.manifest.match import STRETCH_ROWS, Matched, Stretch
 from selector.manifest.places import Places
 from selector.manifest.publish import Publisher
 
-PART_ROWS = 1_048_576
+PART_ROWS = 1 << 18
 
-RANGE_ROWS = 1 << 20  # about so many rows of ids.parquet are sorted at a time
+RANGE_ROWS = 1 << 18  # about so many rows of ids.parquet are sorted at a time
 _UNVISITED_ROWS = 1 << 20  # of a row group of unvisited.parquet
 _VERSION = 1  # raise it when the same tables are dealt or summed up in another way
 _UNSEALED = "0" * 64

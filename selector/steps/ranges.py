@@ -25,7 +25,7 @@ from selector.plugins.blame import blamed, with_blame
 from selector.plugins.pool import Pool
 from selector.steps.chosen import ChosenShard
 
-RANGE_ROWS = 1 << 20
+RANGE_ROWS = 1 << 18
 _SAMPLE = 1024  # of each shard, to find where ranges begin
 
 _KEYS = ("group", "key", "high", "low")  # what rows are sorted by
