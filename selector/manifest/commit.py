@@ -80,7 +80,7 @@ def commit(
     the order does not visit: doc_id, file, row, reason and arguments. `files` is `tables.FILES`.
     `counts` is what the steps counted, under any of these names: `rows` of the corpus and the `documents` among them;
     documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`; `reasons`, how many were
-    left out, marked or quarantined for each reason (`Reasons.told`); `sources`, `without_source` and `clusters_tried`
+    left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`, `without_source` and `clusters_tried`
     as in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
     became documents, by reason. `facts` are those of "select", "order", "corpus" and "cluster", `phases`
     what the order says of a phase.
