@@ -117,6 +117,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
         shown.append(_evidence(tried))
     if any(value is not None for value in description["difficulty"]):
         shown.append(_difficulty(description["difficulty"], cells))
+    if description["visits"]:
+        shown.append(_measures(description["measures"]))
     for table in shown:
         console.print()
         console.print(table)
@@ -399,6 +401,43 @@ def _difficulty(means: Sequence[float | None], bar_cells: int) -> Table:
             "" if value is None else _bar((value - low) / ((high - low) or 1), bar_cells),
         )
     return table
+
+
+_MEANINGS = {
+    "tau": "1: low scores first, -1: high ones, 0: as at random",
+    "displacement": "visits from the place by score alone",
+    "continuity": "step from visit to visit; 1: as at random",
+}
+
+
+def _measures(measures: Mapping[str, Any]) -> Table:
+    """How the order goes through its scores and its groups."""
+    scores = [name for name in ("difficulty", "quality") if measures[name] is not None]
+    columns = scores or [""]
+    table = _table("the order, measured", *columns, "", right=range(1, len(columns) + 1))
+    table.columns[0].no_wrap = True
+    for measure, meaning in _MEANINGS.items() if scores else ():
+        table.add_row(measure, *(_measured(measures[name][measure]) for name in scores), meaning)
+    greatest = [measures[name]["greatest_difference"] for name in scores]
+    if any(greatest):
+        width = f"between {measures['window']:,} visits and the next"
+        shown = ["" if one is None else f"{one['difference']:+.4g} at {one['position']:,}" for one in greatest]
+        table.add_row("greatest jump", *shown, width)
+    borders = [measures[name]["borders"] for name in scores]
+    for same in list(zip(*borders, strict=True))[:_WIDEST_MIXTURE]:
+        jumps = ["" if one["difference"] is None else f"{one['difference']:+.4g}" for one in same]
+        table.add_row(f"  into {_shown(same[0]['phase'])}", *jumps, f"at {same[0]['position']:,}")
+    for name, diversity in measures["diversity"].items():
+        if diversity is not None:
+            meaning = f"of the {name}s that {measures['window']:,} visits could have"
+            table.add_row(f"{name} diversity", f"{diversity:.1%}", *[""] * (len(columns) - 1), meaning)
+    return table
+
+
+def _measured(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:

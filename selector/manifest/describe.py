@@ -22,6 +22,7 @@ from selector.exact import keyed
 from selector.manifest.digest import labels
 from selector.manifest.format import Stored
 from selector.manifest.header import Header
+from selector.manifest.measures import GroupMeasures, ScoreMeasures, window_of
 
 _Array = npt.NDArray[Any]
 
@@ -121,16 +122,25 @@ def _merged(
 
 def describe(stored: Stored) -> dict[str, Any]:
     """Documents, visits and tokens; phases; visits and tokens by source and by cluster; `difficulty`, its mean in each
-    tenth of the order, None where no visit has one; `reasons`, how many rows were left out for each; the facts and the
-    counts. Reads through all parts."""
+    tenth of the order, None where no visit has one; `measures` of the order (`selector.manifest.measures`); `reasons`,
+    how many rows were left out for each; the facts and the counts. Reads through all parts."""
     header = stored.header
+    num_visits, borders = header.counts.visits, [(phase.name, phase.first_position) for phase in header.phases[1:]]
+    of_scores = {name: ScoreMeasures(num_visits, borders) for name in ("difficulty", "quality")}
+    of_groups = {name: GroupMeasures(num_visits) for name in ("source", "cluster")}
     sources: dict[str, dict[str, int]] = {}
     clusters: dict[int, dict[str, int]] = {}
     rated = np.zeros((10, 2))
     num_documents = 0
-    for table in stored.parts("parts", ["position", "visit", "source", "cluster", "num_tokens", "difficulty"]):
+    columns = ["position", "visit", "source", "cluster", "num_tokens", "difficulty", "quality"]
+    for part, table in zip(header.parts, stored.parts("parts", columns), strict=True):
         num_documents += int(np.count_nonzero(table["visit"].to_numpy() == 0))
         _tally(sources, *labels(table["source"]), table["num_tokens"].to_numpy())
+        for name, measures in of_scores.items():
+            measures.take_in(part.first_position, table[name].to_numpy().astype(np.float64))
+        of_groups["source"].take_in(part.first_position, *labels(table["source"]))
+        groups = table["cluster"].combine_chunks().dictionary_encode("encode")
+        of_groups["cluster"].take_in(part.first_position, groups.dictionary.to_pylist(), groups.indices.to_numpy())
         clustered = table.filter(table["cluster"].is_valid())
         numbers, codes = np.unique(clustered["cluster"].to_numpy(), return_inverse=True)
         _tally(clusters, numbers.tolist(), codes, clustered["num_tokens"].to_numpy())
@@ -148,6 +158,11 @@ def describe(stored: Stored) -> dict[str, Any]:
         "sources": dict(sorted(sources.items())),
         "clusters": dict(sorted(clusters.items())),
         "difficulty": [total / count if count else None for count, total in rated.tolist()],
+        "measures": {
+            "window": window_of(num_visits),
+            **{name: measures.to_json() for name, measures in of_scores.items()},
+            "diversity": {name: measures.to_json() for name, measures in of_groups.items()},
+        },
         "reasons": dict(header.counts.reasons),
         "facts": content["facts"],
         "counts": content["counts"],

@@ -178,7 +178,8 @@ class Manifest:
         return explain(self._stored, wanted, self._visits(wanted))
 
     def describe(self) -> dict[str, Any]:
-        """Documents, visits and tokens, phases, sources, clusters, difficulty along the order, reasons, facts, counts.
+        """Documents, visits and tokens, phases, sources, clusters, difficulty along the order, measures of the order,
+        reasons, facts, counts.
 
         See `selector.manifest.describe`. Reads through all parts.
         """

@@ -95,7 +95,8 @@ def test_run_finds_a_finished_run_and_ends_with_three_commands_that_work(made: M
     again = selector("run", made.policy, "--root", made.root, "--executor", "local")
     assert again.code == 0 and made.ended.json["digest"] in again.out
     assert again.err.count("cached") == 11
-    for told in ("where the rows went", "tokens by source", "through the order", "order digest", "└── survey"):
+    sections = ("where the rows went", "tokens by source", "through the order", "the order, measured", "order digest")
+    for told in (*sections, "└── survey"):
         assert told in again.out
     commands = [shlex.split(line) for line in again.out.splitlines() if line.startswith("  selector ")]
     assert [command[1] for command in commands] == ["verify", "explain", "run"]
@@ -179,6 +180,10 @@ def test_show_lists_runs_and_describes_one(made: Made) -> None:
     assert told[run] == {"run": run, "digest": digest, "documents": 20, "tokens": tokens, **names}
     assert run in selector("show", "--root", made.root).out
     described = selector("show", made.uri, "--json").json
+    measures = described["measures"]
+    assert list(measures) == ["window", "difficulty", "quality", "diversity"] and measures["quality"] is None
+    assert (measures["difficulty"]["displacement"], measures["difficulty"]["scored"]) == (0, 20)
+    assert measures["difficulty"]["tau"] > 0.9 and set(measures["diversity"]) == {"source", "cluster"}
     assert (described["documents"], described["visits"]) == (20, 20) and len(described["difficulty"]) == 10
     shown = selector("show", made.uri).out
     assert "where the rows went" in shown

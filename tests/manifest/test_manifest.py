@@ -1163,6 +1163,19 @@ def test_describe_tells_how_many_have_which_reason(manifest: Manifest) -> None:
     assert told["facts"] == {"select": {"quotas": {"3": 9}, "spent": 1e21}, "order": {"gap": 0.5}}
 
 
+def test_describe_measures_the_order_the_same_however_it_is_cut_into_parts(tmp_path: Path) -> None:
+    whole, cut = committed(tmp_path / "whole"), committed(tmp_path / "cut", part_rows=7)
+    assert len(cut.header.parts) > 3
+    told, other = whole.describe()["measures"], cut.describe()["measures"]
+    assert other["diversity"] == told["diversity"] and other["quality"]["scored"] == told["quality"]["scored"]
+    for name in ("tau", "displacement", "displaced_at_most"):
+        assert other["difficulty"][name] == told["difficulty"][name]
+    assert other["difficulty"]["continuity"] == pytest.approx(told["difficulty"]["continuity"])
+    assert [border["phase"] for border in told["difficulty"]["borders"]] == ["späte Phase"]
+    assert told["quality"]["tau"] is None, "all of them are equal"
+    assert told["quality"]["scored"] < len(whole) and set(told["diversity"]) == {"source", "cluster"}
+
+
 def test_describe_adds_up(manifest: Manifest) -> None:
     told = manifest.describe()
     rows = manifest.rows(0, len(manifest)).to_pylist()
@@ -1178,5 +1191,5 @@ def test_describe_adds_up(manifest: Manifest) -> None:
     for tenth, mean in enumerate(told["difficulty"]):
         there = [row["difficulty"] for row in rows if row["position"] * 10 // len(rows) == tenth]
         assert mean == pytest.approx(np.mean(there))
-    json.dumps(told)
+    json.dumps(told, allow_nan=False)
     json.dumps(manifest.at(0))
