@@ -7,15 +7,17 @@ Documents that have no value are a group too, the last one.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import exact
 from selector.errors import PolicyError, did_you_mean
 from selector.exact import Ints, UInt64
-from selector.order._difficulty import Direction, difficulty_keys
+from selector.order._difficulty import Direction, difficulty_keys, is_high_first
 from selector.order._placed import Placed, random_keys
 from selector.plugins.families import name_of
 from selector.plugins.options import ScoreName
@@ -132,3 +134,37 @@ class InGroups(Placed):
         if summary.shuffled is None:
             return keys
         return np.where(summary.shuffled[summary.groups.of(batch)], random_keys(batch, seed, self.chance), keys)
+
+
+def mean_order(groups: Groups, chosen: Pool, score: str, direction: Direction) -> list[GroupName]:
+    """The groups in the order of their mean scores, easy ones first or hard ones first; without a score last.
+
+    Scores are added up as whole parts of the largest one, so that no sum rounds: 2**-30 of it is the smallest
+    difference between means that counts.
+    """
+    largest = max(chosen.map(functools.partial(_largest, score), score), default=0.0) or 1.0
+    sums, counts = np.zeros((2, groups.count), np.int64)
+    for added, number in chosen.map(functools.partial(_added, groups, score, largest), groups.by, score):
+        sums, counts = sums + added, counts + number
+    sign = -1 if is_high_first(chosen.higher_is(score), direction) else 1
+    means = [
+        sign * Fraction(total, count) if count else None
+        for total, count in zip(sums.tolist(), counts.tolist(), strict=True)
+    ]
+    places = sorted(range(groups.count), key=lambda group: (means[group] is None, means[group] or 0, group))
+    return [groups.names[group] for group in places]
+
+
+def _largest(score: str, batch: pa.RecordBatch) -> float:
+    """The largest absolute score of a batch."""
+    scores = exact.floats(batch[score])
+    return float(np.abs(scores[~np.isnan(scores)]).max(initial=0.0))
+
+
+def _added(groups: Groups, score: str, largest: float, batch: pa.RecordBatch) -> tuple[Ints, Ints]:
+    """By group, the sum of its scores in parts of 2**-30 of the largest, and how many documents have one."""
+    scores, group = exact.floats(batch[score]), groups.of(batch)
+    known = ~np.isnan(scores) & (group < groups.count)
+    sums = np.zeros(groups.count, np.int64)
+    np.add.at(sums, group[known], np.rint(scores[known] / largest * 2.0**30).astype(np.int64))
+    return sums, np.bincount(group[known], minlength=groups.count)

@@ -4,6 +4,7 @@ Every schedule begins with the share `start`, and has everything available once 
 (arXiv 2012.03107: b and a). The same on every machine.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal
 
@@ -13,6 +14,10 @@ from selector import exact
 from selector.errors import PolicyError
 
 Pacing = Literal["linear", "quadratic", "root", "step", "exponential", "logarithmic", "competence"]
+
+PoolPacing = Literal["linear", "quadratic", "root", "step", "exponential", "logarithmic", "competence", "cyclical"]
+"""What is available may also become less again, where documents are drawn from it several times."""
+Course = Literal["cycle", "sharp_cycle", "lower_to_bigger", "bigger_to_lower"]
 
 _STEEP = 10.0  # the published constant of the exponential and the logarithmic schedule
 
@@ -49,6 +54,21 @@ def available(pacing: Pacing, progress: Fraction, start: float, full: float) -> 
 def pool_size(pacing: Pacing, progress: Fraction, start: float, full: float, num_documents: int) -> int:
     """How many documents are available: rounded down, and a billionth more than a whole number is that number."""
     return min(int(available(pacing, progress, start, full) * num_documents + 1e-9), num_documents)
+
+
+def cycle(course: Course, least: Fraction, greatest: Fraction, factor: Fraction) -> Iterator[Fraction]:
+    """Share after share of a cycle (arXiv 2202.05531), without an end: from `least` on divided by the factor up to
+    `greatest`, then multiplied by it down to `least`, and so on; or as the course says (see `cyclical`)."""
+    is_rising = course != "bigger_to_lower"
+    share = least if is_rising else greatest
+    while True:
+        yield share
+        if course == "sharp_cycle" and share == greatest:
+            share = least
+            continue
+        if course == "cycle":
+            is_rising = share == least or (is_rising and share < greatest)
+        share = min(share / factor, greatest) if is_rising else max(share * factor, least)
 
 
 def check_pacing(order: str, start: float, full: float, steps: int) -> None:

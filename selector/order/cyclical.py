@@ -10,9 +10,9 @@ from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.order import Order, Pool, Positions, ScoreName, numbered, random_visits
+from selector.order._pacing import Course, cycle
 from selector.order._ranked import left_out, ranked
 
-Course = Literal["cycle", "sharp_cycle", "lower_to_bigger", "bigger_to_lower"]
 AGE = 1.2**2
 """What the weight of a document is divided by in the step after one that drew it."""
 
@@ -33,6 +33,9 @@ class Cyclical(Order):
     Evidence: Cyclical Curriculum Learning, arXiv 2202.05531: image and text classification, e.g. the best validation
     accuracy on CIFAR-10 from 70.3 to 74.1 %, with scores of a model trained before; small networks, one group. A
     schedule of the easiest documents is another thing: `pooled`.
+
+    When: the network is small, several epochs can be paid for, and a model that was trained before has scored the
+    documents. For language models it was not tried, as far as we know.
     """
 
     score: ScoreName
@@ -72,18 +75,11 @@ class Cyclical(Order):
     def sizes(self, num_documents: int) -> list[int]:
         """How many documents each step draws, their sum being the number of visits."""
         least, greatest, factor = (Fraction(str(x)) for x in (self.least, self.greatest, self.factor))
-        left = round(Fraction(str(self.epochs)) * num_documents)
-        share = greatest if self.course == "bigger_to_lower" else least
-        is_rising, sizes = self.course != "bigger_to_lower", list[int]()
+        left, sizes = round(Fraction(str(self.epochs)) * num_documents), list[int]()
+        shares = cycle(self.course, least, greatest, factor)
         while left > 0:
-            sizes.append(min(max(int(share * num_documents), 1), left))
+            sizes.append(min(max(int(next(shares) * num_documents), 1), left))
             left -= sizes[-1]
-            if self.course == "sharp_cycle" and share == greatest:
-                share = least
-                continue
-            if self.course == "cycle":
-                is_rising = share == least or (is_rising and share < greatest)
-            share = min(share / factor, greatest) if is_rising else max(share * factor, least)
         return sizes
 
 

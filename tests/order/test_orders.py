@@ -169,6 +169,8 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("cyclical", {"score": SCORE, "ages": True, "epochs": 3.0}, "edc9b3cd6fde2a52"),
     ("fixed", {"scores": [SCORE], "epochs": 1.5}, "fba31460ab915928"),
     ("blocked", {"by": "cluster", "score": SCORE, "groups_by": SCORE}, "1c2271e6cd28dbc1"),
+    ("clients", {"by": "cluster", "score": SCORE}, "122c6f797bffe61a"),
+    ("pooled", {"score": SCORE, "pacing": "cyclical", "epochs": 1.5}, "b26dc546a79e9e28"),
 ]
 
 

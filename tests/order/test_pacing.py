@@ -14,12 +14,13 @@ from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.order import Order, Pool, Positions, ScoreName
-from selector.order._pacing import available, pool_size
-from selector.order.cyclical import Course, Cyclical, aged, lowest, race
+from selector.order._pacing import Course, available, cycle, pool_size
+from selector.order.clients import Clients, num_open_at
+from selector.order.cyclical import Cyclical, aged, lowest, race
 from selector.order.fixed import Fixed
 from selector.order.paced import Paced
 from selector.order.pooled import Pooled
-from selector.testing import EXACT, SCORE, documents
+from selector.testing import EXACT, SCORE, TOPIC, documents
 
 NAME = ScoreName(SCORE)
 
@@ -45,8 +46,8 @@ def test_11_2_pools_grow_as_in_the_worked_cases(pacing: Any) -> None:
 
 
 def test_o4_competence_grows_with_the_root_of_what_was_seen() -> None:
-    shares = [available("competence", Fraction(t, 10), 0.1, 1) for t in (0, 2, 5, 10)]
-    np.testing.assert_allclose(shares, [0.1, 0.45607017, 0.71063352, 1.0], atol=1e-8)
+    shares = [available("competence", Fraction(t, 10), 0.1, 1) for t in (0, 2, 5, 10, 12)]
+    np.testing.assert_allclose(shares, [0.1, 0.45607017, 0.71063352, 1.0, 1.0], atol=1e-8)
     linear = [available("linear", Fraction(t, 10), 0.1, 1) for t in (0, 2, 5, 10, 12)]
     np.testing.assert_allclose(linear, [0.1, 0.28, 0.55, 1.0, 1.0], atol=1e-12)
 
@@ -80,6 +81,47 @@ def test_what_becomes_available_at_a_step_is_visited_with_it(pacing: Any) -> Non
     for size in sizes:
         assert set(ranks[:size]) == set(range(size))
     assert ranks[:20] != sorted(ranks[:20]), "what is new is shuffled"
+
+
+# ---------------------------------------------------------------- clients
+
+CLIENTS = {"x": [0.9, 0.1], "y": [0.2, 0.4], "z": [0.3, 0.1]}
+LOSSES = [{TOPIC: client, SCORE: loss} for client, losses in CLIENTS.items() for loss in losses]
+
+
+def of_clients(order: Clients, rows: list[dict[str, Any]]) -> list[int]:
+    return order.arrange(Pool.of(documents(rows), 2), 7).visits["document"].to_pylist()
+
+
+def test_o22_clients_open_in_the_order_of_their_mean_loss_and_each_has_a_curriculum_inside() -> None:
+    assert [num_open_at(share, 3) for share in (0, 0.2, 1 / 3, 0.5, 0.7, 1)] == [0, 1, 1, 2, 3, 3]
+    one_by_one = Clients(by=TOPIC, score=NAME, start=0.3, full=1, steps=1000)
+    order = of_clients(one_by_one, [*LOSSES, {TOPIC: None, SCORE: 0.0}])
+    assert order.index(1) < order.index(0) and order[-1] == 6
+    firsts = [next(row for row in order if row in rows) for rows in ((4, 5), (2, 3), (0, 1))]
+    assert sorted(firsts, key=order.index) == firsts == [5, 2, 1], "z, then y, then x, each with its easiest"
+    hard_first = Clients(by=TOPIC, score=NAME, direction="anti_curriculum", start=0.3, full=1, steps=1000)
+    assert of_clients(hard_first, LOSSES)[0] == 0
+
+
+@pytest.mark.parametrize("pacing", ["linear", "step", "competence"])
+def test_no_client_is_seen_before_it_opens_and_from_then_on_it_is_seen_evenly(pacing: Any) -> None:
+    rows = [{TOPIC: f"c{i % 8}", SCORE: float(i % 8) + i / 1000} for i in range(800)]
+    order = Clients(by=TOPIC, score=NAME, pacing=pacing, steps=10)
+    visits = np.array(of_clients(order, rows))
+    assert sorted(visits.tolist()) == list(range(800))
+    opens = order.opens(8)[:8] / (1 << 30)
+    shares = [available(pacing, Fraction(step, 10), 0.2, 0.8) for step in range(10)]
+    for client in range(8):
+        places = np.flatnonzero(visits % 8 == client)
+        assert (np.diff(visits[places]) > 0).all(), "a client goes from easy to hard"
+        first = next(step for step, share in enumerate(shares) if num_open_at(share, 8) > client)
+        assert opens[client] == pytest.approx(first / 10)
+        before = sum(100 * max(opens[client] - other, 0) / (1 - other) for other in opens)
+        assert abs(places[0] - before) < 12, "it opens when as much is over as the schedule says"
+        half = (1 + opens[client]) / 2
+        seen = sum(100 * max(half - other, 0) / (1 - other) for other in opens)
+        assert abs(places[50] - seen) < 12, "half of it is seen in half of what is left"
 
 
 # ---------------------------------------------------------------- pooled
@@ -147,6 +189,16 @@ def test_o2_steps_are_as_large_as_in_the_worked_cases(course: Course, expected: 
     assert sizes == [int(word) for word in expected.split()]
 
 
+def test_o2_a_pool_grows_and_shrinks_in_a_cycle() -> None:
+    shares = itertools.islice(cycle("cycle", Fraction(1, 4), Fraction(1), Fraction(1, 2)), 6)
+    assert list(map(float, shares)) == [0.25, 0.5, 1.0, 0.5, 0.25, 0.5]
+    order = Pooled(score=NAME, pacing="cyclical", start=0.25, steps=6, epochs=1.5)
+    assert order.pool_sizes(12) == [3, 6, 12, 6, 3, 6]
+    visits = visited(order, [float(i) for i in range(12)])
+    for step, size in enumerate(order.pool_sizes(12)):
+        assert max(visits[3 * step : 3 * step + 3]) < size
+
+
 def test_11_3_shares_grow_from_the_share_that_is_not_clipped() -> None:
     assert Cyclical(score=NAME, epochs=5).sizes(12) == [3, 6, 12, 6, 3, 6, 12, 6, 3, 3]
     sizes = Cyclical(score=NAME, least=0.22, factor=0.8, epochs=5).sizes(10_000)
@@ -191,7 +243,9 @@ def test_a_step_of_a_cycle_draws_nothing_twice_and_likely_documents_more_often()
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("paced", {"start": 1.2}, r"paced\.start=1\.2 is no share"),
     ("paced", {"full": 0}, r"paced\.full=0.0 is no share of the time"),
+    ("clients", {"start": -0.1}, r"clients\.start=-0\.1 is no share"),
     ("pooled", {"steps": 0}, r"pooled\.steps=0 is no number of steps"),
+    ("pooled", {"start": 0, "pacing": "cyclical"}, r"pooled\.start=0 never grows"),
     ("pooled", {"epochs": -1}, r"pooled\.epochs=-1.0 is no number of epochs"),
     ("fixed", {"scores": []}, r"fixed\.scores names no score"),
     ("fixed", {"scores": [SCORE], "least": 70, "greatest": 60}, "are no percentiles, the smaller one first:"),
