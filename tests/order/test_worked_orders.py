@@ -14,6 +14,7 @@ from selector.order.balanced import Balanced
 from selector.order.bands import Bands
 from selector.order.blocked import Blocked
 from selector.order.by_score import ByScore
+from selector.order.cyclical import lowest, race
 from selector.order.drawn import Drawn
 from selector.order.folded import Folded
 from selector.order.interleaved import Interleaved
@@ -72,6 +73,11 @@ AT_RANDOM: dict[str, tuple[Order, Stream, str]] = {
     "in one round": (Interleaved(rounds=1), stream("blk"), "01 11 05 08 10 03 07 00 09 06 02 04"),
     "interleaved": (Interleaved(rounds=3), stream("blk"), "01 11 10 03 09 06 05 07 02 08 00 04"),
     "SEG": (Segmented(score=DIFFICULTY, front=0.25, back=0.25), segment, "04 01 03 10 07 05 09 08 02 00 06 11"),
+    "two phases, the best quarter last": (
+        Segmented(score=QUALITY, front=0, back=0.25),
+        lambda name: "p2" if name in ("d00", "d10", "d11") else "p1",
+        "02 06 08 03 05 01 09 04 07 11 00 10",
+    ),
     "jitter in windows of 4": (
         Jittered(inner=ByScore(score=DIFFICULTY), size=4),
         lambda name: f"jit:{ORDERS['curriculum'][1].split().index(name.removeprefix('d')) // 4}",
@@ -104,11 +110,25 @@ def test_11_1_orders_at_random_are_those_of_the_worked_case_with_its_chance(
 
     def published(ids: Any, seed: int, _: str) -> Any:
         names = [doc_id.rstrip(b"\0").decode() for doc_id in ids.to_pylist()]
-        drawn = [hashlib.blake2b(f"{seed}:{stream_of(name)}:{name}".encode(), digest_size=8).digest() for name in names]
-        return np.array([int.from_bytes(number) for number in drawn], np.uint64)
+        return published_numbers(names, [stream_of(name) for name in names], seed)
 
     monkeypatch.setattr(keyed, "hashes", published)
     assert arranged(order) == expected
+
+
+def published_numbers(names: list[str], streams: list[str], seed: int = 7) -> Any:
+    """The chance of the worked cases: 64 bits of each document in its stream."""
+    words = [f"{seed}:{stream}:{name}".encode() for name, stream in zip(names, streams, strict=True)]
+    return np.array([int.from_bytes(hashlib.blake2b(word, digest_size=8).digest()) for word in words], np.uint64)
+
+
+def test_11_1_a_draw_without_replacement_is_a_race() -> None:
+    names = list(DOCS)
+    weights = np.array([1 / difficulty for _, difficulty, _ in DOCS.values()])
+    times = race(weights, published_numbers(names, ["exp"] * len(names)))
+    ids = np.column_stack([np.zeros(len(names)), np.arange(len(names))]).astype(np.uint64)
+    order = [names[i].removeprefix("d") for i in lowest(times, ids, len(names))]
+    assert " ".join(order) == "03 09 01 04 07 00 05 02 08 11 06 10"
 
 
 def arranged(order: Order) -> str:
