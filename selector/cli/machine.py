@@ -16,12 +16,19 @@ def list_plugins(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="One of them, or package.module:Class; or all.")
     ] = None,
+    gallery: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write a page into this folder with a picture of each order, or of NAME."),
+    ] = None,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
     """List the raters, selectors, orders and executors that a policy may name, or say all of one of them."""
     from selector.cli import report
 
+    if gallery is not None:
+        _write_gallery(gallery, name, json)
+        return
     with only_our_output():
         families = (
             {family: plugins.describe(family) for family in plugins.FAMILIES}
@@ -32,6 +39,21 @@ def list_plugins(
         print_json(families)
     else:
         report.print_plugins(families)
+
+
+def _write_gallery(folder: str, name: str | None, json: bool) -> None:
+    from selector.cli.gallery import write
+
+    with only_our_output():
+        if name is not None:
+            plugins.find("orders", name)  # raises for what is none
+        outcome = write(folder, plugins.names("orders") if name is None else [name])
+    if json:
+        print_json(outcome)
+    else:
+        print(outcome["page"])
+        for order in (order for order in outcome["orders"] if order["picture"] is None):
+            print(f"{order['name']} has no picture: {order['problem']}", file=sys.stderr)
 
 
 @app.command()

@@ -4,6 +4,9 @@ Think of the result as the list of visits from first to last. A simple order is 
 document several times, one with phases names a stretch of the list, one with loss weights gives every visit a weight.
 
 Most orders are a `Placed`: documents sorted by (group, key, id), then put in their places by arithmetic on ranks.
+
+A docstring ends with two paragraphs that the gallery shows apart: "Evidence:", the source, the setting and the effect,
+also where there was none; and "When:", where that supports the order, and where a random one is as good.
 """
 
 from selector.order._check import arranged, check

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,6 +70,9 @@ class Order(abc.ABC):
 
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options, as a policy writes them, with which the gallery shows it over 12,000 documents: those that have no
+    default and cannot be told from their types, and those whose default is for many more documents."""
 
     @property
     def needs(self) -> tuple[str, ...]:

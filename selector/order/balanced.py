@@ -22,6 +22,9 @@ class Balanced(Order):
     Evidence: arXiv 2012.03107 (When do curricula work?), image classification: curriculum, anti-curriculum and random
     orders end alike with the usual budget of steps; a curriculum gains where steps are few or labels are noisy. Its
     orders are balanced like this so that classes do not arrive one by one.
+
+    When: there are few classes, a batch is to have several documents of each, and steps are few or labels noisy.
+    With the usual budget of steps `shuffled` is as good.
     """
 
     by: str = "source"

@@ -49,6 +49,9 @@ class Bands(Placed):
     by compression, lexical diversity or readability: 2506.11300, more than 200 models, up to 100B tokens: 18 to 45 %
     fewer steps to the same result, and up to 3.5 % as a warm-up before a random order. Little remains above 1B
     parameters (2601.21698).
+
+    When: only large differences of the score mean anything, and steps are few, or the bands are a warm-up
+    (`warmup`). Above about 1B parameters `shuffled` is as good.
     """
 
     score: ScoreName

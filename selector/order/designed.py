@@ -33,6 +33,9 @@ class Designed(InGroups):
 
     Evidence: Learning to learn curricula, ICCV 2023, class-incremental image classification: orders with a high score
     forget less than random ones. For language models it was not tried, as far as we know.
+
+    When: groups must come one after another anyway, as tasks of continual learning do. Where groups can be mixed,
+    mix them (`mixed`, `shuffled`).
     """
 
     chance = "designed"

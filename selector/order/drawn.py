@@ -36,6 +36,9 @@ class Drawn(Placed):
     Evidence: QuRating, arXiv 2402.09739: 1.3B-parameter models on 30B tokens, drawn uniformly and visited in the order
     in which a draw with temperature 2 would take them: better than the random order on the same documents, so part of
     what a selection gains can be had from the order alone; most for the rating of required expertise.
+
+    When: a rating of quality or expertise is known and the choice of documents is fixed. Where it is not, choosing
+    by the rating is worth more.
     """
 
     score: ScoreName

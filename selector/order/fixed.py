@@ -28,6 +28,9 @@ class Fixed(Order):
     of the score or a percentile (here: a percentile), and know its reported savings from summaries only, which are
     those of a curriculum together with dropping tokens at random. A resumed run of its own sampler draws other
     documents.
+
+    When: an experiment with DeepSpeed is to be repeated, or several scores are to rise together. For one score
+    `paced` and `pooled` are simpler; with many steps `shuffled` is as good.
     """
 
     scores: tuple[ScoreName, ...]

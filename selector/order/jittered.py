@@ -23,6 +23,9 @@ class Jittered(Order):
 
     Evidence: arXiv 2605.30334 (160M to 1.7B parameters, 1B to 50B tokens of web text, one group) has both: that a batch
     should be diverse while difficulty rises is one of its four principles. A window as large as the pool is `shuffled`.
+
+    When: another order is to be kept by and large, and its batches are too much alike. What it gains by itself is
+    not reported in what we could read.
     """
 
     inner: Order

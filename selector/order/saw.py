@@ -15,6 +15,8 @@ class Saw(Shaped):
     usual options), or of more sections than documents, it is the plain curriculum.
 
     Evidence: as of `stair`, arXiv 2605.30334, where saw and stair are the two orders that are recommended.
+
+    When: as of `stair`.
     """
 
     sections: int = 3

@@ -26,6 +26,9 @@ class Spread(Order):
     Evidence: knowledge that is seen in paraphrases is extracted, and without them is not (Physics of language models
     3.1, arXiv 2309.14316); that they should lie apart follows from what is known of repeats, and was not compared by
     itself. In 2605.30334 diverse batches are one of four principles of orders.
+
+    When: documents that say the same in other words would stand together, as where another order sorts by topic.
+    `shuffled` keeps them apart as well where they are few.
     """
 
     inner: Order

@@ -18,6 +18,9 @@ class Stair(Shaped):
     Evidence: arXiv 2605.30334: language models of 160M to 1.7B parameters on 1B to 50B tokens of FineWeb-Edu and
     QuRatedPajama, pre-trained and fine-tuned: stair and saw did better than the random, the sorted and the folded
     order. One group; not repeated by others, and effects of order shrink with scale (2601.21698).
+
+    When: models have up to 1.7B parameters, there are up to 50B tokens, and documents are scored by quality. Beyond
+    that, compare with `shuffled`.
     """
 
     sections: int = 2

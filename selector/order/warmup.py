@@ -24,6 +24,9 @@ class Warmup(Order):
     Evidence: arXiv 2506.11300 (more than 200 models, up to 100B tokens): curricula by compression, lexical diversity or
     readability as a warm-up before a random order: up to 3.5 % better than random throughout. Gains shrink with scale:
     little is left at 410M to 1B parameters (2601.21698).
+
+    When: a curriculum is wanted and the rest of training shall have no part in it; models are small or steps few.
+    Otherwise `shuffled` throughout is as good.
     """
 
     inner: Order

@@ -17,6 +17,8 @@ class Zigzag(Shaped):
     Evidence: arXiv 2605.30334 (160M to 1.7B parameters, 1B to 50B tokens of web text, one group), where it is a step on
     the way to `saw`. Among its four principles is that difficulty should not jump; how much of an effect is due to that
     alone is not reported in what we could read.
+
+    When: as of `stair`, which did better.
     """
 
     layers: int = 3
