@@ -2,7 +2,8 @@
 
 It shares nothing with the project but the draws and the arithmetic of `selector.exact` (hashes, keys, shares,
 probabilities), and what a reader of a manifest has: its Parquet tables. So where a shard, a map or a histogram loses a
-document, the two differ. It knows the selectors and orders that are spelt out below.
+document, the two differ. It knows the selectors and orders that are spelt out below. Of any other placed order it says
+what that makes of all documents at once, in one sort in memory.
 """
 
 import hashlib
@@ -25,6 +26,9 @@ from selector import exact
 from selector.errors import UsageError
 from selector.exact import inclusion, keyed
 from selector.exact.draws import Lottery, Moments
+from selector.order import Pool
+from selector.plugins import attached
+from selector.plugins.options import TABLE_KINDS, ScoreName, named, options_of
 from selector.policy import Policy
 
 Bools = npt.NDArray[np.bool_]
@@ -54,7 +58,7 @@ class Answer:
     reason: npt.NDArray[np.object_]  # as sentences
     probability: Floats  # NaN where no selector was asked
     order: UInt64  # (visits, 2): the ids, first to last
-    order_digest: str
+    order_digest: str | None  # None where the order is not spelt out here
 
 
 def answer(corpus: Corpus, policy: Policy) -> Answer:
@@ -80,8 +84,8 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
         leave(~_passes(rule, columns), "left_out", f"where: {rule}")
     leave(columns["num_tokens"] == 0, "left_out", "no tokens: the tokenizer finds none in its text")
     using, order = policy.select.using, policy.order.using
-    named = {choice.options.get("score") for choice in (using, order)} - {None}  # an option may be written as null
-    for score in sorted(map(str, named)):
+    of_order = named(policy.plugins.order, ScoreName)
+    for score in sorted({str(score) for score in (using.options.get("score"), *of_order) if score is not None}):
         if policy.select.missing == "drop":
             leave(np.isnan(columns[score]), "left_out", f"no score '{score}': missing")
 
@@ -91,10 +95,12 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
     probability[pool] = chance
 
     chosen = pool[kept]
-    visited = ids[chosen][_arrange(policy, ids[chosen], {name: values[chosen] for name, values in columns.items()})]
-    return Answer(
-        ids=ids, outcome=outcome, reason=reason, probability=probability, order=visited, order_digest=_digest(visited)
-    )
+    of_chosen = {name: values[chosen] for name, values in columns.items()}
+    is_spelt_out = order.name in ORDERS
+    arrange = _arrange if is_spelt_out else _arrange_at_once
+    visited = ids[chosen][arrange(policy, ids[chosen], of_chosen)]
+    digest = _digest(visited) if is_spelt_out else None
+    return Answer(ids=ids, outcome=outcome, reason=reason, probability=probability, order=visited, order_digest=digest)
 
 
 def differences(corpus: Corpus, policy: Policy, run: Path) -> list[str]:
@@ -125,7 +131,7 @@ def differences(corpus: Corpus, policy: Policy, run: Path) -> list[str]:
         problems.append(f"an inclusion probability is off by {off.max():.2g}, that of document number {off.argmax()}")
     if not np.array_equal(keyed.words(order["doc_id"]), wanted.order):
         problems.append(f"the order of {order.num_rows:,} visits is another; the reference makes {len(wanted.order):,}")
-    if header["order_digest"] != wanted.order_digest:
+    if wanted.order_digest is not None and header["order_digest"] != wanted.order_digest:
         problems.append(f"the order digest is {header['order_digest']}, and the reference's {wanted.order_digest}")
     return problems
 
@@ -134,7 +140,6 @@ def check_known(policy: Policy) -> None:
     """The reference can answer for this policy. Raises UsageError."""
     for key, name, known in (
         ("--select", policy.select.using.name, SELECTORS),
-        ("--order", policy.order.using.name, ORDERS),
         ("--missing", policy.select.missing, ("drop", "last")),
     ):
         if name not in known:
@@ -242,6 +247,28 @@ def _arrange(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]
     group, rounds = columns[options.get("by", "source")][order], options.get("rounds", 3)
     pieces = [np.array_split(order[group == one], rounds) for one in np.unique(group)]
     return np.concatenate([of_group[number] for number in range(rounds) for of_group in pieces])
+
+
+def _arrange_at_once(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.intp]:
+    """The same, as the order itself says it of all chosen documents, in one piece."""
+    names, source = np.unique(columns["source"].astype(str), return_inverse=True)
+    table = {
+        "doc_id": keyed.ids(ids),
+        "num_tokens": pa.array(columns["num_tokens"].astype(np.uint32)),
+        "source": pa.DictionaryArray.from_arrays(source.astype(np.int32), pa.array(names)),
+        "cluster": pa.array(columns["cluster"].astype(np.int32)),
+        **{score: _column(columns[score]) for score in MEANINGS},
+        "visits": pa.array(np.ones(len(ids), np.uint16)),
+        "round": pa.array(np.zeros(len(ids), np.uint16)),
+    }
+    fields = [
+        pa.field(name, column.type, metadata={"higher_is": MEANINGS[name]} if name in MEANINGS else None)
+        for name, column in table.items()
+    ]
+    order = policy.plugins.order
+    tables = {option.path: attached.load(option, "--order") for option in options_of(order, *TABLE_KINDS)}
+    pool = Pool.of(pa.table(list(table.values()), schema=pa.schema(fields)), max(len(ids), 1))
+    return attached.attach(order, tables).arrange(pool, policy.seed).visits["document"].to_numpy()
 
 
 def _spend(group: Ints, keys: UInt64, ids: UInt64, sizes: Ints, quotas: Ints, overshoot: str) -> tuple[Bools, Bools]:

@@ -140,7 +140,13 @@ def simulate(
             problems = reference.differences(wanted.corpus, policy, Path(report.uri))
             if problems:
                 raise SelectorError(f"The manifest is not the reference's: {'; '.join(problems)}.")
-            print("Ids, outcomes, reasons, inclusion probabilities and the order are those of the reference in NumPy.")
+            by = (
+                "reference in NumPy"
+                if policy.order.using.name in reference.ORDERS
+                else "order itself, arranged at once in memory"
+            )
+            print("Ids, outcomes, reasons and inclusion probabilities are those of the reference in NumPy.")
+            print(f"The order is that of the {by}.")
         for thing_changed, changed in changes(wanted).items() if again else ():
             costs = _in_a_process(measure, changed, home).costs
             ran = ", ".join(cost.name for cost in costs[:-1] if not cost.cached) or "nothing"

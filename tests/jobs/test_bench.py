@@ -1,6 +1,7 @@
 """The simulation: what it draws, that the flow makes the manifest of the reference of it, and what it tells."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,11 +21,12 @@ from jobs.bench.meter import Meter
 from jobs.bench.reference import ORDERS, SELECTORS, differences
 from jobs.bench.simulate import Report, Simulation, draw, measure
 from selector import pipeline, plugins
+from selector.cli.gallery import TABLE, example_of
 from selector.engine.exchange import exchange
 from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
-from selector.order import Placed, Pool
+from selector.order import Placed
 from selector.select import Ranked
 from selector.steps import ranges, shards
 
@@ -135,43 +137,6 @@ def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
     assert len(digests) == 1
 
 
-OVER_RANGES: list[dict[str, dict[str, Any]]] = [
-    {"bands": {"score": "difficulty", "by": "source"}},
-    {"blocked": {"by": "cluster", "score": "difficulty"}},
-    {"drawn": {"score": "difficulty"}},
-    {"folded": {"score": "difficulty", "layers": 5}},
-    {"mixed": {"by": "source", "weights": {name: [5, 2, 0.5, 0][i % 4] for i, name in enumerate(SOURCES)}}},
-    {"paced": {"score": "difficulty", "pacing": "root"}},
-    {"round_robin": {"by": "cluster", "level": "source"}},
-    {"saw": {"score": "difficulty"}},
-    {"segmented": {"score": "difficulty"}},
-    {"stair": {"score": "difficulty", "sections": 5}},
-    {"taxonomy": {"by": "source"}},
-    {"zigzag": {"score": "difficulty"}},
-]
-
-
-@pytest.mark.parametrize("order", OVER_RANGES, ids=lambda order: next(iter(order)))
-def test_a_placed_order_over_shards_and_ranges_is_that_of_one_sort(
-    order: dict[str, dict[str, Any]], unasked: tuple[Simulation, Path], one_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = dataclasses.replace(unasked[0], order=order, missing="last")
-    policy = asked.policy(unasked[1] / "corpus")
-    monkeypatch.setattr(shards, "SHARD_ROWS", 3000)
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 500)
-    manifest = pipeline.build(policy, root=str(one_root), executor=LocalExecutor(workers=1)).manifest
-    table = manifest.rows(0, len(manifest))
-    at = table.schema.get_field_index("difficulty")
-    table = table.set_column(
-        at, table.schema.field(at).with_metadata({"higher_is": MEANINGS["difficulty"]}), table["difficulty"]
-    )
-    by_id = table.sort_by("doc_id").unify_dictionaries().combine_chunks()
-    ((name, options),) = order.items()
-    alone: Any = plugins.make("orders", name, options, "order.using", Placed)
-    visits = alone.arrange(Pool.of(by_id, 1000), asked.seed).visits
-    assert by_id["doc_id"].take(visits["document"]).to_pylist() == table["doc_id"].to_pylist()
-
-
 @pytest.fixture(scope="module")
 def one_root(unasked: tuple[Simulation, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One root for all of these orders: what comes before the order is done once."""
@@ -188,6 +153,39 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
     "negatives": {"queries": "none.jsonl"},
 }
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
+ORDER_OPTIONS: dict[str, dict[str, Any]] = {  # that say more than the defaults, of some
+    "bands": {"by": "source"},
+    "blocked": {"by": "cluster", "score": "difficulty", "groups_by": "quality"},
+    "clients": {"by": "cluster", "pacing": "root"},
+    "folded": {"layers": 5},
+    "interleaved": {"by": "cluster", "rounds": 5, "score": "difficulty"},
+    "mixed": {"weights": {name: [5, 2, 0.5, 0][i % 4] for i, name in enumerate(SOURCES)}},
+    "paced": {"pacing": "root"},
+    "round_robin": {"by": "cluster", "level": "source"},
+    "stair": {"sections": 5},
+}
+
+
+def order_of(name: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """An order as a policy writes it: with what it cannot do without, and with the options above."""
+    options = {**example_of(plugins.find("orders", name)), **ORDER_OPTIONS.get(name, {})}
+    for key in [key for key, value in options.items() if value == TABLE]:
+        pairs = [{"before": before, "after": after} for before, after in itertools.pairwise(SOURCES)]
+        options[key] = str(write_jsonl(folder / TABLE, pairs))
+    return {name: options}
+
+
+@pytest.mark.parametrize("name", [name for name in PLACED if name not in OF_VECTORS])
+def test_a_placed_order_over_shards_and_ranges_is_that_of_one_sort(
+    name: str, unasked: tuple[Simulation, Path], one_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = dataclasses.replace(unasked[0], order=order_of(name, tmp_path), missing="last")
+    policy = asked.policy(unasked[1] / "corpus")
+    monkeypatch.setattr(shards, "SHARD_ROWS", 3000)
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 500)
+    outcome = pipeline.build(policy, root=str(one_root), executor=LocalExecutor(workers=1))
+    assert len(outcome.manifest) >= outcome.manifest.info["counts"]["kept"] > 3000
+    assert differences(asked.corpus, policy, Path(outcome.uri)) == []
 
 
 @pytest.mark.parametrize(
