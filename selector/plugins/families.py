@@ -74,22 +74,32 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str, *contra
     """A plug-in with its options checked against its fields; `where` is the policy key, for the message.
 
     It is of one of the `contracts`, or PolicyError says that it is not. An option that is itself a plug-in is written
-    as in a policy: its name, or its name with its options.
+    as in a policy: its name, or its name with its options. Options that belong together are a dataclass of their own
+    (`is_part`), written as keys.
     """
-    import pydantic
-
     cls = find(family, name)
     if not dataclasses.is_dataclass(cls):
         raise PolicyError(f"{name!r} is not a dataclass. Write @dataclass(frozen=True, kw_only=True) above its class.")
+    instance = cls(**_checked(cls, name, options, f"{where}.{name}"))
+    if not isinstance(instance, contracts):
+        wanted_kinds = " or ".join(contract.__name__ for contract in contracts)
+        raise PolicyError(f"{where}: {name!r} is no {wanted_kinds}, and nothing else will do here.")
+    return instance
+
+
+def _checked(cls: type[Any], name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of the fields of a dataclass that options of a policy say; `name` is what messages call it."""
+    import pydantic
+
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = hints_of(cls)
     for key in options:
         if key not in fields:
             hint = did_you_mean(str(key), fields) if fields else f"{name} has no options."
-            raise PolicyError(f"{where}.{name} has no option {key!r}. {hint}")
+            raise PolicyError(f"{where} has no option {key!r}. {hint}")
     values: dict[str, Any] = {}
     for key, field in fields.items():
-        path = f"{where}.{name}.{key}"
+        path = f"{where}.{key}"
         if key not in options:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise PolicyError(f"{path} is missing: {name} cannot do without it.")
@@ -99,19 +109,31 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str, *contra
         if family_of(kind.base) is not None:
             values[key] = _inner(kind.base, value, kind.is_many, path)
             continue
+        if is_part(kind.base):
+            values[key] = _part(kind.base, value, kind.is_many, path)
+            continue
         try:
             values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            exact_path = ".".join(str(part) for part in (where, name, key, *first["loc"]))
+            exact_path = ".".join(str(part) for part in (where, key, *first["loc"]))
             raise PolicyError(f"{exact_path}: {wanted(first)}; it is {first['input']!r}.") from error
         if isinstance(value, bool) and not isinstance(values[key], bool):  # pydantic takes true for 1
             raise PolicyError(f"{path}: write a number; it is {value!r}.")
-    instance = cls(**values)
-    if not isinstance(instance, contracts):
-        wanted_kinds = " or ".join(contract.__name__ for contract in contracts)
-        raise PolicyError(f"{where}: {name!r} is no {wanted_kinds}, and nothing else will do here.")
-    return instance
+    return values
+
+
+def _part(cls: type[Any], value: object, is_many: bool, path: str) -> object:
+    """The options that belong together, as their dataclass, or a tuple of those."""
+    if isinstance(value, cls) or value is None:
+        return value
+    if is_many:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise PolicyError(f"{path}: write a list, e.g. [{{…}}, {{…}}]; it is {value!r}.")
+        return tuple(_part(cls, item, False, f"{path}.{i}") for i, item in enumerate(value))
+    if not isinstance(value, Mapping):
+        raise PolicyError(f"{path}: write keys below it; it is {value!r}.")
+    return cls(**_checked(cls, path, value, path))
 
 
 def _inner(contract: type[object], value: object, is_many: bool, path: str) -> object:
@@ -140,6 +162,11 @@ def family_of(cls: object) -> str | None:
     return next((family for family in FAMILIES if issubclass(cls, _contracts(family))), None)
 
 
+def is_part(cls: object) -> bool:
+    """Whether a type is a dataclass of options that belong together, and no plug-in of a family."""
+    return inspect.isclass(cls) and dataclasses.is_dataclass(cls) and family_of(cls) is None
+
+
 def name_of(plugin: object) -> str:
     """What a policy calls a plug-in: the name of its file, of its entry point, or `package.module:Class`."""
     return _named(type(plugin))[0]
@@ -161,29 +188,38 @@ def identity(plugin: Versioned, contents: Mapping[str, str] | None = None) -> di
     """
     cls = type(plugin)
     name, origin = _named(cls)
-    options: dict[str, Any] = {}
-    hints = hints_of(cls)
-    for field in fields_of(plugin):
-        value: Any = getattr(plugin, field.name)
-        inside = _below(field.name, contents or {})
-        if is_plugin(value):
-            options[field.name] = identity(value, inside)
-        elif isinstance(value, tuple) and any(map(is_plugin, value)):
-            options[field.name] = [identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
-        elif isinstance(value, (ModelPath, TablePath)):
-            options[field.name] = (contents or {}).get(field.name, str(value))
-        elif kind_of(hints[field.name]).base in KINDS and isinstance(value, tuple):
-            options[field.name] = [inside.get(str(i), str(item)) for i, item in enumerate(value)]
-        else:
-            options[field.name] = list(value) if isinstance(value, tuple) else value
     decisive = {
         "family": family_of(cls),
         "name": name,
         "version": plugin.version,
         "libraries": versions(plugin.libraries),
-        "options": options,
+        "options": _identities(plugin, contents or {}),
     }
     return decisive | ({"origin": origin} if origin else {})
+
+
+def _identities(plugin: object, contents: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides what the options of a plug-in say, or options that belong together."""
+    options: dict[str, Any] = {}
+    hints = hints_of(type(plugin))
+    for field in fields_of(plugin):
+        value: Any = getattr(plugin, field.name)
+        inside = _below(field.name, contents)
+        if is_plugin(value):
+            options[field.name] = _identity(value, inside)
+        elif isinstance(value, tuple) and any(map(is_plugin, value)):
+            options[field.name] = [_identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
+        elif isinstance(value, (ModelPath, TablePath)):
+            options[field.name] = contents.get(field.name, str(value))
+        elif kind_of(hints[field.name]).base in KINDS and isinstance(value, tuple):
+            options[field.name] = [inside.get(str(i), str(item)) for i, item in enumerate(value)]
+        else:
+            options[field.name] = list(value) if isinstance(value, tuple) else value
+    return options
+
+
+def _identity(value: Any, contents: Mapping[str, str]) -> dict[str, Any]:
+    return _identities(value, contents) if is_part(type(value)) else identity(value, contents)
 
 
 def options_spelt_out(plugin: object) -> dict[str, Any]:
@@ -195,7 +231,7 @@ def _spelt_out(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_spelt_out(item) for item in value]
     if is_plugin(value):
-        return {name_of(value): options_spelt_out(value)}
+        return options_spelt_out(value) if is_part(type(value)) else {name_of(value): options_spelt_out(value)}
     return str(value) if isinstance(value, str) else value
 
 

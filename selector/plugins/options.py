@@ -12,6 +12,7 @@ its content into the fingerprint, and hands the plug-in the thing itself.
         judged: Annotated[TablePath, Columns(doc_id="doc_id", grade="float32")] | None = None
         model: ModelPath                                              # self.model is the folder that it was found in
         inner: Selector                                               # {top: {score: edu}}
+        levels: tuple[Level, ...] = ()                                # a dataclass: options that belong together
 """
 
 import dataclasses
@@ -166,9 +167,10 @@ def plugins_in(plugin: object) -> Iterator[object]:
 
 
 def inner_plugins(plugin: object) -> list[object]:
-    """The plug-ins that are options of this one."""
+    """The plug-ins that are options of this one, or of options of it that belong together."""
     values = [value for field in fields_of(plugin) for value in _as_tuple(getattr(plugin, field.name))]
-    return [value for value in values if is_plugin(value)]
+    inner = [value for value in values if is_plugin(value)]
+    return [one for value in inner for one in ([value] if hasattr(value, "version") else inner_plugins(value))]
 
 
 def is_plugin(value: object) -> bool:

@@ -139,6 +139,9 @@ def _options(cls: type[Any]) -> dict[str, Any]:
             one: dict[str, Any] = {"$ref": f"#/$defs/{family}"}
             several = {"type": "array", "items": one} if kind.is_many else one
             properties[field.name] = {"anyOf": [several, {"type": "null"}]} if kind.is_optional else several
+        elif plugins.is_part(kind.base):
+            part = _options(kind.base)
+            properties[field.name] = {"type": "array", "items": part} if kind.is_many else part
         else:
             properties[field.name] = pydantic.TypeAdapter(hints[field.name]).json_schema()
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

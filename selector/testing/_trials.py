@@ -12,7 +12,7 @@ import pickle
 import random
 import typing
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -296,7 +296,8 @@ def around(family: str) -> list[Any]:
 
 
 def _is_around(cls: type[Any]) -> bool:
-    return any(plugins.family_of(kind_of(hint).base) for hint in hints_of(cls).values())
+    kinds = [kind_of(hint).base for hint in hints_of(cls).values()]
+    return any(plugins.family_of(kind) or (plugins.is_part(kind) and _is_around(kind)) for kind in kinds)
 
 
 def _can_be_made_up(family: str, name: str) -> bool:
@@ -316,6 +317,9 @@ def _choices(hint: Any, field: "dataclasses.Field[Any]", name: str) -> list[Any]
     family = plugins.family_of(kind.base)
     if family is not None:
         values = [inner for inner in around(family) if isinstance(inner, kind.base)]
+    elif plugins.is_part(kind.base):
+        values = list(_parts(kind.base))
+        return [(value, values[0]) for value in values] if kind.is_many else values
     elif kind.base in (ScoreName, SignalName):
         values = [SCORE, EXACT]
     elif typing.get_origin(kind.base) is Literal:
@@ -335,6 +339,14 @@ def _choices(hint: Any, field: "dataclasses.Field[Any]", name: str) -> list[Any]
     if kind.is_many:
         values = [(values * 2)[:2]]
     return [*absent, *values] if kind.is_optional else values
+
+
+def _parts(cls: type[Any]) -> Iterator[Any]:
+    """Options that belong together, with every value of each beside the first of the others."""
+    hints, fields = hints_of(cls), dataclasses.fields(cls)
+    for values in _combined([_choices(hints[field.name], field, cls.__name__) for field in fields]):
+        with suppress(PolicyError):  # a combination that it refuses
+            yield cls(**{f.name: value for f, value in zip(fields, values, strict=True) if value is not ...})
 
 
 _PLAIN: dict[Any, Any] = {int: 3, float: 0.5, str: "word"}
