@@ -12,7 +12,9 @@ from selector.exact.sortkeys import Ints
 
 
 def apportion(
-    total: int, weights: Sequence[float] | npt.NDArray[Any], capacities: Sequence[int] | npt.NDArray[Any] | None = None
+    total: int,
+    weights: Sequence[float | Fraction] | npt.NDArray[Any],
+    capacities: Sequence[int] | npt.NDArray[Any] | None = None,
 ) -> Ints:
     """Whole shares of `total` in proportion to the weights: largest remainder, ties to the lower index.
 

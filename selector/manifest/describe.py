@@ -187,6 +187,11 @@ def undone(header: Header) -> Iterator[str]:
     for reason, count in arranged.get("left", {}).items():
         visits = "1 visit is" if count == 1 else f"{count:,} visits are"
         yield f"order: {visits} not made: {reason}"
+    for name, tokens in arranged.get("phases", {}).get("short", {}).items():
+        yield f"order: the phase {name} asks for {tokens:,} tokens more than its groups have left"
+    for name, count in arranged.get("least_share", {}).get("missing", {}).items():
+        visits = "1 visit is" if count == 1 else f"{count:,} visits are"
+        yield f"order: {visits} missing of {name} for its least share"
 
 
 def _limits_not_met(limits: Mapping[str, Any]) -> Iterator[str]:

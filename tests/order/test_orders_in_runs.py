@@ -64,3 +64,22 @@ def test_orders_hold_orders_and_name_columns_of_the_corpus(place: Path, tiny_mod
     spread = {"inner": {"jittered": {"inner": inner, "size": 8}}, "by": "corpus.topic", "window": 4, "most": 2}
     topics = [topic for _, topic in visited(place, tiny_model, {"spread": spread})]
     assert all(topics[i : i + 4].count(topic) <= 2 for i in range(57) for topic in TOPICS)
+
+
+def test_phases_reach_the_manifest_with_their_mixture_and_their_hints(place: Path, tiny_model: Path) -> None:
+    inner = {"least_share": {"inner": {"by_score": {"score": "length"}}, "shares": {"books": 0.2}}}
+    phases = [
+        {"name": "broad", "share": 0.5, "weights": {"web": 3, "books": 1}, "sequence_length": 1024},
+        {"name": "last", "inner": inner, "hints": {"masking_rate": 0.2}},
+    ]
+    sections: dict[str, Any] = {
+        "rate": ["length"], "select": {"budget": {"fraction": 1}}, "order": {"using": {"phases": {"phases": phases}}},
+        "manifest": {},
+    }  # fmt: skip
+    manifest = run(policy_of(place / "corpus", tiny_model, **sections), place / "root").manifest
+    assert manifest.verify().problems == []
+    broad, last = manifest.describe()["phases"]
+    assert (broad["name"], last["name"]) == ("broad", "last") and broad["rows"] + last["rows"] == 60
+    assert sum(broad["facts"]["mixture"].values()) == broad["tokens"] <= broad["facts"]["tokens_asked_for"]
+    assert abs(broad["facts"]["mixture"]["web"] / broad["tokens"] - 0.75) < 0.1
+    assert broad["facts"]["sequence_length"] == 1024 and last["facts"]["hints"] == {"masking_rate": 0.2}
