@@ -32,6 +32,8 @@ class Heads(Order):
     Evidence: arXiv 2309.12927 (small recurrent networks, tasks that need longer and longer memory): with single heads
     what came before is forgotten at once; multiple heads train faster and more steadily, and go beyond the lengths that
     were trained. Not tried with language models; there `least_share` keeps older data without repeating it as often.
+
+    When: groups are steps of one task, such as lengths, and the model shall go on to longer ones.
     """
 
     by: str = "source"

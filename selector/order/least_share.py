@@ -33,6 +33,8 @@ class LeastShare(Order):
     read without questions about it cannot be asked for after any fine-tuning, and can where questions were mixed in
     from the beginning. Reasoning data early: 2510.03264, +19 % after all later training. What share is enough in a
     real corpus was not compared; too much of it is taken from everything else.
+
+    When: instructions, reasoning or paraphrases are to be part of training from its beginning, whatever the order.
     """
 
     inner: Order

@@ -82,6 +82,8 @@ class Phases(Order):
     BIOptimus, four phases with rising masking rates; WavLLM, single tasks before combined ones; KICP (2403.09712),
     facts before reasoning of rising length: none of them says what the phases alone are worth. Pools that grow rather
     than change: 2309.12927. Reasoning data is better early than late (2510.03264): see `least_share`.
+
+    When: training has parts with different aims, budgets or settings, as most pre-training above a few billion tokens.
     """
 
     phases: tuple[Phase, ...]

@@ -29,6 +29,8 @@ class Preference(Placed):
     a random order; an earlier version of the paper says 4.1 % on average. We read the abstract: the formula of the
     preference is from memory, and the form of S and its steepness are inferred (the paper fits S beforehand, and says
     of it that it is S-shaped). Two models must have read the corpus.
+
+    When: perplexities by a weak and a strong model are there anyway, and training is long.
     """
 
     weak: ScoreName

@@ -31,6 +31,8 @@ class Quadrants(Placed):
     order. We read the abstract: the order of the four is inferred from its two findings (from low preference to high,
     from high perplexity to low), the formula of the preference is from memory, and that the perplexity is the strong
     model's and the medians those of all documents is ours. Two models must have read the corpus.
+
+    When: as for `preference`; the four phases are also of use to look at what a model is like after each.
     """
 
     weak: ScoreName

@@ -26,6 +26,8 @@ class Rounds(Placed):
     whose rounds mix in more hard ones each time; the effect of the rising share alone is not reported. We read the
     abstract: that the share rises in a line is ours, and so is the cut at a rank; the paper adds documents written
     anew in each round, which an order cannot.
+
+    When: hard documents are known by a score that means it for the model at hand, and easy ones shall not be forgotten.
     """
 
     score: ScoreName
