@@ -7,8 +7,8 @@ import numpy as np
 from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.order import Order, Pool, Positions, groups_in
-from selector.order._moved import stretches
-from selector.order._spacing import exceeded, spaced
+from selector.order._moved import kept_apart, moved_by
+from selector.order._spacing import exceeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +52,13 @@ class Spread(Order):
         of_row = np.concatenate([np.empty(0, np.int64), *chosen.map(groups.of, self.by)])
         group = of_row[positions.visits["document"].to_numpy()]
         group[group == groups.count] = -1
-        begins, _ = stretches(positions.visits["phase"])
-        ends = [*begins[1:], len(group)]
-        places = np.empty(0, np.int64)
-        for begin, end in zip(begins, ends, strict=False):
-            here = spaced(group[begin:end], self.window, self.most, group[places[-self.window :]])
-            places = np.concatenate([places, begin + here])
+        places = kept_apart(positions.visits["phase"], group, lambda _: self.window, self.most)
         ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        moved = np.abs(places - np.arange(len(places)))
         facts = {
             "by": self.by,
             "window": self.window,
             "most": self.most,
             "exceeding": exceeded(group[places], self.window, self.most),
-            "moved_at_most": int(moved.max(initial=0)),
-            "moved_on_average": round(float(moved.mean()), 3) if len(moved) else 0.0,
+            **moved_by(places),
         }
         return replace(positions.rearranged(places, ids), facts={**positions.facts, "spread": facts})

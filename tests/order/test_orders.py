@@ -171,6 +171,7 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
     ("blocked", {"by": "cluster", "score": SCORE, "groups_by": SCORE}, "1c2271e6cd28dbc1"),
     ("clients", {"by": "cluster", "score": SCORE}, "122c6f797bffe61a"),
     ("pooled", {"score": SCORE, "pacing": "cyclical", "epochs": 1.5}, "b26dc546a79e9e28"),
+    ("apart", {"inner": {"pooled": {"score": SCORE, "epochs": 3}}, "gap": 64}, "96eff0467f308673"),
 ]
 
 
