@@ -108,6 +108,7 @@ def test_the_possible_gap_is_the_largest_with_which_there_is_an_order(times: tup
     assert min(gaps(arranged(Apart(inner=ByScore(score=NAME), gap=gap), list(times))[1]), default=gap) >= gap
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 12), st.integers(0, 3))
 def test_every_gap_that_is_possible_is_kept(times: list[int], gap: int, seed: int) -> None:
     positions, visited = arranged(Apart(inner=Shuffled(), gap=gap), times, seed)

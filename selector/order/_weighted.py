@@ -1,0 +1,158 @@
+"""Orders that weigh the visits of another order: how much the loss of each counts, by its document and its number.
+
+Think of `visit` as the epoch of a document: its first visit is in epoch 0. A weight says how a visit counts beside the
+others. With `normalised` the mean over all visits of the manifest is 1, so that a loss is as large as without weights;
+the mean of a batch is not 1, but a trainer that divides by `weight_per_rank` makes it so, and then what counts is how
+the documents of one batch compare. Divide by the number of documents for weights that count from batch to batch too.
+"""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selector import exact, tables
+from selector.errors import PolicyError
+from selector.exact import Floats, Ints
+from selector.order._contract import Order, Positions
+from selector.plugins.families import name_of
+from selector.plugins.pool import Pool
+
+_LAST_EPOCH = 65_535  # the greatest number of a visit
+
+Weigh = Callable[[Ints, Ints], Floats]
+"""The weights of visits, from the rows of the pool and the numbers of the visits; NaN: nothing is known of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Order):
+    """The visits of another order, in their places, each with the weight that `weights` says.
+
+    It is multiplied by the weight that the visit has already. A visit of which nothing is known weighs what the others
+    do on average, and facts of the order's name say how many those are.
+    """
+
+    inner: Order
+    normalised: bool = True
+
+    @abc.abstractmethod
+    def weights(self, chosen: Pool, seed: int) -> Weigh:
+        """How visits are weighed, from 0 on."""
+
+    @final
+    def arrange(self, chosen: Pool, seed: int) -> Positions:
+        positions = self.inner.arrange(chosen, seed)
+        visits = positions.visits
+        weights = self.weights(chosen, seed)(visits["document"].to_numpy(), visits["visit"].to_numpy().astype(np.int64))
+        is_known = ~np.isnan(weights)
+        weights = np.where(is_known, weights, mean(weights[is_known]) if is_known.any() else 1.0)
+        weights = weights * visits["loss_weight"].to_numpy()
+        average = mean(weights)
+        if self.normalised and average > 0:
+            weights = weights / average
+        at = tables.VISITS.get_field_index("loss_weight")
+        facts = {
+            "unknown": int(np.count_nonzero(~is_known)),
+            "mean_before": round(average, 6),
+            "least": round(float(weights.min()), 6) if len(weights) else None,
+            "greatest": round(float(weights.max()), 6) if len(weights) else None,
+        }
+        return replace(
+            positions,
+            visits=visits.set_column(at, tables.VISITS.field(at), pa.array(weights.astype(np.float32))),
+            facts={**positions.facts, name_of(self): facts},
+        )
+
+
+def mean(values: Floats) -> float:
+    """The mean, the same in whatever order the values are; 1 of none."""
+    return float(exact.total(exact.parts(values)) / len(values)) if len(values) else 1.0
+
+
+def released(ease: Floats, epoch: Ints, epochs: int) -> Floats:
+    """The weight of documents of this ease (0 to 1) in an epoch: their ease at first, and 1 from epoch `epochs` on,
+    with a straight line between."""
+    share = np.minimum(epoch, epochs) / epochs
+    return ease * (1 - share) + share
+
+
+def check_epochs(name: str, option: str, epochs: int) -> None:
+    """Raises PolicyError unless this is a number of epochs."""
+    if epochs < 1:
+        raise PolicyError(f"{name}.{option}={epochs} is no number of epochs: write a whole number from 1 on.")
+
+
+def code_of(chosen: Pool, known: pa.Array) -> Ints:
+    """For every row of the pool the place of its document among these ids; -1: it is not among them."""
+    ids = chosen.table("doc_id")["doc_id"].combine_chunks()
+    place: pa.Array = pc.index_in(ids, value_set=known)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+    return place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """What an earlier training reported of documents, document by document and epoch by epoch."""
+
+    documents: pa.Array
+    """The ids, each once."""
+    document: Ints
+    """Of each row the place of its document; they come in this order."""
+    epoch: Ints
+    surprise: Floats
+    """1 - p of each row, where p is the probability that the model gave to the document (to its label, its answer)."""
+
+    @classmethod
+    def of(cls, table: pa.Table, name: str) -> "Reported":
+        """The rows of a table with the columns `document`, `epoch` and `loss`, which is -log p; those without a value
+        are not there. `name` is that of the order, for the message where the table is wrong."""
+        loss = exact.floats(table["loss"])
+        table = table.filter(pa.array(~np.isnan(loss))).drop_null()
+        loss = exact.floats(table["loss"])
+        encoded = table["document"].combine_chunks().dictionary_encode()
+        document, epoch = encoded.indices.to_numpy().astype(np.int64), table["epoch"].to_numpy()
+        order = np.lexsort((epoch, document))
+        document, epoch, loss = document[order], epoch[order], loss[order]
+        is_again = (document[1:] == document[:-1]) & (epoch[1:] == epoch[:-1])
+        for wrong, problem in (
+            (loss < 0, "has a loss below 0, which is no -log of a probability"),
+            ((epoch < 0) | (epoch > _LAST_EPOCH), f"has an epoch that is not from 0 to {_LAST_EPOCH:,}"),
+            (np.r_[False, is_again] if len(loss) else is_again, "has two rows for one document and epoch"),
+        ):
+            if wrong.any():
+                doc_id = encoded.dictionary[int(document[np.argmax(wrong)])].as_py().hex()
+                raise PolicyError(f"{name}.reported {problem}: see document {doc_id}.")
+        return cls(documents=encoded.dictionary, document=document, epoch=epoch, surprise=-exact.expm1(-loss))
+
+    @property
+    def begins(self) -> Ints:
+        """The first row of each document, and the number of rows."""
+        return np.searchsorted(self.document, np.arange(len(self.documents) + 1))
+
+    def latest(self, document: Ints, epoch: Ints) -> Ints:
+        """The last row of each of these documents up to that epoch; -1: there is none."""
+        if not len(self.document):
+            return np.full(len(document), -1)
+        width = int(self.epoch.max()) + 2
+        keys = self.document * width + self.epoch
+        row = np.searchsorted(keys, document * width + np.minimum(epoch, width - 1), side="right") - 1
+        return np.where((document >= 0) & (row >= 0) & (self.document[row] == document), row, -1)
+
+
+def ensembled(reported: Reported, momentum: float) -> Floats:
+    """For every row the mean of the probabilities up to it, the later ones weighing more (temporal ensembling):
+    t <- momentum t + (1 - momentum) p from 0, divided by 1 - momentum^n."""
+    begins = reported.begins
+    firsts, lengths = begins[:-1], np.diff(begins)
+    running, corrected = np.zeros(len(reported.document)), np.zeros(len(reported.document))
+    left = 1.0
+    for number in range(int(lengths.max(initial=0))):
+        rows = firsts[lengths > number] + number
+        before = running[rows - 1] if number else 0.0
+        running[rows] = momentum * before + (1 - momentum) * (1 - reported.surprise[rows])
+        left *= momentum
+        corrected[rows] = running[rows] / (1 - left)
+    return corrected

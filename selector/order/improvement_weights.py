@@ -1,0 +1,70 @@
+"""Another order whose visits weigh more where a document improved little, by what an earlier training reported."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from selector.errors import PolicyError
+from selector.exact import Floats, Ints
+from selector.order import Columns, Pool, TablePath
+from selector.order._weighted import Reported, Weigh, Weighted, check_epochs, code_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImprovementWeights(Weighted):
+    """Weighs the visits of another order as distillation from the epoch before would (PS-KD): hard documents more.
+
+    The table `reported` has what an earlier training, or that of a small model, said of documents: `document` (its
+    doc_id), `epoch` from 0 on and `loss`, -log of the probability of the text, the answer or the label. With p that of
+    epoch e, which is the number of the visit, q that of the row before, and a = `strength` * e / `epochs` (at most
+    `strength`), a visit weighs 1 - a (1 - q) / (1 - p), and nothing where that is below 0: a first visit 1, and then a
+    document that improved most least. Later epochs than the table has count as its last. Weights are normalised to a
+    mean of 1 over all visits, not over a batch; `normalised: false` leaves them as they are. A document of which two
+    epochs are not known weighs what the others do on average. The driver holds the table and all visits.
+
+    Evidence: Self-Knowledge Distillation with Progressive Refinement of Targets (arXiv 2006.12000, ICCV 2021), whose
+    targets are softened by the predictions of one epoch ago (strength 0.8), and which says that hard examples are
+    emphasised so; the weight is derived by us from its loss, as the ratio of the sums of absolute gradients of the
+    logits, and holds while no other class was predicted much more strongly before. Against it: the published method
+    changes targets too, which a weight cannot; it is about classification, and for text p is that of a whole document
+    or the mean of its tokens, which was not tried. Not measured here.
+
+    When: training goes over the same documents several times, and a run before reported losses epoch by epoch.
+    """
+
+    reported: Annotated[TablePath, Columns(document="doc_id", epoch="int64", loss="float64")]
+    strength: float = 0.8
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        check_epochs("improvement_weights", "epochs", self.epochs)
+        if not 0 <= self.strength <= 1:
+            raise PolicyError(
+                f"improvement_weights.strength={self.strength} is no share of the target: write a number from 0 to 1."
+            )
+
+    def weights(self, chosen: Pool, seed: int) -> Weigh:
+        reported = Reported.of(self.reported.table, "improvement_weights")
+        document_of, begins = code_of(chosen, reported.documents), reported.begins
+
+        def weigh(row: Ints, visit: Ints) -> Floats:
+            document = document_of[row]
+            now = reported.latest(document, visit)
+            is_known = (now >= 0) & (now > begins[document])
+            share = self.strength * np.minimum(visit, self.epochs) / self.epochs
+            weights = np.ones(len(row))
+            weights[is_known] = emphasis(
+                share[is_known], reported.surprise[now[is_known]], reported.surprise[now[is_known] - 1]
+            )
+            return np.where(is_known | (visit == 0), weights, np.nan)
+
+        return weigh
+
+
+def emphasis(share: Floats, surprise: Floats, before: Floats) -> Floats:
+    """1 - share * before / surprise, at least 0, where both are 1 - p: how much of the gradient is left."""
+    ratio = np.where(
+        before == surprise, 1.0, before / np.maximum(surprise, 1e-300)
+    )  # also where nothing is left of both
+    return np.maximum(1 - share * ratio, 0)
