@@ -122,6 +122,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     for table in shown:
         console.print()
         console.print(table)
+    if repeats := description["facts"].get("repeats"):
+        console.print(f"\n{_repeats(repeats)}", soft_wrap=True)
     for line in undone(manifest.header):
         console.print(f"\n{_shown(line)}", soft_wrap=True)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
@@ -449,6 +451,17 @@ def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:
         mark = "taken" if is_taken else ""
         table.add_row(_number(row["num_clusters"]), *numbers, mark, style="bold" if is_taken else "")
     return table
+
+
+def _repeats(facts: Mapping[str, Any]) -> str:
+    """How much is seen again, and what all of it is worth."""
+    again, total, worth = (
+        _number(count) for count in (facts["tokens"] - facts["tokens_once"], facts["tokens"], facts["worth_tokens"])
+    )
+    return (
+        f"repeats: {again} of {total} tokens are seen again, in up to {facts['most_visits']:,} visits of a document; "
+        f"all visits are worth {worth} tokens of new text (arXiv 2305.16264)"
+    )
 
 
 def _bar(share: float, cells: int) -> str:

@@ -82,8 +82,8 @@ def commit(
     documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`; `reasons`, how many were
     left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`, `without_source` and `clusters_tried`
     as in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
-    became documents, by reason. `facts` are those of "select", "order", "corpus" and "cluster", `phases`
-    what the order says of a phase.
+    became documents, by reason. `facts` are those of "select", "order", "corpus", "cluster" and "repeats",
+    `phases` what the order says of a phase.
 
     Safe to call again after a crash anywhere, and from several processes at once: the same content gives the
     same bytes, whoever finishes first has committed, and all get the same manifest. Raises SelectorError if

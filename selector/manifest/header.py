@@ -102,12 +102,15 @@ class Facts:
     `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files`
     the files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
     `cluster` is there where clusters are: their `health`, and what each number of them that was `tried` comes to.
+    `repeats` is there where documents are visited several times: the `tokens` of all visits, those of the first ones
+    (`tokens_once`), and how many tokens of new text all of them are worth (`worth_tokens`).
     """
 
     select: Json
     order: Json
     corpus: Json | None = None
     cluster: Json | None = None
+    repeats: Json | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ class RankWeights(Weighted):
 
     Evidence: Training Curricula for Open Domain Answer Re-Ranking (arXiv 2004.14269, SIGIR 2020), whose heuristics,
     m = 20 and weights these are; its code multiplies the mean loss of a batch by the mean of the weights, this one each
-    loss by its own. Reported: better with BERT and ConvKNRM on three data sets of answers, with BERT by up to 4 % in MRR
+    loss by its own. Reported: better with BERT and ConvKNRM on three data sets of answers, with BERT up to 4 % in MRR
     and 9 % in P@1. Against it: with a manifest that visits each document once only epoch 0 is seen, and hard documents
     just weigh less; no comparison for training language models is known to us. Not measured here.
 

@@ -1,6 +1,7 @@
 """Manifest: all that the steps decided, committed as one immutable list of visits. It is written last."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from selector.engine.store import Seal, Store
 from selector.errors import SelectorError
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
+from selector.manifest.worth import repeats
 from selector.steps import account, order, select, survey
 from selector.steps.chosen import DECIDED, Chosen, ChosenShard
 from selector.steps.survey import Survey
@@ -39,7 +41,7 @@ class ManifestStep(Whole):
     """`manifest`: the run and the digest of the manifest that was committed, with `quarantine.jsonl` beside it."""
 
     name: str = field(default="manifest", metadata=APART)
-    version = 6
+    version = 7
 
     survey: Survey = field(metadata=APART)
     policy: Mapping[str, Any]
@@ -77,11 +79,19 @@ class ManifestStep(Whole):
         parts, lost = survey.parts(done, self.survey), account.lost(done)
         facts = order.facts_of(done)
         has_keys = self.policy["corpus"]["key"] is not None
+        visited, by_visit = self._parts(done), Counter[int]()
+        for part in visited:
+            by_visit.update(part.by_visit)
         quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
         manifest = commit(
             done,
             home,
-            parts=self._parts(done),
+            parts=[
+                Visits(
+                    read=functools.partial(_rows, store, part.key), rows=part.rows, tokens=sum(part.by_visit.values())
+                )
+                for part in visited
+            ],
             unvisited=self._unvisited(done),
             files=survey.inventory(done, self.survey),
             decisions=[functools.partial(_decisions, store, one["key"]) for one in select.shards_of(done)],
@@ -92,6 +102,7 @@ class ManifestStep(Whole):
                 "order": facts["facts"],
                 "corpus": {"files": account.files(done, self.survey)},
                 **account.clusters(done),
+                **({"repeats": repeats(by_visit)} if max(by_visit, default=0) else {}),
             },
             phases=facts["phases"],
             policy=self.policy,
@@ -103,7 +114,7 @@ class ManifestStep(Whole):
         committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
         yield "manifest", pa.Table.from_pylist([committed], schema=_COMMITTED)
 
-    def _parts(self, done: Done) -> list[Visits]:
+    def _parts(self, done: Done) -> list["_Part"]:
         """The visits, part by part: shards deal their rows, and each part puts its own in order."""
         items = [
             (shard, one["key"]) for shard, one in zip(self.chosen.shards(done), order.shards_of(done), strict=True)
@@ -114,10 +125,7 @@ class ManifestStep(Whole):
             return []
         own = self.fingerprint(done)
         deal, line_up = functools.partial(_deal, names), functools.partial(_line_up, done.passing)
-        return [
-            Visits(read=functools.partial(_rows, done.store, key), rows=rows, tokens=tokens)
-            for key, rows, tokens in exchange(done, "manifest", own, items, num_parts, deal, line_up)
-        ]
+        return exchange(done, "manifest", own, items, num_parts, deal, line_up)
 
     def _unvisited(self, done: Done) -> list[Callable[[], pa.Table]]:
         """What the order does not visit, shard by shard, in corpus order."""
@@ -142,12 +150,23 @@ def _deal(scores: tuple[str, ...], store: Store, item: tuple[ChosenShard, str]) 
     return by_bucket(rows, positions["position"].to_numpy() // PART_ROWS)
 
 
-def _line_up(passing: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> tuple[str, int, int]:
-    """Stores the visits of a part in the order of their positions: the key, how many they are, and their tokens."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The visits of a part of the manifest, once they are stored in the order of their positions."""
+
+    key: str
+    rows: int
+    by_visit: Mapping[int, int]  # the tokens of all first visits (0), of all second ones, and so on
+
+
+def _line_up(passing: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> _Part:
+    """Stores the visits of a part in the order of their positions."""
     rows = pa.concat_tables(dealt, promote_options="permissive").unify_dictionaries()
     key = f"{passing}/rows/{bucket}"
     store.seal(key, [("rows", rows.sort_by("position").combine_chunks())], form="arrow")
-    return key, rows.num_rows, int(rows["num_tokens"].to_numpy().sum(dtype=np.int64))
+    tokens = np.bincount(rows["visit"].to_numpy(), weights=rows["num_tokens"].to_numpy())  # exact: far below 2^53
+    by_visit = {number: int(total) for number, total in enumerate(tokens.tolist()) if total}
+    return _Part(key=key, rows=rows.num_rows, by_visit=by_visit)
 
 
 def _rows(store: Store, key: str) -> pa.Table:

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import text_of, write_jsonl
 from runs import policy_of, run
+from selector.cli.report import print_manifest
 from selector.exact import keyed
 
 pytestmark = pytest.mark.slow
@@ -83,3 +84,38 @@ def test_phases_reach_the_manifest_with_their_mixture_and_their_hints(place: Pat
     assert sum(broad["facts"]["mixture"].values()) == broad["tokens"] <= broad["facts"]["tokens_asked_for"]
     assert abs(broad["facts"]["mixture"]["web"] / broad["tokens"] - 0.75) < 0.1
     assert broad["facts"]["sequence_length"] == 1024 and last["facts"]["hints"] == {"masking_rate": 0.2}
+def test_weights_and_gaps_reach_the_manifest_and_what_repeats_are_worth_is_said(
+    place: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported = [
+        {"document": keyed.digest(text_of(n, 8).encode()).hex(), "epoch": epoch, "loss": 3.0 - epoch * (n % 2)}
+        for n in range(60)
+        for epoch in range(3)
+    ]
+    write_jsonl(place / "reported.jsonl", reported)
+    inner = {"apart": {"inner": "shuffled", "gap": 40}}
+    using = {"improvement_weights": {"inner": inner, "reported": str(place / "reported.jsonl"), "epochs": 2}}
+    sections: dict[str, Any] = {
+        "rate": ["length"],
+        "select": {
+            "budget": {"documents": 150},
+            "using": {"repeats": {"score": "length", "decay": 1.0, "visits": 3}},
+        },
+        "order": {"using": using},
+        "manifest": {},
+    }
+    manifest = run(policy_of(place / "corpus", tiny_model, **sections), place / "root").manifest
+    assert manifest.verify().problems == [] and len(manifest) == 150
+    rows = manifest.rows(0, len(manifest)).to_pylist()
+    facts = manifest.header.facts
+    assert facts.order["apart"]["nearer"] == 0 and facts.order["apart"]["closest"] >= 40
+    assert facts.order["improvement_weights"]["unknown"] == 0
+    mean = sum(row["loss_weight"] for row in rows) / len(rows)
+    assert mean == pytest.approx(1, abs=1e-6) and len({row["loss_weight"] for row in rows}) > 2
+    tokens = sum(row["num_tokens"] for row in rows)
+    once = sum(row["num_tokens"] for row in rows if row["visit"] == 0)
+    assert facts.repeats is not None
+    assert (facts.repeats["tokens"], facts.repeats["tokens_once"], facts.repeats["most_visits"]) == (tokens, once, 3)
+    assert once < facts.repeats["worth_tokens"] < tokens
+    print_manifest(manifest)
+    assert f"repeats: {tokens - once:,} of {tokens:,} tokens are seen again" in capsys.readouterr().out
