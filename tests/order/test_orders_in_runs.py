@@ -93,22 +93,22 @@ def test_weights_and_gaps_reach_the_manifest_and_what_repeats_are_worth_is_said(
         for epoch in range(3)
     ]
     write_jsonl(place / "reported.jsonl", reported)
-    inner = {"apart": {"inner": "shuffled", "gap": 40}}
+    inner = {"apart": {"inner": "shuffled", "gap": 18}}
     using = {"improvement_weights": {"inner": inner, "reported": str(place / "reported.jsonl"), "epochs": 2}}
     sections: dict[str, Any] = {
         "rate": ["length"],
         "select": {
-            "budget": {"documents": 150},
-            "using": {"repeats": {"score": "length", "decay": 1.0, "visits": 3}},
+            "budget": {"documents": 60},
+            "using": {"mixture": {"weights": {"books": 1}, "visits": 3}},
         },
         "order": {"using": using},
         "manifest": {},
     }
     manifest = run(policy_of(place / "corpus", tiny_model, **sections), place / "root").manifest
-    assert manifest.verify().problems == [] and len(manifest) == 150
+    assert manifest.verify().problems == [] and len(manifest) == 60
     rows = manifest.rows(0, len(manifest)).to_pylist()
     facts = manifest.header.facts
-    assert facts.order["apart"]["nearer"] == 0 and facts.order["apart"]["closest"] >= 40
+    assert facts.order["apart"]["nearer"] == 0 and facts.order["apart"]["closest"] >= 18
     assert facts.order["improvement_weights"]["unknown"] == 0
     mean = sum(row["loss_weight"] for row in rows) / len(rows)
     assert mean == pytest.approx(1, abs=1e-6) and len({row["loss_weight"] for row in rows}) > 2
