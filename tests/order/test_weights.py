@@ -313,3 +313,17 @@ def test_a_score_that_is_infinite_is_refused() -> None:
     order = RankWeights(inner=Shuffled(), run=run_of(("q", 0, float("inf"), True)))
     with pytest.raises(PolicyError, match=r"rank_weights\.run has a score that is infinite"):
         order.arrange(Pool.of(documents([{}])), 7)
+
+
+def test_a_table_without_rows_says_nothing() -> None:
+    table = with_visits(documents([{SCORE: float(i)} for i in range(5)]), [2])
+    for by in ("recip_rank", "kde"):
+        for compared in ("pointwise", "pairwise"):
+            order = RankWeights(inner=Shuffled(), run=run_of(), by=by, compared=compared)
+            assert set(order.arrange(pool_for(order, table, 2), 7).visits["loss_weight"].to_pylist()) == {1}
+    for order in (
+        ImprovementWeights(inner=Shuffled(), reported=reported_of()),
+        EarlyLearningWeights(inner=Shuffled(), reported=reported_of(), by="regularised"),
+        EarlyLearningWeights(inner=Shuffled(), reported=reported_of()),
+    ):
+        assert set(order.arrange(pool_for(order, table, 2), 7).visits["loss_weight"].to_pylist()) == {1}
