@@ -1,4 +1,4 @@
-"""A logarithm and an exponential with the same bits on every machine.
+"""A logarithm, an exponential and a sine with the same bits on every machine.
 
 NumPy picks its `log` and `exp` by the CPU: without AVX2 and AVX-512, 9,347 of 199,999 values of `exp` came out
 different. These are made of operations that IEEE 754 rounds in one way only.
@@ -35,6 +35,12 @@ def expm1(x: Floats) -> Floats:
     series = rest * _horner(rest, [1 / math.factorial(k + 1) for k in range(14)])
     scale = np.ldexp(1.0, exponent.astype(np.int32))
     return scale * series + (scale - 1)
+
+
+@in_pieces
+def sin(x: Floats) -> Floats:
+    """Sine of numbers from -pi/2 to pi/2, to about 3e-16."""
+    return x * _horner(x * x, [(-1) ** k / math.factorial(2 * k + 1) for k in range(13)])
 
 
 def _horner(x: Floats, coefficients: list[float]) -> Floats:
