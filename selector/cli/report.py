@@ -31,8 +31,9 @@ _AMOUNT = r"select\.budget\.(documents|tokens|fraction)="
 _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
-def as_json(finished: FinishedRun) -> dict[str, Any]:
-    """A run as `selector run --json` prints it; `shortfall` and `waiting` are there only where there is one."""
+def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict[str, Any]:
+    """A run as `selector run --json` prints it; `shortfall`, `waiting` and `controls` are there only where there is
+    one."""
     counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
     facts = finished.manifest.header.facts.select
@@ -44,15 +45,22 @@ def as_json(finished: FinishedRun) -> dict[str, Any]:
         "seconds": finished.seconds,
         "steps": [{key: getattr(step, key) for key in keys} for step in finished.steps],
         **{name: facts[name] for name in ("shortfall", "waiting") if name in facts},
+        **(
+            {"controls": [{"manifest": one.uri, "digest": one.manifest.digest} for one in controls]} if controls else {}
+        ),
     }
 
 
-def print_run(finished: FinishedRun, policy: Policy, repeated: Sequence[str]) -> None:
-    """A finished run: its build, its funnel, its mixture, its difficulty, and what to try next. `repeated` are the
-    words of the command that made it."""
+def print_run(
+    finished: FinishedRun, policy: Policy, repeated: Sequence[str], controls: Sequence[FinishedRun] = ()
+) -> None:
+    """A finished run: its build, its funnel, its mixture, its difficulty, its controls, and what to try next.
+    `repeated` are the words of the command that made it."""
     console = _console()
     console.print(_tree(finished.flow, finished.steps))
     print_manifest(finished.manifest, console)
+    for number, control in enumerate(controls):
+        console.print(f"control {number}     {control.manifest.digest}  {control.uri}", soft_wrap=True)
     first = finished.manifest.at(0)["doc_id"] if len(finished.manifest) else "DOC_ID"
     state = "It was finished before: nothing was made anew. " if all(step.cached for step in finished.steps) else ""
     console.print(f"\n{state}{finished.seconds:.1f} s. Try next:", style="bold")
@@ -119,6 +127,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
         shown.append(_difficulty(description["difficulty"], cells))
     if description["visits"]:
         shown.append(_measures(description["measures"]))
+    if training := description["facts"].get("training"):
+        shown.append(_updates(training, cells))
     for table in shown:
         console.print()
         console.print(table)
@@ -128,6 +138,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
         console.print(f"\n{_shown(line)}", soft_wrap=True)
     console.print(f"\ndigest        {manifest.digest}", soft_wrap=True)
     console.print(f"order digest  {manifest.info['order_digest']}", soft_wrap=True)
+    if parent := manifest.header.parent:
+        console.print(f"parent        {parent.digest}, to position {parent.position:,}", soft_wrap=True)
 
 
 def list_runs(storage: Storage) -> list[dict[str, Any]]:
@@ -440,6 +452,20 @@ def _measured(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def _updates(training: Mapping[str, Any], bar_cells: int) -> Table:
+    """How much a visit of each tenth of the order counts in the weights at the end."""
+    counts: list[float | None] = training["counts"]
+    most = max((count for count in counts if count is not None), default=1.0)
+    table = _table("where updates count", "of the average", "", right=[1])
+    for tenth, count in enumerate(counts):
+        shown = ("", "") if count is None else (f"{count:.2f}", _bar(count / most, bar_cells))
+        table.add_row(f"{tenth * 10:>2}% to {tenth * 10 + 10:>3}%", *shown)
+    if "best" in training:
+        best = training["best"]["counts"]
+        table.add_row("best tenth by quality", f"{best:.2f}", _bar(min(best / most, 1.0), bar_cells), style="bold")
+    return table
 
 
 def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:

@@ -170,8 +170,8 @@ def describe(stored: Stored) -> dict[str, Any]:
 
 
 def undone(header: Header) -> Iterator[str]:
-    """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits; and for
-    sources that the corpus does not have."""
+    """A line for each thing that the policy asked for and the manifest does not have: budget, rounds, visits; for
+    sources that the corpus does not have; and where the best documents come when training learns little of them."""
     chosen, arranged = header.facts.select, header.facts.order
     if without := header.counts.without_source:
         yield f"source: {without:,} documents have none, and their file's name stands for it"
@@ -192,6 +192,25 @@ def undone(header: Header) -> Iterator[str]:
     for name, count in arranged.get("least_share", {}).get("missing", {}).items():
         visits = "1 visit is" if count == 1 else f"{count:,} visits are"
         yield f"order: {visits} missing of {name} for its least share"
+    if header.facts.training is not None and "best" in header.facts.training:
+        yield from _best_where_little_counts(header.facts.training["best"]["counts"], header.policy["training"])
+
+
+_LITTLE = 0.5  # of what an average visit counts; ours
+
+
+def _best_where_little_counts(counts: float, training: Mapping[str, Any]) -> Iterator[str]:
+    """A line where the best tenth of the visits counts little in the weights at the end."""
+    if counts >= _LITTLE:
+        return
+    cures = ["write order.using: where_it_counts around this order"]
+    if training["schedule"]["decay"] != "constant":
+        cures = ["let the rate fall less (training.schedule.final: 0.5) and average checkpoints", *cures]
+    yield (
+        f"training: the best tenth by quality counts {counts:.2g} times what an average visit counts in the weights at"
+        " the end. Published orders of ascending quality lose their gain where the rate falls to nothing (arXiv"
+        f" 2511.18903); {', or '.join(cures)}"
+    )
 
 
 def _limits_not_met(limits: Mapping[str, Any]) -> Iterator[str]:

@@ -104,6 +104,9 @@ class Facts:
     `cluster` is there where clusters are: their `health`, and what each number of them that was `tried` comes to.
     `repeats` is there where documents are visited several times: the `tokens` of all visits, those of the first ones
     (`tokens_once`), and how many tokens of new text all of them are worth (`worth_tokens`).
+    `training` is there where the policy says how the order will be trained on: how much a visit of each tenth of the
+    order `counts` in the weights at the end (1 is the average), how much those of `best` quality do, and of which
+    checkpoints the weights at the end are the mean (`average`).
     """
 
     select: Json
@@ -111,11 +114,12 @@ class Facts:
     corpus: Json | None = None
     cluster: Json | None = None
     repeats: Json | None = None
+    training: Json | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """The manifest that this one continues, from this position on."""
+    """The manifest that this one continues, from this position on; a control of it begins anew, at 0."""
 
     digest: Digest
     position: Count

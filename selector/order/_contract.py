@@ -73,6 +73,8 @@ class Order(abc.ABC):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options, as a policy writes them, with which the gallery shows it over 12,000 documents: those that have no
     default and cannot be told from their types, and those whose default is for many more documents."""
+    reads_training: ClassVar[bool] = False
+    """Whether it asks its pool for `training`: then the policy must say it, and another one makes another order."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from selector.engine.step import Mapper
 from selector.exact import keyed
+from selector.exact.rates import Training
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -127,6 +128,8 @@ class Pool:
     """Documents that are chosen already (`select.include`, a group at a bound of `select.shares`), with the columns of
     the pool: context for the choice, never decided. None: there are none, or the selector says that it does not look
     (`looks_at_given`)."""
+    training: Training | None = None
+    """How an order will be trained on, where the policy says it and the order that it reads it (`reads_training`)."""
 
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":

@@ -1,6 +1,8 @@
 """What pydantic found wrong with a policy, in sentences that name key, value and cure."""
 
 import re
+import types
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +43,9 @@ def _innermost(problems: Sequence[Any]) -> list[Any]:
 
 def _fields(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
     for key in keys:
-        annotation = model.model_fields[key].annotation if key in model.model_fields else None
+        annotation: Any = model.model_fields[key].annotation if key in model.model_fields else None
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType):  # a section that may be left out
+            annotation = typing.get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

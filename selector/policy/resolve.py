@@ -22,6 +22,7 @@ from selector.models.find import checksum, find_model, settings_checksum
 from selector.order import Order
 from selector.plugins import attached, options
 from selector.plugins.catalogue import NO_GROUPS, RATE, Catalogue, corpus_names, steps_of
+from selector.plugins.families import name_of
 from selector.plugins.options import (
     TABLE_KINDS,
     ManifestPath,
@@ -34,6 +35,7 @@ from selector.plugins.options import (
     joined,
     named,
     options_of,
+    plugins_in,
     replaced,
     written,
 )
@@ -77,6 +79,7 @@ class Resolved:
     tokenizer: Path
     tokenizer_sha256: str
     centroids: Origin | None  # those of another run, where the policy takes them
+    parent: str | None  # the digest of the manifest that `order.parent` names
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
@@ -88,6 +91,11 @@ class Resolved:
         for key in ("shares", "visits", "include", "exclude"):  # a limit that is none is not spoken of
             if not data["select"][key]:
                 del data["select"][key]
+        if self.policy.training is None:
+            del data["training"]
+        del data["order"]["parent"]
+        if self.parent is not None:
+            data["order"]["parent"] = self.parent  # wherever that run lies
         if self.centroids is not None:
             data["cluster"]["from"] = self.centroids.fingerprint  # wherever that run lies
         return data
@@ -199,6 +207,7 @@ def resolve(policy: Policy) -> Resolved:
     for key, name in policy.manifest:
         if name is not None:
             catalogue.check_score(name, f"manifest.{key}")
+    _check_training(policy, plugins_made_whole.order)
     rule = Rule.of(policy.select.where, catalogue) if policy.select.where else None
     declared = policy.corpus.tokenizer
     tokenizer = tokens.find_tokenizer(declared, find_model(policy.embed.model) if declared is None else None)
@@ -213,6 +222,7 @@ def resolve(policy: Policy) -> Resolved:
         tokenizer=tokenizer,
         tokenizer_sha256=tokens.sha256_of(tokenizer),
         centroids=None,
+        parent=None if policy.order.parent is None else _digest(policy.order.parent, "order.parent"),
     )
     preflight.check(
         policy, catalogue, rule, resolved.corpus_files,
@@ -221,6 +231,17 @@ def resolve(policy: Policy) -> Resolved:
     if policy.cluster.from_ is None or "cluster" not in resolved.steps_read:
         return resolved
     return replace(resolved, centroids=origin.of(policy.cluster, policy.embed.model))
+
+
+def _check_training(policy: Policy, order: Order) -> None:
+    """The policy says how the manifest will be trained on, if its order asks. Raises PolicyError."""
+    asking = [inner for inner in plugins_in(order) if isinstance(inner, Order) and inner.reads_training]
+    if asking and policy.training is None:
+        raise PolicyError(
+            f"order.using: {name_of(asking[0])} goes by where updates count, and the policy does not say how the order "
+            "will be trained on. Write, for example, training: {global_batch_size: 512, schedule: {peak: 3e-4, warmup: "
+            "0.01, decay: cosine}}."
+        )
 
 
 def _columns_of(plugin: Plugin, catalogue: Catalogue, path: str) -> tuple[Column, ...]:
@@ -303,3 +324,11 @@ def _manifests(plugin: Plugin | Lists, path: str) -> dict[str, str]:
                 raise PolicyError(f"{path}.{option.path}: {error}") from error
             digests[option.path] = ""
     return digests
+
+
+def _digest(run: str, path: str) -> str:
+    """The digest of the manifest of a finished run. Raises PolicyError."""
+    try:
+        return Manifest.open(run).digest
+    except (NotFoundError, DamagedError) as error:
+        raise PolicyError(f"{path}: {error}") from error

@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 
 from selector import plugins
 from selector.errors import PolicyError
+from selector.exact.rates import Decay, Schedule, Training
 from selector.exact.spend import Budget, Overshoot
 from selector.order import Order
 from selector.plugins.options import Columns, ManifestPath, TablePath
 from selector.policy.explain import explained
 from selector.policy.read import read
-from selector.policy.values import Amount, Bound, Paths, Portion, Share, Whole
+from selector.policy.values import Amount, Bound, Paths, Portion, Rate, Share, Weight, Whole
 from selector.rate import Fit, Rater
 from selector.select import Selector
 
@@ -349,10 +350,80 @@ class SelectPolicy(_Section):
         )
 
 
+class SchedulePolicy(_Section):
+    """The learning rate over the steps of training, and AdamW's weight decay."""
+
+    peak: Rate = Field(description="The learning rate after the warm-up: 3e-4.")
+    warmup: Portion = Field(0.0, description="The share of the steps in which the rate rises to the peak.")
+    decay: Decay = Field(
+        description="constant: the rate stays at the peak; linear, cosine: it falls to the last step; wsd: it stays,"
+        " and falls in a line over the last steps only."
+    )
+    final: Bound | None = Field(
+        None, description="Where the rate falls to, as a share of the peak; without it, to 0. Not for constant."
+    )
+    falling: Share | None = Field(
+        None, description="For wsd: the share of the steps in which the rate falls; without it, 0.1."
+    )
+    weight_decay: Weight = Field(0.1, description="AdamW's weight decay.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.decay == "constant" and self.final is not None:
+            raise ValueError("a constant rate falls to nothing: leave out final, or write decay: linear, cosine or wsd")
+        if self.decay != "wsd" and self.falling is not None:
+            raise ValueError(f"falling is for decay: wsd, and {self.decay} has no use for it: leave it out")
+        if self.decay == "wsd" and self.warmup + self.schedule.falling > 1:
+            raise ValueError(
+                f"warmup {self.warmup:g} and falling {self.schedule.falling:g} are more than all steps together"
+            )
+        if self.peak * self.weight_decay >= 1:
+            raise ValueError(
+                f"peak {self.peak:g} times weight_decay {self.weight_decay:g} is 1 or more, and a step would keep"
+                " nothing of the weights: lower one of them"
+            )
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """The same with every default."""
+        given = {name: value for name, value in self if value is not None}
+        return Schedule(**given)
+
+
+class AveragePolicy(_Section):
+    """Which checkpoints are averaged at the end, in equal parts: the last one, and so many before it."""
+
+    checkpoints: Amount
+    every: Amount = Field(description="Steps from one of them to the next.")
+
+
+class TrainingPolicy(_Section):
+    """How the manifest will be trained on: so the order, `show` and its warnings know where updates count."""
+
+    global_batch_size: Amount
+    schedule: SchedulePolicy
+    average: AveragePolicy | None = Field(
+        None, description="The mean of the last checkpoints: {checkpoints: 6, every: 1000}. Without it, the last one."
+    )
+
+    @property
+    def training(self) -> Training:
+        """The same as the arithmetic takes it."""
+        average: dict[str, int] = {} if self.average is None else dict(self.average)
+        return Training(global_batch_size=self.global_batch_size, schedule=self.schedule.schedule, **average)
+
+
 class OrderPolicy(_Section):
     """When it is seen."""
 
     using: Choice = Choice.model_validate("shuffled")
+    parent: str | None = Field(
+        None,
+        min_length=1,
+        description="A finished run that this one is to be compared with, as a control is: the manifest names it as"
+        " its parent.",
+    )
 
 
 class ManifestPolicy(_Section):
@@ -371,7 +442,8 @@ class Policy(_Section):
     cluster: ClusterPolicy = ClusterPolicy()  # pyright: ignore[reportCallIssue]
     rate: tuple[RaterChoice, ...] = ()
     select: SelectPolicy
-    order: OrderPolicy = OrderPolicy()
+    training: TrainingPolicy | None = None
+    order: OrderPolicy = OrderPolicy()  # pyright: ignore[reportCallIssue]
     manifest: ManifestPolicy = ManifestPolicy()
 
     @classmethod

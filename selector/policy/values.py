@@ -39,6 +39,8 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Bound = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 Portion = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 Amount = Annotated[
     int,
     Field(gt=0),

@@ -15,10 +15,12 @@ from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store
 from selector.errors import SelectorError
+from selector.exact.rates import Training
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
+from selector.manifest.header import Parent
 from selector.manifest.worth import repeats
-from selector.steps import account, order, select, survey
+from selector.steps import account, order, select, survey, updates
 from selector.steps.chosen import DECIDED, Chosen, ChosenShard
 from selector.steps.survey import Survey
 
@@ -50,6 +52,8 @@ class ManifestStep(Whole):
     versions: Mapping[str, str]
     chosen: Chosen = field(metadata=APART)  # with the scores that it carries, under the names that they have there
     columns: tuple[Column, ...] = field(metadata=APART)
+    training: Training | None = field(metadata=APART)  # as the policy says it, and so in the fingerprint
+    parent: str | None = field(metadata=APART)  # as above: the digest of the manifest that this one is a control of
 
     def inputs(self, done: Done) -> Any:
         return [run_id(done), self._lineage(done)]
@@ -83,15 +87,14 @@ class ManifestStep(Whole):
         for part in visited:
             by_visit.update(part.by_visit)
         quarantine = account.write_quarantine(done, parts, home, has_keys=has_keys)
+        visits = [
+            Visits(read=functools.partial(_rows, store, part.key), rows=part.rows, tokens=sum(part.by_visit.values()))
+            for part in visited
+        ]
         manifest = commit(
             done,
             home,
-            parts=[
-                Visits(
-                    read=functools.partial(_rows, store, part.key), rows=part.rows, tokens=sum(part.by_visit.values())
-                )
-                for part in visited
-            ],
+            parts=visits,
             unvisited=self._unvisited(done),
             files=survey.inventory(done, self.survey),
             decisions=[functools.partial(_decisions, store, one["key"]) for one in select.shards_of(done)],
@@ -103,6 +106,7 @@ class ManifestStep(Whole):
                 "corpus": {"files": account.files(done, self.survey)},
                 **account.clusters(done),
                 **({"repeats": repeats(by_visit)} if max(by_visit, default=0) else {}),
+                **self._training_facts(done, visits),
             },
             phases=facts["phases"],
             policy=self.policy,
@@ -110,9 +114,16 @@ class ManifestStep(Whole):
             models=self.models,
             plugins=self.plugins,
             versions=self.versions,
+            parent=None if self.parent is None else Parent(digest=self.parent, position=0),
         )
         committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
         yield "manifest", pa.Table.from_pylist([committed], schema=_COMMITTED)
+
+    def _training_facts(self, done: Done, visits: list[Visits]) -> dict[str, Any]:
+        if self.training is None:
+            return {}
+        has_quality = any(column.name == "quality" for column in self.columns)
+        return {"training": updates.facts_of(done, self.training, visits, has_quality=has_quality)}
 
     def _parts(self, done: Done) -> list["_Part"]:
         """The visits, part by part: shards deal their rows, and each part puts its own in order."""

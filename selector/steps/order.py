@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import pyarrow as pa
 from selector.engine.step import APART, Done, Tables, Whole
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.exact import keyed
+from selector.exact.rates import Training
 from selector.order import Order, Placed, Positions, arranged
 from selector.plugins import attached
+from selector.plugins.options import plugins_in
 from selector.plugins.pool import Pool
 from selector.steps import attach, ranges
 from selector.steps.chosen import Chosen, ChosenShard
@@ -34,9 +36,15 @@ class OrderStep(Whole):
     seed: int
     chosen: Chosen = field(metadata=APART)
     attach: str | None = field(metadata=APART)
+    training: Training | None = field(metadata=APART)
 
     def inputs(self, done: Done) -> Any:
-        return [done["select"].fingerprint, self.chosen.identities(done)]
+        training = [asdict(self.training)] if self.training is not None and self._reads_training else []
+        return [done["select"].fingerprint, self.chosen.identities(done), *training]
+
+    @property
+    def _reads_training(self) -> bool:
+        return any(getattr(inner, "reads_training", False) for inner in plugins_in(self.order))
 
     def rows_out(self, seal: Seal, store: Store) -> int:
         return sum(store.table(seal, "shards", ["visits"])["visits"].to_pylist())
@@ -48,6 +56,8 @@ class OrderStep(Whole):
         order = attached.attach(self.order, attach.loaded(done, self.attach))
         own = self.fingerprint(done)
         pool, shards = self.chosen.pool(done, own), self.chosen.shards(done)
+        if self._reads_training:
+            pool = replace(pool, training=self.training)
         facts: dict[str, Any] = {"facts": {}, "phases": {}}
         if isinstance(order, Placed):
             keys = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)

@@ -8,6 +8,7 @@ from selector import __version__, tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
+from selector.exact.rates import Training
 from selector.models.encoder import Device, Encoder
 from selector.models.kmeans import Method
 from selector.models.neighbours import has_faiss_gpu
@@ -235,6 +236,7 @@ class Plan:
             seed=self.policy.seed,
             chosen=Chosen(select=self.select, columns=self.resolved.columns[path]),
             attach=attach,
+            training=self._training,
         )
 
     @functools.cached_property
@@ -248,7 +250,13 @@ class Plan:
             versions={"selector": __version__, **versions(LIBRARIES)},
             chosen=Chosen(select=self.select, columns=self._carried),
             columns=self.resolved.manifest_columns,
+            training=self._training,
+            parent=self.resolved.parent,
         )
+
+    @functools.cached_property
+    def _training(self) -> Training | None:
+        return None if self.policy.training is None else self.policy.training.training
 
     @functools.cached_property
     def _carried(self) -> tuple[Column, ...]:

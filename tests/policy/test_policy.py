@@ -64,7 +64,8 @@ def test_every_key_has_a_default_but_the_paths_and_the_budget() -> None:
             "exclude": [],
             "allow_empty": False,
         },
-        "order": {"using": {"shuffled": {}}},
+        "training": None,
+        "order": {"using": {"shuffled": {}}, "parent": None},
         "manifest": {"difficulty": None, "quality": None},
     }
     for key in ("corpus", "select", "corpus.paths", "select.budget"):
