@@ -70,7 +70,7 @@ class Commands(typer.core.TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         as_json = _is_json_asked(args)
         try:
-            return super().make_context(info_name, args, *rest, **extra)
+            return super().make_context(info_name, _with_numbers(args), *rest, **extra)
         except _UsageError as error:
             if as_json:
                 _print_ending(_Ending.of(error))
@@ -130,6 +130,16 @@ def _print_ending(ending: _Ending) -> None:
 
 def _is_json_asked(words: Sequence[str]) -> bool:
     return any(word == "--json" or word.startswith("--json=") for word in words)
+
+
+def _with_numbers(words: Sequence[str]) -> list[str]:
+    """The words of a command, in which `--controls` without a number is `--controls 1`."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return [
+        one
+        for word, after in pairs
+        for one in ([word, "1"] if word == "--controls" and not after.isdigit() else [word])
+    ]
 
 
 def _set_verbose(ctx: typer.Context, value: bool) -> None:

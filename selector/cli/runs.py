@@ -134,20 +134,27 @@ def run(
     actors: Actors = None,
     workers: Workers = None,
     deadline: Deadline = None,
+    controls: Annotated[
+        int,
+        typer.Option("--controls", min=0, help="Also write so many matched random orders of it; alone: one."),
+    ] = 0,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
     """Make the manifest of a policy, or finish it, or find it finished."""
+    from selector.cli.controls import control
     from selector.policy import Policy
 
     with only_our_output():
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         loaded = Policy.load(policy, set_ or ())
         finished = _run(loaded, root, chosen)
+        compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]
     again = _repeated(
-        policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline, set=set_
-    )
-    _end(finished, loaded, again, json)
+        policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline,
+        controls=controls or None, set=set_,
+    )  # fmt: skip
+    _end(finished, loaded, again, json, compared)
 
 
 def _executor(name: str, **options: Any) -> "Executor":
@@ -180,14 +187,14 @@ def _repeated(policy: Path, root: str, executor: str, **options: Any) -> list[st
     return words
 
 
-def _end(finished: Any, policy: Any, repeated: Sequence[str], as_json: bool) -> None:
+def _end(finished: Any, policy: Any, repeated: Sequence[str], as_json: bool, controls: Sequence[Any] = ()) -> None:
     """Shows a finished run; exits with 3 where rows are in quarantine."""
     from selector.cli import report
 
     if as_json:
-        print_json(report.as_json(finished))
+        print_json(report.as_json(finished, controls))
     else:
-        report.print_run(finished, policy, repeated)
+        report.print_run(finished, policy, repeated, controls)
     if finished.num_quarantined:
         rows = "1 row is" if finished.num_quarantined == 1 else f"{finished.num_quarantined} rows are"
         print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)
