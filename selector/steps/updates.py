@@ -1,6 +1,6 @@
 """Where updates count: what a manifest says of the learning rate, beside its order and its quality.
 
-The best tenth of all visits by quality is found without sorting them: by the first 24 bits of their sort keys (12 of
+The best tenth of all visits by quality is found without sorting them: by the first 24 bits of their sort keys (15 of
 the mantissa), of which each part tells how many visits have them, and how much those count. The key at the border is
 taken in proportion.
 """
