@@ -134,7 +134,7 @@ def _is_json_asked(words: Sequence[str]) -> bool:
 
 def _with_numbers(words: Sequence[str]) -> list[str]:
     """The words of a command, in which `--controls` without a number is `--controls 1`."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words[1:], ""], strict=False)
     return [
         one
         for word, after in pairs

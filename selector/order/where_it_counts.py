@@ -54,7 +54,9 @@ class WhereItCounts(Order):
     def arrange(self, chosen: Pool, seed: int) -> Positions:
         positions = self.inner.arrange(chosen, seed)
         visits = positions.visits
-        is_best = self._by_phase(visits["phase"]) if self.phase is not None else self._by_score(chosen, visits)
+        is_best = (
+            self._by_phase(visits["phase"], self.phase) if self.phase is not None else self._by_score(chosen, visits)
+        )
         best, others = np.flatnonzero(is_best), np.flatnonzero(~is_best)
         if chosen.training is None:
             counts = np.ones(len(is_best), np.int64)
@@ -66,17 +68,17 @@ class WhereItCounts(Order):
         moved = positions.rearranged(places, keyed.words(chosen.table("doc_id")["doc_id"]))
         return replace(moved, facts={**positions.facts, "where_it_counts": facts})
 
-    def _by_phase(self, phase: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which visits are of the phase. Raises PolicyError where the order has no such phase."""
+    def _by_phase(self, phase: pa.ChunkedArray, wanted: str) -> npt.NDArray[np.bool_]:
+        """Which visits are of the wanted phase. Raises PolicyError where the order has no such phase."""
         if not len(phase):
             return np.zeros(0, np.bool_)
         column = phase.unify_dictionaries().combine_chunks()
         names: list[str] = column.dictionary.to_pylist()
-        if self.phase not in names:
+        if wanted not in names:
             raise PolicyError(
-                f"where_it_counts.phase: the order has no phase {self.phase!r}. It has {', '.join(map(repr, names))}."
+                f"where_it_counts.phase: the order has no phase {wanted!r}. It has {', '.join(map(repr, names))}."
             )
-        return column.indices.to_numpy() == names.index(self.phase)
+        return column.indices.to_numpy() == names.index(wanted)
 
     def _by_score(self, chosen: Pool, visits: pa.Table) -> npt.NDArray[np.bool_]:
         """Which visits are of the best documents; those of one document first to last."""

@@ -51,7 +51,8 @@ def _tally(training: Training, num_visits: int, item: tuple[int, Visits]) -> tup
     is_rated = keys != LAST
     begins, codes = np.unique(keys[is_rated] >> _DROPPED_BITS, return_inverse=True)
     counts = training.counts(num_visits)[steps[is_rated]]
-    return begins, np.bincount(codes, minlength=len(begins)), np.bincount(codes, counts, len(begins))
+    sums = np.bincount(codes, counts, len(begins)).astype(np.float64)
+    return begins, np.bincount(codes, minlength=len(begins)), sums
 
 
 def _best(begins: UInt64, numbers: Ints, counts: Floats) -> float | None:
