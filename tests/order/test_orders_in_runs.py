@@ -84,6 +84,8 @@ def test_phases_reach_the_manifest_with_their_mixture_and_their_hints(place: Pat
     assert sum(broad["facts"]["mixture"].values()) == broad["tokens"] <= broad["facts"]["tokens_asked_for"]
     assert abs(broad["facts"]["mixture"]["web"] / broad["tokens"] - 0.75) < 0.1
     assert broad["facts"]["sequence_length"] == 1024 and last["facts"]["hints"] == {"masking_rate": 0.2}
+
+
 def test_weights_and_gaps_reach_the_manifest_and_what_repeats_are_worth_is_said(
     place: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
