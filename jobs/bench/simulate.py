@@ -5,6 +5,7 @@ memory of the one is not counted with the other's, and what a run imports is the
 """
 
 import dataclasses
+import itertools
 import os
 import shutil
 import tempfile
@@ -200,7 +201,7 @@ def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
 
 
 def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dict[str, Any]:
-    """A plug-in of this kind as a policy writes it, with a score for each option that must name one."""
+    """A plug-in of this kind as a policy writes it; options that must name a score name this one and others in turn."""
     name, options = (written, {}) if isinstance(written, str) else next(iter(written.items()))
     cls = plugins.find(family, name)
     if not issubclass(cls, kind):
@@ -209,8 +210,9 @@ def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dic
         field.name: kind_of(hints_of(cls)[field.name])
         for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
     }
-    scores = {key: score for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional}
-    return {name: scores | dict(options or {})}
+    named = [key for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional]
+    scores = itertools.cycle([score, *(other for other in MEANINGS if other != score)])
+    return {name: dict(zip(named, scores, strict=False)) | dict(options or {})}
 
 
 def _title(wanted: Simulation, policy: Policy) -> str:

@@ -1,8 +1,10 @@
 """Another order, with its best part moved to where training learns most from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,7 @@ class WhereItCounts(Order):
     """
 
     reads_training: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"score": "quality"})
 
     inner: Order
     score: ScoreName | None = None

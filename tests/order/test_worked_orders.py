@@ -75,7 +75,6 @@ AT_RANDOM: dict[str, tuple[Order, Stream, str]] = {
     "SEG": (Segmented(score=DIFFICULTY, front=0.25, back=0.25), segment, "04 01 03 10 07 05 09 08 02 00 06 11"),
     "two phases, the best quarter last": (
         Segmented(score=QUALITY, front=0, back=0.25),
-        lambda name: "p2" if name in ("d00", "d10", "d11") else "p1",
         lambda name: "p2" if DOCS[name][2] >= 0.85 else "p1",
         "02 06 08 03 05 01 09 04 07 11 00 10",
     ),
