@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.consume import consume
 
             consume(chosen.paths, chosen.documents, chosen.rounds)
+        elif chosen.benchmark == "raters":
+            from jobs.bench.raters import raters
+
+            raters(chosen.data, chosen.raters, chosen.speed)
         elif chosen.benchmark == "selectors":
             from jobs.bench.selectors import selectors
 
@@ -83,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("paths", metavar="PATH", nargs="+")
     consume.add_argument("--documents", type=_amount, default=17_850)
     consume.add_argument("--rounds", type=int, default=5)
+
+    raters = measures.add_parser("raters", help="documents a second of raters, and agreement with what people said")
+    raters.add_argument("raters", metavar="RATER", nargs="*", help="by default all that read texts alone")
+    raters.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the labelled sets")
+    raters.add_argument("--speed", action="store_true", help="only how many documents a second")
 
     selectors = measures.add_parser("selectors", help="what selectors choose of a corpus, beside the random control")
     selectors.add_argument("paths", metavar="PATH", nargs="+")

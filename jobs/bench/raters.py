@@ -1,0 +1,252 @@
+"""What raters cost and what they are worth: documents a second on one core, and agreement with what people said.
+
+Two tables in Markdown. The first has a line for each rater that reads texts alone. The second has a line for each
+candidate, with its Spearman correlation with the difficulty that people gave, and how many judgements of quality it
+gets right, over all pairs and over those whose texts differ by at most a tenth in words. Every figure has a 95 %
+interval from bootstrap resamples, which all candidates share; so a gain over a plain count has one too. The plain
+counts (words, characters, Flesch-Kincaid) come first: who does not beat them adds nothing.
+
+A rater is measured once its file lies in `selector/rate/`. One that learns from what people said is a `Candidate` in
+`CANDIDATES`: an object with a label and a method that scores a set's texts, each by what it learned from other folds.
+"""
+
+import dataclasses
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from jobs.bench.labelled import Labelled, labelled
+from selector import plugins, tables
+from selector.errors import PolicyError
+from selector.exact import Floats, Ints
+from selector.plugins.options import columns_of, hints_of
+from selector.rate import Fit, Pool, Rater
+from selector.rate._answer import ratings_table
+from selector.rate._fitted import learned, rater_of
+
+_AT_A_TIME = 512  # documents that a rater is given, as in a run
+_RESAMPLES = 1000
+_MATCHED = 0.1  # by how much of the longer one the words of two texts may differ
+_LEAST_SECONDS = 0.5  # of CPU that a rater is timed for
+
+
+class Candidate(Protocol):
+    """Something that scores texts."""
+
+    @property
+    def label(self) -> str:
+        """What its line in the table is called."""
+        ...
+
+    def scores(self, data: Labelled) -> Mapping[str, Floats]:
+        """Its scores of a set's texts by their names, NaN where it gives none; a large one means harder or better.
+
+        What it learns for a text it learns from texts of other folds (`Labelled.folds`) alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """A rater of `selector.rate` with these options. A `Fit` learns from texts of a set, not what people said."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+    def made(self) -> Rater | Fit:
+        """The rater or fit itself."""
+        return plugins.make("raters", self.name, self.options, "jobs.bench", Rater, Fit)  # pyright: ignore[reportReturnType]
+
+    def scores(self, data: Labelled) -> Mapping[str, Floats]:
+        plugin = self.made()
+        answer = _rated(plugin, _documents(data.texts))
+        found: dict[str, Floats] = {}
+        for name, meaning in plugin.scores(self.name).items():
+            if meaning != "label":
+                values = answer[name].cast(pa.float64()).to_numpy()
+                found[name] = -values if meaning in ("closer", "easier") else values
+        return found
+
+
+BASELINES = (
+    Plain(name="length"),
+    Plain(name="length", options={"unit": "characters"}),
+    Plain(name="readability"),
+)
+"""What every other line is compared with: words, characters, Flesch-Kincaid."""
+
+CANDIDATES: tuple[Candidate, ...] = ()
+"""What is measured beside the raters that read texts alone: those that learn from what people said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """An agreement with people, over all texts, and over each of the bootstrap's resamples."""
+
+    value: float
+    draws: Floats
+
+    def __str__(self) -> str:
+        low, high = np.quantile(self.draws, [0.025, 0.975])
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
+    def minus(self, other: "Figure") -> "Figure":
+        """The gain over another figure, resample by resample."""
+        return Figure(value=self.value - other.value, draws=self.draws - other.draws)
+
+
+def raters(folder: Path, wanted: Sequence[str] = (), is_speed_only: bool = False) -> None:
+    """Prints both tables, or only the first, of all raters or of those `wanted`."""
+    chosen = [plain for plain in plain_raters() if not wanted or plain.name in wanted]
+    sets = labelled(folder)
+    texts = sets[0].texts
+    print(f"{len(texts)} texts of {pl.Series(texts).str.len_chars().mean():.0f} characters on average\n")
+    print("| rater | documents/s/core |\n|---|---|")
+    for plain in chosen:
+        print(f"| {plain.label} | {documents_a_second(plain, texts):,.0f} |", flush=True)
+    if is_speed_only:
+        return
+    candidates: list[Candidate] = [*BASELINES, *(plain for plain in chosen if plain not in BASELINES)]
+    candidates += [other for other in CANDIDATES if not wanted or other.label in wanted]
+    columns = [name for data in sets for name in _columns(data)]
+    head = f"{' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
+    print(f"\n| score | {head}")
+    all_figures: dict[str, dict[str, Figure]] = {}
+    for score, figures in agreements(candidates, sets):
+        all_figures[score] = figures
+        print(f"| {score} | {' | '.join(str(figures[name]) for name in columns)} |", flush=True)
+    for plain in BASELINES:
+        print(f"\n| gain over {plain.label} | {head}")
+        base = all_figures[plain.label]
+        for score, figures in all_figures.items():
+            if score != plain.label:
+                print(f"| {score} | {' | '.join(str(figures[name].minus(base[name])) for name in columns)} |")
+
+
+def agreements(candidates: Sequence[Candidate], sets: Sequence[Labelled]) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Each score of each candidate, with its figures by the names of their columns."""
+    for candidate in candidates:
+        by_score: dict[str, dict[str, Figure]] = {}
+        for data in sets:
+            for name, scores in candidate.scores(data).items():
+                label = candidate.label if name == candidate.label.split()[0] else f"{candidate.label}: {name}"
+                by_score.setdefault(label, {}).update(figures_of(scores, data))
+        yield from by_score.items()
+
+
+def figures_of(scores: Floats, data: Labelled) -> dict[str, Figure]:
+    """How well scores agree with what people said, by the names of a set's columns."""
+    known = np.where(np.isnan(scores), np.nanmedian(scores) if not np.isnan(scores).all() else 0.0, scores)
+    if data.numbers is not None:
+        units = np.arange(len(known))
+        return {data.name: _figure(lambda rows: spearman(known[rows], data.numbers[rows]), units)}  # pyright: ignore
+    assert data.pairs is not None, "a set has numbers or pairs"
+    pairs, words = data.pairs, pl.Series(data.texts).str.count_matches(r"\S+").to_numpy().astype(np.float64)
+    gap = known[pairs.better] - known[pairs.worse]
+    is_right = np.where(gap == 0, 0.5, gap > 0)
+    longer = np.maximum(words[pairs.better], words[pairs.worse])
+    matched = np.abs(words[pairs.better] - words[pairs.worse]) <= _MATCHED * longer
+    all_of, matched_of = _columns(data)
+    return {
+        all_of: _figure(lambda rows: float(is_right[rows].mean()), pairs.debates),
+        matched_of: _figure(lambda rows: float(is_right[matched][rows].mean()), pairs.debates[matched]),
+    }
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """The correlation of ranks, ties sharing the mean of theirs; 0 where one has only one value."""
+    ranks = np.array([pl.Series(values).rank("average").to_numpy() for values in (a, b)])
+    if (ranks.min(axis=1) == ranks.max(axis=1)).any():
+        return 0.0
+    correlation: npt.NDArray[np.float64] = np.corrcoef(ranks)
+    return float(correlation[0, 1])
+
+
+def plain_raters() -> list[Plain]:
+    """Our raters that read texts and nothing else, with each value of their documented choices, one at a time."""
+    readable: list[Plain] = []
+    for name in plugins.ours("raters"):
+        cls = plugins.find("raters", name)
+        assert dataclasses.is_dataclass(cls)
+        choices: list[dict[str, Any]] = [{}]
+        for option in dataclasses.fields(cls):
+            hint = hints_of(cls)[option.name]
+            if typing.get_origin(hint) is Literal:
+                choices += [{option.name: value} for value in typing.get_args(hint) if value != option.default]
+        for options in choices:
+            plain = Plain(name=name, options=options)
+            try:
+                needs = columns_of(plain.made(), always=())
+            except PolicyError:  # it cannot do without another option, such as a model
+                continue
+            if needs == ("text",):
+                readable.append(plain)
+    return readable
+
+
+def documents_a_second(plain: Plain, texts: pa.Array) -> float:
+    """Documents that a rater rates in a second of CPU, all of its threads counted; what it learns before is not."""
+    documents = _documents(texts)
+    rater, declared = _ready(plain.made(), documents)
+    num_documents, began = 0, time.process_time()
+    while time.process_time() - began < _LEAST_SECONDS:
+        for batch in documents.to_batches(_AT_A_TIME):
+            ratings_table(rater, plain.name, batch, declared)
+        num_documents += documents.num_rows
+    return num_documents / (time.process_time() - began)
+
+
+def _rated(plugin: Rater | Fit, documents: pa.Table) -> pa.Table:
+    rater, declared = _ready(plugin, documents)
+    answers = [
+        ratings_table(rater, plugins.name_of(plugin), batch, declared) for batch in documents.to_batches(_AT_A_TIME)
+    ]
+    return pa.concat_tables([answer.select(_numbers(answer)) for answer in answers])
+
+
+def _ready(plugin: Rater | Fit, documents: pa.Table) -> tuple[Rater, Fit | None]:
+    """The rater, prepared; that of a fit has learned from the documents before."""
+    declared = plugin if isinstance(plugin, Fit) else None
+    name = plugins.name_of(plugin)
+    rater = rater_of(name, plugin, learned(name, plugin, Pool.of(documents), 0)) if isinstance(plugin, Fit) else plugin
+    rater.prepare()
+    return rater, declared
+
+
+def _documents(texts: pa.Array) -> pa.Table:
+    ids = pa.array([i.to_bytes(16) for i in range(len(texts))], tables.DOC_ID)
+    return pa.table({"doc_id": ids, "text": texts})
+
+
+def _numbers(answer: pa.Table) -> list[str]:
+    return [field.name for field in answer.schema if (field.metadata or {}).get(b"higher_is", b"label") != b"label"]
+
+
+def _columns(data: Labelled) -> list[str]:
+    return [data.name] if data.pairs is None else [data.name, f"{data.name}, as long"]
+
+
+def _figure(value_of: Callable[[Ints], float], units: Ints) -> Figure:
+    """A value over all rows, and over rows of units that are drawn with replacement."""
+    rng = np.random.default_rng(0)
+    order = np.argsort(units, kind="stable")
+    numbers, starts, sizes = np.unique(units[order], return_index=True, return_counts=True)
+    draws = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
+        drawn = rng.integers(len(numbers), size=len(numbers))
+        ends = np.cumsum(sizes[drawn])
+        rows = np.repeat(starts[drawn] - (ends - sizes[drawn]), sizes[drawn]) + np.arange(ends[-1])
+        draws[i] = value_of(order[rows])
+    return Figure(value=value_of(np.arange(len(units))), draws=draws)
