@@ -65,19 +65,19 @@ class Plain:
     def label(self) -> str:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
-    def made(self) -> Rater | Fit:
+    def plugin(self) -> Rater | Fit:
         """The rater or fit itself."""
         return plugins.make("raters", self.name, self.options, "jobs.bench", Rater, Fit)  # pyright: ignore[reportReturnType]
 
     def scores(self, data: Labelled) -> Mapping[str, Floats]:
-        plugin = self.made()
+        plugin = self.plugin()
         answer = _rated(plugin, _documents(data.texts))
-        found: dict[str, Floats] = {}
+        by_name: dict[str, Floats] = {}
         for name, meaning in plugin.scores(self.name).items():
             if meaning != "label":
                 values = answer[name].cast(pa.float64()).to_numpy()
-                found[name] = -values if meaning in ("closer", "easier") else values
-        return found
+                by_name[name] = -values if meaning in ("closer", "easier") else values
+        return by_name
 
 
 BASELINES = (
@@ -188,7 +188,7 @@ def plain_raters() -> list[Plain]:
         for options in choices:
             plain = Plain(name=name, options=options)
             try:
-                needs = columns_of(plain.made(), always=())
+                needs = columns_of(plain.plugin(), always=())
             except PolicyError:  # it cannot do without another option, such as a model
                 continue
             if needs == ("text",):
@@ -199,7 +199,7 @@ def plain_raters() -> list[Plain]:
 def documents_a_second(plain: Plain, texts: pa.Array) -> float:
     """Documents that a rater rates in a second of CPU, all of its threads counted; what it learns before is not."""
     documents = _documents(texts)
-    rater, declared = _ready(plain.made(), documents)
+    rater, declared = _ready(plain.plugin(), documents)
     num_documents, began = 0, time.process_time()
     while time.process_time() - began < _LEAST_SECONDS:
         for batch in documents.to_batches(_AT_A_TIME):
