@@ -13,7 +13,7 @@ DOC_ID = pa.binary(16)
 LABEL = pa.dictionary(pa.int32(), pa.string())
 
 # What `higher_is` can say of a score; it travels as metadata of the score's field.
-HIGHER_IS = ("harder", "better", "rarer", "closer")
+HIGHER_IS = ("harder", "easier", "better", "rarer", "closer")
 
 # Why a score has no value. `ok` means that it has one.
 STATES = ("ok", "missing", "failed", "not_applicable")

@@ -1,9 +1,9 @@
 """What a score says of a document's place between easy and hard.
 
 A score means something (`higher_is`), so an order never guesses: where it means harder or rarer, low is easy, since the
-common is learned before the rare; where it means closer, high is easy, since the typical is learned before the unusual.
-Where it means better, low comes first too, so that a curriculum ends on the best data; that is worthwhile only with a
-moderate decay of the learning rate (arXiv 2511.18903).
+common is learned before the rare; where it means easier or closer, high is easy, since the typical is learned before
+the unusual. Where it means better, low comes first too, so that a curriculum ends on the best data; that is worthwhile
+only with a moderate decay of the learning rate (arXiv 2511.18903).
 """
 
 from typing import Literal
@@ -27,4 +27,4 @@ def difficulty_keys(batch: pa.RecordBatch, score: str, higher_is: str, direction
 
 def is_high_first(higher_is: str, direction: Direction) -> bool:
     """Whether large scores come before small ones in this direction."""
-    return (higher_is == "closer") != (direction == "anti_curriculum")
+    return (higher_is in ("easier", "closer")) != (direction == "anti_curriculum")

@@ -31,8 +31,8 @@ __all__ = [
     "SignalName", "TablePath", "TextsPath",
 ]  # fmt: skip
 
-HigherIs = Literal["harder", "better", "rarer", "closer"]
-Meaning = Literal["harder", "better", "rarer", "closer", "label"]
+HigherIs = Literal["harder", "easier", "better", "rarer", "closer"]
+Meaning = Literal["harder", "easier", "better", "rarer", "closer", "label"]
 """What a large number means; or that the score is a word for each document, which has no order."""
 
 
@@ -55,7 +55,7 @@ class _Scoring(abc.ABC):
         if not hasattr(self, "higher_is"):
             raise PolicyError(
                 f"The rater {name!r} does not say what a large score means. Write into {type(self).__qualname__}, for"
-                ' example: higher_is = "harder" (or "better", "rarer", "closer", or "label").'
+                ' example: higher_is = "harder" (or "easier", "better", "rarer", "closer", or "label").'
             )
         return {name: self.higher_is}
 

@@ -59,6 +59,7 @@ def meaning(table: pa.Table, higher_is: str) -> pa.Table:
         ("rarer", [4, 1, 3, 0, 2], [0, 1, 3, 4, 2]),
         ("better", [4, 1, 3, 0, 2], [0, 1, 3, 4, 2]),
         ("closer", [0, 1, 3, 4, 2], [4, 1, 3, 0, 2]),
+        ("easier", [0, 1, 3, 4, 2], [4, 1, 3, 0, 2]),
     ],
 )
 def test_what_a_score_means_decides_what_is_easy(
