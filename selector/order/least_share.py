@@ -110,7 +110,7 @@ class Shares:
         part, parts = self.part[group], self.parts[group]
         if self.at == "end":
             return -(-(number + 1) * parts // part) - 1
-        return -(-number * parts // part)
+        return number * parts // part
 
     def laid(self, group: Ints, first: int) -> Ints:
         """The rows of a stretch in their new order; it begins at the position `first`, and row i is of `group[i]`."""
