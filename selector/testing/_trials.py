@@ -6,6 +6,7 @@ model, is given by whoever runs the laws: `variants("raters", "perplexity", mode
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import pickle
@@ -85,6 +86,7 @@ def documents(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table([pa.array(filled[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
+@functools.lru_cache(maxsize=4096)
 def made_up(count: int, number: int) -> pa.Table:
     """So many documents, others for every number; some share a cluster, a source, a neighbour or a score, have no
     score, or have no tokens, and some of their ids follow one another."""

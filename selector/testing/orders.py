@@ -138,13 +138,12 @@ def law_only_columns_that_are_named_are_read(order: Order, table: pa.Table, time
     assert (visits, sorted(left)) == whole, "it answers otherwise where more columns are there"
 
 
-@law(TABLES, TIMES, SEEDS)
+@law(TABLES, TIMES, SEEDS, about=Placed)
 def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
     order: Order, table: pa.Table, times: list[int], seed: int
 ) -> None:
     """A run asks `place`, `phases` and `loss_weights` for some visits at a time."""
-    if not isinstance(order, Placed):
-        return
+    assert isinstance(order, Placed)
     chosen = pool_for(order, with_visits(table, times), 16)
     summary = order.summary(chosen, seed)
     read = Read(order=order, summary=summary, seed=seed)

@@ -24,7 +24,11 @@ from selector.testing import EXACT, ORDER_LAWS, SCORE, TOPIC, documents, variant
 from selector.testing._law import check
 from selector.testing._trials import TABLES, pool_for
 
-BY_GROUP = [order["name"] for order in plugins.describe("orders") if "by" in order["options"]]
+BY_GROUP = [
+    order["name"]
+    for order in plugins.describe("orders")
+    if order["options"].get("by", {}).get("type") in ("str", "str | None")
+]
 NAME = ScoreName(SCORE)
 
 
@@ -230,9 +234,11 @@ def test_a_group_that_is_not_there_or_has_no_weight_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BY_GROUP)
 def test_any_column_can_make_the_groups(name: str) -> None:
-    """Each column by some variants of the order, and each variant by a column."""
+    """Each column by some variants of the order, and each variant by a column, but for most of those that differ in
+    the order that they are around."""
     columns = ("cluster", f"score.{TOPIC}", "corpus.lang")
     given_: dict[str, Any] = {"weights": dict.fromkeys(("0", "1", "2", "3", "a", "b", "art", "law"), 1)}
     for place, by in enumerate(columns):
         every = list(variants("orders", name, by=by, **(given_ if name == "mixed" else {})))
+        every = [order for i, order in enumerate(every) if i % 12 == 0 or not hasattr(order, "inner")]
         check(ORDER_LAWS, every[place :: len(columns)] or every[:1], 3, None)

@@ -9,6 +9,7 @@ import pytest
 from selector import plugins
 from selector.exact import keyed
 from selector.order import Order, check
+from selector.plugins.options import hints_of
 from selector.testing import SCORE, TOPIC, documents, variants
 from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
@@ -40,8 +41,10 @@ def test_every_order_arranges_a_pool_of_any_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_order_arranges_10_000_groups(name: str) -> None:
-    for order in variants("orders", name):
-        arranged(order, pools()["10,000 groups"])
+    """In every variant, but for most of those that differ in the order that they are around."""
+    for i, order in enumerate(variants("orders", name)):
+        if i % 12 == 0 or not {"inner", "phases"} & set(hints_of(order)):
+            arranged(order, pools()["10,000 groups"])
 
 
 def arranged(order: Order, table: pa.Table) -> None:
