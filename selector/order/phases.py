@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from selector import exact, tables
@@ -29,6 +31,7 @@ class Phase:
     share: float | None = None
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
     pool: Literal["cumulative", "replaced"] = "cumulative"
+    most_visits: int | None = None
     inner: Order | None = None
     sequence_length: int | None = None
     hints: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -44,6 +47,8 @@ class Phase:
         for group, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise PolicyError(f"{called}: weights.{group}={weight} is no weight: write a number from 0 on.")
+        if self.most_visits is not None and self.most_visits < 1:
+            raise PolicyError(f"{called}: most_visits={self.most_visits} leaves no visit: write 1 or more.")
         if self.sequence_length is not None and self.sequence_length < 1:
             raise PolicyError(f"{called}: sequence_length={self.sequence_length} is no length: write 1 or more.")
         try:
@@ -56,10 +61,10 @@ class Phase:
 class Phases(Order):
     """Divides the visits into phases in the order of `phases`; each draws its documents from its pool by its mixture.
 
-    A phase is written {name, tokens or share, weights, pool, inner, sequence_length, hints}, none of them needed. It is
-    as long as its `tokens`, or as its `share` of all chosen tokens; without either it visits all of its pool that no
-    phase before it has visited. It never has more tokens than that: each group ends before the document that its part
-    cannot pay, and what is left then pays one more document of the groups that are most behind.
+    A phase is written {name, tokens or share, weights, pool, most_visits, inner, sequence_length, hints}, none of them
+    needed. It is as long as its `tokens`, or as its `share` of all chosen tokens; without either it visits all of its
+    pool that no phase before it has visited. It never has more tokens than that: each group ends before the document
+    that its part cannot pay, and what is left then pays one more document of the groups that are most behind.
 
     A group is all documents with one value of the column `by` (source, cluster, a label, corpus.x), or a band of the
     score `bands_of`: bands end at the shares `cuts`, easy or bad ones first, and are called 1, 2, 3 … `weights` are the
@@ -69,8 +74,9 @@ class Phases(Order):
     others.
 
     A group is gone through at random, on from phase to phase, and each document is visited at most `visits` times as
-    often as select decided: first those that were not seen. Inside a phase `inner` is any order, of its documents
-    alone; without one they are shuffled. Phases of another order inside are called `phase/theirs`. The manifest says
+    often as select decided: first those that were not seen. In one phase it is visited at most `most_visits` times;
+    what that holds back comes first in the next phase. Inside a phase `inner` is any order, of its documents alone;
+    without one they are shuffled. Phases of another order inside are called `phase/theirs`. The manifest says
     of each phase the tokens asked for and missing (in the facts also where its groups have no more), the tokens of each
     group that it has, `sequence_length`, and `hints`, whatever they are (a masking rate, a task): nothing here reads
     them, they are for the trainer. Documents in no phase are told as left. The driver holds all visits, and the columns
@@ -85,6 +91,16 @@ class Phases(Order):
 
     When: training has parts with different aims, budgets or settings, as most pre-training above a few billion tokens.
     """
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "phases": [
+                {"name": "broad", "share": 0.5, "weights": {"web": 6, "books": 3, "code": 1}},
+                {"name": "skills", "share": 0.3, "weights": {"code": 4, "math": 4}, "hints": {"masking_rate": 0.2}},
+                {"name": "hard", "share": 0.2, "inner": {"by_score": {"score": "difficulty"}}},
+            ]
+        }
+    )
 
     phases: tuple[Phase, ...]
     by: str = "source"
@@ -130,7 +146,7 @@ class Phases(Order):
         names, group = self._groups(chosen)
         sizes = np.bincount(group, minlength=len(names))
         lined_up = queues(group, ids, self.visits * sizes, seed, "phases")
-        left = _Left(queues=lined_up, sizes=sizes, in_line=tokens[lined_up.rows], drawn=np.zeros_like(sizes))
+        left = _Left.of(lined_up, group, tokens, len(names))
         parts, phases = list[_Part](), dict[str, dict[str, Any]]()
         missing, short = dict[str, int](), dict[str, int]()
         for number, (name, phase, mixture) in enumerate(zip(self.names, self.phases, self.mixtures(), strict=True)):
@@ -138,11 +154,14 @@ class Phases(Order):
             budget = phase.tokens
             if phase.share is not None:
                 budget = int(Fraction(str(phase.share)) * int(tokens.sum()))
-            if budget is not None and (available := left.available(weights)) < budget:
+            is_open = left.within(ids, phase.most_visits)
+            open_to_it = left.only(is_open)
+            if budget is not None and (available := open_to_it.available(weights)) < budget:
                 short[name] = budget - available
-            counts = left.never_drawn(weights) if budget is None else left.paid_by(budget, weights)
-            rows, _ = lined_up.taken(left.drawn, counts)
-            left = replace(left, drawn=left.drawn + counts)
+            counts = open_to_it.never_drawn(weights) if budget is None else open_to_it.paid_by(budget, weights)
+            is_drawn = np.zeros(len(is_open), np.bool_)
+            is_drawn[np.flatnonzero(is_open)[open_to_it.first(counts)]] = True
+            rows, left = left.rows[is_drawn], left.only(~is_drawn)
             part = _arranged(phase.inner, table, np.sort(rows), ids, _seed(seed, number), name)
             facts = dict[str, Any]()
             if budget is not None:
@@ -174,7 +193,7 @@ class Phases(Order):
         """The weight of each group, by its number; where none is given, the tokens that are left of it."""
         if not mixture:
             return [Fraction(max(tokens, 1)) for tokens in left.tokens().tolist()]
-        absent = [group for group in mixture if group not in names[:-1]] if left.sizes.any() else []
+        absent = [group for group in mixture if group not in names[:-1]] if len(left.rows) else []
         if absent:
             hint, by = did_you_mean(absent[0], names[:-1]), "band" if self.bands_of else self.by
             raise PolicyError(f"phases: {name}.weights: no chosen document has {by} {absent[0]!r}. {hint}")
@@ -183,17 +202,40 @@ class Phases(Order):
 
 @dataclass(frozen=True, kw_only=True)
 class _Left:
-    """What is left of each group: its queue, from the first of its visits on that no phase has drawn."""
+    """The visits that no phase has drawn: group after group, those of a group in the order in which they are drawn."""
 
-    queues: Queues
-    sizes: Ints  # by group, how many rows of the pool it has
-    in_line: Ints  # the tokens of each visit in the queues
-    drawn: Ints  # by group, how many visits were drawn
+    rows: Ints
+    laps: Ints  # how often the row was in its group's queue before
+    group: Ints
+    in_line: Ints  # the tokens of each visit
+    num_groups: int
+
+    @classmethod
+    def of(cls, lined_up: Queues, group: Ints, tokens: Ints, num_groups: int) -> "_Left":
+        """All visits of the queues; row i of the pool is of `group[i]` and has `tokens[i]`."""
+        rows = lined_up.rows
+        return cls(rows=rows, laps=lined_up.laps, group=group[rows], in_line=tokens[rows], num_groups=num_groups)
+
+    def within(self, ids: UInt64, most_visits: int | None) -> npt.NDArray[np.bool_]:
+        """Which of the visits a phase may draw that has at most so many of each document."""
+        if most_visits is None:
+            return np.ones(len(self.rows), np.bool_)
+        return numbered(ids[self.rows]) < most_visits
+
+    def only(self, which: npt.NDArray[np.bool_]) -> "_Left":
+        """Those of the visits."""
+        names = ("rows", "laps", "group", "in_line")
+        return replace(self, **{name: getattr(self, name)[which] for name in names})
+
+    def first(self, counts: Ints) -> Ints:
+        """The places of so many visits of each group, those that are drawn first."""
+        begins = self._begins()
+        return np.flatnonzero(np.arange(len(self.rows)) - begins[self.group] < counts[self.group])
 
     def tokens(self) -> Ints:
         """By group, the tokens that are left."""
-        reached, begins = np.concatenate([[0], np.cumsum(self.in_line)]), self.queues.begins
-        return reached[begins[1:]] - reached[begins[:-1] + self.drawn]
+        reached, begins = np.concatenate([[0], np.cumsum(self.in_line)]), self._begins()
+        return reached[begins[1:]] - reached[begins[:-1]]
 
     def available(self, weights: Sequence[Fraction]) -> int:
         """The tokens that are left of all groups with a weight."""
@@ -202,7 +244,7 @@ class _Left:
     def paid_by(self, budget: int, weights: Sequence[Fraction]) -> Ints:
         """By group, how many visits a phase of at most so many tokens has, each group having its share of them."""
         quotas = exact.apportion(budget, weights, self.tokens())
-        firsts, ends = self.queues.begins[:-1] + self.drawn, self.queues.begins[1:]
+        firsts, ends = self._begins()[:-1], self._begins()[1:]
         counts, spent = np.zeros_like(quotas), np.zeros_like(quotas)
         for g in np.flatnonzero(quotas).tolist():
             reached = np.cumsum(self.in_line[firsts[g] : ends[g]])
@@ -217,9 +259,12 @@ class _Left:
         return counts
 
     def never_drawn(self, weights: Sequence[Fraction]) -> Ints:
-        """By group, how many visits were never drawn; none of a group without a weight."""
-        is_open = np.array([weight > 0 for weight in weights], np.bool_)
-        return np.where(is_open, np.maximum(self.sizes - self.drawn, 0), 0)
+        """By group, how many visits were never drawn, which come first; none of a group without a weight."""
+        has_weight = np.array([weight > 0 for weight in weights], np.bool_)
+        return np.where(has_weight, np.bincount(self.group[self.laps == 0], minlength=self.num_groups), 0)
+
+    def _begins(self) -> Ints:
+        return np.searchsorted(self.group, np.arange(self.num_groups + 1))
 
 
 @dataclass(frozen=True, kw_only=True)

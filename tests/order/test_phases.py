@@ -163,11 +163,14 @@ def test_a_phase_may_hold_any_order_also_one_with_phases_and_one_that_repeats() 
 @tries(60)
 @given(
     st.lists(st.tuples(st.sampled_from("ab "), st.integers(0, 30)), max_size=30),
-    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(0, 3), st.integers(0, 3), st.booleans(), st.integers(0, 2)),
+        max_size=4,
+    ),
     st.integers(1, 3),
 )
 def test_no_phase_has_more_tokens_than_it_asked_for_and_no_document_more_visits(
-    rows: list[tuple[str, int]], asked_for: list[tuple[int, int, int, bool]], visits: int
+    rows: list[tuple[str, int]], asked_for: list[tuple[int, int, int, bool, int]], visits: int
 ) -> None:
     names, tokens = "".join(name for name, _ in rows), [count for _, count in rows]
     phases = [
@@ -175,8 +178,9 @@ def test_no_phase_has_more_tokens_than_it_asked_for_and_no_document_more_visits(
             tokens=amount,
             weights={name: weight for name, weight in (("a", a), ("b", b)) if name in names},
             pool="replaced" if is_replaced else "cumulative",
+            most_visits=most or None,
         )
-        for amount, a, b, is_replaced in asked_for
+        for amount, a, b, is_replaced, most in asked_for
     ]
     positions = arranged(Phases(phases=(*phases, Phase(pool="replaced")), visits=visits), names, num_tokens=tokens)
     table = positions.visits
@@ -188,6 +192,30 @@ def test_no_phase_has_more_tokens_than_it_asked_for_and_no_document_more_visits(
                     if label == f"phase {number}")  # fmt: skip
         missing = positions.facts["phases"]["tokens_missing"][f"phase {number}"]
         assert spent <= (phase.tokens or 0) and spent + missing == phase.tokens
+        here = [i for i, label in zip(*(table[c].to_pylist() for c in ("document", "phase")), strict=True)
+                if label == f"phase {number}"]  # fmt: skip
+        assert max(map(here.count, here), default=0) <= (phase.most_visits or visits)
+
+
+def test_a_phase_keeps_its_own_cap_on_visits_and_what_that_holds_back_comes_in_the_next_phase() -> None:
+    names = "a" * 10
+    phases = Phase(tokens=70), Phase(tokens=100, most_visits=1), Phase(tokens=130)
+    positions = arranged(Phases(phases=phases, visits=3), names)
+    places = positions.visits["document"].to_numpy()
+    assert np.bincount(places[:17]).max() <= 2, "the second phase has the rest of the first lap, and seven of the next"
+    assert sorted(places[7:17]) == list(range(10)), "no document twice in the phase with the cap"
+    assert np.bincount(places).tolist() == [3] * 10, "nothing is lost by it"
+    freely = arranged(Phases(phases=(Phase(tokens=70), Phase(tokens=100), Phase(tokens=130)), visits=3), names)
+    assert len(set(freely.visits["document"].to_pylist()[7:17])) < 10
+    capped = arranged(Phases(phases=(Phase(tokens=150, most_visits=1), Phase(tokens=50)), visits=2), names)
+    assert capped.facts["phases"]["short"] == {"phase 1": 50}
+
+
+def test_a_cap_counts_the_visits_that_select_decided_too() -> None:
+    table = with_visits(documents([{"source": "a"} for _ in range(6)]), [2])
+    phases = Phase(most_visits=1), Phase()
+    positions = Phases(phases=phases).arrange(Pool.of(table), 7)
+    assert positions.visits["visit"].to_pylist() == [0] * 6 + [1] * 6
 
 
 def test_a_document_that_is_to_be_seen_twice_is_in_phases_twice() -> None:
@@ -223,6 +251,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("phases", {"phases": [{"tokens": 1, "share": 0.5}]}, "tokens and share are two ways to say one thing"),
     ("phases", {"phases": [{"tokens": -1}]}, "tokens=-1 is no number of tokens"),
     ("phases", {"phases": [{"share": 2}]}, r"share=2\.0 is no share of all tokens"),
+    ("phases", {"phases": [{"most_visits": 0}]}, "most_visits=0 leaves no visit"),
     ("phases", {"phases": [{"weights": {"a": -1}}]}, r"weights\.a=-1\.0 is no weight"),
     ("phases", {"phases": [{"sequence_length": 0}]}, "sequence_length=0 is no length"),
     ("phases", {"phases": [{"hints": {"x": float("nan")}}]}, r"hints go into manifest\.json"),
