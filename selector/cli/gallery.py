@@ -8,9 +8,10 @@ import dataclasses
 import html
 import inspect
 import itertools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import yaml
 from selector import plugins, tables
 from selector.errors import PolicyError, SelectorError, UsageError
 from selector.exact import keyed
+from selector.exact.rates import Schedule, Training
 from selector.exact.vectors import vector_column
 from selector.manifest.measures import GroupMeasures, ScoreMeasures, window_of
 from selector.order import Order, Pool, Positions, arranged
 from selector.plugins.attached import attach, empty
 from selector.plugins.catalogue import CORPUS
-from selector.plugins.options import TABLE_KINDS, ManifestPath, Option, columns_of, hints_of, kind_of
+from selector.plugins.options import TABLE_KINDS, ManifestPath, Option, columns_of, hints_of, kind_of, plugins_in
 
 SOURCES = ("web", "books", "code", "math")
 PAGE = "gallery.md"
@@ -40,7 +42,12 @@ TABLE = "example.jsonl"
 _NUM_DOCUMENTS = 12_000
 _COLUMNS = 96  # of a picture
 _SHARES = (0.1, 0.5, 0.9)  # of the documents of a column: the borders of what is drawn of their difficulty
+_RED, _GREEN = "#e45756", "#2e7d32"
 _COLOURS = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2")
+_TRAINING = Training(
+    global_batch_size=120, schedule=Schedule(peak=0.5, decay="wsd", warmup=0.02, falling=0.3, weight_decay=0.1)
+)
+_TRAINED = "100 steps with a rate that falls in the last three tenths"
 _PARAGRAPHS = {"Evidence": "Evidence", "When": "When the evidence supports it"}
 _SEED = 7
 
@@ -51,8 +58,9 @@ sources are harder. Made by `selector plugins --gallery`; the words are those of
 
 In a picture the order goes from left to right. Above: difficulty, from easy (below) to hard; the line is the median of
 the documents that are visited at that time, the band has the middle eight tenths of them. Below: the mixture of the
-sources {", ".join(SOURCES)}, from below. A dashed line is where a phase begins, a dotted one the loss weight where that
-varies. Below each picture are the measures that `selector show` has of a manifest.
+sources {", ".join(SOURCES)}, from below. A dashed line is where a phase begins; the red line is the loss weight, where
+that varies; the green one how much updates count, where the order goes by that ({_TRAINED}). Below
+each picture are the measures that `selector show` has of a manifest, and the order's own facts.
 
 """
 
@@ -66,6 +74,7 @@ class Entry:
     options: dict[str, Any]  # as a policy writes them
     picture: str | None = None  # SVG
     measures: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     problem: str = ""  # why there is no picture
 
 
@@ -104,6 +113,8 @@ def _section(entry: Entry) -> str:
     using = yaml.safe_dump({"using": options}, default_flow_style=True, sort_keys=False, width=1000).strip()
     shown = f"![{entry.name}]({_file_of(entry.name)})" if entry.picture else f"No picture: {entry.problem}"
     measures = f"\n{entry.measures}\n" if entry.measures else ""
+    if entry.facts:
+        measures += f"\nFacts: `{json.dumps(entry.facts, sort_keys=True)}`\n"
     words = "\n\n".join(_headed(paragraph) for paragraph in _paragraphs(entry.docstring))
     return f"## {entry.name}\n\n{shown}\n{measures}\n{words}\n\n`{using}`\n"
 
@@ -130,7 +141,10 @@ def entry_of(name: str) -> Entry:
         order = plugins.make("orders", name, options, "order.using", Order)
         order = attach(order, {option.path: _table_for(option) for option in plugins.options_of(order, *TABLE_KINDS)})
         documents = _with_needs(order, _documents())
-        pool = Pool.of(documents)
+        pool, training = Pool.of(documents), None
+        if any(isinstance(inner, Order) and inner.reads_training for inner in plugins_in(order)):
+            training = _TRAINING
+        pool = replace(pool, training=training)
         positions = arranged(name, order, pool, keyed.words(documents["doc_id"]), _SEED)
     except SelectorError as error:
         return Entry(name=name, docstring=docstring, options=options, problem=str(error))
@@ -141,8 +155,9 @@ def entry_of(name: str) -> Entry:
         name=name,
         docstring=docstring,
         options=options,
-        picture=_picture(name, positions, difficulty[rows], source[rows]),
+        picture=_picture(name, positions, difficulty[rows], source[rows], training),
         measures=_measured(difficulty[rows], source[rows]),
+        facts=positions.facts,
     )
 
 
@@ -154,10 +169,10 @@ def example_of(cls: type[Any]) -> dict[str, Any]:
     default what their types say. Raises PolicyError where that is nothing."""
     options = dict(getattr(cls, "example", {}))
     hints, scores = hints_of(cls), itertools.cycle(SCORES)
-    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
-        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if is_required and field.name not in options:
-            kind = kind_of(hints[field.name])
+    for option in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        is_required = option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING
+        if is_required and option.name not in options:
+            kind = kind_of(hints[option.name])
             if kind.base in (plugins.ScoreName, plugins.SignalName):
                 value: Any = next(scores)
             elif plugins.family_of(kind.base) == "orders":
@@ -168,10 +183,10 @@ def example_of(cls: type[Any]) -> dict[str, Any]:
                 value = example_of(kind.base)
             else:
                 raise PolicyError(
-                    f"the option {field.name} cannot be made up. Say `example: ClassVar = {{{field.name!r}: …}}` in "
+                    f"the option {option.name} cannot be made up. Say `example: ClassVar = {{{option.name!r}: …}}` in "
                     f"{cls.__name__}."
                 )
-            options[field.name] = [value] if kind.is_many else value
+            options[option.name] = [value] if kind.is_many else value
     return options
 
 
@@ -259,7 +274,9 @@ def _measured(difficulty: npt.NDArray[Any], source: npt.NDArray[Any]) -> str:
 _WIDTH, _HIGH, _GAP, _LOW = 480, 120, 8, 40  # of a picture, of its upper half, between both, of its lower half
 
 
-def _picture(name: str, positions: Positions, difficulty: npt.NDArray[Any], source: npt.NDArray[Any]) -> str:
+def _picture(
+    name: str, positions: Positions, difficulty: npt.NDArray[Any], source: npt.NDArray[Any], training: Training | None
+) -> str:
     """Difficulty and mixture along the positions, as SVG."""
     column = np.arange(len(source)) * _COLUMNS // max(len(source), 1)
     used = np.unique(column)
@@ -286,10 +303,13 @@ def _picture(name: str, positions: Positions, difficulty: npt.NDArray[Any], sour
         for x in _phase_begins(positions) * _WIDTH / max(len(source), 1)
     ]
     weight = positions.visits["loss_weight"].to_numpy()
-    if len(weight) and weight.min() < weight.max():
-        means = np.array([weight[column == one].mean() for one in used])
-        line = _points(zip(middles, _HIGH * (1 - means / weight.max()), strict=True))
-        shapes.append(f'<polyline points="{line}" fill="none" stroke="#e45756" stroke-dasharray="1 3"/>')
+    lines = [(_RED, weight)] if len(weight) and weight.min() < weight.max() else []
+    if training is not None:
+        lines.append((_GREEN, training.whole_counts(len(source))))
+    for colour, values in lines:
+        means = np.array([values[column == one].mean() for one in used])
+        line = _points(zip(middles, _HIGH * (1 - means / values.max(initial=1)), strict=True))
+        shapes.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     height = _HIGH + _GAP + _LOW
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">\n'

@@ -1,6 +1,9 @@
 """Another order in which the visits of a document lie apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +32,10 @@ class Apart(Order):
 
     When: documents are visited several times and another order would show them again at once, as one that sorts does.
     """
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"inner": {"pooled": {"score": "difficulty", "epochs": 3}}, "gap": 4000}
+    )
 
     inner: Order
     gap: int = 512

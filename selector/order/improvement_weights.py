@@ -1,7 +1,9 @@
 """Another order whose visits weigh more where a document improved little, by what an earlier training reported."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +34,8 @@ class ImprovementWeights(Weighted):
 
     When: training goes over the same documents several times, and a run before reported losses epoch by epoch.
     """
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"inner": {"pooled": {"score": "difficulty", "epochs": 3}}})
 
     reported: Annotated[TablePath, Columns(document="doc_id", epoch="int64", loss="float64")]
     strength: float = 0.8

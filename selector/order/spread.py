@@ -1,6 +1,9 @@
 """Another order in which no window has more than a few documents of one cluster, source or label."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +33,10 @@ class Spread(Order):
     When: documents that say the same in other words would stand together, as where another order sorts by topic.
     `shuffled` keeps them apart as well where they are few.
     """
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"inner": {"blocked": {"by": "source"}}, "window": 512, "most": 200}
+    )
 
     inner: Order
     by: str = "source"
