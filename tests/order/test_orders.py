@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,16 @@ from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
+from selector.exact.rates import Schedule, Training
 from selector.order import Order, Pool, ScoreName
 from selector.order.by_score import ByScore
 from selector.order.interleaved import Interleaved
 from selector.order.shuffled import Shuffled
+from selector.plugins.attached import attach
+from selector.plugins.options import TABLE_KINDS, arrow_type
 from selector.testing import EXACT, SCORE, check_order, documents
 from selector.testing._trials import TABLES, pool_for
-from selector.testing.orders import arranged, with_visits
+from selector.testing.orders import answer, arranged, with_visits
 
 
 def test_an_order_of_another_package_is_put_before_the_same_laws(
@@ -176,19 +180,74 @@ GOLDEN: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+GOLDEN_TRAINING = Training(global_batch_size=8, schedule=Schedule(peak=0.5, decay="linear", weight_decay=0.1))
+GOLDEN_DOCUMENTS = [
+    {
+        "doc_id": keyed.digest(b"golden %d" % i),
+        "source": ["web", "code", "math"][i * i % 3],
+        "cluster": i * 31 % 7,
+        SCORE: None if i % 29 == 0 else i * 6151 % 101 / 64,
+    }
+    for i in range(300)
+]
+
+
 @pytest.mark.parametrize(("name", "options", "golden"), GOLDEN)
 def test_golden_orders(name: str, options: dict[str, Any], golden: str) -> None:
-    table = documents(
-        [
-            {
-                "doc_id": keyed.digest(b"golden %d" % i),
-                "source": ["web", "code", "math"][i * i % 3],
-                "cluster": i * 31 % 7,
-                SCORE: None if i % 29 == 0 else i * 6151 % 101 / 64,
-            }
-            for i in range(300)
-        ]
-    )
-    visits, _ = arranged(plugins.make("orders", name, options, "order.using", Order), table, 64, 7)
+    order = plugins.make("orders", name, options, "order.using", Order)
+    visits, _ = arranged(order, documents(GOLDEN_DOCUMENTS), 64, 7)
     digest = hashlib.sha256(b"".join(doc_id for doc_id, *_ in visits)).hexdigest()[:16]
+    assert digest == golden, "changing this changes every user's data"
+
+
+SORTED = {"by_score": {"score": SCORE}}
+TWICE = {"pooled": {"score": SCORE, "epochs": 2}}
+PHASES = [
+    {"share": 0.3, "weights": {"web": 3, "code": 1}},
+    {"name": "two", "tokens": 700, "weights": {"code": 2}, "most_visits": 1, "inner": SORTED},
+    {"pool": "replaced"},
+]
+GOLDEN_VISITS: list[tuple[str, dict[str, Any], str]] = [
+    ("phases", {"phases": PHASES, "visits": 2}, "72a186cdfe9520c4"),
+    ("phases", {"phases": [{"weights": {"1": 1}}, {"weights": {"2": 1}}], "bands_of": SCORE}, "44a23d4ddb965796"),
+    ("heads", {"epochs": 2}, "24539834b2a4bb6f"),
+    ("heads", {"heads": "single", "by": "cluster", "first": [3]}, "1468af50741f5ec9"),
+    ("rounds", {"score": SCORE}, "4ac09bdf39db440e"),
+    ("preference", {"weak": SCORE, "strong": EXACT}, "faa55bfd73137e58"),
+    ("quadrants", {"weak": SCORE, "strong": EXACT}, "6e24328ccd15f307"),
+    ("least_share", {"inner": SORTED, "shares": {"code": 0.25}}, "c7fb8c5686ec4167"),
+    ("least_share", {"inner": SORTED, "at": "start"}, "32bed52a52d134b3"),
+    ("matched", {"inner": TWICE, "draw": 1}, "d980a149ed070761"),
+    ("where_it_counts", {"inner": "shuffled", "score": SCORE, "share": 0.2}, "b5dba0b4ba3361c7"),
+    ("where_it_counts", {"inner": {"bands": {"score": SCORE}}, "score": SCORE}, "7362497f7e51cc7e"),
+    ("prerequisites", {"score": SCORE, "graph": "made.jsonl"}, "b5554fc5f1c04527"),
+    ("rank_weights", {"inner": TWICE, "run": "made.jsonl"}, "6221b278f1815059"),
+    ("rank_weights", {"inner": TWICE, "run": "made.jsonl", "by": "kde", "compared": "pointwise"}, "91a902596b2c46c2"),
+    ("score_weights", {"inner": TWICE, "score": SCORE, "epochs": 4}, "db1deea0abcb8859"),
+    ("improvement_weights", {"inner": TWICE, "reported": "made.jsonl"}, "d6203950b221abb9"),
+    ("early_learning_weights", {"inner": TWICE, "reported": "made.jsonl"}, "3ea4345dedac19b6"),
+]
+
+
+def golden_table(option: plugins.Option) -> pa.Table:
+    """What a table says of the golden documents, and of two sources."""
+    ids = [row["doc_id"] for row in GOLDEN_DOCUMENTS]
+    columns: dict[str, list[Any]] = {
+        "before": ["code"], "after": ["web"], "document": ids * 3,
+        "query": [f"q{i % 20}" for i in range(900)], "score": [i * 37 % 101 / 8 for i in range(900)],
+        "relevant": [i % 7 < 2 for i in range(900)], "epoch": [i // 300 for i in range(900)],
+        "loss": [(1 + i % 13) / (1 + i // 300 * (i % 3)) for i in range(900)],
+    }  # fmt: skip
+    types = {name: arrow_type(kind) for name, kind in option.columns.types.items()}
+    return pa.table([pa.array(columns[name], kind) for name, kind in types.items()], pa.schema(list(types.items())))
+
+
+@pytest.mark.parametrize(("name", "options", "golden"), GOLDEN_VISITS)
+def test_golden_visits(name: str, options: dict[str, Any], golden: str) -> None:
+    order = plugins.make("orders", name, options, "order.using", Order)
+    order = attach(order, {option.path: golden_table(option) for option in plugins.options_of(order, *TABLE_KINDS)})
+    rows = [{EXACT: 1 + i * 5, **row} for i, row in enumerate(GOLDEN_DOCUMENTS)]
+    pool = replace(pool_for(order, with_visits(documents(rows), [1, 1, 2]), 64), training=GOLDEN_TRAINING)
+    visits, left = answer(order, pool, 7)
+    digest = hashlib.sha256(repr((visits, sorted(left))).encode()).hexdigest()[:16]
     assert digest == golden, "changing this changes every user's data"
