@@ -359,8 +359,11 @@ def _in_file(family: str, name: str) -> type[object]:
     module = importlib.import_module(f"{_FOLDERS[family][0]}.{name}")
     classes = [
         value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, _contracts(family)) and value.__module__ == module.__name__
+        for key, value in vars(module).items()
+        if not key.startswith("_")  # such as the rater that a fit makes
+        and inspect.isclass(value)
+        and issubclass(value, _contracts(family))
+        and value.__module__ == module.__name__
     ]
     assert len(classes) == 1, f"{module.__name__} must define exactly one plug-in, not {len(classes)}"
     return classes[0]

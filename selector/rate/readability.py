@@ -1,40 +1,49 @@
-"""How many years of school a text asks for, by the length of its sentences and words.
+"""How much schooling a text asks for, by the length of its sentences and words.
 
-Source: Kincaid et al. 1975, "Derivation of new readability formulas for Navy enlisted personnel" (the
-Flesch-Kincaid grade). Its weights were fitted to English; elsewhere, trust its order, not its years.
+Source: Kincaid et al. 1975, "Derivation of new readability formulas for Navy enlisted personnel" (the Flesch-Kincaid
+grade and ARI); Flesch 1948, "A new readability yardstick" (ease); McLaughlin 1969, "SMOG grading" (its 30 sentences are
+scaled to those that there are). The weights were fitted to English; elsewhere, trust the order, not the years.
 
-Measured: on the Wikipedia sentences of CEFR-SP its Spearman correlation with the mean of two annotators'
-levels is 0.528 (95 % interval 0.509 to 0.546); that of the number of words is 0.374.
+Unit: years of school; of `flesch_ease` points. Range: any number, of school texts about 0 to 18 years, 0 to 100 points.
+A high value means harder; of `flesch_ease` easier.
+
+Measured: see the table that `python -m jobs.bench raters` prints. On the Wikipedia sentences of CEFR-SP the Spearman
+correlation of the Flesch-Kincaid grade with the mean of two annotators' levels is 0.528 (95 % interval 0.509 to 0.546);
+that of the number of words is 0.374, of characters 0.494.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyphen
 
 from selector.errors import PolicyError, did_you_mean
-from selector.rate import Rater
+from selector.exact import Ints
+from selector.rate import Meaning, Rater
+from selector.rate._words import num_sentences, texts_of, words_of
 
-# Letters with their combining marks; an apostrophe inside a word, straight or curly, belongs to it.
-_WORD = r"\p{L}[\p{L}\p{M}]*(?:['\u2019]\p{L}[\p{L}\p{M}]*)*"
-_SENTENCE_END = r"[.!?]+"
 _REMEMBERED_WORDS = 1 << 18
+_MANY_SYLLABLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readability(Rater):
-    """Flesch-Kincaid grade: the years of school that the text asks for, by its words and sentences.
+    """A readability formula; by default the Flesch-Kincaid grade, the years of school that the text asks for.
+
+    With W words, S sentences, Y syllables, C letters, and P words of three syllables or more:
+    `flesch_kincaid` is 0.39 W/S + 11.8 Y/W - 15.59, `flesch_ease` 206.835 - 1.015 W/S - 84.6 Y/W, `smog`
+    1.043 sqrt(30 P/S) + 3.1291, `ari` 4.71 C/W + 0.5 W/S - 21.43.
 
     Syllables are one more than the places where pyphen may hyphenate, which misses some ("idea" has one). A
     text without a letter has no grade; one without a full stop is one sentence, so lists grade high.
     """
 
     libraries = ("pyphen",)
-    higher_is = "harder"
 
+    formula: Literal["flesch_kincaid", "flesch_ease", "smog", "ari"] = "flesch_kincaid"
     language: str = "en_US"
 
     def __post_init__(self) -> None:
@@ -42,19 +51,31 @@ class Readability(Rater):
             hint = did_you_mean(self.language, pyphen.LANGUAGES)
             raise PolicyError(f"readability.language: pyphen has no language {self.language!r}. {hint}")
 
-    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        text = pl.Series(batch["text"], dtype=pl.String).fill_null("")
-        words_of_each = text.str.extract_all(_WORD)
-        num_words = words_of_each.list.len().to_numpy().astype(np.int64)
-        words = words_of_each.explode().drop_nulls().to_arrow().dictionary_encode()
-        weights = self._syllables(words.dictionary.to_pylist())[words.indices.to_numpy()]
-        ends = np.concatenate(([0], np.cumsum(weights)))[np.cumsum(num_words)]  # syllables up to each document's end
-        syllables = np.diff(ends, prepend=0)
-        sentences = np.maximum(text.str.count_matches(_SENTENCE_END).to_numpy(), 1)
-        grade = 0.39 * num_words / sentences + 11.8 * syllables / np.maximum(num_words, 1) - 15.59
-        return pa.record_batch({"score": pa.array(grade, mask=num_words == 0)})
+    def scores(self, name: str) -> dict[str, Meaning]:
+        return {name: "easier" if self.formula == "flesch_ease" else "harder"}
 
-    def _syllables(self, words: list[str]) -> npt.NDArray[np.int64]:
+    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        texts = texts_of(batch)
+        words = words_of(texts)
+        has_words = words.counts > 0
+        num_words, sentences = np.maximum(words.counts, 1), num_sentences(texts)
+        words_per_sentence = words.counts / sentences
+        if self.formula == "ari":
+            letters = pl.Series(words.vocabulary, dtype=pl.String).str.count_matches(r"\p{L}").to_numpy()
+            grade = 4.71 * words.totals(letters.astype(np.int64)) / num_words + 0.5 * words_per_sentence - 21.43
+        else:
+            syllables = self._syllables(words.vocabulary.to_pylist())
+            per_word = words.totals(syllables) / num_words
+            if self.formula == "smog":
+                long_words = words.totals((syllables >= _MANY_SYLLABLES).astype(np.int64))
+                grade = 1.043 * np.sqrt(30 * long_words / sentences) + 3.1291
+            elif self.formula == "flesch_ease":
+                grade = 206.835 - 1.015 * words_per_sentence - 84.6 * per_word
+            else:
+                grade = 0.39 * words_per_sentence + 11.8 * per_word - 15.59
+        return pa.record_batch({"score": pa.array(grade, mask=~has_words)})
+
+    def _syllables(self, words: list[str]) -> Ints:
         hyphens = pyphen.Pyphen(lang=self.language)
         if len(hyphens.hd.cache) > _REMEMBERED_WORDS:  # pyphen never forgets a word, and a corpus has no end of them
             hyphens.hd.cache.clear()
