@@ -8,7 +8,7 @@ which nothing is known (null) is left out. So the signals do not depend on the o
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +86,14 @@ class Curves:
         is_positive = self.values > 0
         return np.where(is_positive, -log(np.where(is_positive, self.values, 1)), np.inf)
 
-    def are_impossible(self, score_is: ReportIs) -> Bools:
-        """Whether a curve has a point that is no such report: not finite, or no probability."""
+    def are_impossible(self, score_is: ReportIs, *, is_likelihood: bool) -> Bools:
+        """Whether a curve has a point that is no such report: not finite, no probability, or of a likelihood a loss
+        below 0."""
         is_possible = np.isfinite(self.values)
         if score_is != "loss":
             is_possible &= (self.values >= 0) & (self.values <= 1)
+        elif is_likelihood:
+            is_possible &= self.values >= 0
         return self.sums(~is_possible) > 0
 
 
@@ -103,6 +106,8 @@ class FromTraining(Rater):
     finite, a probability of 2) has failed; one whose signal is null is not_applicable. The table is held whole by every
     worker, about 100 bytes a row.
     """
+
+    is_likelihood: ClassVar[bool] = True  # a loss is minus the logarithm of a probability, and so not below 0
 
     feedback: Feedback
     score_is: ReportIs = "loss"
@@ -132,9 +137,10 @@ class FromTraining(Rater):
     def _signals(self) -> Known:
         assert self.feedback is not None
         curves = Curves.of(self.feedback.table)
-        with np.errstate(invalid="ignore"):  # of what has failed
+        with np.errstate(invalid="ignore", over="ignore"):  # of what has failed
             scores = self.signals(curves)
-        return Known(ids=curves.ids, scores=scores, has_failed=curves.are_impossible(self.score_is))
+        has_failed = curves.are_impossible(self.score_is, is_likelihood=self.is_likelihood)
+        return Known(ids=curves.ids, scores=scores, has_failed=has_failed)
 
 
 def _sums(values: Floats, first: Ints) -> Floats:

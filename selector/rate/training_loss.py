@@ -27,6 +27,7 @@ class TrainingLoss(FromTraining):
     """
 
     higher_is = "harder"
+    is_likelihood = False
 
     over: Literal["last", "first", "mean"] = "last"
 

@@ -107,6 +107,16 @@ def test_what_cannot_be_a_report_has_failed_and_harms_no_other_document(name: st
 
 
 @pytest.mark.parametrize("name", ["cartography", "forgetting", "learned_epoch", "early_learning", "training_loss"])
+def test_a_loss_that_is_not_finite_has_failed(name: str) -> None:
+    table = feedback([0.5, float("nan")], [0.5, float("inf")], [1e9, -float("inf")], [0.1, 0.2])
+    scores = rated(name, {}, [0, 1, 2, 3], feedback=table)
+    states = [values for key, values in scores.items() if key.endswith(".state")]
+    assert all(state == ["failed", "failed", "failed", "ok"] for state in states)
+    of_negative = rated(name, {}, [0], feedback=feedback([-0.5, -0.7])).popitem()[1]
+    assert of_negative == ["ok" if name == "training_loss" else "failed"], "no probability is above 1"
+
+
+@pytest.mark.parametrize("name", ["cartography", "forgetting", "learned_epoch", "early_learning", "training_loss"])
 def test_before_training_has_reported_anything_all_is_missing(name: str) -> None:
     with pytest.raises(PolicyError, match="feedback: name the table that training writes"):
         plugins.make("raters", name, {"feedback": None}, "rate.0", Rater)
