@@ -64,12 +64,12 @@ class Concepts:
         return cls(names=sorted_names, documents=owners[order], states=["ok"] * words.num_texts)
 
     @classmethod
-    def _of(cls, found: Sequence[list[str] | str]) -> "Concepts":
-        lists = [words if isinstance(words, list) else [] for words in found]
+    def _of(cls, per_document: Sequence[list[str] | str]) -> "Concepts":
+        lists = [words if isinstance(words, list) else [] for words in per_document]
         return cls(
             names=[name for words in lists for name in words],
             documents=np.repeat(np.arange(len(lists)), [len(words) for words in lists]).astype(np.int64),
-            states=[words if isinstance(words, str) else "ok" for words in found],
+            states=[words if isinstance(words, str) else "ok" for words in per_document],
         )
 
 
@@ -116,8 +116,8 @@ def documents_with_both(
     """How many documents have each two of these concepts: a sparse matrix, in its diagonal those that have the one."""
     place = {name: i for i, name in enumerate(names)}
     together = scipy.sparse.csr_matrix((len(names), len(names)), dtype=np.int64)
-    for met in pool.map(functools.partial(_met, of, place), *columns):
-        together = together + met
+    for counts in pool.map(functools.partial(_together_in, of, place), *columns):
+        together = together + counts
     return together
 
 
@@ -157,7 +157,7 @@ def _counted(of: Callable[[pa.RecordBatch], Concepts], batch: pa.RecordBatch) ->
     return Counter(of(batch).names)
 
 
-def _met(of: Callable[[pa.RecordBatch], Concepts], place: dict[str, int], batch: pa.RecordBatch) -> Any:
+def _together_in(of: Callable[[pa.RecordBatch], Concepts], place: dict[str, int], batch: pa.RecordBatch) -> Any:
     concepts = of(batch)
     columns = np.array([place.get(name, -1) for name in concepts.names], np.int64)
     is_known = columns >= 0

@@ -77,13 +77,13 @@ class KnowledgeTracing(Rater):
         )
         taken = pa.array(least, mask=state != "ok")
         chance = 1 / (2 + expm1(-np.nan_to_num(mean)))
-        told = pa.array(state, pa.string())
+        state_column = pa.array(state, pa.string())
         return pa.record_batch(
             {
                 "score": pa.array(chance).take(taken),
                 "score_deviation": pa.array(deviation).take(taken),
-                "score.state": told,
-                "score_deviation.state": told,
+                "score.state": state_column,
+                "score_deviation.state": state_column,
             }
         )
 
