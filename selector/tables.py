@@ -72,6 +72,7 @@ CLUSTERS = pa.schema(
         ("doc_id", DOC_ID),
         ("cluster", pa.int32()),
         ("distance", pa.float32()),  # Euclidean, to the nearest centroid
+        ("branches", pa.list_(pa.int32())),  # the clusters of the coarser levels that hold it, the coarsest first
     ]
 )
 

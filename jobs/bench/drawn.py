@@ -198,9 +198,13 @@ class DrawnCluster(Cluster):
         distances = _uniform(words[:, 1]).astype(np.float32)
         labels = self.corpus.clusters(words)
         return {
-            "clusters": pa.table([ids, labels, distances], schema=tables.CLUSTERS),
+            "clusters": pa.table([ids, labels, distances, _no_branches(len(labels))], schema=tables.CLUSTERS),
             "sizes": sizes_of(labels.astype(np.int64), distances, np.ones((len(labels), 1), np.float16)),
         }
+
+
+def _no_branches(num_documents: int) -> pa.ListArray:
+    return pa.ListArray.from_arrays(np.zeros(num_documents + 1, np.int32), pa.array([], pa.int32()))
 
 
 _KINDS: dict[type[Step], type[Any]] = {

@@ -33,19 +33,27 @@ from selector.steps.select import Select
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A selector with its options, and how many clusters there are for it. SCORE is the score that is asked for, PICKS
-    the share of the budget in a batch."""
+    """A selector with its options, and the clusters that there are for it: so many, or of these `cluster.levels`, which
+    are resampled towards a uniform support. SCORE is the score that is asked for, PICKS the share of the budget in a
+    batch."""
 
     name: str
     options: Mapping[str, Any]
     num_clusters: int = 64
+    levels: tuple[int, ...] = ()
     more_seeds: int = 1
 
     @property
     def label(self) -> str:
         written = [f"{key}={value}" for key, value in self.options.items() if value not in ("SCORE", "PICKS")]
         clusters = "" if self.num_clusters == 64 else f", clusters: {self.num_clusters}"
-        return " ".join([self.name, *written]) + clusters
+        levels = f", cluster.levels: {list(self.levels)}" if self.levels else ""
+        return " ".join([self.name, *written]) + clusters + levels
+
+    @property
+    def cluster(self) -> tuple[tuple[str, Any], ...]:
+        """The policy's section on clusters."""
+        return (("levels", self.levels),) if self.levels else (("num_clusters", self.num_clusters),)
 
 
 SELECTORS: tuple[Tried, ...] = (
@@ -86,7 +94,7 @@ class Everything(Selector):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("source", "cluster", "distance", "embedding", "neighbours", "neighbour_cosines")
+        return ("source", "cluster", "distance", "branches", "embedding", "neighbours", "neighbour_cosines")
 
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
         raise NotImplementedError("it only names columns")
@@ -118,23 +126,24 @@ def measure(
 ) -> Iterator[Measured]:
     """What each selector chose by each budget, a share of the documents."""
     columns = functools.cache(functools.partial(_columns, corpus, score, root=root))
+    control = SELECTORS[0]
 
     @functools.cache
-    def documents(num_clusters: int, seed: int) -> pa.Table:
+    def documents(cluster: tuple[tuple[str, Any], ...], seed: int) -> pa.Table:
         """With the score that the usual clusters give: some raters look at them, and it is to mean one thing."""
-        own, usual = columns(num_clusters, seed), columns(Tried.num_clusters, seed)
+        own, usual = columns(cluster, seed), columns(control.cluster, seed)
         assert own["doc_id"].equals(usual["doc_id"]), "a pool is in corpus order, whatever the clusters"
         at = own.schema.get_field_index(score)
         return own.set_column(at, own.schema.field(at), usual[score])
 
-    whole = documents(Tried.num_clusters, 0)
+    whole = documents(control.cluster, 0)
     num_sources = len(Counter(whole["source"].to_pylist()))
     for share in shares:
         budget = Budget(amount=max(1, round(share * whole.num_rows)), unit="documents")
         for tried in SELECTORS:
             selector = _selector_of(tried, score, share)
             chosen = [
-                _chosen(selector, documents(tried.num_clusters, seed % num_seeds), budget, seed)
+                _chosen(selector, documents(tried.cluster, seed % num_seeds), budget, seed)
                 for seed in range(num_seeds * tried.more_seeds)
             ]
             counted = [Counter(some["source"].to_pylist()) for some in chosen]
@@ -175,13 +184,15 @@ def interval(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f} ± {_T.get(len(values), 1.96) * spread / math.sqrt(len(values)):.{digits}f}"
 
 
-def _columns(corpus: Mapping[str, Any], score: str, num_clusters: int, seed: int, *, root: str) -> pa.Table:
+def _columns(
+    corpus: Mapping[str, Any], score: str, cluster: tuple[tuple[str, Any], ...], seed: int, *, root: str
+) -> pa.Table:
     """The documents that may be chosen, with every column that a selector reads, as the real flow makes them."""
     policy = {
         "seed": seed,
         "corpus": dict(corpus),
         "embed": {"max_tokens": 128, "long_documents": "truncate"},
-        "cluster": {"num_clusters": num_clusters},
+        "cluster": dict(cluster),
         "rate": [score],
         "select": {"budget": {"documents": 1}, "using": {"jobs.bench.selectors:Everything": {"score": score}}},
     }

@@ -39,8 +39,10 @@ KNOWN: Mapping[str, Column] = {
     },
     "text": Column(name="text", step="", table="", column="text", type=pa.string()),
     "embedding": Column(name="embedding", step="embed", table="embeddings", column="embedding", type=None),
-    "cluster": Column(name="cluster", step="cluster", table="clusters", column="cluster", type=pa.int32()),
-    "distance": Column(name="distance", step="cluster", table="clusters", column="distance", type=pa.float32()),
+    **{
+        name: Column(name=name, step="cluster", table="clusters", column=name, type=tables.CLUSTERS.field(name).type)
+        for name in ("cluster", "distance", "branches")
+    },
     **{
         name: Column(
             name=name, step="neighbours", table="neighbours", column=name, type=tables.NEIGHBOURS.field(name).type
@@ -53,7 +55,10 @@ KNOWN: Mapping[str, Column] = {
 RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance")
 """Those of them that a rule may name."""
 
-NO_GROUPS = ("doc_id", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance")
+NO_GROUPS = (
+    "doc_id", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance", "branches",
+    *("neighbours", "neighbour_cosines"),
+)  # fmt: skip
 """Those of them whose values are no groups of documents."""
 
 

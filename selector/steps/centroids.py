@@ -18,7 +18,7 @@ from selector.engine.store import Seal, Store
 from selector.exact.vectors import vector_column
 from selector.models import kmeans
 from selector.models.kmeans import Method
-from selector.models.neighbours import Halves, closest
+from selector.models.neighbours import Halves, Ints, closest
 from selector.steps.how_many import EVIDENCE, most_clusters, number_of_clusters
 from selector.steps.sample import Blocks, Sample
 
@@ -61,10 +61,10 @@ class Centroids(Whole):
         columns = [pa.array(np.arange(len(centroids), dtype=np.int32)), vector_column(centroids)]
         yield "centroids", pa.table(columns, schema=tables.centroids(sample.dimension))
         yield "evidence", evidence
-        yield "levels", _tree(levels)
+        yield "levels", tree(levels)
 
 
-def _tree(levels: Sequence[Halves]) -> pa.Table:
+def tree(levels: Sequence[Halves]) -> pa.Table:
     """`LEVELS`: to which cluster of the next level each cluster of a level belongs."""
     tables_of = [
         pa.table(
@@ -78,6 +78,22 @@ def _tree(levels: Sequence[Halves]) -> pa.Table:
         for level, (low, high) in enumerate(itertools.pairwise(levels))
     ]
     return pa.concat_tables([LEVELS.empty_table(), *tables_of])
+
+
+def branches_of(store: Store, key: str, num_clusters: int) -> pa.ListArray:
+    """For each of the finest clusters those of the coarser levels that hold it, the coarsest first.
+
+    `key` is that of the centroids. Without levels there are none.
+    """
+    levels = store.read(key, "levels")
+    level, parent = levels["level"].to_numpy(), levels["parent"].to_numpy()
+    own, above = np.arange(num_clusters), list[Ints]()
+    for number in np.unique(level):
+        own = parent[level == number][own]
+        above.insert(0, own)
+    flat = np.stack(above, axis=1).reshape(-1) if above else np.empty(0)
+    offsets = np.arange(num_clusters + 1) * len(above)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()))
 
 
 def _fitted(sample: Sample, num_clusters: int, method: Method) -> Halves:

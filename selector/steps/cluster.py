@@ -18,6 +18,7 @@ from selector.engine.store import Store
 from selector.exact.vectors import vectors_of
 from selector.models.neighbours import closest, distances
 from selector.steps import dedup, health, survey
+from selector.steps.centroids import branches_of
 from selector.steps.survey import Survey
 
 
@@ -26,7 +27,7 @@ class Cluster(Fold):
     """The cluster of each document of a part that has a vector; `health` says whether the clusters are of use."""
 
     name: str = field(default="cluster", metadata=APART)
-    version = 3
+    version = 4
     output = "clusters"
     folded = None
     reads: tuple[str, ...] = field(default=("embed", "centroids", "survey", "dedup"), metadata=APART)
@@ -64,7 +65,8 @@ class Cluster(Fold):
         vectors = vectors_of(embeddings["embedding"])
         labels = closest(vectors, centroids)
         apart = distances(vectors, centroids, labels)
-        columns: list[Any] = [embeddings["doc_id"], labels.astype(np.int32), apart]
+        branches = branches_of(store, task.inputs["centroids"], len(centroids))
+        columns: list[Any] = [embeddings["doc_id"], labels.astype(np.int32), apart, branches.take(pa.array(labels))]
         return {
             "clusters": pa.table(columns, schema=tables.CLUSTERS),
             "sizes": health.sizes_of(labels, apart, vectors),

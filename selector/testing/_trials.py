@@ -64,6 +64,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("cluster", pa.int32()),
         ("distance", pa.float32()),
+        tables.CLUSTERS.field("branches"),
         ("embedding", pa.list_(pa.float16(), 4)),
         *[tables.NEIGHBOURS.field(name) for name in ("neighbours", "neighbour_cosines")],
         pa.field(SCORE, pa.float32(), metadata={"higher_is": "better"}),
@@ -80,7 +81,7 @@ def documents(rows: list[dict[str, Any]]) -> pa.Table:
         default = {"doc_id": i.to_bytes(16), "source": "web", "num_bytes": 100, "num_tokens": 10, "cluster": 0}
         default |= {"text": f"Document {i}. It has words.", "distance": 0.5, SCORE: None, EXACT: None, TOPIC: None}
         default |= {"embedding": [np.float16(x) for x in (1, 0, 0, i)], "neighbours": [], "neighbour_cosines": []}
-        row = {**default, **row}
+        row = {**default, "branches": [], **row}
         for name in SCHEMA.names:
             filled[name].append(row[name])
     return pa.table([pa.array(filled[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
@@ -103,7 +104,8 @@ def made_up(count: int, number: int) -> pa.Table:
                 "source": one_of("web", "code", "math", "écrit"),
                 "num_tokens": int(one_of(rng.integers(31), rng.integers(3))),
                 "text": one_of("One word.", "Some more words, in two clauses.", "", "Écrit. Philosophical!", "7"),
-                "cluster": int(rng.integers(4)),
+                "cluster": (cluster := int(rng.integers(4))),
+                "branches": [cluster // 2],
                 SCORE: one_of(None, float(rng.integers(-2, 3)), float(np.float32(rng.uniform(-1e3, 1e3)))),
                 EXACT: one_of(None, int(rng.integers(-2, 3)), 2**60 + int(rng.integers(6))),
                 TOPIC: one_of(None, "art", "law"),

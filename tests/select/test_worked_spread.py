@@ -239,6 +239,16 @@ def test_branches_get_the_same_before_clusters_do() -> None:
     assert shares((2, 4))[3] == 8 and shares((1,)) == [4, 4, 4, 4]
 
 
+def test_the_branches_are_those_of_the_levels_that_clusters_were_fitted_with() -> None:
+    """Two levels above five clusters: of three branches one has two twigs of one cluster each, and one has none."""
+    branches = [[0, 0], [0, 1], [1, 2], [1, 2], None]
+    table = documents(
+        [{"cluster": None if i == 4 else i, "branches": branches[i]} for i in range(5) for _ in range(20)]
+    )
+    places = kept(Hierarchical(), table, 36)
+    assert np.bincount(np.array(places) // 20, minlength=5).tolist() == [6, 6, 6, 6, 12]
+
+
 def test_the_closest_of_a_cluster_come_first_where_the_policy_says_so() -> None:
     table = documents(
         [{"cluster": i % 2, "distance": d} for i, d in enumerate([0.4, 0.1, 0.2, 0.3, 0.3, 0.9, 0.5, 0.2])]

@@ -11,9 +11,11 @@ from selector import tables
 from selector.engine.step import Done, Result
 from selector.engine.store import Seal, Store
 from selector.exact import keyed
-from selector.exact.vectors import vector_column
+from selector.exact.vectors import vector_column, vectors_of
+from selector.models import kmeans
 from selector.models.kmeans import Method
-from selector.steps.centroids import Centroids
+from selector.models.neighbours import closest
+from selector.steps.centroids import Centroids, branches_of, tree
 from selector.steps.embed import SAMPLES, sampled, samples_of
 
 NUM_DOCUMENTS = 9_000
@@ -57,6 +59,18 @@ def test_centroids_do_not_depend_on_the_cut_into_parts(per_cluster: int, embeddi
     first, second = (fitted(store, seals, per_cluster) for store, seals in zip(stores, (large, small), strict=True))
     assert first.equals(second) and first.num_rows == 3
     assert not first.equals(fitted(stores[0], large, per_cluster, seed=8))
+
+
+def test_a_cluster_knows_the_coarser_ones_that_hold_it_the_coarsest_first(embeddings: pa.Table) -> None:
+    store, vectors = Store(MemoryStorage()), vectors_of(embeddings["embedding"])
+    method = Method(kind="euclidean", start="sampled", restarts=1, iterations=4, seed=1)
+    levels = kmeans.hierarchy(vectors[:1500], (40, 9, 2), method)
+    store.seal("levels", [("levels", tree(levels))])
+    fine = closest(levels[0], levels[1])
+    expected = np.column_stack([closest(levels[1], levels[2])[fine], fine])
+    assert branches_of(store, "levels", 40).to_pylist() == expected.tolist()
+    store.seal("flat", [("levels", tree(levels[:1]))])
+    assert branches_of(store, "flat", 40).to_pylist() == [[]] * 40
 
 
 @pytest.mark.parametrize(("per_cluster", "read"), [(100, {"sample.4"}), (3_000, {"embeddings"})])
