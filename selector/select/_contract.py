@@ -26,8 +26,9 @@ class Decisions:
     `pool` is the pool with what was added to it, where `decide` reads that. `known` are further columns of it, from
     which `decide` takes what it would else work out again; it answers the same without them. `facts` go into the
     manifest: quotas, weights per round, what could not be spent. `waiting` says what must happen before the rest can
-    be decided ("round 2 needs feedback on 3,334 documents"); what is decided so far is then a manifest. `fills_budget`
-    is given where it is not as the selector says of itself.
+    be decided ("round 2 needs feedback on 3,334 documents"); what is decided so far is then a manifest. `num_rounds` is
+    how many rounds are decided, where such manifests lie behind: what a later round chose is arranged after all of the
+    earlier ones, which stay in their places. `fills_budget` is given where it is not as the selector says of itself.
     """
 
     decide: Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -36,6 +37,7 @@ class Decisions:
     known: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     waiting: str | None = None
+    num_rounds: int | None = None
     fills_budget: bool | None = None
 
 

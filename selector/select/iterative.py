@@ -152,7 +152,14 @@ class Iterative(Selector):
             account[-1] |= self._listed(names, means=facts.pop("means"), documents=facts.pop("documents")) | facts
         decide = _InRounds(decide=decisions.decide, earlier=tuple(earlier))
         facts = {"rounds": account, **({"fallback": fallback} if fallback else {})}
-        return replace(decisions, decide=decide, facts=facts, waiting=waiting, fills_budget=self._fills(waiting))
+        return replace(
+            decisions,
+            decide=decide,
+            facts=facts,
+            waiting=waiting,
+            num_rounds=len(account) if self._is_fed else None,
+            fills_budget=self._fills(waiting),
+        )
 
     def _fills(self, waiting: str | None) -> bool:
         return waiting is None and self.inner.fills_budget

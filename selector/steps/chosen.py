@@ -30,10 +30,18 @@ class ChosenShard:
     names: tuple[str, ...]
     columns: tuple[str, ...]  # the keys of these, of all documents that may be chosen
     chosen: str  # the key of what select said
+    round: int | None = None  # only those that this round chose
+
+    def decided(self, store: Store) -> pa.Table:
+        """What select said of the documents."""
+        chosen = chosen_of(store, self.chosen)
+        if self.round is None:
+            return chosen
+        return chosen.filter(pa.array(chosen["round"].to_numpy() == self.round)).combine_chunks()
 
     def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
         """The rows with some of these columns and of those of `DECIDED`; those of a document one after another."""
-        chosen = chosen_of(store, self.chosen)
+        chosen = self.decided(store)
         stored = {name: key for name, key in zip(self.names, self.columns, strict=True) if name in names}
         batch = batch_of(store, list(stored), list(stored.values())).take(chosen["place"].combine_chunks())
         decided = chosen.select([name for name in names if name in DECIDED])
@@ -60,19 +68,19 @@ class Chosen:
         """What decides these columns of the documents of every part."""
         return replace(self.select.gather, columns=self.columns).identities(done)
 
-    def shards(self, done: Done) -> list[ChosenShard]:
-        """The chosen documents with these columns, once they are stored."""
+    def shards(self, done: Done, number: int | None = None) -> list[ChosenShard]:
+        """The chosen documents with these columns, once they are stored; of one round, or of all."""
         by_name = self._columns()
         keys = self.select.shards(done).columns(list(by_name.values()))
         return [
-            ChosenShard(number=i, names=tuple(by_name), columns=columns, chosen=one["key"])
+            ChosenShard(number=i, names=tuple(by_name), columns=columns, chosen=one["key"], round=number)
             for i, (columns, one) in enumerate(zip(keys, shards_of(done), strict=True))
         ]
 
-    def pool(self, done: Done, inputs: str) -> Pool:
-        """What an order sees; what is worked out of it is kept under `inputs`."""
+    def pool(self, done: Done, inputs: str, number: int | None = None) -> Pool:
+        """What an order sees, of one round or of all; what is worked out of it is kept under `inputs`."""
         schema = self.select.shards(done).pool(self.columns, inputs).schema
-        shards, store = self.shards(done), done.store
+        shards, store = self.shards(done, number), done.store
         num_rows = list(done.map(functools.partial(_num_rows, store), shards))
         decided = [tables.VERDICTS.field(name) for name in ("inclusion_probability", "round", "visits")]
         return Pool(
@@ -101,4 +109,4 @@ class _Rows:
 
 
 def _num_rows(store: Store, shard: ChosenShard) -> int:
-    return int(chosen_of(store, shard.chosen)["visits"].to_numpy().sum(dtype=np.int64))
+    return int(shard.decided(store)["visits"].to_numpy().sum(dtype=np.int64))

@@ -394,10 +394,10 @@ class _Asking:
         budget = dataclasses.replace(self.budget, amount=amount, overshoot=overshoot)
         checker = Checker(self.label, self.selector, budget)
         decisions = checker.select(asked_of, self.seed)
-        if decisions.waiting and (self.limits.by is not None or self.limits.visits is not None):
+        if decisions.waiting and self.limits.by is not None:
             raise SelectorError(
-                f"select.shares and select.visits: {self.label} waits for feedback, and what a bound would do to its "
-                "rounds is known only at their end. Leave them out, or use a signal that is there."
+                f"select.shares: {self.label} waits for feedback, and what a bound would do to its rounds is known "
+                "only at their end. Leave it out, or use a signal that is there."
             )
         pairs = tuple(checker.shards(decisions, asked_of))
         deciding = _Deciding(
@@ -527,6 +527,7 @@ def _put_together(
         pool=dataclasses.replace(pool, schema=pa.schema([*pool.schema, *fields]), shards=shards),
         facts=_facts(asking, answers, sizes, rest),
         waiting=next((one.deciding.decisions.waiting for one in answers if one.deciding.decisions.waiting), None),
+        num_rounds=rest[0].deciding.decisions.num_rounds if len(answers) == 1 else None,
         fills_budget=False,
     )
     bound = any(answer.deciding.bound for answer in answers)

@@ -1,8 +1,10 @@
 """Manifest: all that the steps decided, committed as one immutable list of visits. It is written last."""
 
+import contextlib
 import functools
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from selector.errors import SelectorError
 from selector.exact.rates import Training
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
-from selector.manifest.header import Parent
+from selector.manifest.header import Header, Parent
 from selector.manifest.worth import repeats
 from selector.steps import account, order, select, survey, updates
 from selector.steps.chosen import DECIDED, Chosen, ChosenShard
@@ -28,6 +30,9 @@ _FIXED = (
     "doc_id", "source", "cluster", "file", "row", *tables.BYTES, "num_tokens", "inclusion_probability", "reason",
     "arguments",
 )  # fmt: skip
+_BEGINNINGS = "beginnings/"
+"""Begins the keys of artefacts that say which manifest ended with a round that the next one begins with."""
+
 _COMMITTED = pa.schema(
     [
         ("run", pa.string()),
@@ -81,7 +86,7 @@ class ManifestStep(Whole):
     def compute(self, done: Done) -> Tables:
         home, store = run_id(done), done.store
         parts, lost = survey.parts(done, self.survey), account.lost(done)
-        facts = order.facts_of(done)
+        facts, beginnings = order.facts_of(done), order.beginnings(done)
         has_keys = self.policy["corpus"]["key"] is not None
         visited, by_visit = self._parts(done), Counter[int]()
         for part in visited:
@@ -114,10 +119,29 @@ class ManifestStep(Whole):
             models=self.models,
             plugins=self.plugins,
             versions=self.versions,
-            parent=None if self.parent is None else Parent(digest=self.parent, position=0),
+            parent=self._parent(done, beginnings),
         )
+        if beginnings:
+            _tell(done, beginnings[-1], manifest)
         committed = {"run": home, "digest": manifest.digest, "visits": len(manifest), "quarantine": quarantine}
         yield "manifest", pa.Table.from_pylist([committed], schema=_COMMITTED)
+
+    def _parent(self, done: Done, beginnings: Sequence[str]) -> Parent | None:
+        """The manifest that this one is a control of; or that of an earlier round, if one in this root ended as a round
+        of this one does. A manifest that is there already keeps its own."""
+        if self.parent is not None:
+            return Parent(digest=self.parent, position=0)
+        committed = done.store.storage.get(f"{run_id(done)}/manifest/manifest.json") if beginnings else None
+        if committed is not None:
+            with contextlib.suppress(ValueError):
+                return Header.from_json(json.loads(committed)).parent
+        for beginning in reversed(beginnings[:-1]):
+            key = f"{_BEGINNINGS}{beginning}"
+            if done.store.find(key) is not None:
+                done.used.append(key)
+                (row,) = done.store.read(key, "manifest").to_pylist()
+                return Parent(digest=row["digest"], position=row["visits"])
+        return None
 
     def _training_facts(self, done: Done, visits: list[Visits]) -> dict[str, Any]:
         if self.training is None:
@@ -142,6 +166,13 @@ class ManifestStep(Whole):
         """What the order does not visit, shard by shard, in corpus order."""
         shards = zip(self.chosen.shards(done), order.shards_of(done), strict=True)
         return [functools.partial(_left, done.store, shard, one["key"]) for shard, one in shards]
+
+
+def _tell(done: Done, beginning: str, manifest: Manifest) -> None:
+    """Stores which manifest ends so, for those that go on from it; the first that does is meant."""
+    key = f"{_BEGINNINGS}{beginning}"
+    done.store.seal(key, [("manifest", pa.table([[manifest.digest], [len(manifest)]], names=["digest", "visits"]))])
+    done.used.append(key)
 
 
 def _deal(scores: tuple[str, ...], store: Store, item: tuple[ChosenShard, str]) -> Mapping[int, pa.Table]:

@@ -32,6 +32,8 @@ from selector.steps.verdict import KEPT, LEFT_OUT, Eligibility, lost_from
 
 SHARDS = pa.schema([("key", pa.string()), ("rows", pa.int64()), ("kept", pa.int64())])
 
+FACTS = pa.schema([("json", pa.string()), ("num_rounds", pa.int32())])
+
 _ANSWERED = ("visits", "round", "inclusion_probability", "value", "cut", "rank")
 """Columns of decisions that are a selector's answer and nothing else, where it has one."""
 
@@ -39,10 +41,10 @@ _ANSWERED = ("visits", "round", "inclusion_probability", "value", "cut", "rank")
 @dataclass(frozen=True, kw_only=True)
 class Select(Whole):
     """`shards`, a row for each shard: `key` is that of its `decisions` (`tables.DECISIONS` of every document, in corpus
-    order) and `chosen` (what is said of those that are kept); and `facts`."""
+    order) and `chosen` (what is said of those that are kept); and `facts` (`FACTS`: as `Decisions` has them)."""
 
     name: str = field(default="select", metadata=APART)
-    version = 7
+    version = 8
     libraries = ("duckdb",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)
@@ -111,7 +113,7 @@ class Select(Whole):
             reason = checker.why_unspent(pool.num_documents) if within is None else within.why_unspent
             facts["shortfall"] = {"unit": budget.unit, "budget": budget.amount, "spent": spent, "reason": reason}
         yield "shards", pa.Table.from_pylist(written, schema=SHARDS)
-        yield "facts", pa.table({"json": [canonical_json(facts).decode()]})
+        yield "facts", pa.table([[canonical_json(facts).decode()], [decisions.num_rounds]], schema=FACTS)
 
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
@@ -204,6 +206,11 @@ def chosen_of(store: Store, key: str) -> pa.Table:
 def facts_of(done: Done) -> dict[str, Any]:
     """What the selector said of its choice as a whole."""
     return json.loads(done.table("select", "facts")["json"][0].as_py())
+
+
+def num_rounds(done: Done) -> int | None:
+    """How many rounds are decided, where each is trained on before the next one is; None: the choice is one."""
+    return done.table("select", "facts")["num_rounds"][0].as_py()
 
 
 def _cost(batch: pa.RecordBatch) -> int:

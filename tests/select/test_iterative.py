@@ -15,6 +15,7 @@ from selector.engine.local import LocalExecutor
 from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.manifest.describe import undone
+from selector.manifest.header import Parent
 from selector.pipeline import build
 from selector.plugins.options import TablePath, TextsPath
 from selector.policy import Policy
@@ -120,6 +121,7 @@ def test_a_planted_signal_is_followed_and_a_random_one_is_not() -> None:
 def test_a_probe_finds_the_clusters_that_are_like_the_target() -> None:
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(12, 4))
+
     rows: list[dict[str, Any]] = []
     for i in range(2400):
         vector = centres[i % 12] + 0.3 * rng.normal(size=4)
@@ -163,23 +165,47 @@ def test_one_signal_is_asked_for(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_feedback_and_the_same_command_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "order", "phases"),
+    [
+        ("softmax", "shuffled", ["round 1", "round 2", "round 3"]),
+        (
+            "exp",
+            {"warmup": {"share": 0.5, "inner": "shuffled"}},
+            ["round 1/warmup", "round 1", "round 2/warmup", "round 2"],
+        ),
+    ],
+)
+def test_a_run_waits_for_feedback_and_the_same_command_goes_on(
+    mode: str, order: Any, phases: list[str], tmp_path: Path, tiny_model: Path
+) -> None:
     (tmp_path / "corpus").mkdir()
     write_corpus(tmp_path / "corpus")
     path = tmp_path / "feedback.jsonl"
-    using = {"iterative": {"inner": "random", "rounds": 3, "feedback": str(path)}}
+    using = {"iterative": {"inner": "random", "rounds": 3, "feedback": str(path), "mode": mode}}
     policy = policy_of(
-        tmp_path / "corpus", tiny_model, select={"budget": {"documents": 30}, "using": using}, rate=[], manifest={},
-        order={"using": "shuffled"},
+        tmp_path / "corpus", tiny_model, rate=[], manifest={}, order={"using": order},
+        select={"budget": {"documents": 30}, "using": using, "visits": {"most": 2}},
     )  # fmt: skip
 
-    def go() -> Any:
-        return build(Policy.of(policy), root=str(tmp_path / "root"), executor=LocalExecutor(workers=1)).manifest
+    def go(root: str = "root") -> Any:
+        return build(Policy.of(policy), root=str(tmp_path / root), executor=LocalExecutor(workers=1)).manifest
+
+    def order_of(manifest: Any, count: int) -> list[dict[str, Any]]:
+        return manifest.rows(0, count).select(["doc_id", "visit", "phase", "loss_weight"]).to_pylist()
 
     rows: list[dict[str, Any]] = []
+    made: list[Any] = []
     chosen: list[set[bytes]] = []
     for number in (1, 2, 3):
         manifest = go()
+        if made:
+            before = len(made[-1])
+            assert order_of(manifest, before) == order_of(made[-1], before), "it begins like the one before"
+            assert manifest.header.parent == Parent(digest=made[-1].digest, position=before)
+        else:
+            assert manifest.header.parent is None
+        made.append(manifest)
         chosen.append(set(manifest.rows(0, len(manifest))["doc_id"].to_pylist()))
         facts = manifest.info["facts"]["select"]
         if "fallback" in facts or number == 3:
@@ -194,3 +220,7 @@ def test_a_run_waits_for_feedback_and_the_same_command_goes_on(tmp_path: Path, t
         write_jsonl(path, rows)
     assert len(chosen[-1]) == 30 and all(one < other for one, other in itertools.pairwise(chosen))
     assert "waiting" not in facts and manifest.verify().ok
+    assert [phase.name for phase in manifest.header.phases] == phases
+    assert go().digest == manifest.digest
+    alone = go("another root, where no round was waited for").header
+    assert alone.order_digest == manifest.header.order_digest and alone.parent is None
