@@ -60,7 +60,8 @@ class Iterative(Selector):
     The signal is one of three. `signal`: a score. `target`: texts; a logistic head on the vectors is trained after each
     round to tell them from what was chosen, and its logit is the signal. `feedback`: a table (doc_id, round, score)
     that training writes: round 1 is the first, a score may be null. Until it has a row for every document of the last
-    round the run waits: what is chosen so far is a manifest, and the same command goes on.
+    round the run waits: what is chosen so far is a manifest, and the same command goes on. The next
+    manifest begins like it, and names it as its parent.
 
     With `exp` a fifth of each round's evidence is held out, by a keyed hash. Where the means of the clusters do not
     agree with what was held out (the lower end of the 95 % interval of the rank correlation is not above 0, or there
