@@ -19,6 +19,7 @@ from selector.exact import Floats, keyed
 from selector.rate import Columns, Fit, ModelPath, Pool, Rater, ScoreName, TablePath, TextsPath
 from selector.testing import RATER_LAWS, check_rater
 from selector.testing._law import broken
+from selector.testing._trials import variants
 from testing.trials import LengthZScore
 
 pytestmark = pytest.mark.slow
@@ -180,9 +181,24 @@ class Reversed(Rater):
 TRIALS = (Preferred, Topic, Judged, NearestExample, Percent, Known, Reversed)
 
 
-@pytest.mark.parametrize("name", plugins.names("raters"))
+def is_given(name: str) -> bool:
+    """Whether it needs what cannot be made up, such as a model."""
+    try:
+        next(variants("raters", name))
+    except AssertionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", [name for name in plugins.names("raters") if not is_given(name)])
 def test_every_rater_keeps_the_laws(name: str) -> None:
     check_rater(name, examples=10)
+
+
+@pytest.mark.parametrize("name", [name for name in plugins.names("raters") if is_given(name)])
+def test_a_rater_that_must_be_given_something_is_put_before_the_laws_where_it_is_made(name: str) -> None:
+    files = (Path(__file__).parents[1] / "rate").glob("test_*.py")
+    assert any(f'check_rater("{name}"' in file.read_text("utf-8") for file in files)
 
 
 @pytest.mark.parametrize("cls", TRIALS)

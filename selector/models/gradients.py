@@ -1,0 +1,236 @@
+"""What a document would change in a causal language model: its gradient, small enough to be compared.
+
+A gradient has as many numbers as the model has parameters, so it is projected: its products with rows of random signs,
+as many as asked for, keep angles (Johnson and Lindenstrauss). The signs follow from a seed and their place alone, on
+any device, and are made as they are used. Every text goes through the model by itself and every sum of a projection is
+exact, so a document's features do not depend on what stands beside it.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selector.errors import PolicyError
+from selector.exact import Floats
+
+MOMENTS = "adam.safetensors"
+"""The file beside a model's weights with the moments of Adam: for every parameter `exp_avg.<name>` and
+`exp_avg_sq.<name>`."""
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+_BLOCK = 1 << 23  # signs that are held at once
+_GROUP_BYTES = 1 << 28  # of gradients that are projected together
+_BITS = 24  # that are kept of a gradient's numbers, beside the largest of them: so their sums are exact in float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A causal language model as it was at one time of its training. It is loaded on first use."""
+
+    folder: str
+    max_tokens: int
+    parameters: str  # a regular expression: those whose names it is found in
+    dimension: int
+    seed: int
+    device: str
+
+    def gradients(self, texts: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
+        """Features of texts by plain gradients: see `updates`."""
+        return self._features(texts, is_update=False)
+
+    def updates(self, texts: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
+        """Features of texts by the step that the optimizer would take, group by group: which texts have one (two tokens
+        at least), and a unit vector for each, (texts, dimension); zeros where there is none, NaN where the gradient is
+        not finite.
+
+        With the moments of Adam that is m' / sqrt(v' + 1e-8), m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without
+        a correction of the bias and with the small number inside the root, as LESS has it. Without them it is g.
+        """
+        return self._features(texts, is_update=True)
+
+    def load(self) -> None:
+        """Loads the model. Raises PolicyError where it is none, or no parameter has such a name."""
+        assert self._loaded.names
+
+    def _features(self, texts: Sequence[str], *, is_update: bool) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
+        import torch
+
+        loaded = self._loaded
+        size = max(1, min(64, _GROUP_BYTES // (8 * loaded.num_parameters)))
+        for first in range(0, len(texts), size):
+            group: list[Any] = [self._gradient(text, is_update=is_update) for text in texts[first : first + size]]
+            none = torch.zeros(loaded.num_parameters, dtype=torch.float64, device=self.device)
+            vectors = torch.stack([none if one is None else one for one in group])
+            features = projected(vectors, self.dimension, self.seed).cpu().numpy()
+            lengths = np.sqrt((features * features).sum(axis=1, keepdims=True))
+            unit = features / np.where(lengths == 0, 1, lengths)
+            yield np.array([one is not None for one in group], np.bool_), unit
+
+    def _gradient(self, text: str, *, is_update: bool) -> Any:
+        """The numbers of one text, rounded so that their sums are exact; None where the text is too short."""
+        import torch
+
+        loaded = self._loaded
+        ids = loaded.tokenizer(text, truncation=True, max_length=self.max_tokens, return_tensors="pt")["input_ids"]
+        if ids.shape[1] < 2:
+            return None
+        ids = ids.to(self.device)
+        logits = loaded.model(input_ids=ids).logits[0, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+        gradients = torch.autograd.grad(loss, loaded.values, allow_unused=True)
+        pieces = [
+            torch.zeros_like(value).reshape(-1) if gradient is None else gradient.reshape(-1)
+            for value, gradient in zip(loaded.values, gradients, strict=True)
+        ]
+        flat = torch.cat([piece.double() for piece in pieces])
+        if is_update and loaded.moments is not None:
+            flat = adam_direction(*loaded.moments, flat)
+        largest = flat.abs().max()
+        if not bool(torch.isfinite(largest)) or largest == 0:
+            return flat
+        exponent = torch.frexp(largest).exponent
+        return torch.round(torch.ldexp(flat, _BITS - exponent))
+
+    @functools.cached_property
+    def _loaded(self) -> "_Loaded":
+        return _Loaded.of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """A model with the parameters that count."""
+
+    model: Any
+    tokenizer: Any
+    names: tuple[str, ...]
+    values: tuple[Any, ...]
+    moments: tuple[Any, Any] | None  # flat, in the order of the names
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(value.numel() for value in self.values)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "_Loaded":
+        import re
+
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="float32", **options)
+        except (OSError, ValueError) as error:
+            raise PolicyError(
+                f"{checkpoint.folder} is no causal language model that transformers can load: "
+                f"{' '.join(str(error).split())}. Give a folder with its config.json, weights and tokenizer."
+            ) from error
+        model = model.to(checkpoint.device).eval()
+        wanted = re.compile(checkpoint.parameters)
+        for name, value in model.named_parameters():
+            value.requires_grad_(wanted.search(name) is not None)
+        used = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if not used:
+            raise PolicyError(
+                f"No parameter of {checkpoint.folder} has a name with {checkpoint.parameters!r} in it. There are, for "
+                f"example: {', '.join(name for name, _ in list(model.named_parameters())[-3:])}."
+            )
+        moments = _moments(Path(checkpoint.folder, MOMENTS), used, checkpoint.device)
+        return cls(model=model, tokenizer=tokenizer, names=tuple(used), values=tuple(used.values()), moments=moments)
+
+
+def _moments(file: Path, used: dict[str, Any], device: str) -> tuple[Any, Any] | None:
+    """Adam's moments of these parameters, flat; None where there is no such file."""
+    if not file.is_file():
+        return None
+    import torch
+    from safetensors.torch import load_file
+
+    stored = load_file(file)
+    if missing := [name for name in used if f"exp_avg.{name}" not in stored]:
+        raise PolicyError(f"{file} has no moments of {missing[0]}. Write it with `save_moments`.")
+
+    def flat(kind: str) -> Any:
+        return torch.cat([stored[f"{kind}.{name}"].double().reshape(-1) for name in used]).to(device)
+
+    return flat("exp_avg"), flat("exp_avg_sq")
+
+
+def best_device() -> str:
+    """Where a model of this process runs: on its GPU, where it has one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save_moments(model: Any, optimizer: Any, folder: str | Path) -> Path:
+    """Writes the moments of a torch Adam or AdamW beside a model's weights: what `influence` needs of a checkpoint."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for name, value in model.named_parameters():
+        state = optimizer.state.get(value)
+        if state:
+            for kind in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{kind}.{name}"] = state[kind].detach().contiguous().cpu().clone()
+    save_file(tensors, Path(folder, MOMENTS))
+    return Path(folder, MOMENTS)
+
+
+def adam_direction(mean: Any, square: Any, gradient: Any) -> Any:
+    """The direction of Adam's next step, of arrays or tensors: m' / sqrt(v' + epsilon)."""
+    first, second = BETAS
+    new_mean = first * mean + (1 - first) * gradient
+    new_square = second * square + (1 - second) * gradient**2
+    return new_mean / (new_square + EPSILON) ** 0.5
+
+
+def projected(vectors: Any, dimension: int, seed: int) -> Any:
+    """Tensors of float64, (n, numbers), times random signs, (numbers, dimension), divided by sqrt(dimension).
+
+    Where the numbers are whole and below 2^24, every sum is exact up to 2^29 of them.
+    """
+    import torch
+
+    count = vectors.shape[1]
+    rows = max(1, _BLOCK // dimension)
+    total = torch.zeros(vectors.shape[0], dimension, dtype=torch.float64, device=vectors.device)
+    for first in range(0, count, rows):
+        some = vectors[:, first : first + rows]
+        total += some @ signs(first, some.shape[1], dimension, seed, vectors.device)
+    return total / dimension**0.5
+
+
+def signs(first: int, count: int, dimension: int, seed: int, device: Any) -> Any:
+    """Rows `first` to `first + count` of an endless matrix of random signs, 1 and -1 in float64, (count, dimension).
+
+    Its words of 64 bits are those of SplitMix64 (Steele et al. 2014) at their places, so any row is made alone.
+    """
+    import torch
+
+    width = -(-dimension // 64)
+    places = torch.arange(first * width, (first + count) * width, dtype=torch.int64, device=device)
+    words = places * _signed(0x9E3779B97F4A7C15) + _mixed(torch.tensor(seed, dtype=torch.int64, device=device))
+    bits = torch.arange(64, dtype=torch.int64, device=device)
+    spread = (_mixed(words).reshape(count, width, 1) >> bits) & 1
+    return (2 * spread.reshape(count, width * 64)[:, :dimension] - 1).double()
+
+
+def _mixed(words: Any) -> Any:
+    """The finalizer of SplitMix64; torch has no unsigned words, so a shift to the right must clear what it copies."""
+    words = (words ^ ((words >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    words = (words ^ ((words >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return words ^ ((words >> 31) & ((1 << 33) - 1))
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
