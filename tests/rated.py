@@ -12,14 +12,16 @@ from selector.rate._fitted import learned, rater_of
 
 
 def scores_of(
-    name: str, options: dict[str, Any] | None = None, fitted_on: list[str] | None = None, **columns: Any
+    name: str, options: dict[str, Any] | None = None, fitted_on: Any = None, **columns: Any
 ) -> dict[str, list[Any]]:
-    """Every score and state of a rater, by its name; a fit learns from these documents, or from other texts."""
+    """Every score and state of a rater, by its name; a fit learns from these documents, or from other texts or
+    columns."""
     plugin = plugins.make("raters", name, options or {}, f"rate.{name}", Rater, Fit)
     batch = batch_of(**columns)
     declared = plugin if isinstance(plugin, Fit) else None
     if isinstance(plugin, Fit):
-        sample = batch if fitted_on is None else batch_of(text=fitted_on)
+        given = {"text": fitted_on} if isinstance(fitted_on, list) else fitted_on
+        sample = batch if given is None else batch_of(**given)
         rater = rater_of(name, plugin, learned(name, plugin, Pool.of(pa.Table.from_batches([sample]), 2), 0))
     else:
         assert isinstance(plugin, Rater)
