@@ -3,7 +3,8 @@
 Think of the result as the list of visits from first to last. A simple order is a permutation; one with repeats lists a
 document several times, one with phases names a stretch of the list, one with loss weights gives every visit a weight.
 
-Most orders are a `Placed`: documents sorted by (group, key, id), then put in their places by arithmetic on ranks.
+Most orders are a `Placed`: documents sorted by (group, key, id), then put in their places by arithmetic on ranks. One
+around another order is a `Resorted` where it only sorts the visits of that one anew. Neither ever holds all visits.
 
 A docstring ends with two paragraphs that the gallery shows apart: "Evidence:", the source, the setting and the effect,
 also where there was none; and "When:", where that supports the order, and where a random one is as good.
@@ -15,13 +16,14 @@ from selector.order._cuts import Cuts, cut_at
 from selector.order._difficulty import Direction, difficulty_keys, is_high_first
 from selector.order._groups import GroupName, Groups, GroupSummary, InGroups, groups_in
 from selector.order._placed import Placed, random_keys, random_visits
+from selector.order._resorted import Along, Resorted
 from selector.order._shaped import Shaped
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "Columns", "Cuts", "Direction", "GroupName", "GroupSummary", "Groups", "InGroups", "ManifestPath", "ModelPath",
-    "Order", "Placed", "Pool", "Positions", "ScoreName", "Shaped", "SignalName", "TablePath", "TextsPath", "arranged",
-    "check", "cut_at", "difficulty_keys", "groups_in", "is_high_first", "numbered", "random_keys",
-    "random_visits",
+    "Along", "Columns", "Cuts", "Direction", "GroupName", "GroupSummary", "Groups", "InGroups", "ManifestPath",
+    "ModelPath", "Order", "Placed", "Pool", "Positions", "Resorted", "ScoreName", "Shaped", "SignalName", "TablePath",
+    "TextsPath", "arranged", "check", "cut_at", "difficulty_keys", "groups_in", "is_high_first", "numbered",
+    "random_keys", "random_visits",
 ]  # fmt: skip

@@ -1,25 +1,23 @@
 """Another order, with every visit moved a little at random."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from selector import exact
 from selector.errors import PolicyError
-from selector.exact import keyed
-from selector.order import Order, Pool, Positions, random_visits
-from selector.order._moved import stretches
+from selector.exact import Ints, UInt64, keyed
+from selector.order import Along, Resorted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jittered(Order):
+class Jittered(Resorted):
     """Another order in which neighbours change places: near the same way, with more variety in every batch.
 
     With the noise `window`, visits are shuffled within windows of `size` of them (JIT), so none moves further than
     that. With `gumbel`, `size` times Gumbel noise is added to every position, and the visits are sorted by the sums:
-    most move about `size` places, a few much further. A visit does not leave its phase. The driver holds all visits.
+    most move about `size` places, a few much further. A visit does not leave its phase.
 
     Evidence: arXiv 2605.30334 (160M to 1.7B parameters, 1B to 50B tokens of web text, one group) has both: that a batch
     should be diverse while difficulty rises is one of its four principles. A window as large as the pool is `shuffled`.
@@ -28,7 +26,6 @@ class Jittered(Order):
     not reported in what we could read.
     """
 
-    inner: Order
     noise: Literal["window", "gumbel"] = "window"
     size: float = 1024
 
@@ -40,15 +37,10 @@ class Jittered(Order):
                 "from 1 on for windows, and any number from 0 on for Gumbel noise."
             )
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        positions = self.inner.arrange(chosen, seed)
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        visits = positions.visits
-        visited = ids[visits["document"].to_numpy()]
-        chance = random_visits(keyed.ids(visited), visits["visit"].to_numpy(), seed, "jittered")
-        begin, number = stretches(visits["phase"])
-        place = np.arange(len(number)) - begin[number]
+    def keys(self, along: Along, summary: None, seed: int) -> Sequence[UInt64 | Ints]:
+        chance = along.chance(seed, "jittered")
+        place = along.position - along.begin
         if self.noise == "window":
-            return positions.rearranged(np.lexsort((chance, place // int(self.size), number)), ids)
+            return along.stretch, place // int(self.size), chance
         noise = -exact.log(-exact.log(keyed.fractions(chance)))
-        return positions.rearranged(np.lexsort((place, place + self.size * noise, number)), ids)
+        return along.stretch, exact.largest_first(-(place + self.size * noise))

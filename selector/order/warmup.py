@@ -1,25 +1,28 @@
 """Another order for a while, then no order."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from selector import tables
 from selector.errors import PolicyError
-from selector.exact import keyed
-from selector.order import Order, Pool, Positions, random_visits
+from selector.exact import Ints, Queued, UInt64, take
+from selector.order import Along, Resorted
+from selector.order._resorted import Everywhere, Labels
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warmup(Order):
+class Warmup(Resorted):
     """Begins with another order for a share of all visits, and goes on at random.
 
     The visits of the warm-up are a random sample, in the other order: so difficulty is the same on both sides of the
     border. With `of: beginning` they are those with which the other order begins, and the rest lacks them. The two
-    stretches are the phases warmup and main. The driver holds all visits.
+    stretches are the phases warmup and main.
 
     Evidence: arXiv 2506.11300 (more than 200 models, up to 100B tokens): curricula by compression, lexical diversity or
     readability as a warm-up before a random order: up to 3.5 % better than random throughout. Gains shrink with scale:
@@ -29,7 +32,6 @@ class Warmup(Order):
     Otherwise `shuffled` throughout is as good.
     """
 
-    inner: Order
     share: float = 0.1
     of: Literal["sample", "beginning"] = "sample"
 
@@ -37,19 +39,49 @@ class Warmup(Order):
         if not 0 <= self.share <= 1:
             raise PolicyError(f"warmup.share={self.share} is no share of the visits: write a number from 0 to 1.")
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        positions = self.inner.arrange(chosen, seed)
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        visits = positions.visits
-        visited = ids[visits["document"].to_numpy()]
-        chance = random_visits(keyed.ids(visited), visits["visit"].to_numpy(), seed, "warmup")
-        count = int(Fraction(str(self.share)) * len(chance))
-        order = np.argsort(chance, kind="stable")
+    def summary(self, everywhere: Everywhere, num_visits: int, seed: int) -> UInt64 | None:
+        """The first visit beyond the warm-up, by what visits are drawn by; None: there is none."""
+        count = self.count(num_visits)
         if self.of == "beginning":
-            order = np.concatenate([np.arange(count), order[order >= count]])
-        places = np.concatenate([np.sort(order[:count]), order[count:]])
-        moved = positions.rearranged(places, ids)
-        names = pa.array(["warmup", "main"])
-        phase = pa.DictionaryArray.from_arrays((np.arange(len(places)) >= count).astype(np.int32), names)
-        at = tables.VISITS.get_field_index("phase")
-        return replace(moved, visits=moved.visits.set_column(at, tables.VISITS.field(at), phase), phases={}, facts={})
+            return None if count == num_visits else np.array([count, 0, 0], np.uint64)
+
+        def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
+            return everywhere(partial(_of_chance, work, seed))
+
+        taken = take(queues, np.array([count]), "stop", count=num_visits)
+        return None if taken.whole[0] else taken.cuts[0]
+
+    def keys(self, along: Along, summary: UInt64 | None, seed: int) -> Sequence[UInt64 | Ints]:
+        is_first = np.ones(len(along.position), np.bool_)
+        if summary is not None:
+            drawn = _by_position(along) if self.of == "beginning" else _by_chance(along, seed)
+            is_first = drawn.compare(summary)[0]
+        rest = along.chance(seed, "warmup")
+        return (~is_first).astype(np.int64), np.where(is_first, along.position.astype(np.uint64), rest)
+
+    def phases(self, position: Ints, num_visits: int) -> Labels:
+        return (position >= self.count(num_visits)).astype(np.int64), ["warmup", "main"]
+
+    def count(self, num_visits: int) -> int:
+        """How many visits the warm-up has."""
+        return int(Fraction(str(self.share)) * num_visits)
+
+
+def _of_chance(work: Callable[[Queued], Answer], seed: int, along: Along) -> Answer:
+    return work(_by_chance(along, seed))
+
+
+def _by_chance(along: Along, seed: int) -> Queued:
+    """The visits as they are drawn: at random."""
+    return replace(_by_position(along), key=along.chance(seed, "warmup"))
+
+
+def _by_position(along: Along) -> Queued:
+    """The visits as they come."""
+    position, zeros = along.position.astype(np.uint64), np.zeros(len(along.position), np.int64)
+    return Queued(
+        group=zeros,
+        key=position,
+        ids=np.column_stack([zeros.astype(np.uint64), position]),
+        sizes=np.ones(len(zeros), np.int64),
+    )

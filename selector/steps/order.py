@@ -14,7 +14,8 @@ from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.errors import SelectorError
 from selector.exact import UInt64, keyed
 from selector.exact.rates import Training
-from selector.order import Order, Placed, Positions, arranged
+from selector.order import Order, Positions, arranged
+from selector.order._resorted import is_sorted_by_shards
 from selector.plugins import attached
 from selector.plugins.options import plugins_in
 from selector.plugins.pool import Pool
@@ -72,7 +73,7 @@ class OrderStep(Whole):
         pool, shards = self.chosen.pool(done, own, number), self.chosen.shards(done, number)
         if self._reads_training:
             pool = replace(pool, training=self.training)
-        if isinstance(order, Placed):
+        if is_sorted_by_shards(order):
             return ranges.arranged(done, own, self.label, order, pool, shards, self.seed), {"facts": {}, "phases": {}}
         ids = keyed.words(pool.table("doc_id")["doc_id"])
         positions = arranged(self.label, order, pool, ids, self.seed)

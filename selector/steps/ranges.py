@@ -2,13 +2,14 @@
 
 Every shard deals its rows into ranges of the sort key, every range is sorted on its own, and what comes before a range
 is known by counting. Where the order says places of its own, the ranges deal again, by place. At last each shard gets
-back the positions of its rows. The answer is that of `Placed.arrange`, bit for bit.
+back the positions of its rows. An order around it that sorts its visits anew is one more such sort, of what the shards
+got back. The answer is that of `arrange`, bit for bit.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +20,23 @@ from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
-from selector.order import Placed, numbered
+from selector.order import Order, Placed, numbered
+from selector.order._moved import stretches
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed
-from selector.plugins.blame import blamed, with_blame
+from selector.order._resorted import MOST_KEYS, Along, Resorted
+from selector.order._resorted import labelled as column_of
+from selector.plugins.blame import Blamed, blamed, with_blame
 from selector.plugins.pool import Pool
 from selector.steps.chosen import ChosenShard
+
+Answer = TypeVar("Answer")
 
 RANGE_ROWS = 1 << 18
 _SAMPLE = 1024  # of each shard, to find where ranges begin
 
 _KEYS = ("group", "key", "high", "low")  # what rows are sorted by
 _SORTED = pa.schema([("group", pa.int64()), ("shard", pa.int32()), ("row", pa.int64())])
+_LINES = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("phase", tables.LABEL), ("loss_weight", pa.float32())])
 _PLACED = pa.schema(
     [("row", pa.int64()), ("position", pa.int64()), ("phase", tables.LABEL), ("loss_weight", pa.float32())]
 )
@@ -63,13 +70,25 @@ class _Range:
 
 
 def arranged(
-    done: Done, inputs: Any, name: str, order: Placed, pool: Pool, shards: Sequence[ChosenShard], seed: int
+    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ChosenShard], seed: int
 ) -> list[str]:
     """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`).
 
-    `name` is what the policy calls the order, for the message where it fails.
+    `name` is what the policy calls the order, for the message where it fails. The order is one that is sorted by shards
+    (`is_sorted_by_shards`).
     """
+    return _arranged(done, inputs, name, order, pool, shards, seed, "order.shards").keys
 
+
+def _arranged(
+    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ChosenShard], seed: int, home: str
+) -> "_Arranged":
+    """The order over shards, with what each shard gets back below `home`."""
+    if isinstance(order, Resorted):
+        within = [inputs, "inner"]
+        inner = _arranged(done, within, name, order.inner, pool, shards, seed, f"{done.passing}/inner")
+        return _sorted_anew(done, inputs, name, order, inner, shards, seed, home)
+    assert isinstance(order, Placed)
     with blamed("order", name, order):
         summary = order.summary(with_blame(pool, "order", name, order), seed)
     read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
@@ -91,10 +110,69 @@ def arranged(
         again = functools.partial(_deal_by_place, placing, cuts)
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, sort))
-    back = functools.partial(_deal_back, order, summary)
-    keys = [f"order.shards/{fingerprint([inputs, shard.number])}" for shard in shards]
-    collect = functools.partial(_collect, read, tuple(shards), tuple(keys))
-    return exchange(done, "order", [inputs, "back"], ranges, len(shards), back, collect)
+    lines = _OfGroups(order=order, summary=summary)
+    return _given_back(done, inputs, lines, ranges, shards, _Unvisited(read=read), home)
+
+
+def _sorted_anew(
+    done: Done,
+    inputs: Any,
+    name: str,
+    order: Resorted,
+    inner: "_Arranged",
+    shards: Sequence[ChosenShard],
+    seed: int,
+    home: str,
+) -> "_Arranged":
+    """The visits of another order, sorted anew."""
+    begins = _stretches(done, inner)
+    along = [
+        _AlongShard(store=done.store, shard=shard, key=key, begins=begins)
+        for shard, key in zip(shards, inner.keys, strict=True)
+    ]
+    total = sum(span.rows for span in inner.ranges)
+
+    def everywhere(work: Callable[[Along], Answer]) -> Iterator[Answer]:
+        return done.map(Blamed(kind="order", name=name, plugin=order, work=_OfAlong(work=work)), along)
+
+    with blamed("order", name, order):
+        summary = order.summary(everywhere, total, seed)
+    keyed_by = _Anew(name=name, order=order, summary=summary, seed=seed)
+    samples = list(done.map(functools.partial(_sample_anew, keyed_by), along))
+    cuts = _cuts([(sample, rows) for sample, rows in samples], -(-total // RANGE_ROWS))
+    deal = functools.partial(_deal_anew, keyed_by, cuts)
+    sort = functools.partial(_sort_anew, done.passing)
+    ranges = _in_line(exchange(done, "order", [inputs, "anew"], along, len(cuts) + 1, deal, sort))
+    lines = _Carried(order=order, total=total)
+    return _given_back(done, inputs, lines, ranges, shards, _StillUnvisited(keys=tuple(inner.keys)), home)
+
+
+def _given_back(
+    done: Done,
+    inputs: Any,
+    lines: "_Lines",
+    ranges: "Sequence[_Range]",
+    shards: Sequence[ChosenShard],
+    unvisited: "_NotVisited",
+    home: str,
+) -> "_Arranged":
+    """Gives each shard the positions of its rows; `lines` says what is in a range, one visit after another."""
+    back = functools.partial(_deal_back, lines)
+    keys = [f"{home}/{fingerprint([inputs, shard.number])}" for shard in shards]
+    collect = functools.partial(_collect, unvisited, tuple(shards), tuple(keys))
+    keys = exchange(done, "order", [inputs, "back"], ranges, len(shards), back, collect)
+    return _Arranged(keys=keys, ranges=ranges, lines=lines)
+
+
+def _stretches(done: Done, inner: "_Arranged") -> Ints:
+    """The positions at which another phase begins, the first one included."""
+    runs = list(done.map(functools.partial(_runs, done.store, inner.lines), inner.ranges))
+    begins, last = [np.empty(0, np.int64)], None
+    for first, names in runs:
+        if len(first):
+            begins.append(first[1:] if names[0] == last else first)
+            last = names[1]
+    return np.concatenate(begins)
 
 
 def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
@@ -217,16 +295,170 @@ def _sort_by_place(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]
     return _stored(store, f"{passing}/by_place", group[order].astype(np.int64), shard[order], row[order])
 
 
-def _deal_back(order: Placed, summary: Any, store: Store, span: _Range) -> Mapping[int, pa.Table]:
-    rows = store.read(span.key, "rows")
-    phase, weights = labelled(order, rows["group"].to_numpy(), summary)
+class _Lines(Protocol):
+    """What is in a range, one visit after another: row and shard, phase and loss weight. Picklable."""
+
+    def __call__(self, store: Store, span: "_Range", /) -> pa.Table: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfGroups:
+    """The lines of a placed order: phases and weights follow from groups."""
+
+    order: Placed
+    summary: Any
+
+    def __call__(self, store: Store, span: "_Range") -> pa.Table:
+        rows = store.read(span.key, "rows")
+        phase, weights = labelled(self.order, rows["group"].to_numpy(), self.summary)
+        return pa.table([rows["row"], rows["shard"], phase, weights], schema=_LINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Carried:
+    """The lines of visits that were sorted anew: weights are carried along, and phases where the order says none."""
+
+    order: Resorted
+    total: int
+
+    def __call__(self, store: Store, span: "_Range") -> pa.Table:
+        rows = store.read(span.key, "rows")
+        labels = self.order.phases(span.first + np.arange(rows.num_rows), self.total)
+        if labels is None:
+            return rows
+        return rows.set_column(_LINES.get_field_index("phase"), _LINES.field("phase"), column_of(labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arranged:
+    """An order over shards: what each shard got back, and the ranges that its visits are in, first to last."""
+
+    keys: list[str]
+    ranges: Sequence[_Range]
+    lines: _Lines
+
+
+def _runs(store: Store, lines: _Lines, span: _Range) -> tuple[Ints, tuple[str, str]]:
+    """Where the stretches of one phase begin in a range, and the first and the last of the phases."""
+    phase = lines(store, span)["phase"]
+    if not len(phase):
+        return np.empty(0, np.int64), ("", "")
+    return span.first + stretches(phase)[0], (phase[0].as_py(), phase[-1].as_py())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AlongShard:
+    """The visits of another order to the rows of one shard."""
+
+    store: Store
+    shard: ChosenShard
+    key: str
+    begins: Ints
+
+    def positions(self) -> pa.Table:
+        return self.store.read(self.key, "positions")
+
+    def along(self, positions: pa.Table) -> Along:
+        ids = keyed.words(self.shard.read(self.store, ["doc_id"])["doc_id"])
+        position = positions["position"].to_numpy()
+        stretch = np.searchsorted(self.begins, position, "right") - 1
+        return Along(
+            ids=ids[positions["row"].to_numpy()],
+            visit=positions["visit"].to_numpy().astype(np.int64),
+            position=position,
+            stretch=stretch,
+            begin=self.begins[stretch],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfAlong(Generic[Answer]):
+    """Work on the visits to the rows of one shard."""
+
+    work: Callable[[Along], Answer]
+
+    def __call__(self, one: _AlongShard) -> Answer:
+        return self.work(one.along(one.positions()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Anew:
+    """How the visits of one shard are sorted anew."""
+
+    name: str
+    order: Resorted
+    summary: Any
+    seed: int
+
+    def __call__(self, along: Along) -> npt.NDArray[np.uint64]:
+        """What each visit is sorted by: (n, 4), the last one being its position."""
+        with blamed("order", self.name, self.order):
+            keys = [np.asarray(key).astype(np.uint64) for key in self.order.keys(along, self.summary, self.seed)]
+            assert len(keys) <= MOST_KEYS
+        none = np.zeros(len(along.position), np.uint64)
+        return np.column_stack([*keys, *[none] * (MOST_KEYS - len(keys)), along.position.astype(np.uint64)])
+
+
+def _sample_anew(anew: _Anew, one: _AlongShard) -> tuple[npt.NDArray[np.uint64], int]:
+    rows = anew(one.along(one.positions()))
+    return _sampled(rows), len(rows)
+
+
+def _deal_anew(anew: _Anew, cuts: npt.NDArray[np.uint64], _: Store, one: _AlongShard) -> Mapping[int, pa.Table]:
+    positions = one.positions()
+    rows = anew(one.along(positions))
+    shard = np.full(len(rows), one.shard.number, np.int32)
+    carried = [positions["row"], shard, positions["phase"], positions["loss_weight"]]
+    whole = pa.table([*rows.T, *carried], names=[*_KEYS, *_LINES.names])
+    return by_bucket(whole, _range_of(rows, cuts))
+
+
+def _sort_anew(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+    none = pa.schema([*((name, pa.uint64()) for name in _KEYS), *_LINES])
+    whole = pa.concat_tables([none.empty_table(), *dealt]).unify_dictionaries().combine_chunks()
+    order = np.lexsort([whole[name].to_numpy() for name in reversed(_KEYS)])
+    rows = whole.select(_LINES.names).take(pa.array(order))
+    return _Range(
+        key=store.seal(f"{passing}/anew/{_digest(rows)}", [("rows", rows)], form="arrow").key, rows=len(order)
+    )
+
+
+def _deal_back(lines: _Lines, store: Store, span: _Range) -> Mapping[int, pa.Table]:
+    rows = lines(store, span)
     positions = span.first + np.arange(rows.num_rows)
-    whole = pa.table([rows["row"], positions, phase, weights], schema=_PLACED)
+    whole = pa.table([rows["row"], positions, rows["phase"], rows["loss_weight"]], schema=_PLACED)
     return by_bucket(whole, rows["shard"].to_numpy())
 
 
+class _NotVisited(Protocol):
+    """`tables.LEFT` of a shard: the rows that the order does not visit. Picklable."""
+
+    def __call__(self, store: Store, shard: ChosenShard, number: int, /) -> pa.Table: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unvisited:
+    """The rows that a placed order does not visit."""
+
+    read: _Reading
+
+    def __call__(self, store: Store, shard: ChosenShard, number: int) -> pa.Table:
+        counts, _ = self.read(store, shard)
+        return left_out(self.read.read.order, np.flatnonzero(counts == 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StillUnvisited:
+    """The rows that the order inside does not visit."""
+
+    keys: tuple[str, ...]
+
+    def __call__(self, store: Store, shard: ChosenShard, number: int) -> pa.Table:
+        return store.read(self.keys[number], "left")
+
+
 def _collect(
-    read: _Reading,
+    unvisited: _NotVisited,
     shards: tuple[ChosenShard, ...],
     keys: tuple[str, ...],
     store: Store,
@@ -237,12 +469,11 @@ def _collect(
     shard = shards[number]
     whole = pa.concat_tables([_PLACED.empty_table(), *dealt]).unify_dictionaries().sort_by("position").combine_chunks()
     ids: UInt64 = keyed.words(shard.read(store, ["doc_id"])["doc_id"])
-    counts, _ = read(store, shard)
     visit = numbered(ids[whole["row"].to_numpy()])
     positions = pa.table(
         [whole["row"], whole["position"], visit, whole["phase"], whole["loss_weight"]], schema=POSITIONS
     )
-    left = left_out(read.read.order, np.flatnonzero(counts == 0))
+    left = unvisited(store, shard, number)
     return store.seal(keys[number], [("positions", positions), ("left", left)], form="arrow").key
 
 
@@ -257,5 +488,16 @@ def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
 def _stored(store: Store, prefix: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
     """A sorted range, once it is stored."""
     table = pa.table([group, shard.astype(np.int32), row], schema=_SORTED)
-    digest = keyed.digest(b"".join(np.ascontiguousarray(column).tobytes() for column in (group, shard, row))).hex()
-    return _Range(key=store.seal(f"{prefix}/{digest}", [("rows", table)], form="arrow").key, rows=len(group))
+    return _Range(key=store.seal(f"{prefix}/{_digest(table)}", [("rows", table)], form="arrow").key, rows=len(group))
+
+
+def _digest(table: pa.Table) -> str:
+    """What a range is called: after what is in it."""
+    data = list[bytes]()
+    for column in table.combine_chunks().columns:
+        whole = column.combine_chunks()
+        if pa.types.is_dictionary(whole.type):
+            data.append(repr(whole.dictionary.to_pylist()).encode())
+            whole = whole.indices
+        data.append(np.ascontiguousarray(whole.to_numpy()).tobytes())
+    return keyed.digest(b"".join(data)).hex()

@@ -27,6 +27,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
+from selector.order._resorted import Resorted
 from selector.select import Ranked
 from selector.steps import ranges, shards
 
@@ -153,12 +154,16 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
     "negatives": {"queries": "none.jsonl"},
 }
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
+SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
+BY_SHARDS = [name for name in (*PLACED, *SORTED_ANEW) if name not in OF_VECTORS]
 ORDER_OPTIONS: dict[str, dict[str, Any]] = {  # that say more than the defaults, of some
     "bands": {"by": "source"},
     "blocked": {"by": "cluster", "score": "difficulty", "groups_by": "quality"},
     "clients": {"by": "cluster", "pacing": "root"},
     "folded": {"layers": 5},
     "interleaved": {"by": "cluster", "rounds": 5, "score": "difficulty"},
+    "jittered": {"inner": {"bands": {"score": "difficulty", "by": "source"}}, "size": 700},
+    "matched": {"inner": {"warmup": {"inner": {"by_score": {"score": "difficulty"}}}}},
     "mixed": {"weights": {name: [5, 2, 0.5, 0][i % 4] for i, name in enumerate(SOURCES)}},
     "paced": {"pacing": "root"},
     "round_robin": {"by": "cluster", "level": "source"},
@@ -175,8 +180,8 @@ def order_of(name: str, folder: Path) -> dict[str, dict[str, Any]]:
     return {name: options}
 
 
-@pytest.mark.parametrize("name", [name for name in PLACED if name not in OF_VECTORS])
-def test_a_placed_order_over_shards_and_ranges_is_that_of_one_sort(
+@pytest.mark.parametrize("name", BY_SHARDS)
+def test_an_order_over_shards_and_ranges_is_that_of_one_sort(
     name: str, unasked: tuple[Simulation, Path], one_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = dataclasses.replace(unasked[0], order=order_of(name, tmp_path), missing="last")
@@ -192,10 +197,10 @@ def test_a_placed_order_over_shards_and_ranges_is_that_of_one_sort(
     ("selector", "order"),
     [
         *((name, "shuffled") for name in RANKED if name not in OF_VECTORS),
-        *(("random", name) for name in PLACED if name not in OF_VECTORS),
+        *(("random", name) for name in (*BY_SHARDS, "spread", "pooled")),
     ],
 )
-def test_any_ranked_selector_and_any_placed_order_is_simulated_by_its_name(
+def test_any_ranked_selector_and_any_order_is_simulated_by_its_name(
     selector: str, order: str, homes: dict[str, tuple[Simulation, Path]], tmp_path: Path
 ) -> None:
     asked, home = homes["3 parts"]

@@ -43,7 +43,7 @@ def test_every_order_arranges_a_pool_of_any_size(name: str) -> None:
 def test_every_order_arranges_10_000_groups(name: str) -> None:
     """In every variant, but for most of those that differ in the order that they are around."""
     for i, order in enumerate(variants("orders", name)):
-        if i % 12 == 0 or not {"inner", "phases"} & set(hints_of(order)):
+        if i % 12 == 0 or not {"inner", "phases"} & set(hints_of(type(order))):
             arranged(order, pools()["10,000 groups"])
 
 

@@ -1,0 +1,156 @@
+"""An order over shards is the same as in one piece: one sort after another, around any order that is placed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import MemoryStorage, tries
+from selector import plugins
+from selector.engine.step import Done
+from selector.engine.store import Store
+from selector.exact import Ints, UInt64, keyed
+from selector.order import Order, Placed, ScoreName
+from selector.order._resorted import Along, Resorted, is_sorted_by_shards
+from selector.order.bands import Bands
+from selector.order.by_score import ByScore
+from selector.order.jittered import Jittered
+from selector.order.matched import Matched
+from selector.order.shuffled import Shuffled
+from selector.order.spread import Spread
+from selector.order.warmup import Warmup
+from selector.steps import ranges
+from selector.storage import Storage, open_storage
+from selector.testing import SCORE, variants
+from selector.testing._awkward import Repeating
+from selector.testing._trials import TABLES, made_up, pickled_copy, pool_for
+from selector.testing.orders import TIMES, with_visits
+
+NAME = ScoreName(SCORE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTurn(Placed):
+    """Three phases that take turns: a stretch is one visit long."""
+
+    def groups(self, batch: pa.RecordBatch, summary: None) -> Ints:
+        return (keyed.words(batch["doc_id"])[:, 1] % np.uint64(3)).astype(np.int64)
+
+    def keys(self, batch: pa.RecordBatch, summary: None, seed: int) -> UInt64:
+        return keyed.hashes(batch["doc_id"], seed, "in turn")
+
+    def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
+        return rank
+
+    def phases(self, group: Ints, summary: None) -> tuple[Ints, list[str]]:
+        return group, ["one", "two", "three"]
+
+    def loss_weights(self, group: Ints, summary: None) -> Any:
+        return 1.0 + group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backwards(Resorted):
+    """Another order from its end to its beginning."""
+
+    def keys(self, along: Along, summary: None, seed: int) -> list[Ints]:
+        return [-1 - along.position + 2**62]
+
+
+SORTED, TURNS = ByScore(score=NAME), InTurn()
+ORDERS: list[Order] = [
+    Jittered(inner=SORTED, size=5), Jittered(inner=TURNS, size=5), Jittered(inner=SORTED, noise="gumbel", size=1.5),
+    Jittered(inner=Repeating(), noise="gumbel", size=3), Matched(inner=Repeating(), draw=2), Matched(inner=TURNS),
+    *(Warmup(inner=Repeating(), share=share, of=of) for share in (0, 0.3, 1) for of in ("sample", "beginning")),
+    Warmup(inner=TURNS), Backwards(inner=Bands(score=NAME)), Backwards(inner=Shuffled()),
+    Matched(inner=Jittered(inner=Warmup(inner=TURNS, share=0.4), size=4)),
+    Warmup(inner=Matched(inner=Warmup(inner=Repeating(), share=0.6)), share=0.5),
+    Jittered(inner=Jittered(inner=Warmup(inner=SORTED, share=0.5), size=1), size=1),
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The chosen documents of a shard, in memory."""
+
+    number: int
+    batch: pa.RecordBatch
+
+    def read(self, _: Store, names: Sequence[str]) -> pa.RecordBatch:
+        return self.batch.select(list(names))
+
+
+def far(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Workers on other machines, which share what is stored."""
+    return (pickled_copy(work)(pickled_copy(item)) for item in items)
+
+
+def answers(
+    order: Order, table: pa.Table, rows: int, storage: Storage | None = None, mapper: Any = map
+) -> tuple[list[Any], list[Any]]:
+    """The visits of the order and the documents that it leaves, by their rows: in one piece, and over shards."""
+    pool = pool_for(order, table, rows)
+    positions = order.arrange(pool, 7)
+    store = Store(storage or MemoryStorage())
+    shards: Any = [Shard(number=i, batch=shard.read(pool.schema.names)) for i, shard in enumerate(pool.shards)]
+    keys = ranges.arranged(Done(store, mapper), "inputs", "tried", order, pool, shards, 7)
+    firsts = np.cumsum([0, *(shard.batch.num_rows for shard in shards)]).tolist()
+    placed, left = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+    for first, key in zip(firsts, keys, strict=False):
+        for row in store.read(key, "positions").to_pylist():
+            values = (row[name] for name in ("visit", "phase", "loss_weight"))
+            placed.append((row["position"], first + row["row"], *values))
+        left += [(first + row["document"], row["reason"]) for row in store.read(key, "left").to_pylist()]
+    visits = enumerate(positions.visits.to_pylist())
+    whole = [(at, row["document"], row["visit"], row["phase"], row["loss_weight"]) for at, row in visits]
+    whole_left = [(row["document"], row["reason"]) for row in positions.left.to_pylist()]
+    return [whole, sorted(whole_left)], [sorted(placed), sorted(left)]
+
+
+@pytest.mark.slow
+@tries(40)
+@given(TABLES, TIMES, st.integers(1, 20), st.sampled_from([3, 7, 1000]), st.sampled_from(ORDERS))
+def test_an_order_around_a_placed_one_is_the_same_over_shards_and_in_one_piece(
+    table: pa.Table, times: list[int], rows: int, range_rows: int, order: Order
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "RANGE_ROWS", range_rows)
+        whole, over_shards = answers(order, with_visits(table, times), rows)
+    assert over_shards == whole
+
+
+SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SORTED_ANEW)
+def test_every_order_that_sorts_anew_is_the_same_over_shards_around_every_placed_order(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
+    table = with_visits(made_up(40, 3), [1, 2])
+    tried = [order for order in variants("orders", name) if is_sorted_by_shards(order)]
+    assert len(tried) > 15
+    for order in tried:
+        whole, over_shards = answers(order, table, 8)
+        assert over_shards == whole, order
+
+
+def test_the_work_of_every_sort_can_be_sent_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
+    order = Warmup(inner=Jittered(inner=Repeating(), size=4), share=0.4)
+    storage = open_storage(str(tmp_path))
+    whole, over_shards = answers(order, with_visits(made_up(40, 3), [2]), 11, storage, far)
+    assert over_shards == whole
+
+
+def test_an_order_around_one_that_must_be_held_is_held_too() -> None:
+    assert is_sorted_by_shards(Matched(inner=Jittered(inner=Shuffled())))
+    assert not is_sorted_by_shards(Matched(inner=Spread(inner=Shuffled())))
+    assert not is_sorted_by_shards(Spread(inner=Shuffled()))
