@@ -2,7 +2,7 @@
 
 It shares nothing with the project but the draws and the arithmetic of `selector.exact` (hashes, keys, shares,
 probabilities), and what a reader of a manifest has: its Parquet tables. So where a shard, a map or a histogram loses a
-document, the two differ. It knows the selectors and orders that are spelt out below. Of any other placed order it says
+document, the two differ. It knows the selectors and orders that are spelt out below. Of any other order it says
 what that makes of all documents at once, in one sort in memory.
 """
 

@@ -23,7 +23,7 @@ from jobs.bench.meter import Meter, StepCost
 from selector import pipeline, plugins
 from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
-from selector.order import Placed
+from selector.order import Order
 from selector.plugins.options import ScoreName, columns_of, hints_of, kind_of
 from selector.policy import Policy, condition
 from selector.select import Ranked
@@ -82,7 +82,7 @@ class Simulation:
                     "using": _with_score("selectors", self.select, Ranked, "quality"),
                     "missing": self.missing,
                 },
-                "order": {"using": _with_score("orders", self.order, Placed, "difficulty")},
+                "order": {"using": _with_score("orders", self.order, Order, "difficulty")},
                 "manifest": {score: score for score in MEANINGS},
             }
         )
@@ -161,7 +161,7 @@ def simulate(
 
 def changes(wanted: Simulation) -> dict[str, Simulation]:
     """What was asked, with one thing changed, by what that is. An order by score turns round, and keeps its pool."""
-    (order,) = _with_score("orders", wanted.order, Placed, "difficulty").items()
+    (order,) = _with_score("orders", wanted.order, Order, "difficulty").items()
     direction = "curriculum" if order[1].get("direction") == "anti_curriculum" else "anti_curriculum"
     rule = "num_tokens < 30000"
     return {
@@ -201,7 +201,8 @@ def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
 
 
 def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dict[str, Any]:
-    """A plug-in of this kind as a policy writes it; options that must name a score name this one and others in turn."""
+    """A plug-in of this kind as a policy writes it. Options that must name a score name this one and others in turn;
+    one that must name another order names `by_score`."""
     name, options = (written, {}) if isinstance(written, str) else next(iter(written.items()))
     cls = plugins.find(family, name)
     if not issubclass(cls, kind):
@@ -212,7 +213,8 @@ def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dic
     }
     named = [key for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional]
     scores = itertools.cycle([score, *(other for other in MEANINGS if other != score)])
-    return {name: dict(zip(named, scores, strict=False)) | dict(options or {})}
+    inner = {key: {"by_score": {"score": score}} for key, hint in hints.items() if hint.base is Order}
+    return {name: dict(zip(named, scores, strict=False)) | inner | dict(options or {})}
 
 
 def _title(wanted: Simulation, policy: Policy) -> str:
