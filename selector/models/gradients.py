@@ -66,8 +66,10 @@ class Checkpoint:
         size = max(1, min(64, _GROUP_BYTES // (8 * loaded.num_parameters)))
         for first in range(0, len(texts), size):
             group: list[Any] = [self._gradient(text, is_update=is_update) for text in texts[first : first + size]]
-            none = torch.zeros(loaded.num_parameters, dtype=torch.float64, device=self.device)
-            vectors = torch.stack([none if one is None else one for one in group])
+            vectors = torch.zeros(len(group), loaded.num_parameters, dtype=torch.float64, device=self.device)
+            for place, one in enumerate(group):
+                if one is not None:
+                    vectors[place] = one
             features = projected(vectors, self.dimension, self.seed).cpu().numpy()
             lengths = np.sqrt((features * features).sum(axis=1, keepdims=True))
             unit = features / np.where(lengths == 0, 1, lengths)
@@ -84,7 +86,7 @@ class Checkpoint:
         ids = ids.to(self.device)
         logits = loaded.model(input_ids=ids).logits[0, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
-        gradients = torch.autograd.grad(loss, loaded.values, allow_unused=True)
+        gradients: Any = torch.autograd.grad(loss, loaded.values, allow_unused=True)
         pieces = [
             torch.zeros_like(value).reshape(-1) if gradient is None else gradient.reshape(-1)
             for value, gradient in zip(loaded.values, gradients, strict=True)

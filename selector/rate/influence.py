@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from selector.errors import PolicyError
@@ -28,7 +27,6 @@ from selector.rate._influence import influences, weights_of
 if TYPE_CHECKING:
     from selector.models.gradients import Checkpoint
 
-Bools = npt.NDArray[np.bool_]
 
 _MOST_DIMENSION = 1 << 16
 
@@ -98,7 +96,7 @@ class Influence(Rater):
                 has_one[first : first + len(exists)] = exists
                 first += len(exists)
         by_task = influences(cosines, tasks)
-        is_finite: Bools = np.isfinite(by_task).all(axis=1)
+        is_finite = np.asarray(np.isfinite(by_task).all(axis=1), np.bool_)
         by_task = np.where(is_finite[:, None], by_task, 0)
         best = by_task.argmax(axis=1) if len(texts) else np.empty(0, np.int64)
         score = by_task[np.arange(len(texts)), best]

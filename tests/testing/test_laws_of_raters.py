@@ -162,7 +162,7 @@ class Known(Rater):
 
 @dataclass(frozen=True, kw_only=True)
 class Reversed(Rater):
-    """Another rater's score with the other sign."""
+    """Another rater's first score that is a number, with the other sign."""
 
     higher_is = "better"
 
@@ -173,7 +173,10 @@ class Reversed(Rater):
         return self.inner.needs
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        answer, (name,) = self.inner.rate(batch), self.inner.scores("score")
+        numbers = [name for name, meaning in self.inner.scores("score").items() if meaning != "label"]
+        if not numbers:
+            return pa.record_batch({"score": pa.nulls(batch.num_rows, pa.float64())})
+        answer, name = self.inner.rate(batch), numbers[0]
         said = exact.floats(answer["score" if "score" in answer.schema.names else name])
         return pa.record_batch({"score": pa.array(-said, mask=np.isnan(said))})
 
