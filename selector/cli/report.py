@@ -109,6 +109,32 @@ def print_change(change: Mapping[str, Any]) -> None:
                 console.print(f"  {name}: {listed}{rest}", soft_wrap=True, markup=False)
 
 
+def print_ratings(rated: Mapping[str, Any]) -> None:
+    """What the scores of a policy are like, and how they agree, where that was asked."""
+    console = _console()
+    console.print(f"{rated['documents']:,} documents, of which {rated['sample']:,} are shown\n")
+    scores = Table("score", "higher is", "have it", "median", "middle half", "range", box=None, pad_edge=False)
+    for score in rated["scores"]:
+        low, first, middle, third, high = score.get("quantiles", [None] * 5)
+        where = (
+            ["", "", ""]
+            if middle is None
+            else [f"{middle:.4g}", f"{first:.4g} to {third:.4g}", f"{low:.4g} to {high:.4g}"]
+        )
+        if words := score.get("most_frequent"):
+            where = [", ".join(f"{_shown(word)} {count:,}" for word, count in list(words.items())[:3]), "", ""]
+        scores.add_row(score["name"], score["higher_is"], f"{score['ok'] / max(1, rated['sample']):.1%}", *where)
+    console.print(scores)
+    if "agreement" not in rated:
+        return
+    agreed = rated["agreement"]
+    console.print("\nrank correlations; of a label the correlation ratio of the ranks\n", style="bold")
+    listed = Table("score", *agreed["columns"], box=None, pad_edge=False)
+    for name, values in zip(agreed["rows"], agreed["values"], strict=True):
+        listed.add_row(name, *("" if value is None else f"{value:.2f}" for value in values))
+    console.print(listed)
+
+
 def _difference(values: Mapping[str, Any]) -> Any:
     return values["after"] - values["before"]
 

@@ -125,6 +125,54 @@ def what_if(
 
 
 @app.command()
+def rate(
+    policy: PolicyFile,
+    root: Root = "./runs",
+    set_: Set = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    actors: Actors = None,
+    workers: Workers = None,
+    deadline: Deadline = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Show rank correlations of scores with each other, with length and labels."),
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="With --compare: also draw them into this SVG file.")
+    ] = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Give every document the scores of a policy, and show what they are like, without a manifest."""
+    from selector.cli import ratings, report
+    from selector.cli.progress import Watch
+    from selector.policy import Policy
+
+    if picture is not None and not compare:
+        raise UsageError("--picture draws what --compare shows. Add --compare.")
+    with only_our_output(), Watch() as watch:
+        chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
+        rated = ratings.rate(Policy.load(policy, set_ or ()), root=root, executor=chosen, progress=watch)
+    if not compare:
+        del rated["agreement"]
+    if picture is not None:
+        _write(picture, ratings.picture(rated["agreement"]))
+    if json:
+        print_json(rated)
+    else:
+        report.print_ratings(rated)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "utf-8")
+    except OSError as error:
+        raise UsageError(f"--picture {path}: {error.strerror or error}. Name a file that can be written.") from error
+
+
+@app.command()
 def run(
     policy: PolicyFile,
     root: Root = "./runs",

@@ -170,7 +170,7 @@ class Plan:
     def _rating(self, label: str, rater: Rater | Fit) -> list[Step]:
         """The step of one rater, and before it that of its fit if it has one."""
         path = f"rate.{label}"
-        gather, identity = self._gather(self.resolved.columns[path], path), self.resolved.identity(path)
+        gather, identity = self.gather(self.resolved.columns[path], path), self.resolved.identity(path)
         rate = Rate(
             name=f"{RATE}{label}", reads=gather.reads, rater=rater, label=label, rater_identity=identity, gather=gather
         )
@@ -200,7 +200,7 @@ class Plan:
         of_lists = [*of_lists, *([EXCLUDED] if self.policy.select.exclude else [])]
         read = (*columns, *used, *resolved.rule_columns, *limiting, *of_lists)
         later = (*resolved.columns["order.using"], *self._carried)
-        gather = self._gather((*read, *_whose_quarantine_counts(losing), *later), path)
+        gather = self.gather((*read, *_whose_quarantine_counts(losing), *later), path)
         return Select(
             reads=gather.reads,
             selector=selector,
@@ -267,13 +267,14 @@ class Plan:
             *self.resolved.manifest_columns,
         )
 
-    def _gather(self, columns: Sequence[Column], path: str) -> Gather:
+    def gather(self, columns: Sequence[Column], path: str | None = None) -> Gather:
+        """How these columns of documents are read, by whoever is at this path of the policy."""
         corpus = self.policy.corpus
         return Gather(
             survey=self.survey,
             columns=tuple(columns),
             reader=PartReader(text=corpus.text, max_document_bytes=corpus.max_document_bytes),
-            attach=self._attach(path),
+            attach=None if path is None else self._attach(path),
         )
 
     def _attach(self, path: str) -> str | None:

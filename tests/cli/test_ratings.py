@@ -1,0 +1,99 @@
+"""Scores without a manifest: what they are like, and how they agree with each other, with length and with labels."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import command
+from runs import policy_of, write_corpus
+from selector.cli.ratings import agreement, picture, spearman
+from selector.plugins.catalogue import Score
+
+RATERS: list[Any] = [
+    "length",
+    "readability",
+    {"column": {"column": "edu", "higher_is": "better"}},
+    {"column": {"column": "source", "higher_is": "label"}, "as": "origin"},
+    {"calibrated": {"score": "edu", "higher_is": "better", "within": "source"}},
+    {"combined": {"of": ["length", "calibrated"], "higher_is": "better"}, "as": "both"},
+]
+
+
+def score(name: str, meaning: str = "better") -> Score:
+    return Score(name=name, rater=name, meaning=meaning)
+
+
+def test_agreement_is_of_ranks_over_the_documents_that_have_both() -> None:
+    sample = pa.table(
+        {
+            "x": [1.0, 2.0, 3.0, None, 40.0],
+            "y": [9.0, 8.0, 7.0, 6.0, None],
+            "z": [5.0, 5.0, 5.0, 5.0, 5.0],
+            "few": [None, None, None, 1.0, 2.0],
+            "topic": ["law", "law", "art", "art", None],
+            "name": ["a", "b", "c", "d", "e"],
+            "tokens": [1, 3, 2, 4, 5],
+            "bytes": [1, 2, 3, 4, 5],
+        }
+    )
+    scores = [*map(score, ("x", "y", "z", "few")), score("topic", "label"), score("name", "label")]
+    agreed = agreement(sample, scores)
+    assert agreed["rows"] == ["x", "y", "z", "few"]
+    assert agreed["columns"] == ["x", "y", "z", "few", "tokens", "bytes", "topic"], (
+        "a name of each document is no label"
+    )
+    x, y, z, few = agreed["values"]
+    assert x == [pytest.approx(each) if each is not None else None for each in (1, -1, None, None, 0.8, 1, 0.75**0.5)]
+    assert y[6] == pytest.approx(0.8**0.5)
+    assert z == few == [None] * 7
+
+
+def test_ties_share_the_mean_of_their_ranks() -> None:
+    assert spearman(np.array([1.0, 2, 2, 4]), np.array([3.0, 1, 1, 0])) == pytest.approx(-1)
+
+
+def test_the_picture_has_a_cell_for_every_pair_with_its_number() -> None:
+    drawn = picture({"rows": ["a<b"], "columns": ["a<b", "topic"], "values": [[-0.5, None]]})
+    texts = [element.text for element in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["a<b", "a<b", "topic", "-0.50"]
+
+
+@pytest.mark.slow
+def test_rate_shows_scores_and_their_agreement_and_makes_no_manifest(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus")
+    options = {
+        "rate": RATERS,
+        "select": {"budget": {"documents": 5}, "using": "random"},
+        "order": {"using": "shuffled"},
+    }
+    policy = policy_of(tmp_path / "corpus", tiny_model, **options)
+    policy.pop("manifest", None)
+    path, root = command.write_policy(tmp_path, policy), tmp_path / "root"
+    drawn = tmp_path / "pictures/agreement.svg"
+    base = ("rate", path, "--root", root, "--executor", "local", "--workers", 1)
+    ended = command.selector(*base, "--compare", "--picture", drawn, "--json")
+    assert ended.code == 0, ended.err
+    rated = ended.json
+    assert rated["documents"] == rated["sample"] > 100
+    by_name = {each["name"]: each for each in rated["scores"]}
+    assert list(by_name) == ["length", "readability", "edu", "origin", "calibrated", "both"]
+    assert by_name["edu"]["ok"] == rated["sample"] and by_name["edu"]["quantiles"][0] == 0
+    assert set(by_name["origin"]["most_frequent"]) == {"web", "books", "code"}
+    agreed = rated["agreement"]
+    assert agreed["columns"][-1] == "origin" and agreed["values"][0][0] == pytest.approx(1)
+    assert drawn.read_text("utf-8") == picture(agreed)
+    assert not list(root.glob("*/manifest*")), "no manifest is made"
+    again = command.selector(*base)
+    assert again.code == 0 and "rank correlations" not in again.out and "cached" in again.err
+    assert command.selector(*base, "--compare", "--json").json == rated
+    assert "correlation ratio" in command.selector(*base, "--compare").out
+    refused = command.selector(*base, "--picture", drawn)
+    assert refused.code == 2 and "Add --compare" in refused.err
+    policy["rate"] = []
+    refused = command.selector("rate", command.write_policy(tmp_path, policy), "--root", root, "--executor", "local")
+    assert refused.code == 2 and "rates nothing" in refused.err
