@@ -14,13 +14,13 @@ from typing import Any
 from selector.engine import gc
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
-from selector.engine.runner import NoProgress, Planned, Progress, Runner, repair
+from selector.engine.runner import NoProgress, Progress, Runner, repair
 from selector.engine.step import Done, Result, Step, needed
 from selector.errors import DamagedError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.policy import Policy
 from selector.policy.resolve import Resolved, resolve
-from selector.steps import given
+from selector.steps import foreseen, given
 from selector.steps.plan import Plan
 from selector.steps.run import Run, begun_again, warned
 
@@ -111,10 +111,10 @@ def build(
                     repair(opened.store, damaged)
 
 
-def plan(policy: Policy, *, root: str | os.PathLike[str], executor: Executor) -> list[Planned]:
-    """Every step with what a run would do. Nothing is written."""
+def plan(policy: Policy, *, root: str | os.PathLike[str], executor: Executor) -> foreseen.Foreseen:
+    """What a run would do with every step, and where its updates would count. Nothing is written."""
     resolved = resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root, is_dry=True)
     with Runner(opened.store, executor) as runner:
-        return runner.plan(steps, opened.after())
+        return foreseen.of(runner.plan(steps, opened.after()), resolved)

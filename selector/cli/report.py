@@ -15,7 +15,6 @@ from rich.tree import Tree
 from selector.cli.doctor import Finding
 from selector.engine import lease
 from selector.engine.gc import Garbage
-from selector.engine.runner import Planned
 from selector.engine.step import Result, Step
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
@@ -23,6 +22,7 @@ from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import FinishedRun
 from selector.policy import Policy
+from selector.steps.foreseen import Foreseen
 from selector.storage import Storage
 
 _WIDEST_MIXTURE = 12
@@ -225,12 +225,23 @@ def print_runs(root: str, runs: Sequence[Mapping[str, Any]]) -> None:
     _console().print(table if runs else f"There is no run in {root}.")
 
 
-def print_plan(planned: Sequence[Planned]) -> None:
+def print_plan(planned: Foreseen) -> None:
+    """What a run would do with each step, and where its updates would count."""
     table = _table("step", "action", "fingerprint", "parts")
-    for step in planned:
+    for step in planned.steps:
         parts = "" if step.parts is None else f"{step.parts_cached} of {step.parts} cached"
         table.add_row(step.name, step.action, (step.fingerprint or "")[:12], parts)
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if planned.training is None:
+        return
+    if planned.training["visits"] is None:
+        console.print("\nWhere updates count is known once it is known how many documents are chosen.", soft_wrap=True)
+        return
+    console.print()
+    console.print(_updates(planned.training, 20 if console.width >= _WIDE else 8))
+    for line in planned.warnings:
+        console.print(f"\n{line}", soft_wrap=True)
 
 
 def seen(manifest: Manifest, visit: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def plan(
         chosen = _executor(executor, address=address)
         planned = pipeline.plan(Policy.load(policy, set_ or ()), root=root, executor=chosen)
     if json:
-        print_json({"steps": [asdict(step) for step in planned]})
+        training = {"training": planned.training} if planned.training is not None else {}
+        print_json({"steps": [asdict(step) for step in planned.steps], **training})
     else:
         report.print_plan(planned)
 

@@ -193,13 +193,13 @@ def undone(header: Header) -> Iterator[str]:
         visits = "1 visit is" if count == 1 else f"{count:,} visits are"
         yield f"order: {visits} missing of {name} for its least share"
     if header.facts.training is not None and "best" in header.facts.training:
-        yield from _best_where_little_counts(header.facts.training["best"]["counts"], header.policy["training"])
+        yield from best_where_little_counts(header.facts.training["best"]["counts"], header.policy["training"])
 
 
 _LITTLE = 0.5  # of what an average visit counts; ours
 
 
-def _best_where_little_counts(counts: float, training: Mapping[str, Any]) -> Iterator[str]:
+def best_where_little_counts(counts: float, training: Mapping[str, Any]) -> Iterator[str]:
     """A line where the best tenth of the visits counts little in the weights at the end."""
     if counts >= _LITTLE:
         return

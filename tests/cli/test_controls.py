@@ -67,6 +67,29 @@ def test_a_manifest_says_where_updates_count_and_warns_where_the_best_come_too_l
         assert "where updates count" in shown and LATE not in shown
 
 
+def test_a_plan_says_where_updates_will_count_and_warns_before_the_run_where_it_can(folder: Path) -> None:
+    def plan(**sections: Any) -> tuple[dict[str, Any], str]:
+        path = write_policy(folder, policy_in(folder, **sections))
+        words = "plan", path, "--root", folder / "planned", "--executor", "local"
+        return selector(*words, "--json").json.get("training"), selector(*words).out
+
+    known = {"select": {"budget": {"documents": 100}}}
+    training, shown = plan(**known)
+    assert training is not None and (training["visits"], training["steps"]) == (100, 25)
+    made = opened(run(folder, policy_in(folder, **known))).header.facts.training
+    assert made is not None and made["counts"] == training["counts"] and made["average"] == training["average"]
+    assert training["best"]["counts"] == pytest.approx(made["best"]["counts"], abs=0.06)
+    assert "where updates count" in shown and "best tenth by quality" in shown and LATE in shown
+    falling = {"score": "edu", "direction": "anti_curriculum"}
+    for using, best in (({"by_score": falling}, True), ({"stair": {"score": "edu"}}, True), ("shuffled", False),
+                        ({"jittered": {"inner": {"by_score": falling}}}, False)):  # fmt: skip
+        training, shown = plan(**known, order={"using": using})
+        assert ("best" in training, LATE in shown) == (best, using == {"stair": {"score": "edu"}})
+    training, shown = plan()
+    assert training == {"visits": None} and "known once it is known how many documents are chosen" in shown
+    assert plan(training=None)[0] is None
+
+
 def test_without_a_schedule_nothing_is_said_and_an_order_that_needs_one_is_refused(folder: Path) -> None:
     policy = policy_in(folder, training=None)
     assert opened(run(folder, policy)).header.facts.training is None
