@@ -263,6 +263,7 @@ COST: dict[str, tuple[Any, list[str]]] = {
     "order.using": ({"by_score": {"score": "readability", "direction": "anti_curriculum"}}, ["order", "manifest"]),
     "order.using ": ("shuffled", ["order", "manifest"]),
     "order.using.by_score.score": ("prototypicality", ["order", "manifest"]),
+    "training": ({"global_batch_size": 8, "schedule": {"peak": 0.001, "decay": "wsd"}}, ["manifest"]),
     "manifest.difficulty": ("prototypicality", ["manifest"]),
     "manifest.quality": (None, ["manifest"]),
 }  # fmt: skip
@@ -305,6 +306,7 @@ def test_the_table_of_costs_has_every_option() -> None:
         "cluster.from",
         "select.include",
         "select.exclude",
+        "order.parent",
     }  # which have tests of their own
     budget = {f"select.budget.{unit}" for unit in ("documents", "tokens", "fraction")}
     assert set(options(Policy)) - budget == known - {"select.budget"}
