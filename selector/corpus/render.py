@@ -23,7 +23,7 @@ from selector.errors import PolicyError
 # Chat formats: the keys of who speaks and of what is said.
 _CHATS = (("role", "content"), ("from", "value"))
 
-_TOOLS = ("tools", "functions")
+TOOLS = ("tools", "functions")
 """Columns beside a chat that belong to it: what its tool calls can call."""
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
@@ -63,7 +63,7 @@ def columns(text: str) -> tuple[str, ...]:
 def file_columns(text: str) -> tuple[str, ...]:
     """The columns of a file that `render` looks at, each once: those that `text` names, and those of a chat's tools,
     which a file need not have."""
-    return tuple(dict.fromkeys([*map(fields.column_of, columns(text)), *_TOOLS]))
+    return tuple(dict.fromkeys([*map(fields.column_of, columns(text)), *TOOLS]))
 
 
 def render(row: Mapping[str, Any], text: str) -> str:
@@ -167,7 +167,7 @@ def _in_template(row: Mapping[str, Any], column: str, text: str) -> str:
     single = plain(value)
     if single is not None:
         return single
-    if fields.path_of(column)[-1] in _TOOLS:
+    if fields.path_of(column)[-1] in TOOLS:
         return _as_json(f"column {column!r}", value)
     return _text_of(row, column, value, columns(text))
 
@@ -222,7 +222,7 @@ def _tools(row: Mapping[str, Any], column: str, named: Sequence[str]) -> Iterato
     path = fields.path_of(column)
     taken = {fields.path_of(name) for name in named}
     for depth in range(len(path)):
-        for name in _TOOLS:
+        for name in TOOLS:
             tools = fields.name_of((*path[:depth], name))
             value = fields.find(row, tools) if (*path[:depth], name) not in taken else None
             if value is not fields.ABSENT and not _is_nothing(value):

@@ -17,6 +17,7 @@ from selector import tables
 from selector.errors import CorpusError, PolicyError, did_you_mean
 from selector.plugins.options import (
     TABLE_KINDS,
+    ArtefactPath,
     ManifestPath,
     Option,
     TablePath,
@@ -37,7 +38,7 @@ def checksums(plugin: object, path: str) -> dict[str, str]:
     Raises PolicyError, naming the plug-in by its `path` in the policy, for one that cannot be read or lacks a column.
     """
     by_path: dict[str, str] = {}
-    for option in written(plugin, TablePath, TextsPath):
+    for option in written(plugin, TablePath, TextsPath, ArtefactPath):
         data = _read(option, path)
         by_path[option.path] = _checksum(data)
         if data is not None:
@@ -65,6 +66,13 @@ def attach(plugin: P, loaded: Mapping[str, pa.Table]) -> P:
     for option in options_of(plugin, *TABLE_KINDS):
         value = option.value if option.value is not None else option.kind("")
         given[option.path] = value.attached(loaded[option.path] if option.path in loaded else empty(option))
+    return replaced(plugin, given)
+
+
+def opened(plugin: P, path: str) -> P:
+    """The plug-in with the artefacts that its options name. Raises PolicyError, naming the plug-in by its `path`, for
+    one that cannot be read."""
+    given = {option.path: option.value.attached(load(option, path)) for option in written(plugin, ArtefactPath)}
     return replaced(plugin, given)
 
 

@@ -78,6 +78,11 @@ class ManifestPath(TablePath):
     """The path of a run or of its manifest; once attached, `table` has a row per visit: `doc_id` and `position`."""
 
 
+class ArtefactPath(TablePath):
+    """The path of what a command made for a plug-in: its `table` is there as soon as the policy is read, so that what
+    the plug-in needs and gives may depend on it. It is joined to nothing."""
+
+
 def _reattached(kind: type[TablePath], path: str, table: pa.Table | None) -> TablePath:
     return kind(path) if table is None else kind(path).attached(table)
 
@@ -116,7 +121,7 @@ def fields_of(plugin: object) -> tuple[dataclasses.Field[Any], ...]:
 
 
 P = TypeVar("P")
-TABLE_KINDS: tuple[Any, ...] = (TablePath, TextsPath, ManifestPath)
+TABLE_KINDS: tuple[Any, ...] = (TablePath, TextsPath, ManifestPath, ArtefactPath)
 """The kinds of options that name a table."""
 KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, *TABLE_KINDS)
 NO_COLUMNS = Columns()

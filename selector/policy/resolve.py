@@ -228,6 +228,8 @@ def resolve(policy: Policy) -> Resolved:
         policy, catalogue, rule, resolved.corpus_files,
         corpus_columns=resolved.corpus_columns, needs_vectors=resolved.needs_vectors,
     )  # fmt: skip
+    if "embed" in resolved.steps_read:
+        _check_vectors(resolved)
     if policy.cluster.from_ is None or "cluster" not in resolved.steps_read:
         return resolved
     return replace(resolved, centroids=origin.of(policy.cluster, policy.embed.model))
@@ -242,6 +244,19 @@ def _check_training(policy: Policy, order: Order) -> None:
             "will be trained on. Write, for example, training: {global_batch_size: 512, schedule: {peak: 3e-4, warmup: "
             "0.01, decay: cosine}}."
         )
+
+
+def _check_vectors(resolved: Resolved) -> None:
+    """What was learned from vectors is given the vectors of the same encoder. Raises PolicyError."""
+    embed = resolved.policy.embed
+    folder = find_model(embed.model)
+    encoder = {
+        "model_sha256": checksum(folder), "settings_sha256": settings_checksum(folder),
+        "max_tokens": str(embed.max_tokens), "long_documents": embed.long_documents,
+    }  # fmt: skip
+    for rater in resolved.plugins.raters.values():
+        if isinstance(rater, Rater):
+            rater.check_vectors(encoder)
 
 
 def _columns_of(plugin: Plugin, catalogue: Catalogue, path: str) -> tuple[Column, ...]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from selector.engine.part import Resources
 from selector.errors import PolicyError
 from selector.plugins.options import (
+    ArtefactPath,
     Columns,
     ManifestPath,
     ModelPath,
@@ -27,7 +28,7 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources", "ScoreName",
+    "ArtefactPath", "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources", "ScoreName",
     "SignalName", "TablePath", "TextsPath",
 ]  # fmt: skip
 
@@ -71,6 +72,13 @@ class Rater(_Scoring):
         for inner in inner_plugins(self):
             if isinstance(inner, Rater):
                 inner.check_types(types)
+
+    def check_vectors(self, encoder: Mapping[str, str]) -> None:
+        """Raises PolicyError if it was made for vectors of another encoder than the policy's, which is described by
+        model_sha256, settings_sha256, max_tokens and long_documents."""
+        for inner in inner_plugins(self):
+            if isinstance(inner, Rater):
+                inner.check_vectors(encoder)
 
     def prepare(self) -> None:
         """Loads what `rate` needs, once per worker. If it raises, it is the run that is at fault and not a document.

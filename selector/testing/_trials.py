@@ -25,6 +25,7 @@ from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.exact.spend import Budget
 from selector.plugins import (
+    ArtefactPath,
     ManifestPath,
     ModelPath,
     Option,
@@ -36,6 +37,7 @@ from selector.plugins import (
     options_of,
     replaced,
 )
+from selector.plugins.attached import opened
 from selector.plugins.catalogue import CORPUS
 from selector.plugins.catalogue import SCORE as SCORES
 from selector.plugins.options import TABLE_KINDS, arrow_type, columns_of, hints_of, joined, kind_of
@@ -166,7 +168,7 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
     for values in _combined(list(choices.values())):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not ...}
         try:
-            plugin = plugins.make(family, name, options, "test", object)
+            plugin = opened(plugins.make(family, name, options, "test", object), "test")
         except PolicyError:  # a combination that it refuses, such as two limits that leave nothing between them
             continue
         yield attached(plugin)
@@ -186,7 +188,9 @@ def _combined(choices: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
 def attached(plugin: Any) -> Any:
     """The plug-in with a made table wherever an option names a table; an empty one where it was left out."""
     tables_named = {
-        option.path: _path(option).attached(table_of(option)) for option in options_of(plugin, *TABLE_KINDS)
+        option.path: _path(option).attached(table_of(option))
+        for option in options_of(plugin, *TABLE_KINDS)
+        if option.kind is not ArtefactPath  # it was opened
     }
     return replaced(plugin, tables_named)
 
@@ -307,7 +311,7 @@ def _is_around(cls: type[Any]) -> bool:
 def _can_be_made_up(family: str, name: str) -> bool:
     cls = plugins.find(family, name)
     hints, fields = hints_of(cls), dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return not any(kind_of(hints[field.name]).base is ModelPath and _is_needed(field) for field in fields)
+    return not any(kind_of(hints[field.name]).base in (ModelPath, ArtefactPath) and _is_needed(field) for field in fields)
 
 
 def _is_needed(field: "dataclasses.Field[Any]") -> bool:
@@ -330,6 +334,8 @@ def _choices(hint: Any, field: "dataclasses.Field[Any]", name: str) -> list[Any]
         values = list(typing.get_args(kind.base))
     elif kind.base is bool:
         values = [False, True]
+    elif kind.base is ArtefactPath:
+        raise AssertionError(f"An artefact cannot be made up. Give {name!r} one: {field.name}=<file>.")
     elif isinstance(kind.base, type) and issubclass(kind.base, TablePath):
         values = ["made.jsonl"]
     elif kind.base in (int, float) and kind.is_optional:
