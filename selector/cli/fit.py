@@ -45,6 +45,10 @@ def fit_rater(
         Literal["mean", "truncate"], typer.Option("--long-documents", help="As embed.long_documents.")
     ] = "mean",
     folds: Annotated[int, typer.Option("--folds", min=2, help="Each is predicted by a model of the others.")] = 5,
+    duplicates: Annotated[
+        float,
+        typer.Option("--duplicates", min=0, max=1, help="Texts with a cosine above this are left out together."),
+    ] = 0.9,
     seed: Annotated[int, typer.Option("--seed", help="Which texts share a fold.")] = 0,
     json: Json = False,
     _: Verbose = False,
@@ -64,7 +68,9 @@ def fit_rater(
             assert label is not None
             read = said.labels(labelled, text, label, group)
         encoder = said.encoder(model, max_tokens, long_documents)
-        fitted = said.fit(read, encoder, kind=kind, uses=uses, higher_is=higher_is, folds=folds, seed=seed)
+        fitted = said.fit(
+            read, encoder, kind=kind, uses=uses, higher_is=higher_is, folds=folds, seed=seed, duplicates=duplicates
+        )
         said.write(fitted.learned, out)
     if json:
         print_json(_as_json(fitted, read, out))

@@ -57,7 +57,7 @@ def labels(path: Path, text: str, label: str, group: str | None) -> Said:
     """The texts of a file with their labels; rows without a label are left out."""
     of_each: list[tuple[str, float, Any]] = []
     for row in _rows(path, (*render.file_columns(text), *_columns(label, group))):
-        value = _number(fields.find(row, label), path, label)
+        value = _number(_value(row, label), path, label)
         if value is None:
             continue
         try:
@@ -80,8 +80,8 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
     rows: list[tuple[int, int]] = []
     chances: list[float] = []
     for row in _rows(path, _columns(first, second, better, group)):
-        chance = _chance(fields.find(row, better), path, first, second, better)
-        pair = [fields.find(row, column) for column in (first, second)]
+        chance = _chance(_value(row, better), path, first, second, better)
+        pair = [_value(row, column) for column in (first, second)]
         if chance is None or not all(isinstance(text, str) and text.strip() for text in pair):
             continue
         rows.append((places.setdefault(pair[0], len(places)), places.setdefault(pair[1], len(places))))
@@ -108,6 +108,7 @@ def fit(
     higher_is: HigherIs,
     folds: int,
     seed: int,
+    duplicates: float = 0.9,
     vectors: "np.ndarray[Any, np.dtype[np.float16]] | None" = None,
 ) -> Fit:
     """The rater that is learned, and how well it agrees; `vectors` are the texts' own, where they are known."""
@@ -117,10 +118,13 @@ def fit(
         vectors = encoder.encode(said.texts).astype(np.float16)
     features = features_of(uses, vectors.astype(np.float64), counts(said.texts, known))
     given = np.arange(len(said.texts)) if said.group is None else said.group
-    group = agreement.groups(vectors, given)
+    group = agreement.groups(vectors, given, duplicates)
     num_groups = int(group.max()) + 1
     if num_groups < 2:
-        raise UsageError("All texts are near-duplicates of each other, or of one group: none can be left out.")
+        raise UsageError(
+            f"All texts are of one group, or have a cosine above {duplicates:g} with each other: none can be left out."
+            " Raise --duplicates."
+        )
     fold = agreement.folds(group, min(folds, num_groups), seed)
     outcome = learn(chosen, Examples(features=features, rows=said.rows, said=said.said), fold)
     learned = Learned(
@@ -213,10 +217,16 @@ def _rows(path: Path, columns: Sequence[str]) -> list[Mapping[str, Any]]:
     for column in columns:
         if column in render.TOOLS:
             continue
-        if all(fields.find(row, column) is None for row in beginning.rows):
+        if all(fields.find(row, column) is fields.ABSENT for row in beginning.rows):
             known = sorted({name for row in beginning.rows[:100] for name in row})
             raise PolicyError(f"{path} has no column {column!r}. {did_you_mean(column, known)}")
     return list(beginning.rows)
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column in a row, None where the row has none."""
+    value = fields.find(row, column)
+    return None if value is fields.ABSENT else value
 
 
 def _columns(*names: str | None) -> tuple[str, ...]:
@@ -224,7 +234,7 @@ def _columns(*names: str | None) -> tuple[str, ...]:
 
 
 def _group(row: Mapping[str, Any], group: str | None) -> Any:
-    return None if group is None else str(fields.find(row, group))
+    return None if group is None else str(_value(row, group))
 
 
 def _numbered(names: Sequence[Any]) -> Ints:

@@ -80,7 +80,9 @@ def ordinal(features: Floats, labels: Floats, levels: Floats, penalties: Sequenc
     ]
 
 
-def preference(features: Floats, first: Ints, second: Ints, chances: Floats, penalties: Sequence[float]) -> list[Linear]:
+def preference(
+    features: Floats, first: Ints, second: Ints, chances: Floats, penalties: Sequence[float]
+) -> list[Linear]:
     """Bradley-Terry's model of scores that are linear in the features: `chances` are the probabilities that the first
     of two texts is better; one model for each penalty.
 

@@ -33,7 +33,8 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "FAMILIES", "ArtefactPath", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool", "ScoreName",
-    "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find", "identity", "is_part", "make",
-    "name_of", "names", "options_of", "options_spelt_out", "ours", "plugins_in", "replaced", "wanted",
+    "FAMILIES", "ArtefactPath", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool",
+    "ScoreName", "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find", "identity",
+    "is_part", "make", "name_of", "names", "options_of", "options_spelt_out", "ours", "plugins_in", "replaced",
+    "wanted",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from selector.engine import inside
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean
+from selector.plugins.attached import opened
 from selector.plugins.options import KINDS, Columns, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
 
 P = TypeVar("P")
@@ -84,7 +85,7 @@ def make(family: str, name: str, options: Mapping[str, Any], where: str, *contra
     if not isinstance(instance, contracts):
         wanted_kinds = " or ".join(contract.__name__ for contract in contracts)
         raise PolicyError(f"{where}: {name!r} is no {wanted_kinds}, and nothing else will do here.")
-    return instance
+    return opened(instance, f"{where}.{name}")
 
 
 def _checked(cls: type[Any], name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:

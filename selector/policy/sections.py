@@ -24,7 +24,6 @@ from selector.errors import PolicyError
 from selector.exact.rates import Decay, Schedule, Training
 from selector.exact.spend import Budget, Overshoot
 from selector.order import Order
-from selector.plugins import attached
 from selector.plugins.options import Columns, ManifestPath, TablePath
 from selector.policy.explain import explained
 from selector.policy.read import read
@@ -469,7 +468,6 @@ class Policy(_Section):
         raters: dict[str, Rater | Fit] = {}
         for position, choice in enumerate(self.rate):
             rater = plugins.make("raters", choice.name, choice.options, f"rate.{position}", Rater, Fit)
-            rater = attached.opened(rater, f"rate.{position}.{choice.name}")
             scores = list(rater.scores(choice.label))
             label = scores[0] if len(scores) == 1 else choice.label
             if label in raters:

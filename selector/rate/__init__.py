@@ -28,8 +28,8 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "ArtefactPath", "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources", "ScoreName",
-    "SignalName", "TablePath", "TextsPath",
+    "ArtefactPath", "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources",
+    "ScoreName", "SignalName", "TablePath", "TextsPath",
 ]  # fmt: skip
 
 HigherIs = Literal["harder", "easier", "better", "rarer", "closer"]

@@ -64,10 +64,11 @@ _VOWELS = re.compile(r"[aeiouy]+")
 
 NAMES = (
     "log characters", "log words", "log sentences", "log words per sentence", "characters per word",
-    "deviation of characters per word", "longest word", "syllables per word", "words of 7 or more", "words of 10 or more",
-    "words of 3 or more syllables", "words of 3 or fewer", "different words", "log numbers", "digits per character",
-    "begins with a capital", "ends as a sentence does", "mean rarity", "deviation of rarity", "greatest rarity",
-    "mean rarity of the rarest three", "log rare words", "uncommon words", "rare words", "very rare words", *_IN_TEXT, *_OF_WORDS,
+    "deviation of characters per word", "longest word", "syllables per word", "words of 7 or more",
+    "words of 10 or more", "words of 3 or more syllables", "words of 3 or fewer", "different words", "log numbers",
+    "digits per character", "begins with a capital", "ends as a sentence does", "mean rarity", "deviation of rarity",
+    "greatest rarity", "mean rarity of the rarest three", "log rare words", "uncommon words", "rare words",
+    "very rare words", *_IN_TEXT, *_OF_WORDS,
 )  # fmt: skip
 """What is counted, a column each."""
 
@@ -128,11 +129,12 @@ def counts(texts: pa.Array | Sequence[str], known: KnownWords) -> Floats:
     numbers, digits = _matches(text, r"\d+"), _matches(text, r"\d")
     columns = [
         _log(characters), _log(num_words), _log(sentences), _log(num_words / sentences), sums[:, 0] / most,
-        _deviation(sums[:, 0], squares[:, 0], most), greatest[:, 0], sums[:, 1] / most, *(many[:, :4] / most[:, None]).T,
-        words_of_each.list.n_unique().to_numpy() / most, _log(numbers), digits / np.maximum(characters, 1),
-        _matches(text, r"^\s*\p{Lu}"), _matches(text, "[.!?][\"\u201d')]*\\s*$"),
+        _deviation(sums[:, 0], squares[:, 0], most), greatest[:, 0], sums[:, 1] / most,
+        *(many[:, :4] / most[:, None]).T, words_of_each.list.n_unique().to_numpy() / most, _log(numbers),
+        digits / np.maximum(characters, 1), _matches(text, r"^\s*\p{Lu}"), _matches(text, "[.!?][\"\u201d')]*\\s*$"),
         sums[:, 2] / most / _RANK_UNITS, _deviation(sums[:, 2], squares[:, 1], most) / _RANK_UNITS,
-        greatest[:, 1] / _RANK_UNITS, _rarest(ranks, num_words) / _RANK_UNITS, _log(many[:, 5]), *(many[:, 4:] / most[:, None]).T,
+        greatest[:, 1] / _RANK_UNITS, _rarest(ranks, num_words) / _RANK_UNITS, _log(many[:, 5]),
+        *(many[:, 4:] / most[:, None]).T,
         *(_matches(text, pattern) / most for pattern in _IN_TEXT.values()), *(sums[:, 3:] / most[:, None]).T,
     ]  # fmt: skip
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)

@@ -52,9 +52,7 @@ class Learned:
     @property
     def needs(self) -> tuple[str, ...]:
         """The columns that it looks at."""
-        return tuple(
-            column for column, used in (("embedding", "embedding"), ("text", "counts")) if used in self.uses
-        )
+        return tuple(column for column, used in (("embedding", "embedding"), ("text", "counts")) if used in self.uses)
 
     def scores(self, features: Floats) -> Floats:
         """The score of each row of features, in the unit of the labels; of `logistic` the probability of the second
@@ -70,8 +68,10 @@ class Learned:
         for k, (weights, intercept) in enumerate(zip(self.model.weights, self.model.intercepts, strict=True)):
             units, unit = _in_units(weights)
             outputs[:, k] = (steps @ units) * (unit / _FEATURE_STEPS) + intercept
-        return self.slope * combined(self.kind, outputs, self.levels) + self.offset if self.kind != "logistic" else (
-            _sigmoid(self.slope * outputs[:, 0] + self.offset)
+        return (
+            self.slope * combined(self.kind, outputs, self.levels) + self.offset
+            if self.kind != "logistic"
+            else (_sigmoid(self.slope * outputs[:, 0] + self.offset))
         )
 
     @property

@@ -151,7 +151,7 @@ def _calibration(kind: Kind, raw: Floats, said: Floats) -> tuple[float, float]:
         slope = float(((raw - raw.mean()) * (said - said.mean())).mean()) / spread if spread > 0 else 0.0
         slope = slope if slope > 0 else 1.0
         return slope, float(said.mean() - slope * raw.mean())
-    (line,) = logistic(raw[:, None], said, [1e-6], intercept=kind == "logistic")
+    (line,) = logistic(raw[:, None], said, [1e-3], intercept=kind == "logistic")
     slope = float(line.weights[0, 0])
     return (slope, float(line.intercepts[0])) if slope > 0 else (1.0, 0.0)
 

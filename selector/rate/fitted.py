@@ -6,6 +6,15 @@ not fitted on, beside word count, characters and the Flesch-Kincaid grade.
 Sources: Hoerl and Kennard 1970 (ridge); Frank and Hall 2001 (ordinal); Bradley and Terry 1952 and, for texts,
 Wettig et al. 2024, "QuRating", arXiv:2402.09739 (judgements); Penedo et al. 2024, "FineWeb", arXiv:2406.17557, section
 4.1 (a linear head on frozen embeddings).
+
+Measured with the embeddings of all-MiniLM-L6-v2 and 95 % intervals over rows; no near-duplicate (cosine above 0.9) of
+a text that was left out was learned from. Spearman with the mean of two CEFR levels of 5,990 sentences of Wikipedia:
+0.815 (0.805 to 0.823), by counts alone 0.781, by embeddings alone 0.705; the Flesch-Kincaid grade 0.528, words 0.374.
+Spearman with the steps of 7,473 GSM8K answers, of the question: 0.540 (0.523 to 0.556); words 0.387. Judgements of
+8,762 pairs of arguments (UKP), each of 12 debates left out in turn: 0.802 (0.793 to 0.810) right, of the 896 pairs
+within 10 % in words 0.675 (0.645 to 0.705); characters 0.769 and 0.621, so a gain of 0.032 (0.023 to 0.041) and 0.054
+(0.018 to 0.095). Over whole debates instead of pairs the second gain is not certain (-0.022 to 0.119), and embeddings
+alone are below characters there (0.746).
 """
 
 import functools

@@ -37,7 +37,6 @@ from selector.plugins import (
     options_of,
     replaced,
 )
-from selector.plugins.attached import opened
 from selector.plugins.catalogue import CORPUS
 from selector.plugins.catalogue import SCORE as SCORES
 from selector.plugins.options import TABLE_KINDS, arrow_type, columns_of, hints_of, joined, kind_of
@@ -168,7 +167,7 @@ def variants(family: str, name: str, **given: Any) -> Iterator[Any]:
     for values in _combined(list(choices.values())):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not ...}
         try:
-            plugin = opened(plugins.make(family, name, options, "test", object), "test")
+            plugin = plugins.make(family, name, options, "test", object)
         except PolicyError:  # a combination that it refuses, such as two limits that leave nothing between them
             continue
         yield attached(plugin)
@@ -311,7 +310,8 @@ def _is_around(cls: type[Any]) -> bool:
 def _can_be_made_up(family: str, name: str) -> bool:
     cls = plugins.find(family, name)
     hints, fields = hints_of(cls), dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return not any(kind_of(hints[field.name]).base in (ModelPath, ArtefactPath) and _is_needed(field) for field in fields)
+    given = (ModelPath, ArtefactPath)
+    return not any(kind_of(hints[field.name]).base in given and _is_needed(field) for field in fields)
 
 
 def _is_needed(field: "dataclasses.Field[Any]") -> bool:
