@@ -10,7 +10,7 @@ import typer
 from selector.cli.app import Json, Verbose, app, only_our_output, print_json
 
 if TYPE_CHECKING:
-    from selector.cli.said import Said
+    from selector.cli.labelled import Labelled
     from selector.models.agreement import Estimate
 
 
@@ -54,7 +54,7 @@ def fit_rater(
     _: Verbose = False,
 ) -> None:
     """Learn a rater from labels or from judgements of pairs, and say how well it agrees with those it did not see."""
-    from selector.cli import said
+    from selector.cli import labelled as learning
     from selector.errors import UsageError
 
     if (label is None) == (pair is None):
@@ -63,29 +63,29 @@ def fit_rater(
         raise UsageError(f"--out {out}: write a name that ends in .parquet or .jsonl.")
     with only_our_output():
         if pair is not None:
-            read = said.judgements(labelled, *pair, better, group)
+            read = learning.judgements(labelled, *pair, better, group)
         else:
             assert label is not None
-            read = said.labels(labelled, text, label, group)
-        encoder = said.encoder(model, max_tokens, long_documents)
-        fitted = said.fit(
+            read = learning.labels(labelled, text, label, group)
+        encoder = learning.encoder(model, max_tokens, long_documents)
+        fitted = learning.fit(
             read, encoder, kind=kind, uses=uses, higher_is=higher_is, folds=folds, seed=seed, duplicates=duplicates
         )
-        said.write(fitted.learned, out)
+        learning.write(fitted.learned, out)
     if json:
         print_json(_as_json(fitted, read, out))
         return
-    print(f"{out}: {fitted.learned.kind}, of {len(read.texts):,} texts and {len(read.said):,} rows", file=sys.stderr)
+    print(f"{out}: {fitted.learned.kind}, of {len(read.texts):,} texts and {len(read.values):,} rows", file=sys.stderr)
     for line in _lines(fitted.agreement):
         print(line)
 
 
-def _as_json(fitted: Any, read: "Said", out: Path) -> dict[str, Any]:
+def _as_json(fitted: Any, read: "Labelled", out: Path) -> dict[str, Any]:
     return {
         "artefact": str(out),
         "kind": fitted.learned.kind,
         "texts": len(read.texts),
-        "rows": len(read.said),
+        "rows": len(read.values),
         "penalty": fitted.penalty,
         "calibration_error": fitted.calibration_error,
         "agreement": {

@@ -29,10 +29,10 @@ def groups(vectors: npt.NDArray[np.float16], given: Ints, least: float = 0.9) ->
     wide, n = vectors.astype(np.float32), len(vectors)
     ends = [(np.arange(n), _first_of_each(given))]
     for start in range(0, n, _ROWS):
-        here, there = np.nonzero(wide[start : start + _ROWS] @ wide.T > least)
-        ends.append((here + start, there))
-    here, there = (np.concatenate(side) for side in zip(*ends, strict=True))
-    return connected_components(coo_matrix((np.ones(len(here), bool), (here, there)), (n, n)))[1].astype(np.int64)
+        ones, others = np.nonzero(wide[start : start + _ROWS] @ wide.T > least)
+        ends.append((ones + start, others))
+    ones, others = (np.concatenate(side) for side in zip(*ends, strict=True))
+    return connected_components(coo_matrix((np.ones(len(ones), bool), (ones, others)), (n, n)))[1].astype(np.int64)
 
 
 def folds(group: Ints, num_folds: int, seed: int) -> Ints:
@@ -76,11 +76,11 @@ def rank_correlations(
     def figures(weights: Floats) -> dict[str, Floats]:
         sums = weights @ terms / weights.sum(axis=1, keepdims=True)
         middle, square = sums[:, 0], sums[:, 1]
-        found = {
+        correlations = {
             name: _pearson(sums[:, k], sums[:, k + 1], sums[:, k + 2], middle, square)
             for name, k in zip(ranked, range(2, terms.shape[1], 3), strict=True)
         }
-        return {**found, **_gains(found)}
+        return {**correlations, **_gains(correlations)}
 
     return _estimates(figures, len(labels), group, seed)
 
@@ -93,8 +93,8 @@ def accuracies(gaps: Mapping[str, Floats], chances: Floats, group: Ints | None, 
 
     def figures(weights: Floats) -> dict[str, Floats]:
         means = weights @ table / weights.sum(axis=1, keepdims=True)
-        found = dict(zip(right, means.T, strict=True))
-        return {**found, **_gains(found)}
+        shares = dict(zip(right, means.T, strict=True))
+        return {**shares, **_gains(shares)}
 
     return _estimates(figures, len(chances), group, seed)
 

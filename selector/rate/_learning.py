@@ -29,10 +29,10 @@ class Examples:
 
     features: Floats
     rows: Ints  # (rows, 1), or (rows, 2) of judgements
-    said: Floats  # the label; or the probability that the first text is better
+    labels: Floats  # the label; or the probability that the first text is better
 
     def some(self, chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "Examples":
-        return Examples(features=self.features, rows=self.rows[chosen], said=self.said[chosen])
+        return Examples(features=self.features, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,11 @@ class Outcome:
 
 def learn(kind: Kind, examples: Examples, fold: Ints) -> Outcome:
     """The model of all examples, and its agreement with rows that it was not fitted on; `fold` is that of each text."""
-    levels = np.unique(examples.said) if kind == "ordinal" else np.empty(0)
+    levels = np.unique(examples.labels) if kind == "ordinal" else np.empty(0)
     _check(kind, examples)
     num_folds = int(fold.max()) + 1
     within = fold[examples.rows]
-    raw = np.full((len(PENALTIES), len(examples.said)), np.nan)
+    raw = np.full((len(PENALTIES), len(examples.labels)), np.nan)
     for one in range(num_folds):
         tested, fitted_on = (within == one).all(axis=1), (within != one).all(axis=1)
         if not tested.any():
@@ -90,13 +90,13 @@ def learn(kind: Kind, examples: Examples, fold: Ints) -> Outcome:
             raw[i, tested] = _said_by(kind, model, features, examples.rows[tested], levels)
     known = ~np.isnan(raw[0])
     row_fold = np.where(known, within[:, 0], -1)
-    picked = np.full(len(examples.said), np.nan)
+    picked = np.full(len(examples.labels), np.nan)
     for one in range(num_folds):
         others = known & (row_fold != one)
-        best = _best(kind, raw, examples.said, others if others.any() else known)
+        best = _best(kind, raw, examples.labels, others if others.any() else known)
         picked[row_fold == one] = raw[best, row_fold == one]
-    best = _best(kind, raw, examples.said, known)
-    slope, offset = _calibration(kind, picked[known], examples.said[known])
+    best = _best(kind, raw, examples.labels, known)
+    slope, offset = _calibration(kind, picked[known], examples.labels[known])
     standard = Standard.of(examples)
     (model,) = _models(kind, standard(examples.features), examples, levels, [PENALTIES[best]])
     calibrated = slope * picked + offset
@@ -110,16 +110,16 @@ def learn(kind: Kind, examples: Examples, fold: Ints) -> Outcome:
 def _models(
     kind: Kind, features: Floats, examples: Examples, levels: Floats, penalties: Sequence[float]
 ) -> list[Linear]:
-    rows, said = examples.rows, examples.said
-    whole = [penalty * len(said) for penalty in penalties]
+    rows, labels = examples.rows, examples.labels
+    whole = [penalty * len(labels) for penalty in penalties]
     if kind == "preference":
-        return preference(features, rows[:, 0], rows[:, 1], said, [penalty / 4 for penalty in whole])
+        return preference(features, rows[:, 0], rows[:, 1], labels, [penalty / 4 for penalty in whole])
     if kind == "ridge":
-        return ridge(features[rows[:, 0]], said, whole)
+        return ridge(features[rows[:, 0]], labels, whole)
     halved = [penalty / 4 for penalty in whole]  # a quarter is the most that a row of a logistic loss is curved
     if kind == "logistic":
-        return logistic(features[rows[:, 0]], said, halved)
-    return ordinal(features[rows[:, 0]], said, levels, halved)
+        return logistic(features[rows[:, 0]], labels, halved)
+    return ordinal(features[rows[:, 0]], labels, levels, halved)
 
 
 def _said_by(kind: Kind, model: Linear, features: Floats, rows: Ints, levels: Floats) -> Floats:
@@ -128,39 +128,39 @@ def _said_by(kind: Kind, model: Linear, features: Floats, rows: Ints, levels: Fl
     return of_each[0] if kind != "preference" else of_each[0] - of_each[1]
 
 
-def _losses(kind: Kind, raw: Floats, said: Floats) -> Floats:
+def _losses(kind: Kind, raw: Floats, labels: Floats) -> Floats:
     if kind in ("ridge", "ordinal"):
-        return (raw - said) ** 2
-    return np.logaddexp(0, raw) - said * raw
+        return (raw - labels) ** 2
+    return np.logaddexp(0, raw) - labels * raw
 
 
-def _best(kind: Kind, raw: Floats, said: Floats, rows: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> int:
+def _best(kind: Kind, raw: Floats, labels: Floats, rows: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> int:
     """The place of the penalty that serves these rows best, each calibrated: the scale of a score is nobody's fault."""
     losses: list[float] = []
     for of_penalty in raw[:, rows]:
-        slope, offset = _calibration(kind, of_penalty, said[rows])
-        losses.append(float(_losses(kind, slope * of_penalty + offset, said[rows]).mean()))
+        slope, offset = _calibration(kind, of_penalty, labels[rows])
+        losses.append(float(_losses(kind, slope * of_penalty + offset, labels[rows]).mean()))
     return int(np.argmin(losses))
 
 
-def _calibration(kind: Kind, raw: Floats, said: Floats) -> tuple[float, float]:
+def _calibration(kind: Kind, raw: Floats, labels: Floats) -> tuple[float, float]:
     """Slope and offset with which what was predicted of rows that were left out is right on average; an order of
     documents is never turned round."""
     if kind in ("ridge", "ordinal"):
         spread = float(raw.var())
-        slope = float(((raw - raw.mean()) * (said - said.mean())).mean()) / spread if spread > 0 else 0.0
+        slope = float(((raw - raw.mean()) * (labels - labels.mean())).mean()) / spread if spread > 0 else 0.0
         slope = slope if slope > 0 else 1.0
-        return slope, float(said.mean() - slope * raw.mean())
-    (line,) = logistic(raw[:, None], said, [1e-3], intercept=kind == "logistic")
+        return slope, float(labels.mean() - slope * raw.mean())
+    (line,) = logistic(raw[:, None], labels, [1e-3], intercept=kind == "logistic")
     slope = float(line.weights[0, 0])
     return (slope, float(line.intercepts[0])) if slope > 0 else (1.0, 0.0)
 
 
 def _check(kind: Kind, examples: Examples) -> None:
-    values = np.unique(examples.said)
+    values = np.unique(examples.labels)
     if kind != "preference" and len(values) < 2:
         raise UsageError(f"All labels are {values[0]:g}: there is nothing to learn from them.")
-    if kind == "preference" and (examples.said == 0.5).all():
+    if kind == "preference" and (examples.labels == 0.5).all():
         raise UsageError("All judgements are undecided: there is nothing to learn from them.")
     if kind == "logistic" and not np.isin(values, (0, 1)).all():
         raise UsageError("logistic learns two labels, 0 and 1. Take ridge or ordinal for others.")

@@ -16,7 +16,7 @@ from command import selector
 from conftest import text_of, tries, write_jsonl
 from rated import scores_of
 from selector import pipeline
-from selector.cli import said
+from selector.cli import labelled
 from selector.engine.local import LocalExecutor
 from selector.errors import CorpusError, PolicyError, UsageError
 from selector.exact import Floats
@@ -98,7 +98,7 @@ def test_the_words_of_a_tokenizer_are_those_that_begin_one(
 def test_an_artefact_rates_as_what_was_learned(kind: Kind, uses: Uses, suffix: str, tmp_path: Path) -> None:
     model, texts = learned(kind, uses), ["The cat sat.", "", "Dogs bark; loudly, often!"]
     vectors = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float16)
-    said.write(model, tmp_path / f"it{suffix}")
+    labelled.write(model, tmp_path / f"it{suffix}")
     columns = {"embedding": vector_column(vectors), "text": pa.array(texts)}
     shown = {name: column for name, column in columns.items() if name in model.needs}
     scores = scores_of("fitted", {"artefact": str(tmp_path / f"it{suffix}")}, **shown)
@@ -129,7 +129,7 @@ def test_a_score_is_a_sum_that_is_not_rounded() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ridge", "logistic", "ordinal", "preference"])
 def test_a_fitted_rater_keeps_the_laws(kind: Kind, tmp_path: Path) -> None:
-    said.write(learned(kind), tmp_path / "it.parquet")
+    labelled.write(learned(kind), tmp_path / "it.parquet")
     check_rater("fitted", artefact=str(tmp_path / "it.parquet"), examples=10)
 
 
@@ -152,13 +152,12 @@ def test_what_follows_from_the_features_is_learned_and_calibrated(kind: Kind) ->
     truth = features[:, 0] - 0.2 * features[:, 3]
     noisy = truth + 0.5 * rng.standard_normal(400)
     rows = rng.integers(400, size=(900, 2)) if kind == "preference" else np.arange(400)[:, None]
-    labels: dict[str, Any] = {
-        "ridge": noisy,
-        "logistic": (noisy > noisy.mean()) * 1.0,
-        "ordinal": np.clip(np.rint(noisy), 0, 4),
-    }
-    values = labels[kind] if kind in labels else (noisy[rows[:, 0]] > noisy[rows[:, 1]]) * 1.0
-    outcome = learn(kind, Examples(features=features, rows=rows, said=values), rng.integers(5, size=400))
+    values: Floats = noisy
+    if kind == "preference":
+        values = (noisy[rows[:, 0]] > noisy[rows[:, 1]]).astype(np.float64)
+    elif kind != "ridge":
+        values = np.clip(np.rint(noisy), 0, 4 if kind == "ordinal" else 1)
+    outcome = learn(kind, Examples(features=features, rows=rows, labels=values), rng.integers(5, size=400))
     predicted = ~np.isnan(outcome.predicted)
     gaps = truth[rows[:, 0]] - (truth[rows[:, 1]] if kind == "preference" else 0)
     assert np.corrcoef(outcome.gaps[predicted], gaps[predicted])[0, 1] > 0.9
@@ -172,7 +171,7 @@ def test_no_row_is_predicted_by_a_model_that_saw_its_fold() -> None:
     group = np.repeat(np.arange(40), 5)
     features = np.eye(40)[group] + 0.01 * rng.standard_normal((200, 40))
     values = rng.standard_normal(40)[group]
-    outcome = learn("ridge", Examples(features=features, rows=np.arange(200)[:, None], said=values), group % 5)
+    outcome = learn("ridge", Examples(features=features, rows=np.arange(200)[:, None], labels=values), group % 5)
     assert np.corrcoef(outcome.gaps, values)[0, 1] < 0.1
 
 
@@ -188,7 +187,7 @@ def test_labels_that_a_kind_cannot_learn_are_refused(kind: Kind, values: list[fl
     rows = np.arange(len(values))[:, None]
     with pytest.raises(UsageError, match=message):
         learn(
-            kind, Examples(features=np.eye(len(values)), rows=rows, said=np.array(values, np.float64)), rows[:, 0] % 2
+            kind, Examples(features=np.eye(len(values)), rows=rows, labels=np.array(values, np.float64)), rows[:, 0] % 2
         )
 
 
@@ -252,9 +251,9 @@ def test_a_policy_names_the_artefact_and_every_document_has_its_score(
 def test_a_judgement_names_the_better_column_or_is_a_chance(
     rows: list[dict[str, Any]], texts: str, chances: list[float], tmp_path: Path
 ) -> None:
-    read = said.judgements(write_jsonl(tmp_path / "pairs.jsonl", rows), "x", "y", "best", None)
+    read = labelled.judgements(write_jsonl(tmp_path / "pairs.jsonl", rows), "x", "y", "best", None)
     assert list(read.texts) == texts.split()
-    assert read.said.tolist() == chances
+    assert read.values.tolist() == chances
 
 
 @pytest.mark.parametrize(
@@ -279,4 +278,4 @@ def test_what_cannot_be_learned_from_is_refused_by_name(
 def test_a_file_without_a_labelled_text_is_refused(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "labelled.jsonl", [{"text": "", "grade": 1}, {"text": "x", "grade": None}])
     with pytest.raises(CorpusError, match=r"no row has both a text \('text'\) and a label \('grade'\)"):
-        said.labels(file, "text", "grade", None)
+        labelled.labels(file, "text", "grade", None)

@@ -34,12 +34,12 @@ _ALIKE_IN_LENGTH = 0.1  # the words of two texts differ by so much of the longer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Labelled:
     """Texts, and what was said: labels of each, or judgements of two."""
 
     texts: Sequence[str]
     rows: Ints  # (rows, 1) or (rows, 2): places of texts
-    said: Floats
+    values: Floats
     group: Ints | None  # of each text
 
 
@@ -53,7 +53,7 @@ class Fit:
     agreement: dict[str, dict[str, Estimate]]
 
 
-def labels(path: Path, text: str, label: str, group: str | None) -> Said:
+def labels(path: Path, text: str, label: str, group: str | None) -> Labelled:
     """The texts of a file with their labels; rows without a label are left out."""
     of_each: list[tuple[str, float, Any]] = []
     for row in _rows(path, (*render.file_columns(text), *_columns(label, group))):
@@ -67,13 +67,13 @@ def labels(path: Path, text: str, label: str, group: str | None) -> Said:
     if not of_each:
         raise CorpusError(f"{path}: no row has both a text ({text!r}) and a label ({label!r}).")
     texts, values, names = zip(*of_each, strict=True)
-    return Said(
-        texts=texts, rows=np.arange(len(texts))[:, None], said=np.array(values, np.float64),
+    return Labelled(
+        texts=texts, rows=np.arange(len(texts))[:, None], values=np.array(values, np.float64),
         group=None if group is None else _numbered(names),
     )  # fmt: skip
 
 
-def judgements(path: Path, first: str, second: str, better: str, group: str | None) -> Said:
+def judgements(path: Path, first: str, second: str, better: str, group: str | None) -> Labelled:
     """The pairs of a file and which of them is better; undecided pairs are kept, as one half."""
     places: dict[str, int] = {}
     group_of: dict[int, Any] = {}
@@ -91,7 +91,7 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
     if not rows:
         raise CorpusError(f"{path}: no row has two texts ({first!r}, {second!r}) and a judgement ({better!r}).")
     grouped = None if group is None else _numbered([group_of[place] for place in range(len(places))])
-    return Said(texts=list(places), rows=np.array(rows), said=np.array(chances), group=grouped)
+    return Labelled(texts=list(places), rows=np.array(rows), values=np.array(chances), group=grouped)
 
 
 def encoder(model: str, max_tokens: int, long_documents: Literal["mean", "truncate"]) -> Encoder:
@@ -100,7 +100,7 @@ def encoder(model: str, max_tokens: int, long_documents: Literal["mean", "trunca
 
 
 def fit(
-    said: Said,
+    examples: Labelled,
     encoder: Encoder,
     *,
     kind: Literal["auto", "ridge", "logistic", "ordinal"],
@@ -112,12 +112,12 @@ def fit(
     vectors: "np.ndarray[Any, np.dtype[np.float16]] | None" = None,
 ) -> Fit:
     """The rater that is learned, and how well it agrees; `vectors` are the texts' own, where they are known."""
-    chosen = _kind(said, kind)
+    chosen = _kind(examples, kind)
     known = KnownWords.of_tokenizer(tokens.find_tokenizer(None, Path(encoder.folder)))
     if vectors is None:
-        vectors = encoder.encode(said.texts).astype(np.float16)
-    features = features_of(uses, vectors.astype(np.float64), counts(said.texts, known))
-    given = np.arange(len(said.texts)) if said.group is None else said.group
+        vectors = encoder.encode(examples.texts).astype(np.float16)
+    features = features_of(uses, vectors.astype(np.float64), counts(examples.texts, known))
+    given = np.arange(len(examples.texts)) if examples.group is None else examples.group
     group = agreement.groups(vectors, given, duplicates)
     num_groups = int(group.max()) + 1
     if num_groups < 2:
@@ -126,7 +126,7 @@ def fit(
             " Raise --duplicates."
         )
     fold = agreement.folds(group, min(folds, num_groups), seed)
-    outcome = learn(chosen, Examples(features=features, rows=said.rows, said=said.said), fold)
+    outcome = learn(chosen, Examples(features=features, rows=examples.rows, labels=examples.values), fold)
     learned = Learned(
         kind=chosen, uses=uses, higher_is=higher_is, lows=outcome.standard.lows, highs=outcome.standard.highs,
         means=outcome.standard.means, scales=outcome.standard.scales, model=outcome.model, levels=outcome.levels,
@@ -134,13 +134,13 @@ def fit(
         known=known if "counts" in uses else KnownWords(words=()), encoder=encoder.identity(),
     )  # fmt: skip
     predicted = ~np.isnan(outcome.predicted)
-    plain = _plain_measures(said.texts)
-    of_rows = None if said.group is None else said.group[said.rows[:, 0]]
+    plain = _plain_measures(examples.texts)
+    of_rows = None if examples.group is None else examples.group[examples.rows[:, 0]]
     return Fit(
         learned=learned,
         penalty=outcome.penalty,
-        calibration_error=agreement.calibration_error(outcome.predicted[predicted], said.said[predicted]),
-        agreement=_agreement(said, outcome.gaps, predicted, plain, of_rows),
+        calibration_error=agreement.calibration_error(outcome.predicted[predicted], examples.values[predicted]),
+        agreement=_agreement(examples, outcome.gaps, predicted, plain, of_rows),
     )
 
 
@@ -156,18 +156,18 @@ def write(learned: Learned, out: Path) -> None:
 
 
 def _agreement(
-    said: Said, predicted: Floats, known: "np.ndarray[Any, np.dtype[np.bool_]]", plain: Mapping[str, Floats],
+    examples: Labelled, predicted: Floats, known: "np.ndarray[Any, np.dtype[np.bool_]]", plain: Mapping[str, Floats],
     group: Ints | None,
 ) -> dict[str, dict[str, Estimate]]:  # fmt: skip
     """Figures over rows that were predicted."""
     grouped = None if group is None else _numbered(group[known].tolist())
-    if said.rows.shape[1] == 1:
-        places = said.rows[known, 0]
+    if examples.rows.shape[1] == 1:
+        places = examples.rows[known, 0]
         scores = {"fitted": predicted[known], **{name: values[places] for name, values in plain.items()}}
-        return {"Spearman": agreement.rank_correlations(scores, said.said[known], grouped)}
-    first, second = said.rows[known].T
+        return {"Spearman": agreement.rank_correlations(scores, examples.values[known], grouped)}
+    first, second = examples.rows[known].T
     gaps = {"fitted": predicted[known], **{name: values[first] - values[second] for name, values in plain.items()}}
-    decided = said.said[known]
+    decided = examples.values[known]
     figures = {"right": agreement.accuracies(gaps, decided, grouped)}
     words = plain["words"]
     most = np.maximum(words[first], words[second])
@@ -189,19 +189,19 @@ def _plain_measures(texts: Sequence[str]) -> dict[str, Floats]:
     wanted["Flesch-Kincaid"] = ("readability", {})
     measures: dict[str, Floats] = {}
     for name, (rater, options) in wanted.items():
-        made = plugins.make("raters", rater, options, "fit-rater", Rater)
-        column = made.rate(batch.select(["doc_id", *made.needs])).column(0)
+        plain = plugins.make("raters", rater, options, "fit-rater", Rater)
+        column = plain.rate(batch.select(["doc_id", *plain.needs])).column(0)
         measures[name] = np.nan_to_num(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
     return measures
 
 
-def _kind(said: Said, kind: Literal["auto", "ridge", "logistic", "ordinal"]) -> Kind:
-    if said.rows.shape[1] == 2:
+def _kind(examples: Labelled, kind: Literal["auto", "ridge", "logistic", "ordinal"]) -> Kind:
+    if examples.rows.shape[1] == 2:
         if kind != "auto":
             raise UsageError(f"--kind {kind} is for labels. Judgements of pairs are learned in one way only.")
         return "preference"
     if kind == "auto":
-        return "logistic" if np.isin(said.said, (0, 1)).all() else "ridge"
+        return "logistic" if np.isin(examples.values, (0, 1)).all() else "ridge"
     return kind
 
 
