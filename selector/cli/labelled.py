@@ -113,7 +113,7 @@ def fit(
 ) -> Fit:
     """The rater that is learned, and how well it agrees; `vectors` are the texts' own, where they are known."""
     chosen = _kind(examples, kind)
-    known = KnownWords.of_tokenizer(tokens.find_tokenizer(None, Path(encoder.folder)))
+    known = KnownWords.of_tokenizer(tokens.find_tokenizer(None, Path(encoder.folder)).read_text("utf-8"))
     if vectors is None:
         vectors = encoder.encode(examples.texts).astype(np.float16)
     features = features_of(uses, vectors.astype(np.float64), counts(examples.texts, known))

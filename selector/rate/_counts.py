@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +79,9 @@ class KnownWords:
     words: tuple[str, ...]
 
     @classmethod
-    def of_tokenizer(cls, file: Path) -> "KnownWords":
-        """The whole words of a tokenizer.json, in the order of its vocabulary."""
-        model: Mapping[str, Any] = json.loads(file.read_text("utf-8"))["model"]
+    def of_tokenizer(cls, tokenizer: str) -> "KnownWords":
+        """The whole words of a tokenizer, given as what its tokenizer.json says, in the order of its vocabulary."""
+        model: Mapping[str, Any] = json.loads(tokenizer)["model"]
         vocabulary: Any = model["vocab"]
         if isinstance(vocabulary, list):  # of a unigram model: pairs of piece and score, the likeliest first
             vocabulary = {pair[0]: place for place, pair in enumerate(vocabulary)}

@@ -81,12 +81,8 @@ def test_counts_of_a_text_are_its_own_whatever_stands_beside_it(texts: list[str]
         ({"vocab": [["<unk>", 0.0], ["\u2581of", -2.0], ["s", -3.0], ["\u2581cat", -9.0]]}, ["of", "cat"]),
     ],
 )
-def test_the_words_of_a_tokenizer_are_those_that_begin_one(
-    model: dict[str, Any], words: list[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(json.dumps({"model": model}), "utf-8")
-    assert list(KnownWords.of_tokenizer(file).words) == words
+def test_the_words_of_a_tokenizer_are_those_that_begin_one(model: dict[str, Any], words: list[str]) -> None:
+    assert list(KnownWords.of_tokenizer(json.dumps({"model": model})).words) == words
 
 
 # ---------------------------------------------------------------- the artefact
