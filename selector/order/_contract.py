@@ -73,6 +73,9 @@ class Order(abc.ABC):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options, as a policy writes them, with which the gallery shows it over 12,000 documents: those that have no
     default and cannot be told from their types, and those whose default is for many more documents."""
+    most_held: ClassVar[int] = 100_000_000
+    """The most rows of a pool that it is asked to arrange in one piece; a run that has more is refused in words. An
+    order that is sorted by shards (a `Placed`, or a `Resorted` around one) is never asked in one piece by a run."""
     reads_training: ClassVar[bool] = False
     """Whether it asks its pool for `training`: then the policy must say it, and another one makes another order."""
 

@@ -17,6 +17,7 @@ from selector.exact.rates import Training
 from selector.order import Order, Positions, arranged
 from selector.order._resorted import is_sorted_by_shards
 from selector.plugins import attached
+from selector.plugins.families import name_of
 from selector.plugins.options import plugins_in
 from selector.plugins.pool import Pool
 from selector.steps import attach, ranges, select
@@ -75,6 +76,7 @@ class OrderStep(Whole):
             pool = replace(pool, training=self.training)
         if is_sorted_by_shards(order):
             return ranges.arranged(done, own, self.label, order, pool, shards, self.seed), {"facts": {}, "phases": {}}
+        _check_can_be_held(self.label, order, pool.num_documents)
         ids = keyed.words(pool.table("doc_id")["doc_id"])
         positions = arranged(self.label, order, pool, ids, self.seed)
         keys = [_stored(done.store, own, shard, *cut) for shard, cut in zip(shards, _cut(pool, positions), strict=True)]
@@ -104,6 +106,18 @@ class OrderStep(Whole):
         keys, sums = zip(*done.map(put, items), strict=True)
         hashes = np.cumsum(np.sum(sums, axis=0), axis=0)
         return list(keys), {"facts": facts, "phases": phases}, [row.tobytes().hex() for row in hashes]
+
+
+def _check_can_be_held(label: str, order: Order, num_rows: int) -> None:
+    """Raises SelectorError where an order that must be arranged in one piece has more rows than it may hold."""
+    holding = [one for one in plugins_in(order) if isinstance(one, Order) and not is_sorted_by_shards(one)]
+    least = min(holding, key=lambda one: one.most_held)
+    if num_rows > least.most_held:
+        raise SelectorError(
+            f"order.using: {label} must hold all visits at once ({name_of(least)} does), and {num_rows:,} chosen "
+            f"documents are more than the {least.most_held:,} that it may hold. Choose fewer (select.budget), or write "
+            "an order that is sorted shard by shard: most are, and jittered, warmup and matched around one of them."
+        )
 
 
 def shards_of(done: Done) -> list[dict[str, Any]]:

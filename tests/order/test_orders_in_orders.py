@@ -111,6 +111,18 @@ def test_o13_the_least_moving_order_is_found(order: str, window: int, most: int,
     assert (moved.max(), moved.sum()) == (least.max(), least.sum())
 
 
+O13B: list[tuple[str, int, int, bool]] = [
+    ("AAABBC", 2, 1, True), ("AAAABB", 2, 1, False), ("AABB", 3, 1, False), ("AAABBBCCC", 4, 1, False),
+    ("AAABBBC", 3, 1, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("order", "window", "most", "is_feasible"), O13B)
+def test_o13b_the_rule_says_whether_the_rest_can_be_laid(order: str, window: int, most: int, is_feasible: bool) -> None:
+    groups = np.array(["ABC".index(letter) for letter in order])
+    assert (exceeded(groups[spaced(groups, window, most)], window, most) == 0) == is_feasible
+
+
 def test_o13_what_is_impossible_is_said() -> None:
     positions = arranged(Spread(inner=SORTED, window=2, most=1), "AAAABB")
     assert positions.facts["spread"] == {

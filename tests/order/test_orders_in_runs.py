@@ -8,7 +8,9 @@ import pytest
 from conftest import text_of, write_jsonl
 from runs import policy_of, run
 from selector.cli.report import print_manifest
+from selector.errors import SelectorError
 from selector.exact import keyed
+from selector.order.spread import Spread
 
 pytestmark = pytest.mark.slow
 
@@ -121,3 +123,21 @@ def test_weights_and_gaps_reach_the_manifest_and_what_repeats_are_worth_is_said(
     assert once < facts.repeats["worth_tokens"] < tokens
     print_manifest(manifest)
     assert f"repeats: {tokens - once:,} of {tokens:,} tokens are seen again" in capsys.readouterr().out
+
+
+def test_an_order_that_must_hold_more_visits_than_it_may_is_refused_in_words(
+    place: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spread, "most_held", 59)
+    inner = {"spread": {"inner": "shuffled"}}
+    for using in (inner, {"jittered": {"inner": inner}}, {"least_share": {"inner": inner}}):
+        (name,) = using
+        with pytest.raises(
+            SelectorError,
+            match=rf"order\.using: {name} must hold all visits at once \(spread does\), and 60 chosen documents are "
+            r"more than the 59 that it may hold\. Choose fewer",
+        ):
+            visited(place, tiny_model, using)
+    assert len(visited(place, tiny_model, {"matched": {"inner": {"jittered": {"inner": "shuffled"}}}})) == 60
+    monkeypatch.setattr(Spread, "most_held", 60)
+    assert len(visited(place, tiny_model, inner)) == 60
