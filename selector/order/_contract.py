@@ -54,6 +54,11 @@ class Positions:
         return replace(self, visits=moved.set_column(at, tables.VISITS.field(at), visit))
 
 
+def batch_of(chosen: Pool) -> int:
+    """The trainer's global batch, in visits, where the policy says it; 512 otherwise."""
+    return 512 if chosen.training is None else chosen.training.global_batch_size
+
+
 def numbered(ids: UInt64) -> npt.NDArray[np.uint16]:
     """For each visit of an order, how many visits of its document come before it; `ids` are in the order's order."""
     order = argsort(ids[:, 0], ids)  # the visits of a document stay in their order
@@ -78,6 +83,12 @@ class Order(abc.ABC):
     order that is sorted by shards (a `Placed`, or a `Resorted` around one) is never asked in one piece by a run."""
     reads_training: ClassVar[bool] = False
     """Whether it asks its pool for `training`: then the policy must say it, and another one makes another order."""
+
+    @property
+    def reads_batch(self) -> bool:
+        """Whether it asks its pool for `training` to know the global batch, where the policy says that (see
+        `batch_of`)."""
+        return False
 
     @property
     def needs(self) -> tuple[str, ...]:

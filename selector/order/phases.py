@@ -16,10 +16,12 @@ import pyarrow as pa
 from selector import exact, tables
 from selector.errors import PolicyError, did_you_mean
 from selector.exact import Ints, UInt64, keyed
+from selector.exact.rates import Training
 from selector.order import Order, Pool, Positions, ScoreName, cut_at, groups_in, numbered, random_visits
 from selector.order._placed import columns_read
 from selector.order._queues import Queues, queues
 from selector.order._ranked import left_out
+from selector.plugins.options import plugins_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Phase:
             raise PolicyError(f"{called}: most_visits={self.most_visits} leaves no visit: write 1 or more.")
         if self.sequence_length is not None and self.sequence_length < 1:
             raise PolicyError(f"{called}: sequence_length={self.sequence_length} is no length: write 1 or more.")
+        if self.inner is not None and any(getattr(one, "reads_training", False) for one in plugins_in(self.inner)):
+            raise PolicyError(
+                f"{called}: inner goes by where updates count in the whole order, and a phase is a part of it: write "
+                "it around phases, as in {where_it_counts: {inner: {phases: …}, phase: NAME}}."
+            )
         try:
             json.dumps(dict(self.hints), allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -162,7 +169,7 @@ class Phases(Order):
             is_drawn = np.zeros(len(is_open), np.bool_)
             is_drawn[np.flatnonzero(is_open)[open_to_it.first(counts)]] = True
             rows, left = left.rows[is_drawn], left.only(~is_drawn)
-            part = _arranged(phase.inner, table, np.sort(rows), ids, _seed(seed, number), name)
+            part = _arranged(phase.inner, table, np.sort(rows), ids, _seed(seed, number), name, chosen.training)
             facts = dict[str, Any]()
             if budget is not None:
                 missing[name] = budget - int(tokens[rows].sum())
@@ -279,14 +286,17 @@ class _Part:
     facts: Mapping[str, Any]
 
 
-def _arranged(inner: Order | None, table: pa.Table, rows: Ints, ids: UInt64, seed: int, name: str) -> _Part:
+def _arranged(
+    inner: Order | None, table: pa.Table, rows: Ints, ids: UInt64, seed: int, name: str, training: Training | None
+) -> _Part:
     """These rows of the pool in the order that the phase names."""
     if inner is None or not len(rows):
         visit = numbered(ids[rows])
         order = exact.argsort(random_visits(keyed.ids(ids[rows]), visit, seed, "phases"), ids[rows])
         positions = Positions.of(order)
     else:
-        positions = inner.arrange(Pool.of(table.take(pa.array(rows)), len(rows)), seed)
+        pool = Pool.of(table.take(pa.array(rows)), len(rows))
+        positions = inner.arrange(replace(pool, training=training), seed)
     visits = positions.visits
     phase = visits["phase"].cast(pa.string()).combine_chunks().dictionary_encode()
     called = {label: name if label == "main" else f"{name}/{label}" for label in phase.dictionary.to_pylist()}

@@ -129,7 +129,8 @@ class Pool:
     the pool: context for the choice, never decided. None: there are none, or the selector says that it does not look
     (`looks_at_given`)."""
     training: Training | None = None
-    """How an order will be trained on, where the policy says it and the order that it reads it (`reads_training`)."""
+    """How an order will be trained on, where the policy says it and the order that it reads it (`reads_training`,
+    `reads_batch`)."""
 
     @classmethod
     def of(cls, data: pa.Table, shard_rows: int = 65_536, given: pa.Table | None = None) -> "Pool":

@@ -44,12 +44,20 @@ class OrderStep(Whole):
     training: Training | None = field(metadata=APART)
 
     def inputs(self, done: Done) -> Any:
-        training = [asdict(self.training)] if self.training is not None and self._reads_training else []
+        training: list[Any] = []
+        if self.training is not None and self._reads_training:
+            training = [asdict(self.training)]
+        elif self.training is not None and self._reads_batch:
+            training = [self.training.global_batch_size]
         return [done["select"].fingerprint, self.chosen.identities(done), *training]
 
     @property
     def _reads_training(self) -> bool:
         return any(getattr(inner, "reads_training", False) for inner in plugins_in(self.order))
+
+    @property
+    def _reads_batch(self) -> bool:
+        return any(getattr(inner, "reads_batch", False) for inner in plugins_in(self.order))
 
     def rows_out(self, seal: Seal, store: Store) -> int:
         return sum(store.table(seal, "shards", ["visits"])["visits"].to_pylist())
@@ -72,7 +80,7 @@ class OrderStep(Whole):
         """The keys of what each shard's rows are in the order, and the facts; of the documents of a round, or of all.
         What is stored is stored under `own`."""
         pool, shards = self.chosen.pool(done, own, number), self.chosen.shards(done, number)
-        if self._reads_training:
+        if self._reads_training or self._reads_batch:
             pool = replace(pool, training=self.training)
         if is_sorted_by_shards(order):
             return ranges.arranged(done, own, self.label, order, pool, shards, self.seed), {"facts": {}, "phases": {}}

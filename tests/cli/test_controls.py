@@ -113,6 +113,25 @@ def test_another_schedule_makes_another_order_only_of_an_order_that_reads_it(fol
         assert (first.header.order_digest == second.header.order_digest) == is_same
 
 
+def test_a_window_that_is_not_said_is_the_global_batch(folder: Path) -> None:
+    def facts(order: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return dict(opened(run(folder, policy_in(folder, order={"using": order}, **more))).header.facts.order)
+
+    spread = {"spread": {"inner": {"by_score": {"score": "edu"}}, "most": 3}}
+    apart = {"apart": {"inner": {"pooled": {"score": "edu", "epochs": 2}}}}
+    batch_of_8 = {"training": {"global_batch_size": 8, "schedule": FALLING}}
+    for more, window in (({}, 4), (batch_of_8, 8), ({"training": None}, 512)):
+        assert facts(spread, **more)["spread"]["window"] == window
+        assert facts(apart, **more)["apart"]["gap"] == window
+    assert facts({"spread": {**spread["spread"], "window": 6}})["spread"]["window"] == 6
+    other = {"training": {"global_batch_size": 4, "schedule": {**FALLING, "peak": 0.02}}}
+    first, second = (
+        opened(run(folder, policy_in(folder, order={"using": spread}, **more))).header.lineage["order"]
+        for more in ({}, other)
+    )
+    assert first == second, "another schedule is the same order"
+
+
 def test_controls_are_manifests_of_the_same_visits_with_the_first_as_their_parent(folder: Path) -> None:
     policy = with_value(
         policy_in(folder), "order.using", {"warmup": {"inner": {"by_score": {"score": "edu"}}, "share": 0.3}}

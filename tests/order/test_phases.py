@@ -1,5 +1,6 @@
 """The orders in phases, each with a pool and a mixture: their worked cases, and what each of them claims."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
+from selector.exact.rates import Schedule, Training
 from selector.order import Order, Pool, Positions, ScoreName
 from selector.order.by_score import ByScore
 from selector.order.heads import Heads
 from selector.order.phases import Phase, Phases
 from selector.order.quadrants import Quadrants
+from selector.order.spread import Spread
 from selector.order.warmup import Warmup
 from selector.testing import EXACT, SCORE, documents
 from selector.testing._awkward import Repeating
@@ -218,6 +221,17 @@ def test_a_cap_counts_the_visits_that_select_decided_too() -> None:
     assert positions.visits["visit"].to_pylist() == [0] * 6 + [1] * 6
 
 
+def test_an_order_in_a_phase_knows_the_global_batch() -> None:
+    names = "ab" * 20
+    rows = [
+        {"source": name, SCORE: float(name == "b"), "doc_id": keyed.digest(b"%d" % i)} for i, name in enumerate(names)
+    ]
+    training = Training(global_batch_size=4, schedule=Schedule(peak=0.1, decay="constant"))
+    order = Phases(phases=(Phase(share=0.5, inner=Spread(inner=SORTED, most=2)), Phase()))
+    positions = order.arrange(replace(Pool.of(documents(rows)), training=training), 7)
+    assert positions.facts["phases"]["inside"]["phase 1"]["spread"]["window"] == 4
+
+
 def test_a_document_that_is_to_be_seen_twice_is_in_phases_twice() -> None:
     table = with_visits(documents([{"source": "a"} for _ in range(6)]), [2])
     positions = Phases(phases=(Phase(share=0.5), Phase())).arrange(Pool.of(table), 7)
@@ -255,6 +269,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("phases", {"phases": [{"weights": {"a": -1}}]}, r"weights\.a=-1\.0 is no weight"),
     ("phases", {"phases": [{"sequence_length": 0}]}, "sequence_length=0 is no length"),
     ("phases", {"phases": [{"hints": {"x": float("nan")}}]}, r"hints go into manifest\.json"),
+    ("phases", {"phases": [{"inner": {"where_it_counts": {"inner": "shuffled", "score": SCORE}}}]}, "around phases"),
     ("phases", {"phases": [{"token": 1}]}, r"order\.using\.phases\.phases\.0 has no option 'token'\. Did you mean"),
     ("phases", {"phases": [{"tokens": "x"}]}, r"order\.using\.phases\.phases\.0\.tokens: write a whole number"),
     ("phases", {"phases": ["x"]}, r"order\.using\.phases\.phases\.0: write keys below it; it is 'x'"),
