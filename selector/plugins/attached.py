@@ -5,6 +5,7 @@ the fingerprint, and is checked against the columns that the option declares bef
 """
 
 import hashlib
+import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from selector import tables
 from selector.errors import CorpusError, PolicyError, did_you_mean
+from selector.exact import keyed
 from selector.plugins.options import (
     TABLE_KINDS,
     ArtefactPath,
@@ -28,6 +30,12 @@ from selector.plugins.options import (
 )
 
 P = TypeVar("P")
+
+_KEY = "key"
+"""The column that a table may have instead of `doc_id`: the values of the column that `corpus.key` names."""
+_PACKAGED = "packaged:"
+"""Begins the path of a table that comes with this package."""
+_TEXTS = "texts"  # the folder of those, beside this file
 
 _ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
@@ -100,6 +108,8 @@ def _table(option: Option, path: str, data: bytes) -> pa.Table:
         if not is_parquet and "changed from" in str(error):
             raise PolicyError(f"{where} has values of two types in one column: {error}. Write it in one.") from error
         raise PolicyError(f"{where} is not {'Parquet' if is_parquet else 'JSONL'}: {error}.") from error
+    if option.columns.key is not None and option.columns.key not in rows.schema.names and _KEY in rows.schema.names:
+        rows = rows.append_column(option.columns.key, _ids_of_keys(rows[_KEY], where))
     for field in _schema(option):
         if field.name not in rows.schema.names:
             hint = did_you_mean(field.name, rows.schema.names)
@@ -124,6 +134,14 @@ def _ids(values: pa.ChunkedArray) -> pa.Array:
     return pa.array([None if value is None else bytes.fromhex(value) for value in written], tables.DOC_ID)
 
 
+def _ids_of_keys(keys: pa.ChunkedArray, where: str) -> pa.Array:
+    """The ids of the documents that have these keys, as ingest makes them of `corpus.key`."""
+    if not (pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type) or pa.types.is_integer(keys.type)):
+        raise PolicyError(f"{where} has a column {_KEY!r} of {keys.type}. Write keys as text or whole numbers.")
+    ids = [None if key is None else keyed.digest(str(key).encode()) for key in keys.to_pylist()]
+    return pa.array(ids, tables.DOC_ID)
+
+
 def _checksum(data: bytes | None) -> str:
     """The sha256 of a file's bytes; empty where an optional file is absent."""
     return "" if data is None else hashlib.sha256(data).hexdigest()
@@ -131,6 +149,8 @@ def _checksum(data: bytes | None) -> str:
 
 def _read(option: Option, path: str) -> bytes | None:
     """The bytes of the file; None where an optional one is not there."""
+    if str(option.value).startswith(_PACKAGED):
+        return _packaged(str(option.value).removeprefix(_PACKAGED), f"{path}.{option.path}")
     try:
         return Path(str(option.value)).expanduser().read_bytes()
     except FileNotFoundError as error:
@@ -139,6 +159,15 @@ def _read(option: Option, path: str) -> bytes | None:
         raise _unreadable(option, path, error) from error
     except OSError as error:
         raise _unreadable(option, path, error) from error
+
+
+def _packaged(name: str, where: str) -> bytes:
+    """The bytes of a table that comes with this package."""
+    folder = importlib.resources.files("selector.plugins") / _TEXTS
+    known = sorted(file.name.removesuffix(".jsonl") for file in folder.iterdir() if file.name.endswith(".jsonl"))
+    if name not in known:
+        raise PolicyError(f"{where}: there is no packaged table {name!r}. {did_you_mean(name, known)}")
+    return (folder / f"{name}.jsonl").read_bytes()
 
 
 def _unreadable(option: Option, path: str, error: OSError) -> PolicyError:

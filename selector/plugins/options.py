@@ -54,7 +54,9 @@ class TablePath(_Path):
     absent.
 
     A table that declares a column called `doc_id` is also joined to the documents by it: a batch then has its other
-    columns as `<option>.<column>`, null where the table has no row for the document. Ids in columns of other names (the
+    columns as `<option>.<column>`, null where the table has no row for the document. The file may have a column `key`
+    instead, with the values of the column that `corpus.key` names. A plug-in whose other options say which columns
+    there are has a property `table_columns`: `Columns` by the option's name. Ids in columns of other names (the
     winner and the loser of a comparison) are read as ids and joined to nothing.
     """
 
@@ -266,8 +268,9 @@ def _walk(plugin: object, prefix: str) -> Iterator[Option]:
             items = [(path, value)]
         for path_of_item, item in items:
             if kind.base in KINDS:
+                columns = getattr(plugin, "table_columns", {}).get(field.name, kind.columns)
                 yield Option(
-                    path=path_of_item, kind=kind.base, value=item, is_optional=kind.is_optional, columns=kind.columns
+                    path=path_of_item, kind=kind.base, value=item, is_optional=kind.is_optional, columns=columns
                 )
             elif is_plugin(item):
                 yield from _walk(item, f"{path_of_item}.")

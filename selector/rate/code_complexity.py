@@ -154,8 +154,8 @@ class CodeComplexity(Rater):
         query = " ".join([*(f"[{nodes}] @{name}" for name, nodes in patterns.items()), grammar.chained or ""])
         return tree_sitter.Parser(language), tree_sitter.Query(language, f"{query} (ERROR) @errors")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (self.language,)  # a parser cannot be sent to a worker
+    def __getstate__(self) -> dict[str, Any]:
+        return {"language": self.language}  # a parser cannot be sent to a worker, which makes its own
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         parser, query = self._parser_and_query
@@ -165,10 +165,6 @@ class CodeComplexity(Rater):
         is_other = counts[:, -1] == 1
         columns = {f"score_{name}": pa.array(counts[:, i], mask=is_other) for i, name in enumerate(_SCORES)}
         return pa.record_batch(columns)
-
-
-def _remade(language: Any) -> CodeComplexity:
-    return CodeComplexity(language=language)
 
 
 def _counts(parser: Any, cursor: Any, code: bytes) -> tuple[int, ...]:

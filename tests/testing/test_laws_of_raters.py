@@ -177,7 +177,7 @@ class Reversed(Rater):
         if not numbers:
             return pa.record_batch({"score": pa.nulls(batch.num_rows, pa.float64())})
         answer, name = self.inner.rate(batch), numbers[0]
-        said = exact.floats(answer["score" if "score" in answer.schema.names else name])
+        said = exact.floats(answer[name if name in answer.schema.names else "score"])
         return pa.record_batch({"score": pa.array(-said, mask=np.isnan(said))})
 
 
