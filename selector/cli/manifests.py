@@ -41,7 +41,7 @@ def show(
         else:
             report.print_runs(root, runs)
     else:
-        opened = _open(manifest, root)
+        opened = opened_manifest(manifest, root)
         if json:
             print_json(opened.describe())
         else:
@@ -51,7 +51,7 @@ def show(
 @app.command()
 def verify(manifest: ManifestUri, root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
     """Check every byte of a manifest against its digests."""
-    verified = _open(manifest, root).verify()
+    verified = opened_manifest(manifest, root).verify()
     if json:
         print_json({"ok": verified.ok, "digest": verified.digest, "problems": list(verified.problems)})
     elif verified.ok:
@@ -67,7 +67,7 @@ def at(manifest: ManifestUri, position: int, root: Root = "./runs", json: Json =
     """Show what the trainer sees at a position of the order: with --json the visit's row, else its text too."""
     from selector.cli import report
 
-    opened = _open(manifest, root)
+    opened = opened_manifest(manifest, root)
     visit = opened.at(position)
     print_row(visit if json else report.seen(opened, visit), json)
 
@@ -77,7 +77,7 @@ def when(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Json =
     """Show the positions at which a document is seen."""
     from selector.cli import report
 
-    opened = _open(manifest, root)
+    opened = opened_manifest(manifest, root)
     positions = opened.when(doc_id)
     if not positions:
         explanation = report.readable(opened.explain(doc_id))  # raises where the corpus has no such document
@@ -95,11 +95,11 @@ def explain(manifest: ManifestUri, doc_id: str, root: Root = "./runs", json: Jso
     """Say what became of a document, and why."""
     from selector.cli import report
 
-    explanation = _open(manifest, root).explain(doc_id)
+    explanation = opened_manifest(manifest, root).explain(doc_id)
     print_row(explanation if json else report.readable(explanation), json)
 
 
-def _open(uri: str, root: str) -> Any:
+def opened_manifest(uri: str, root: str) -> Any:
     """The manifest at an address, or else of the run of that name below the root."""
     from selector.manifest import Manifest
 

@@ -17,6 +17,7 @@ number of ranks, with another number of workers, and from there with another bat
     dataset.py                 ManifestDataset, for torch
     start.py batch.py          what its copies in loader workers share, and how a batch travels from one
     sampler.py                 ManifestBatchSampler, for a dataset of your own
+    feedback.py                what training reports of visits, and the table that it becomes
     callers.py check.py        what reads them, and whether that would undo the order
 
 It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
@@ -25,6 +26,7 @@ It needs numpy and pyarrow; torch is imported by ManifestDataset alone.
 from typing import TYPE_CHECKING, Any
 
 from selector.consume.check import check
+from selector.consume.feedback import Feedback
 from selector.consume.sampler import ManifestBatchSampler
 from selector.consume.text import Texts
 from selector.manifest.ranks import PADDING, Layout
@@ -32,7 +34,7 @@ from selector.manifest.ranks import PADDING, Layout
 if TYPE_CHECKING:
     from selector.consume.dataset import ManifestDataset
 
-__all__ = ["PADDING", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts", "check"]
+__all__ = ["PADDING", "Feedback", "Layout", "ManifestBatchSampler", "ManifestDataset", "Texts", "check"]
 
 
 def __getattr__(name: str) -> Any:

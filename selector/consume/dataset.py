@@ -21,7 +21,7 @@ from selector import tables
 from selector.consume import callers
 from selector.consume.batch import Batch
 from selector.consume.columns import Column, Columns, Labels, ids
-from selector.consume.place import Place, opened
+from selector.consume.place import Place, opened, parent_of
 from selector.consume.start import Start
 from selector.consume.text import TEXT_COLUMNS, Texts
 from selector.errors import UsageError, did_you_mean
@@ -180,9 +180,11 @@ class ManifestDataset(IterableDataset[dict[str, Any]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration begins where the state says, in loader workers that are already running too.
 
-        Raises UsageError if the state is another manifest's, or no state.
+        A state of the manifest's parent (the round before) is one of this manifest too, since both begin alike. Raises
+        UsageError if it is another one's, or no state.
         """
-        position = self._layout.resumed(state, self._manifest.digest, len(self._manifest)).start
+        parent = parent_of(self._manifest)
+        position = self._layout.resumed(state, self._manifest.digest, len(self._manifest), parent).start
         self._position = position
         if get_worker_info() is not None:  # a loader gives its worker back what it had
             self._of_worker = (position, self._start.version)

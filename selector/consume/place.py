@@ -71,6 +71,12 @@ def opened(manifest: Manifest | str) -> Manifest:
     return Manifest.open(os.fspath(manifest))
 
 
+def parent_of(manifest: Manifest) -> tuple[str, int] | None:
+    """The digest of the manifest that this one continues, and up to which position the two are the same."""
+    parent = manifest.header.parent
+    return None if parent is None else (parent.digest, parent.position)
+
+
 def _group() -> tuple[int, int] | None:
     """Rank and world size of torch's process group, if there is one."""
     distributed: Any = sys.modules.get("torch.distributed")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from selector.consume import callers
-from selector.consume.place import Place, opened
+from selector.consume.place import Place, opened, parent_of
 from selector.errors import UsageError
 from selector.manifest import Manifest
 from selector.manifest.ranks import Layout, whole_number
@@ -121,7 +121,7 @@ class ManifestBatchSampler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration begins where the state says. Raises UsageError if it is another manifest's."""
-        layout = self._layout.resumed(state, self._manifest.digest, len(self._manifest))
+        layout = self._layout.resumed(state, self._manifest.digest, len(self._manifest), parent_of(self._manifest))
         self._start = layout.start
         self._last = _Iteration(layout=layout)
         self._is_begun, self._is_loaded = False, True

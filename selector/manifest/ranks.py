@@ -126,14 +126,22 @@ class Layout:
         assert 0 <= num_steps <= self.num_steps(num_positions), num_steps
         return min(self.start + num_steps * self.global_batch_size, max(self.start, num_positions))
 
-    def resumed(self, state: Mapping[str, Any], digest: str, num_positions: int) -> Self:
+    def resumed(
+        self, state: Mapping[str, Any], digest: str, num_positions: int, parent: tuple[str, int] | None = None
+    ) -> Self:
         """This layout from the position in a state `{"manifest": digest, "position": p}`; the state's manifest has
-        to be the one with this digest. Raises UsageError."""
+        to be the one with this digest, or its `parent`, up to which position both are the same. Raises UsageError."""
         if not _is_state(state):
             raise UsageError(
                 f"This is not a state: {reprlib.repr(state)}. It is {{'manifest': digest, 'position': int}}."
             )
-        if state["manifest"] != digest:
+        if parent is not None and state["manifest"] == parent[0]:
+            if state["position"] > parent[1]:
+                raise UsageError(
+                    f"The state has position {state['position']} of the manifest {parent[0]}, and this one is like it"
+                    f" up to {parent[1]} only. Open the manifest that was trained on."
+                )
+        elif state["manifest"] != digest:
             raise UsageError(
                 f"The state belongs to the manifest {state['manifest']}, and this is {digest}."
                 " Open the manifest that was trained on."

@@ -51,6 +51,11 @@ assert manifest.verify().ok
 print(*Texts(manifest).read(manifest.batch(0, global_batch_size=2)), sep=", ")
 manifest.explain(manifest.at(1)["doc_id"]), manifest.describe()
 print(list(ManifestBatchSampler(manifest, global_batch_size=2, last="drop")), Layout(global_batch_size=2).num_steps(3))
+from selector.consume import Feedback
+from selector.consume.feedback import append
+with Feedback("reports", manifest) as feedback:
+    feedback.write(position=[0, 1], step=0, loss=[1.0, 2.0])
+print(append("reports", manifest, "fed.parquet"))
 try:
     from selector.consume import ManifestDataset
 except ModuleNotFoundError as error:
@@ -62,7 +67,8 @@ def test_a_trainer_needs_numpy_and_pyarrow_and_nothing_else(tmp_path: Path) -> N
     command = [sys.executable, "-W", "error", "-c", BLOCKED + WORK]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    texts, batches, refused = done.stdout.splitlines()
+    texts, batches, reported, refused = done.stdout.splitlines()
+    assert reported == "Appended(rows=2, changed=2)"
     assert texts == "document 2, document 0"
     assert batches == "[[0, 1]] 2"
     assert refused.startswith("torch ") and "ManifestDataset needs torch: pip install torch" in refused

@@ -1,0 +1,34 @@
+"""Commands about what training reports."""
+
+from typing import Annotated, Any
+
+import typer
+
+from selector.cli.app import Json, ManifestUri, Root, Verbose, app, print_json
+from selector.cli.manifests import opened_manifest
+
+
+@app.command()
+def feedback(
+    reports: Annotated[str, typer.Argument(metavar="REPORTS", help="The folder that selector.consume.Feedback wrote.")],
+    manifest: ManifestUri,
+    into: Annotated[str, typer.Option(metavar="TABLE", help="The table, .parquet or .jsonl, that a policy names.")],
+    kind: Annotated[
+        str | None, typer.Option(help="loss or rollouts, where training reported both.", metavar="KIND")
+    ] = None,
+    root: Root = "./runs",
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Join what training reported to its documents, and put it into the table that the next run reads."""
+    from selector.consume.feedback import append
+    from selector.errors import UsageError
+
+    if kind not in (None, "loss", "rollouts"):
+        raise UsageError(f"--kind is {kind!r}. Write loss or rollouts.")
+    appended = append(reports, opened_manifest(manifest, root), into, kind)
+    answer: dict[str, Any] = {"table": into, "rows": appended.rows, "changed": appended.changed}
+    if json:
+        print_json(answer)
+    else:
+        print(f"{into}: {appended.rows:,} rows, {appended.changed:,} of them new or changed")
