@@ -13,7 +13,6 @@ filled with at most so many documents of each group, and that must be enough for
 import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,13 +30,15 @@ def spaced(groups: Ints, window: int, most: int, before: Ints | None = None) -> 
     """
     before = np.empty(0, np.int64) if before is None else before[len(before) - min(window - 1, len(before)) :]
     whole = np.concatenate([before, groups])
+    if not exceeded(whole, window, most):
+        return np.arange(len(groups))  # what keeps to the cap is not moved
     alone = np.flatnonzero(whole < 0)
     whole[alone] = whole.max(initial=0) + 1 + alone
     numbers = np.unique(whole, return_inverse=True)[1]
     state = _State(np.bincount(numbers).tolist(), window, most)
     for group in numbers[: len(before)].tolist():
         state.put(group)
-    return _laid(state, _queues(numbers[len(before) :], len(state.left)))
+    return _laid(state, _Queues.of(numbers[len(before) :], len(state.left)))
 
 
 def exceeded(groups: Ints, window: int, most: int) -> int:
@@ -113,7 +114,7 @@ class _State:
         return self.copy().lay_rest([], gives_up=True)
 
 
-def _laid(state: _State, queues: Sequence[Ints]) -> Ints:
+def _laid(state: _State, queues: "_Queues") -> Ints:
     """The documents of the queues in their new order."""
     start, laid = state.copy(), list[int]()
     if not start.can_lay_rest():
@@ -139,11 +140,11 @@ def _laid(state: _State, queues: Sequence[Ints]) -> Ints:
                     laid.append(group)
                 _tested(state, queues, laid)
     order = np.empty(len(laid), np.int64)
-    order[np.argsort(np.array(laid, np.int64), kind="stable")] = np.concatenate([np.empty(0, np.int64), *queues])
+    order[np.argsort(np.array(laid, np.int64), kind="stable")] = queues.documents
     return order
 
 
-def _tested(state: _State, queues: Sequence[Ints], laid: list[int]) -> None:
+def _tested(state: _State, queues: "_Queues", laid: list[int]) -> None:
     """Lays a short rest, each document as early as the exact test lets it; nothing more, if it lets none."""
     alive = [group for group, left in enumerate(state.left) if left]
     small = state.copy()  # of those groups alone: it is copied often
@@ -152,7 +153,7 @@ def _tested(state: _State, queues: Sequence[Ints], laid: list[int]) -> None:
     small.recent = deque(number.get(group, len(alive)) for group in state.recent)  # the last number: all others
     small.count = {len(alive): len(state.recent), **{number[group]: state.count.get(group, 0) for group in alive}}
     while small.total:
-        heads = sorted((int(queues[alive[i]][-left]), i) for i, left in enumerate(small.left) if left)
+        heads = sorted((queues.head(alive[i], left), i) for i, left in enumerate(small.left) if left)
         for _, i in heads:
             if small.may(i):
                 tried = small.copy()
@@ -166,37 +167,38 @@ def _tested(state: _State, queues: Sequence[Ints], laid: list[int]) -> None:
         laid.append(alive[i])
 
 
-def _quick(state: _State, queues: Sequence[Ints], laid: list[int], *, down_to: int) -> None:
+def _quick(state: _State, queues: "_Queues", laid: list[int], *, down_to: int) -> None:
     """Places documents as early as the quick test lets them, until so many are left.
 
     It ends before that where no group may come next; if nothing is to be left, it goes on without the cap.
     """
     room = _Room(state)
-
-    def head(group: int) -> tuple[int, int]:
-        return int(queues[group][-state.left[group]]), group
-
-    by_size = [(-left, group) for group, left in enumerate(state.left) if left]
-    by_size.sort()
-    ready = [head(group) for _, group in by_size if state.may(group)]
-    waiting = [head(group) for _, group in by_size if not state.may(group)]
+    left, count, most = state.left, state.count, state.most
+    documents, ends = queues.documents, queues.ends
+    by_size = sorted((-n, group) for group, n in enumerate(left) if n)
+    heads = [(documents[ends[group] + n], group) for n, group in by_size]
+    ready = [head for head in heads if count.get(head[1], 0) < most]
+    waiting = [head for head in heads if count.get(head[1], 0) >= most]
     heapq.heapify(ready)
     heapq.heapify(waiting)
 
     def is_old(heap: list[tuple[int, int]]) -> bool:
         """Whether the group on top has been placed since."""
-        return bool(heap) and (not state.left[heap[0][1]] or heap[0] != head(heap[0][1]))
+        if not heap:
+            return False
+        document, group = heap[0]
+        return not left[group] or document != documents[ends[group] - left[group]]
 
     while state.total > down_to:
         while is_old(ready):
             heapq.heappop(ready)
-        least = room.least_left(state.total) if down_to else 0
+        least = room.least_left(state.total) if down_to and room.free <= 0 else 0
         if least:
-            large = [group for _, group in by_size[: bisect_left(by_size, (-least,))] if state.left[group] > least]
-            heads = [head(group) for group in large if state.may(group)]
-            if not heads:
+            large = [group for _, group in by_size[: bisect_left(by_size, (-least,))] if left[group] > least]
+            firsts = [(documents[ends[group] - left[group]], group) for group in large if count.get(group, 0) < most]
+            if not firsts:
                 return
-            group = min(heads)[1]
+            group = min(firsts)[1]
         elif ready or down_to:
             if not ready:
                 return
@@ -205,11 +207,14 @@ def _quick(state: _State, queues: Sequence[Ints], laid: list[int], *, down_to: i
             while is_old(waiting):
                 heapq.heappop(waiting)
             group = heapq.heappop(waiting)[1]
-        room.take(state.left[group])
+        room.take(left[group])
         laid.append(group)
-        for again in {group, state.put(group)}:
-            if state.left[again] and (again == group or state.count[again] == state.most - 1):
-                heapq.heappush(ready if state.may(again) else waiting, head(again))
+        gone = state.put(group)
+        if left[group]:
+            again = documents[ends[group] - left[group]], group
+            heapq.heappush(ready if count.get(group, 0) < most else waiting, again)
+        if gone != group and left[gone] and count[gone] == most - 1:
+            heapq.heappush(ready, (documents[ends[gone] - left[gone]], gone))
 
 
 class _Room:
@@ -232,12 +237,13 @@ class _Room:
         at = np.minimum(self.held, len(by_size) - 1)
         spare = smaller[at] + self.held * (len(state.left) - fewer[at]) - self.ends
         self.spare = np.where(spare < 0, state.total + 1, spare)
-        self.taken = np.zeros(len(self.ends) + 1, np.int64)
+        self.bins: list[int] = np.searchsorted(self.held, np.arange(len(by_size))).tolist()
+        self.taken = [0] * (len(self.ends) + 1)
         self.free = 0  # so many documents can be placed before an end has none to spare
 
     def take(self, left: int) -> None:
         """A document is placed of a group that has so many left, itself included."""
-        self.taken[int(np.searchsorted(self.held, left))] += 1
+        self.taken[self.bins[left]] += 1
         self.free -= 1
 
     def least_left(self, total: int) -> int:
@@ -245,13 +251,23 @@ class _Room:
         if self.free > 0:
             return 0
         self.spare = self.spare - np.cumsum(self.taken[:-1])
-        self.taken[:] = 0
+        self.taken = [0] * len(self.taken)
         spare = self.spare[: int(np.searchsorted(self.ends, total))]
         self.free = int(spare.min(initial=total))
         return 0 if self.free > 0 else int(self.held[np.flatnonzero(spare <= 0)[-1]])
 
 
-def _queues(numbers: Ints, num_groups: int) -> list[Ints]:
-    """By group, its documents in their order."""
-    sizes = np.bincount(numbers, minlength=num_groups)
-    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(sizes)[:-1]) if num_groups else []
+class _Queues:
+    """The documents of each group in their order, group after group; those of a group are before its end."""
+
+    def __init__(self, documents: list[int], ends: list[int]) -> None:
+        self.documents, self.ends = documents, ends
+
+    @classmethod
+    def of(cls, numbers: Ints, num_groups: int) -> "_Queues":
+        sizes = np.bincount(numbers, minlength=num_groups)
+        return cls(np.argsort(numbers, kind="stable").tolist(), np.cumsum(sizes).tolist())
+
+    def head(self, group: int, left: int) -> int:
+        """The first document of a group that has so many left."""
+        return self.documents[self.ends[group] - left]
