@@ -106,6 +106,10 @@ class _Actor(Worker):
     num_signs: int = 0
     process: tuple[str, int] | None = None  # its node and process
 
+    @property
+    def place(self) -> tuple[str, str]:
+        return ("", "") if self.process is None else (self.process[0], str(self.process[1]))
+
     def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         if command == "load":
             job.packed = job.packed or ray.put(job.work)

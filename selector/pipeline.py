@@ -94,13 +94,13 @@ def build(
             raise
         return finished(done, Manifest.open(opened.address(done)))
     num_repairs: dict[str, int] = {}
-    with lease:
+    with lease, opened.watched(lease, progress) as journal:
         gc.clear_up(opened.store.storage, lease.key)
         while True:
             lease.hold((), ())
-            with Runner(opened.store, executor, progress, lease) as runner:
+            with Runner(opened.store, executor, journal, lease) as runner:
                 try:
-                    done = runner.run(steps, opened.after(lease))
+                    done = runner.run(steps, opened.after(lease, journal))
                     return finished(done, opened.finish(done, runner))
                 except DamagedError as damaged:
                     num_repairs[damaged.key] = num_repairs.get(damaged.key, 0) + 1

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,9 @@ class Heard:
 
     def waiting(self, awaited: str) -> None:
         self.words.append(awaited)
+
+    def stalled(self, stalls: Sequence[alive.Stall]) -> None:
+        self.words.extend(f"{stall.part} stalled" for stall in stalls)
 
 
 def says(text: str) -> str:

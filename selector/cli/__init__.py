@@ -5,7 +5,10 @@ Exit codes: 0 done, 1 the run failed, 2 bad usage or policy, 3 done with quarant
 too.
 """
 
-from selector.cli import runs, manifests, training, fit, machine  # noqa: I001 - the order in which --help lists them
+# In the order in which --help lists their commands.
+from selector.cli import runs, jobs, manifests, training, fit, machine  # noqa: I001
 from selector.cli.app import INTERRUPTED, QUARANTINED, TERMINATED, app, main
 
-__all__ = ["INTERRUPTED", "QUARANTINED", "TERMINATED", "app", "fit", "machine", "main", "manifests", "runs", "training"]
+__all__ = [
+    "INTERRUPTED", "QUARANTINED", "TERMINATED", "app", "fit", "jobs", "machine", "main", "manifests", "runs", "training",
+]  # fmt: skip

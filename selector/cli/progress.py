@@ -1,11 +1,13 @@
 """What a person sees while a run is going on: on stderr, one live line for the step and one line when it is done."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from selector.engine.alive import Stall
 from selector.engine.part import Receipt
 from selector.engine.step import Result
 
@@ -26,6 +28,7 @@ class Watch:
         self._task: Any = None
         self._rows = self._shown = 0  # documents of finished parts, and all that were shown
         self._began = self._last_line = 0.0  # the step, and its last line
+        self._stalls: set[tuple[str, str]] = set()  # parts and workers that were told of
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -60,6 +63,16 @@ class Watch:
         if self._task is not None:
             self._bar.update(self._task, rate=awaited)
         self._tell()
+
+    def stalled(self, name: str, stalls: Sequence[Stall]) -> None:
+        """A line for a worker that gives no sign, the first time that this is seen."""
+        for stall in stalls:
+            if (stall.part, stall.worker) not in self._stalls:
+                line = (
+                    f"{name}: no sign for {stall.seconds:.0f} s from {stall.part} on worker {stall.worker} {stall.node}"
+                )
+                self._console.print(line.rstrip(), markup=False, soft_wrap=True)
+        self._stalls = {(stall.part, stall.worker) for stall in stalls}
 
     def _begin(self, name: str, num_parts: int | None, rate: str) -> None:
         self._end()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selector import plugins
+from selector.cli import jobs
 from selector.cli.app import (
     QUARANTINED,
     Actors,
@@ -194,16 +195,50 @@ def run(
     from selector.cli.controls import control
     from selector.policy import Policy
 
-    with only_our_output():
+    with only_our_output(), jobs.as_job(root):
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         loaded = Policy.load(policy, set_ or ())
         finished = _run(loaded, root, chosen)
+        jobs.finished(root, finished)
         compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]
     again = _repeated(
         policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline,
         controls=controls or None, set=set_,
     )  # fmt: skip
     _end(finished, loaded, again, json, compared)
+
+
+@app.command()
+def work(
+    policy: PolicyFile,
+    share: Annotated[str, typer.Option("--share", metavar="I/N", help="The share that is done first, e.g. 2/8.")],
+    root: Root = "./runs",
+    set_: Set = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    deadline: Deadline = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Do a share of a run's parts, beside others on other machines; `run` then selects."""
+    from selector.cli.progress import Watch
+    from selector.cli.work import work as worked
+    from selector.engine.share import Shared
+    from selector.policy import Policy
+
+    with only_our_output(), jobs.as_job(root, is_whole=False), Watch() as watch:
+        chosen = _executor(executor, address=address, workers=workers, deadline=deadline)
+        loaded = Policy.load(policy, set_ or ())
+        results = worked(loaded, root=root, executor=Shared.of(chosen, share), progress=watch)
+    steps = [
+        {name: getattr(result, name) for name in ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")}
+        for result in results
+    ]
+    if json:
+        print_json({"steps": steps})
+    else:
+        print(f"{len(steps)} steps are done, {steps[-1]['name']} the last of them.")
 
 
 def _executor(name: str, **options: Any) -> "Executor":

@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,20 @@ class Listener(Protocol):
     def waiting(self, awaited: str) -> None:
         """There is nothing to count yet: this is waited for."""
         ...
+
+    def stalled(self, stalls: "Sequence[Stall]") -> None:
+        """These workers gave no sign for long; none: all go on again."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stall:
+    """A worker that has given no sign of life for long, and what it is at."""
+
+    part: str  # the key of the artefact that it is to make, or the number of its item
+    worker: str  # its process
+    node: str
+    seconds: float  # without a sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +62,9 @@ class Telling:
     def waiting(self, awaited: str) -> None:
         """The driver knows what its workers are at."""
 
+    def stalled(self, stalls: Sequence[Stall]) -> None:
+        """A worker has no workers."""
+
 
 _SECONDS = 0.5  # between two signs of a worker
 
@@ -64,6 +81,12 @@ def waiting(awaited: str) -> None:
     """Says what is waited for: "starting Ray"."""
     if _listeners:
         _listeners[-1].waiting(awaited)
+
+
+def stalled(stalls: Sequence[Stall]) -> None:
+    """Says which workers gave no sign of life for long."""
+    if _listeners:
+        _listeners[-1].stalled(stalls)
 
 
 @contextlib.contextmanager

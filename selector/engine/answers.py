@@ -26,6 +26,11 @@ class ItemAttempt:
     given: bytes
     share: float = 1.0  # of the deadline
 
+    @property
+    def title(self) -> str:
+        """Which item it is."""
+        return f"item {self.index}"
+
 
 class Answers(Generic[Answer]):
     """What to work on next, until every item is answered: `take` an attempt, run it, `report` how it went."""

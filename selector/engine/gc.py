@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from selector import failpoint
-from selector.engine import lease
+from selector.engine import journal, lease
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
 from selector.engine.store import FRESH, PASSING, Store, canonical_json, fingerprint
@@ -67,10 +67,13 @@ def find(store: Store, now: Clock = time.time) -> Garbage:
     made_of = {key for run in finished for key in _kept(store, run, is_at_work=run in at_work)}
     needed = {*_seals(made_of), *_blobs(store, made_of), *_held(store, sizes, leases)}
     needed |= {f"{FRESH}{key.removeprefix(_SEALS)}" for key in needed if key.startswith(_SEALS)}
+    journals = journal.read(store.storage)
+    kept_journals = tuple(seen.key for seen in journals if seen.lease in leases or seen.run in runs - unfinished)
     keys = [
         key
         for key in sizes
         if (key.startswith(("artifacts/", "attempts/", FRESH, "probe/", lease.FOLDER)) and key not in needed)
+        or (key.startswith(journal.FOLDER) and not key.startswith(kept_journals))
         or key.split("/")[0] in unfinished
     ]
     leftovers = dict(store.storage.leftovers(_LONG_AGO))

@@ -82,6 +82,11 @@ class Lease:
         self._renewing.join()
         self._storage.delete(self.key)
 
+    @property
+    def run(self) -> str | None:
+        """The run's name, once it has one."""
+        return self._held.run
+
     def name(self, run: str) -> bool:
         """From now on the lease says which run it is. Whether another process has a lease for the same one."""
         self._held = replace(self._held, run=run)
@@ -123,6 +128,11 @@ def _host() -> str:
     with contextlib.suppress(OSError):
         places += [Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(), os.readlink("/proc/self/ns/pid")]
     return " ".join(places)
+
+
+def here() -> tuple[str, int]:
+    """The place and the process of this run, as its lease says them."""
+    return _host(), os.getpid()
 
 
 def dead(storage: Storage, now: Clock = time.time) -> list[str]:

@@ -54,6 +54,10 @@ class _Process(Worker):
     process: subprocess.Popen[bytes]
     pipe: Connection
 
+    @property
+    def place(self) -> tuple[str, str]:
+        return socket.gethostname(), str(self.process.pid)
+
     def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         if command == "load":
             job.packed = job.packed or pickled((command, job.work))

@@ -57,6 +57,9 @@ class Progress(Protocol):
     def waiting(self, name: str, awaited: str) -> None:
         """There is nothing to count yet: this is waited for."""
 
+    def stalled(self, name: str, stalls: Sequence[alive.Stall]) -> None:
+        """These workers gave no sign for long; none: all go on again."""
+
     def ended(self, result: Result) -> None: ...
 
 
@@ -70,6 +73,8 @@ class NoProgress:
     def at_work(self, name: str, num_rows: int | None) -> None: ...
 
     def waiting(self, name: str, awaited: str) -> None: ...
+
+    def stalled(self, name: str, stalls: Sequence[alive.Stall]) -> None: ...
 
     def ended(self, result: Result) -> None: ...
 
@@ -86,6 +91,9 @@ class _Signs:
 
     def waiting(self, awaited: str) -> None:
         self.progress.waiting(self.name, awaited)
+
+    def stalled(self, stalls: Sequence[alive.Stall]) -> None:
+        self.progress.stalled(self.name, stalls)
 
 
 @dataclass(frozen=True, kw_only=True)

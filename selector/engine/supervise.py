@@ -68,6 +68,11 @@ class Attempt:
         return self.task
 
     @property
+    def title(self) -> str:
+        """The key of the artefact that it is to make."""
+        return self.task.key
+
+    @property
     def share(self) -> float:
         """How much of the time for a whole part it has: a trial as much as its rows are of the part's."""
         if self.task.only is None:

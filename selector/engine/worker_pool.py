@@ -23,6 +23,7 @@ _MOST_FAILED_STARTS = 5  # workers in a row that ended before they had loaded an
 _LEAST = 30.0  # seconds that an attempt has at least, however few rows it is about: it reads the whole part
 _BEGINNING = 120.0  # seconds that loading and preparing may take at least
 _LONG_WAIT = 60.0  # seconds that we listen at a time
+_STALLED = 10.0  # seconds without a sign that are at least a stall, where a fifth of what it may take is less
 
 _AWAITED = {
     "prepare": LOADING,
@@ -47,6 +48,11 @@ class Assignment(Protocol):
     @property
     def share(self) -> float:
         """How much of the deadline it has."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
         ...
 
 
@@ -95,6 +101,11 @@ class Worker(abc.ABC):
     is_proved: bool = False  # it has loaded something
     is_prepared: bool = False  # for the job
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its node and its process, as far as they are known."""
+        return "", ""
+
     @abc.abstractmethod
     def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         """Sends word, and does not wait for the answer. A worker that is gone is heard of later."""
@@ -115,6 +126,7 @@ class WorkerPool(abc.ABC):
         self.deadline = deadline
         self.workers: list[Worker] = []
         self._num_failed_starts = 0  # in a row
+        self._is_stalled = False  # some worker was, when that was last told
 
     @abc.abstractmethod
     def start(self, kind: Hashable) -> Worker:
@@ -194,15 +206,33 @@ class WorkerPool(abc.ABC):
         states = {worker.state for worker in self.workers}
         if "do" in states:
             alive.sign(sum(worker.num_rows for worker in self.workers if worker.state == "do"))
+            stalls = self._stalls()
+            if stalls or self._is_stalled:
+                alive.stalled(stalls)
+            self._is_stalled = bool(stalls)
         elif states & {*_AWAITED}:
             alive.waiting(next(awaited for state, awaited in _AWAITED.items() if state in states))
 
+    def _stalls(self) -> list[alive.Stall]:
+        """The workers that are at something and have given no sign for long."""
+        now = time.monotonic()
+        late = [
+            worker
+            for worker in self.workers
+            if worker.state == "do" and now - worker.since >= max(_STALLED, self._limit(worker) / 5)
+        ]
+        return [
+            alive.Stall(part=worker.attempt.title, node=node, worker=process, seconds=round(now - worker.since, 1))
+            for worker in late
+            for node, process in [worker.place]
+        ]
+
     def _patience(self) -> float:
-        """Seconds until the next worker is late."""
+        """Seconds until the next worker is late, or is stalled."""
         ends = [
             worker.since + self._limit(worker) for worker in self.workers if worker.state in ("load", "prepare", "do")
         ]
-        return min(max(0.0, min(ends, default=math.inf) - time.monotonic()), _LONG_WAIT)
+        return min(max(0.0, min(ends, default=math.inf) - time.monotonic()), _LONG_WAIT, _STALLED)
 
     def _limit(self, worker: Worker) -> float:
         """Seconds that may pass without a sign: loading and preparing are no part of an attempt's time."""

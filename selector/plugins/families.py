@@ -28,12 +28,13 @@ from selector.plugins.options import KINDS, Columns, ModelPath, TablePath, field
 P = TypeVar("P")
 
 # Each family: the folder that holds ours, and the classes in that folder's __init__ of which they extend one.
-# Executors have no folder here, since Ray lives outside this package: ours are entry points like anyone's.
+# Executors and targets have no folder here, since Ray lives outside this package: ours are entry points like anyone's.
 _FOLDERS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "raters": ("selector.rate", ("Rater", "Fit")),
     "selectors": ("selector.select", ("Selector",)),
     "orders": ("selector.order", ("Order",)),
     "executors": (None, ()),
+    "targets": (None, ()),
 }
 FAMILIES = tuple(_FOLDERS)
 

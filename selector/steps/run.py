@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
@@ -13,8 +14,9 @@ import pyarrow as pa
 from selector import failpoint
 from selector.engine import gc
 from selector.engine.executor import Executor
+from selector.engine.journal import JOB, Journal
 from selector.engine.lease import Lease
-from selector.engine.runner import Progress, Runner
+from selector.engine.runner import NoProgress, Progress, Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import CorpusError, GoneError, PolicyError, SelectorError, UsageError
@@ -70,14 +72,20 @@ class Run:
                 progress.ended(result)
             return runner.done
 
-    def after(self, lease: Lease | None = None) -> Mapping[str, Callable[[Done], None]]:
+    def watched(self, lease: Lease, progress: Progress | None) -> Journal:
+        """The journal of this run. Where the process is a job, it is told to end once somebody cancels that."""
+        job = os.environ.get(JOB) or None
+        end = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+        return Journal(self.store.storage, lease, progress or NoProgress(), job, end if job else None)
+
+    def after(self, lease: Lease | None = None, journal: Journal | None = None) -> Mapping[str, Callable[[Done], None]]:
         """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The
-        lease is told the run's name once that is known."""
+        lease is told the run's name once that is known, and the journal how many documents and tokens there are."""
         return {
             "survey": functools.partial(self._surveyed, lease),
             "ingest": self._ingested,
             "columns": functools.partial(columns.check, resolved=self.resolved),
-            "dedup": self._deduplicated,
+            "dedup": functools.partial(self._deduplicated, journal),
             "cluster": functools.partial(health.check, gates=self.resolved.policy.cluster.gates),
             "select": self._not_empty,
             "order": self._not_empty,
@@ -168,8 +176,10 @@ class Run:
             "if that is what is wanted."
         )
 
-    def _deduplicated(self, done: Done) -> None:
+    def _deduplicated(self, journal: Journal | None, done: Done) -> None:
         num_documents = done["dedup"].rows_out
+        if journal is not None:
+            journal.counted(num_documents, dedup.num_tokens(done))
         lost = {} if num_documents else account.lost_rows(done)
         _check_documents(self.resolved, num_documents, dedup.num_tokens(done), lost)
         tasks = () if self.embed is None else self.embed.tasks(done)

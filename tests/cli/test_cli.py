@@ -137,7 +137,7 @@ def test_verify_of_a_manifest_that_is_not_sound_ends_with_1_and_says_what_is_wro
 
 def test_plugins_prints_one_json_document_with_the_keys_of_the_contract() -> None:
     told = selector("plugins", "--json").json
-    assert list(told) == ["raters", "selectors", "orders", "executors"]
+    assert list(told) == ["raters", "selectors", "orders", "executors", "targets"]
     found = {family: [member["name"] for member in members] for family, members in told.items()}
     assert found["raters"][:2] == ["column", "length"] and {"local", "ray"} <= set(found["executors"])
     assert {"random", "top", "kmeans_quality"} <= set(found["selectors"])

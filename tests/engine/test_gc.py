@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 
 from runs import Child, assert_killed, assert_sound, killed_at, policy_of, run, uncached, write_corpus
-from selector.engine import gc, lease
+from selector.engine import gc, journal, lease
+from selector.engine.journal import Journal
+from selector.engine.lease import Lease
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
+from selector.engine.runner import NoProgress
 from selector.engine.step import Map
-from selector.engine.store import Store
+from selector.engine.store import Store, canonical_json, fingerprint
 from selector.errors import UsageError
 from selector.manifest import Manifest
+from selector.storage import Storage, open_storage
 from selector.storage.file import FileStorage
 
 pytestmark = pytest.mark.slow
@@ -303,3 +307,25 @@ def test_a_run_that_finishes_after_the_garbage_was_counted_stays(root: Path, mak
     assert json.loads((home / "plan.json").read_bytes())["policy"]["seed"] == 7
     again = run(make(), root)
     assert again.manifest.verify().ok and "embed" in uncached(again)
+
+
+def test_a_journal_stays_as_long_as_its_run(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "root")
+    finished, at_work, left = (journal_of(storage, name) for name in ("f" * 16, None, "e" * 16))
+    storage.put_if_absent(f"{'f' * 16}/manifest/manifest.json", b"{}")
+    storage.put_if_absent(f"{'f' * 16}/artifacts.json", canonical_json({"artifacts": [], "check": fingerprint([])}))
+    storage.delete(finished.lease)
+    storage.delete(left.lease)
+    keys = gc.find(Store(storage)).keys
+    assert [seen.key for seen in (finished, at_work, left) if f"{seen.key}progress.json" in keys] == [left.key]
+
+
+def journal_of(storage: Storage, run: str | None) -> journal.Seen:
+    """The journal of a run that has begun."""
+    lease = Lease(storage)
+    lease.renew()
+    if run is not None:
+        lease.name(run)
+    Journal(storage, lease, NoProgress())._write()  # pyright: ignore[reportPrivateUsage]
+    (seen,) = [seen for seen in journal.read(storage) if seen.lease == lease.key]
+    return seen
