@@ -505,8 +505,9 @@ def as_job(root: str, *, is_whole: bool = True) -> Generator[None]:
         if not is_whole:
             raise
         code = error.exit_code if isinstance(error, SelectorError) else SelectorError.exit_code
-        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else code
         message = str(error) or type(error).__name__
+        if isinstance(error, KeyboardInterrupt):
+            code, message = INTERRUPTED, "It was ended by a signal. What it had finished is kept."
         with contextlib.suppress(SelectorError):
             jobs.end(storage, job_id, Ending(exit_code=code, message=message[:4000]))
         raise

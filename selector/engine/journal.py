@@ -138,7 +138,7 @@ class Journal:
         self._over.set()
         self._thread.join()
         word = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
-        message = "" if error is None else f"{error}" or type(error).__name__
+        message = f"{error}" or type(error).__name__ if isinstance(error, Exception) else ""
         self._see(ended=word, message=message[:4000])
         self._note(word, message=message[:4000])
         with contextlib.suppress(SelectorError):  # the run has its own ending, and this is only values of it
