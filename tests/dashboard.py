@@ -100,7 +100,7 @@ class Dashboard:
 class _Handler(BaseHTTPRequestHandler):
     dashboard: Dashboard
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as in its base
         """Nothing on stderr."""
 
     def _answer(self, status: int, value: Any = None) -> None:
