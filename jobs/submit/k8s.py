@@ -34,7 +34,10 @@ _WORDS: dict[str, Word] = {
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesTarget(Target):
-    """Kubernetes with KubeRay: --on k8s=NAMESPACE --with image=…. Writes a RayJob; --apply hands it to kubectl."""
+    """Kubernetes with KubeRay, by a namespace.
+
+    --on k8s=NAMESPACE --with image=…. Writes a RayJob; --apply hands it to kubectl.
+    """
 
     namespace: str = "default"
     image: str
@@ -95,14 +98,14 @@ class KubernetesTarget(Target):
             if "NotFound" in problem:
                 return None
             raise UnreachableError(f"kubectl get rayjob ended with {status}: {problem.strip()[-400:]}.")
-        told: dict[str, Any] = json.loads(printed).get("status") or {}
-        deployed, message = str(told.get("jobDeploymentStatus") or ""), str(told.get("message") or "")
+        status_now: dict[str, Any] = json.loads(printed).get("status") or {}
+        deployed, message = str(status_now.get("jobDeploymentStatus") or ""), str(status_now.get("message") or "")
         if deployed == "Failed":
-            return State(word="failed", detail=self._why(job_id) or message or str(told.get("reason") or ""))
+            return State(word="failed", detail=self._why(job_id) or message or str(status_now.get("reason") or ""))
         if deployed in ("", "New", "Initializing", "Waiting", "Suspended", "Suspending", "Retrying"):
             why = "a queue holds it" if deployed.startswith("Suspend") else self._pending(job_id)
             return State(word="queued", detail=f"pending because {why or message or 'its cluster starts'}")
-        word = _WORDS.get(str(told.get("jobStatus")), "queued")
+        word = _WORDS.get(str(status_now.get("jobStatus")), "queued")
         return State(word=word, detail=message if word == "failed" else "")
 
     def logs(self, job_id: str) -> str | None:

@@ -29,8 +29,10 @@ _WORDS: dict[str, Word] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RayTarget(Target):
-    """A Ray cluster, at the address of its dashboard: --on ray=http://head:8265. Its token is in RAY_AUTH_TOKEN, or in
-    the file that RAY_AUTH_TOKEN_PATH names."""
+    """A Ray cluster, by its dashboard's address.
+
+    --on ray=http://head:8265. Its token is in RAY_AUTH_TOKEN, or in the file that RAY_AUTH_TOKEN_PATH names.
+    """
 
     address: str
 
@@ -80,11 +82,11 @@ class RayTarget(Target):
             return None
         if answer.status != 200:
             raise UnreachableError(f"{self.address} cannot say how {job_id} is: {_cause(answer.text)}.")
-        told = answer.json()
-        word = _WORDS.get(str(told.get("status")), "unknown")
-        detail = str(told.get("message") or "") if word in ("queued", "failed", "unknown") else ""
+        info = answer.json()
+        word = _WORDS.get(str(info.get("status")), "unknown")
+        detail = str(info.get("message") or "") if word in ("queued", "failed", "unknown") else ""
         if word == "failed":
-            detail = _why(told.get("driver_exit_code"), str(told.get("error_type") or ""), detail)
+            detail = _why(info.get("driver_exit_code"), str(info.get("error_type") or ""), detail)
         return State(word=word, detail=detail[-2000:])
 
     def logs(self, job_id: str) -> str | None:

@@ -32,8 +32,11 @@ _WARNED = 60  # seconds before its end that a script is told of it
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmTarget(Target):
-    """Slurm: --on slurm=PARTITION. Writes a batch script, run where `sbatch` is; --apply runs it. With shares=N an
-    array of N members rates the parts, and a last job selects."""
+    """Slurm, by a partition.
+
+    --on slurm=PARTITION. Writes a batch script for where `sbatch` is; --apply runs that. With shares=N an array of N
+    members rates the parts, and a last job selects.
+    """
 
     partition: str | None = None
     account: str | None = None
@@ -87,14 +90,14 @@ class SlurmTarget(Target):
 
     def state(self, job_id: str) -> State | None:
         queued = answer_of("squeue", "--noheader", "--name", job_id, "--format", "%T|%r").split("\n")
-        told = [line.split("|", 1) for line in queued if "|" in line]
+        shown = [line.split("|", 1) for line in queued if "|" in line]
         for name, word in (("RUNNING", "running"), ("PENDING", "queued")):
-            for state, reason in told:
+            for state, reason in shown:
                 if state == name:
                     because = f"pending because {reason}" if word == "queued" and reason not in ("", "None") else ""
                     return State(word=_WORDS[state], detail=because)
-        if told:
-            return State(word=_WORDS.get(told[-1][0], "unknown"), detail=_DETAILS.get(told[-1][0], ""))
+        if shown:
+            return State(word=_WORDS.get(shown[-1][0], "unknown"), detail=_DETAILS.get(shown[-1][0], ""))
         try:
             status, printed, _ = outcome_of("sacct", "-n", "-X", "-P", "--name", job_id, "--format", "State")
         except UnreachableError:

@@ -659,13 +659,19 @@ def test_a_failure_is_one_json_document_if_asked(
 
 ARGUMENTS: dict[str, list[str]] = {
     "at": ["uri", "0"],
+    "cancel": ["id"],
     "check": ["policy.yaml"],
     "explain": ["uri", "0" * 32],
+    "logs": ["id"],
     "plan": ["policy.yaml"],
+    "rate": ["policy.yaml"],
     "run": ["policy.yaml"],
+    "submit": ["policy.yaml", "--on", "slurm"],
     "verify": ["uri"],
+    "watch": ["id"],
     "when": ["uri", "0" * 32],
     "what-if": ["policy.yaml"],
+    "work": ["policy.yaml", "--share", "1/2"],
 }
 
 
