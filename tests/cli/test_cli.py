@@ -662,6 +662,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "cancel": ["id"],
     "check": ["policy.yaml"],
     "explain": ["uri", "0" * 32],
+    "fit-rater": ["labels.jsonl", "--out", "fitted.parquet", "--higher-is", "better"],
     "logs": ["id"],
     "plan": ["policy.yaml"],
     "rate": ["policy.yaml"],
