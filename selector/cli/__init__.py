@@ -10,5 +10,6 @@ from selector.cli import runs, jobs, manifests, training, fit, machine  # noqa: 
 from selector.cli.app import INTERRUPTED, QUARANTINED, TERMINATED, app, main
 
 __all__ = [
-    "INTERRUPTED", "QUARANTINED", "TERMINATED", "app", "fit", "jobs", "machine", "main", "manifests", "runs", "training",
+    "INTERRUPTED", "QUARANTINED", "TERMINATED",
+    "app", "fit", "jobs", "machine", "main", "manifests", "runs", "training",
 ]  # fmt: skip

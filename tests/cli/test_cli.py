@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import typer
+import typer.main
 import yaml
 
 from command import COMMAND, Ended, process, selector, with_value, write_policy
@@ -657,23 +658,14 @@ def test_a_failure_is_one_json_document_if_asked(
     assert selector("--json", *words).out == ended.out, "before the command or after it"
 
 
-ARGUMENTS: dict[str, list[str]] = {
-    "at": ["uri", "0"],
-    "cancel": ["id"],
-    "check": ["policy.yaml"],
-    "explain": ["uri", "0" * 32],
-    "fit-rater": ["labels.jsonl", "--out", "fitted.parquet", "--higher-is", "better"],
-    "logs": ["id"],
-    "plan": ["policy.yaml"],
-    "rate": ["policy.yaml"],
-    "run": ["policy.yaml"],
-    "submit": ["policy.yaml", "--on", "slurm"],
-    "verify": ["uri"],
-    "watch": ["id"],
-    "when": ["uri", "0" * 32],
-    "what-if": ["policy.yaml"],
-    "work": ["policy.yaml", "--share", "1/2"],
-}
+def needed(command: str) -> list[str]:
+    """Words for everything that a command cannot do without."""
+    words: list[str] = []
+    for parameter in getattr(typer.main.get_command(app), "commands")[command].params:  # noqa: B009
+        if parameter.required:
+            value = next(iter(getattr(parameter.type, "choices", ())), "0")
+            words += [value] if parameter.param_type_name == "argument" else [parameter.opts[0], value]
+    return words
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -687,7 +679,7 @@ def test_every_command_shows_where_it_failed_if_asked(command: str, monkeypatch:
 
     for info in app.registered_commands:
         monkeypatch.setattr(info, "callback", failing(info.callback))
-    words = [command, *ARGUMENTS.get(command, [])]
+    words = [command, *needed(command)]
     assert selector(*words).err == "error: it failed\n"
     for asked in ([*words, "-v"], [*words, "--verbose"], ["-v", *words]):
         told = selector(*asked)
