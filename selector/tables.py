@@ -6,7 +6,9 @@ its *place*: rows are counted from 0 through all files of the part (`selector.en
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 DOC_ID = pa.binary(16)
@@ -189,3 +191,18 @@ IDS = pa.schema(
         pa.field("position", pa.int64(), nullable=False),
     ]
 )
+
+
+def whole(column: Any) -> Any:
+    """The values of a column as one Arrow array: where they lie in one already, that one, and no copy of it."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def nulls(num_rows: int, kind: pa.DataType) -> pa.Array:
+    """A column of nulls. Of values of one width they take no memory unless somebody reads them: Arrow writes zeros."""
+    if not (pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind)) or kind.bit_width % 8:
+        return pa.nulls(num_rows, kind)
+    bits, values = np.zeros(-(-num_rows // 8), np.uint8), np.zeros(num_rows * kind.bit_width // 8, np.uint8)
+    return pa.Array.from_buffers(kind, num_rows, [pa.py_buffer(bits), pa.py_buffer(values)], null_count=num_rows)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from selector import tables
 from selector.corpus import fields, formats
 from selector.corpus.columns import text
 from selector.engine.part import Part, Piece
@@ -224,8 +225,7 @@ def _texts(places: Places, values: Sequence[Any]) -> _Kept:
 
 def _typed(places: Places, values: pa.Array, name: str, lost: _Lost) -> _Kept:
     """An Arrow array as it is kept: of its kind, in a type that stands for its like."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+    values = tables.whole(values)
     while isinstance(values, pa.ExtensionArray) or pa.types.is_dictionary(values.type):
         values = values.storage if isinstance(values, pa.ExtensionArray) else values.dictionary_decode()
     if pa.types.is_run_end_encoded(values.type):
@@ -532,9 +532,7 @@ def type_of_values(held: Sequence[Any]) -> pa.DataType:
 def as_type(stored: pa.Table, kind: pa.DataType) -> pa.Array:
     """The values of a part's table of a column, in the type of the whole column."""
     columns = [
-        _as(stored[name].combine_chunks(), name.partition(":")[0], kind)
-        for name in stored.column_names
-        if name != "place"
+        _as(tables.whole(stored[name]), name.partition(":")[0], kind) for name in stored.column_names if name != "place"
     ]
     if not columns:
         return pa.nulls(stored.num_rows, kind)
@@ -542,7 +540,7 @@ def as_type(stored: pa.Table, kind: pa.DataType) -> pa.Array:
 
 
 def _as(values: Any, held_as: str, kind: pa.DataType) -> pa.Array:
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    values = tables.whole(values)
     if values.type == kind:
         return values
     if pa.types.is_string(kind):

@@ -90,7 +90,11 @@ class Lottery:
 
     def keys(self, scores: Floats, uniforms: Floats) -> UInt64:
         """The key of each document, lowest first; those without a score are last, by chance. Only with noise."""
-        places = np.rint((self.highest - self.values(scores, uniforms)) / (self.highest - self.lowest) * 2**40)
+        return self.keys_of(self.values(scores, uniforms), uniforms)
+
+    def keys_of(self, values: Floats, uniforms: Floats) -> UInt64:
+        """The same for documents whose `values` are known."""
+        places = np.rint((self.highest - values) / (self.highest - self.lowest) * 2**40)
         last = (uniforms * 2**62).astype(np.uint64) | np.uint64(2**63)
         return np.where(np.isnan(places), last, np.nan_to_num(places).astype(np.uint64) << _STEP)
 

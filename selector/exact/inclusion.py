@@ -8,13 +8,14 @@ was included if its clock rang by then. `solve` finds t for every group, `probab
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from selector import exact
 from selector.exact import Floats, Ints
+from selector.exact.pieces import slices
 
 _MOST_STEPS = 100
 _CELLS, _MOST_CELLS = 1 << 18, 1 << 14
@@ -32,6 +33,10 @@ class Drawn:
     group: Ints
     log_weight: Floats
     sizes: Ints
+
+    def where(self, chosen: Any) -> "Drawn":
+        """The documents that a mask, a slice or indices choose."""
+        return Drawn(group=self.group[chosen], log_weight=self.log_weight[chosen], sizes=self.sizes[chosen])
 
 
 class Draws(Protocol):
@@ -159,18 +164,23 @@ class _Histogram:
         return cls(place=place, least=least, width=(most - least) / num_cells, num_cells=num_cells, unit=unit)
 
     def __call__(self, drawn: Drawn) -> Ints:
+        counted = np.zeros((3, len(self.least) * self.num_cells), np.int64)
+        for piece in slices(len(drawn.group)):
+            self._count(drawn.where(piece), counted)
+        return counted.reshape(3, -1, self.num_cells)
+
+    def _count(self, drawn: Drawn, counted: Ints) -> None:
+        """Adds what these documents spend to what is counted."""
         place = self.place[drawn.group]
         is_counted = place >= 0
         place, sizes, log_weight = place[is_counted], drawn.sizes[is_counted], drawn.log_weight[is_counted]
         at = np.clip((log_weight - self.least[place]) / self.width[place], 0.0, float(self.num_cells))
         cell = np.minimum(at.astype(np.int64), self.num_cells - 1)
         distance = at - cell - 0.5
-        counted = np.zeros((3, len(self.least) * self.num_cells), np.int64)
         flat = place * self.num_cells + cell
         for sums, power in zip(counted, (None, distance, distance * distance), strict=True):
             amounts = sizes if power is None else sizes * np.rint(power * self.unit).astype(np.int64)
             np.add.at(sums, flat, amounts)
-        return counted.reshape(3, -1, self.num_cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +192,16 @@ class _Expected:
     scale: float
 
     def __call__(self, drawn: Drawn) -> Ints:
-        chosen = self.is_open[drawn.group]
-        group, sizes = drawn.group[chosen], drawn.sizes[chosen] * self.scale
-        rate = exact.expm1(drawn.log_weight[chosen] + self.log_time[group]) + 1
-        chance = -exact.expm1(-rate)
         sums = np.zeros((2, len(self.is_open)), np.int64)
+        for piece in slices(len(drawn.group)):
+            self._add(drawn.where(piece), sums)
+        return sums
+
+    def _add(self, drawn: Drawn, sums: Ints) -> None:
+        """Adds what these documents spend to the sums."""
+        drawn = drawn.where(self.is_open[drawn.group])
+        group, sizes = drawn.group, drawn.sizes * self.scale
+        rate = exact.expm1(drawn.log_weight + self.log_time[group]) + 1
+        chance = -exact.expm1(-rate)
         np.add.at(sums[0], group, np.rint(sizes * chance).astype(np.int64))
         np.add.at(sums[1], group, np.ceil(sizes * (rate * (1 - chance))).astype(np.int64))
-        return sums

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -65,7 +67,7 @@ def argsort(keys: UInt64, ids: UInt64) -> npt.NDArray[np.intp]:
 
 def _units(scores: pa.Array | pa.ChunkedArray) -> tuple[UInt64, npt.NDArray[np.bool_]]:
     """For each exact score its count of units (days, microseconds, 10**-scale) plus 2**63; and which ones are null."""
-    column = scores.combine_chunks() if isinstance(scores, pa.ChunkedArray) else scores
+    column = tables.whole(scores)
     kind = column.type
     if pa.types.is_decimal(kind):
         if kind.precision > 18:

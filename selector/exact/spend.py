@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.exact.apportion import tally
+from selector.exact.pieces import slices
 from selector.exact.sortkeys import Ints, UInt64
 
 Overshoot = Literal["stop", "fill", "cross"]
@@ -304,10 +305,12 @@ def _as_one(queued: Queued) -> Queued:
 
 def _counted(digit: int, shift: Any, width: int, groups: int, queued: Queued) -> Ints:
     """What the documents spend and how many they are, by group and by some bits of a digit: (2, groups, 2**width)."""
-    bins = (queued.digits[digit] >> shift).astype(np.int64) & ((1 << width) - 1)
-    counted, places = np.zeros((2, groups << width), np.int64), queued.group << width | bins
-    np.add.at(counted[0], places, queued.sizes)
-    counted[1] = np.bincount(places, minlength=groups << width)
+    counted = np.zeros((2, groups << width), np.int64)
+    for piece in slices(len(queued.key)):
+        bins = (queued.digits[digit][piece] >> shift).astype(np.int64) & ((1 << width) - 1)
+        places = queued.group[piece] << width | bins
+        np.add.at(counted[0], places, queued.sizes[piece])
+        np.add.at(counted[1], places, 1)
     return counted.reshape(2, groups, -1)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
+
 _ROWS = 256  # whose cosines to all others are held at once
 
 
@@ -16,8 +18,7 @@ def vector_column(vectors: npt.NDArray[Any]) -> pa.Array:
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     """The inverse of `vector_column`."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+    column = tables.whole(column)
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
 
 

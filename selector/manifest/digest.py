@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
 from selector.exact import keyed
 
 LEAF_ROWS = 65_536
@@ -56,7 +57,7 @@ def root(leaf_digests: Sequence[str]) -> str:
 
 def labels(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The names in a column of `tables.LABEL`, and for each row the index of its name; null has the name ""."""
-    column = column.combine_chunks()
+    column = tables.whole(column)
     names = [name or "" for name in column.dictionary.to_pylist()]
     if column.null_count:
         return [*names, ""], column.indices.fill_null(len(names)).to_numpy()

@@ -142,14 +142,14 @@ def canonical(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = column.cast(field.type)
         if column.null_count and not field.nullable:
             raise SelectorError(f"The column {field.name} has {column.null_count} nulls, which is a fault of ours.")
-        columns.append(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+        columns.append(tables.whole(column))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _as_they_appear(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """Labels whose words are numbered in the order in which they appear."""
     whole: Any = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    labels: pa.DictionaryArray = whole.combine_chunks()
+    labels: pa.DictionaryArray = tables.whole(whole)
     words = labels.dictionary.cast(pa.string()).dictionary_encode()  # two of its words may be equal
     same = words.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     codes = np.append(same, -1)[labels.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
@@ -170,6 +170,7 @@ def part_bytes(rows: pa.Table) -> bytes:
         write_page_index=True,
         sorting_columns=[pq.SortingColumn(tables.MANIFEST.get_field_index("position"))],
         use_dictionary=_DICTIONARIES,
+        write_statistics=True,  # by which readers pass over the row groups of other phases
         column_encoding=_DELTAS,
     )
 

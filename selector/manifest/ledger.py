@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
 from selector.exact import keyed
 from selector.manifest.describe import Reasons
 from selector.manifest.digest import LEAF_ROWS, encode, labels
@@ -70,7 +71,7 @@ def decided(decisions: pa.Table, places: Places) -> tuple[Decided, pa.Table]:
         reasons=Reasons.of(explained["reason"], explained["arguments"]),
         problems=tuple(problems),
     )
-    ids = decisions["doc_id"].combine_chunks().take(pa.array(kept))
+    ids = tables.whole(decisions["doc_id"]).take(pa.array(kept))
     return sums, pa.table([at[kept] if at is not None else kept, ids], schema=KEPT)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from selector import tables
 from selector.engine.step import Mapper
 from selector.exact import keyed
 from selector.exact.rates import Training
@@ -224,14 +225,14 @@ def _named(batch: pa.RecordBatch) -> list[tuple[str, pa.Array]]:
 
 def _whole(table: pa.Table) -> pa.RecordBatch:
     """The table as one batch, also if it has no rows."""
-    arrays = [column.combine_chunks() for column in table.columns]
+    arrays = [tables.whole(column) for column in table.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
 
 
 def by_groups(table: pa.Table, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> pa.Table:
     """What `work` says of each group of these documents, in the order of the documents. A group is shown `columns`,
     sorted by doc_id."""
-    values = table[by].combine_chunks()
+    values = tables.whole(table[by])
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)  # what has no value is a group too
     ids = keyed.words(table["doc_id"])

@@ -89,7 +89,7 @@ def verdicts(kept: npt.NDArray[np.bool_], **columns: Any) -> pa.RecordBatch:
     for column in tables.VERDICTS:
         value = given.get(column.name)
         if value is None:
-            value = pa.nulls(n, column.type)
+            value = tables.nulls(n, column.type)
         elif not isinstance(value, pa.Array):
             value = np.asarray(value)
             mask = np.isnan(value) if column.nullable and value.dtype.kind == "f" else None

@@ -21,6 +21,7 @@ from selector.errors import SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.apportion import apportion, tally
 from selector.exact.inclusion import Drawn, probability, solve
+from selector.exact.pieces import slices
 from selector.exact.spend import UNLIMITED, Budget, Queued, Taken, take
 from selector.plugins.options import columns_of
 from selector.plugins.pool import Pool
@@ -110,6 +111,10 @@ class Ranked(Selector):
     def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats | None:
         """What the keys compare, as numbers that people read, the largest first; NaN or None if only chance decides."""
         return None
+
+    def keys_and_values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> tuple[UInt64, Floats | None]:
+        """Both at once: to be extended where the one is worked out on the way to the other."""
+        return self.keys(batch, summary, seed), self.values(batch, summary, seed)
 
     def allowed(self, batch: pa.RecordBatch, summary: Any) -> Bools | None:
         """Whether each document may be taken at all; None: all may. If that may be too few, `fills_budget` is False."""
@@ -263,19 +268,25 @@ class _View:
 
     def lined_up(self, batch: pa.RecordBatch) -> tuple[Queued, Bools, Ints, Floats]:
         """All documents of a shard in their queues, which of them may be taken, their strata and their values."""
-        values = self.selector.values(batch, self.summary, self.seed)
-        values = np.full(batch.num_rows, np.nan) if values is None else values
-        return self._queued(batch), self.allowed(batch), self.strata(batch), values
+        keys, values = (np.concatenate(arrays) for arrays in zip(*map(self._ranked, _in_pieces(batch)), strict=True))
+        ids, sizes = keyed.in_place(batch["doc_id"]), self.budget.sizes(batch)
+        queued = Queued(group=self.groups(batch), key=keys, ids=ids, sizes=sizes)
+        return queued, self.allowed(batch), self.strata(batch), values
 
-    def _queued(self, batch: pa.RecordBatch) -> Queued:
-        key = self.selector.keys(batch, self.summary, self.seed)
+    def _ranked(self, batch: pa.RecordBatch) -> tuple[UInt64, Floats]:
+        """The key and the value of each document."""
+        key, values = self.selector.keys_and_values(batch, self.summary, self.seed)
         if key.shape != (batch.num_rows,) or key.dtype != np.uint64:
             raise SelectorError(
                 f"{type(self.selector).__qualname__}.keys answered with {key.dtype}{list(key.shape)} for "
                 f"{batch.num_rows} documents. It must answer with a uint64 for each."
             )
-        ids, sizes = keyed.words(batch["doc_id"]), self.budget.sizes(batch)
-        return Queued(group=self.groups(batch), key=key, ids=ids, sizes=sizes)
+        return key, np.full(batch.num_rows, np.nan) if values is None else values
+
+
+def _in_pieces(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """The batch in pieces whose intermediate results stay in a core's own cache; at least one."""
+    return [batch.slice(piece.start, piece.stop - piece.start) for piece in slices(max(batch.num_rows, 1))]
 
 
 # What is asked of a shard: picklable, each with a small answer.
@@ -304,7 +315,7 @@ def _queue_of(budget: Budget, batch: pa.RecordBatch) -> tuple[Queued, Bools]:
     queued = Queued(
         group=batch[_GROUP].to_numpy().astype(np.int64),
         key=batch[_KEY].to_numpy(),
-        ids=keyed.words(batch["doc_id"]),
+        ids=keyed.in_place(batch["doc_id"]),
         sizes=budget.sizes(batch),
     )
     return queued, batch[_ALLOWED].to_numpy(zero_copy_only=False)
@@ -317,13 +328,14 @@ def _queued(budget: Budget, work: Callable[[Queued], Answer], batch: pa.RecordBa
 
 def _outcome(budget: Budget, taken: Taken, shape: tuple[int, int], batch: pa.RecordBatch) -> tuple[Ints, Floats]:
     """What was spent by group and stratum, and the largest value of each group that was left out."""
-    queued, allowed = _queue_of(budget, batch)
-    kept = taken.mask(queued) & allowed
-    spent = np.zeros(shape, np.int64)
-    np.add.at(spent, (queued.group[kept], batch[_STRATUM].to_numpy()[kept]), queued.sizes[kept])
-    cuts, values = np.full(shape[0], -np.inf), batch[_VALUE].to_numpy()
-    left = ~kept & ~np.isnan(values)
-    np.maximum.at(cuts, queued.group[left], values[left])
+    spent, cuts = np.zeros(shape, np.int64), np.full(shape[0], -np.inf)
+    for piece in _in_pieces(batch):
+        queued, allowed = _queue_of(budget, piece)
+        kept = taken.mask(queued) & allowed
+        np.add.at(spent, (queued.group[kept], piece[_STRATUM].to_numpy()[kept]), queued.sizes[kept])
+        values = piece[_VALUE].to_numpy()
+        left = ~kept & ~np.isnan(values)
+        np.maximum.at(cuts, queued.group[left], values[left])
     return spent, cuts
 
 
@@ -339,12 +351,8 @@ def _weighed(view: _View, taken: Taken, num_strata: int, batch: pa.RecordBatch) 
 
 def _drawn(budget: Budget, work: Callable[[Drawn], Answer], batch: pa.RecordBatch) -> Answer:
     allowed = batch[_ALLOWED].to_numpy(zero_copy_only=False)
-    drawn = Drawn(
-        group=batch[_DRAWN].to_numpy()[allowed],
-        log_weight=batch[_WEIGHT].to_numpy()[allowed],
-        sizes=budget.sizes(batch)[allowed],
-    )
-    return work(drawn)
+    drawn = Drawn(group=batch[_DRAWN].to_numpy(), log_weight=batch[_WEIGHT].to_numpy(), sizes=budget.sizes(batch))
+    return work(drawn if allowed.all() else drawn.where(allowed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +370,21 @@ class _Decide:
     log_times: Floats | None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        answers = map(self._answer, _in_pieces(batch))
+        codes, *columns = (np.concatenate(arrays) for arrays in zip(*answers, strict=True))
+        used = np.flatnonzero(np.bincount(codes))
+        number = np.zeros(4 * len(self.sizes), np.int32)
+        number[used] = np.arange(len(used))
+        return verdicts(
+            codes % 4 < 2,
+            **reasons(number[codes], [self._reason(*divmod(code, 4)) for code in used.tolist()]),
+            **dict(zip(("visits", "inclusion_probability", "value", "cut"), columns, strict=True)),
+            other=self.view.selector.others(batch, self.view.summary),
+        )
+
+    def _answer(self, batch: pa.RecordBatch) -> tuple[npt.NDArray[Any], ...]:
+        """Of each document its group and what became of it, as one number; its visits, inclusion probability, value
+        and cut."""
         view, selector = self.view, self.view.selector
         if _KEY in batch.schema.names:
             queued, allowed = _queue_of(view.budget, batch)
@@ -380,19 +403,13 @@ class _Decide:
         if not selector.is_probability_defined:
             chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
-        codes = 4 * queued.group + outcome
-        used = np.flatnonzero(np.bincount(codes))
-        number = np.zeros(4 * len(self.sizes), np.int32)
-        number[used] = np.arange(len(used))
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
-        return verdicts(
-            kept,
-            **reasons(number[codes], [self._reason(*divmod(code, 4)) for code in used.tolist()]),
-            visits=np.where(kept, laps + taken, 1).astype(np.uint16),
-            inclusion_probability=chance.astype(np.float32),
-            value=value,
-            cut=cuts[queued.group],
-            other=selector.others(batch, view.summary),
+        return (
+            4 * queued.group + outcome,
+            np.where(kept, laps + taken, 1).astype(np.uint16),
+            chance.astype(np.float32),
+            value,
+            cuts[queued.group],
         )
 
     @property

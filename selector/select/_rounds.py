@@ -178,6 +178,9 @@ class InClusters(Ranked):
     def values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Floats | None:
         return self.inner.values(batch, summary, seed)
 
+    def keys_and_values(self, batch: pa.RecordBatch, summary: Any, seed: int) -> tuple[UInt64, Floats | None]:
+        return self.inner.keys_and_values(batch, summary, seed)
+
     def allowed(self, batch: pa.RecordBatch, summary: Any) -> Bools | None:
         return self.inner.allowed(batch, summary)
 

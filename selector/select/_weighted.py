@@ -54,6 +54,11 @@ class Weighted(Ranked):
     def values(self, batch: pa.RecordBatch, summary: Lottery, seed: int) -> Floats:
         return summary.values(exact.floats(batch[self.score]), self._chances(batch, seed))
 
+    def keys_and_values(self, batch: pa.RecordBatch, summary: Lottery, seed: int) -> tuple[UInt64, Floats]:
+        scores, chances = exact.floats(batch[self.score]), self._chances(batch, seed)
+        values = summary.values(scores, chances)
+        return summary.keys_of(values, chances) if summary.noise else exact.descending(batch[self.score]), values
+
     def strata(self, batch: pa.RecordBatch, summary: Lottery) -> Ints:
         return np.isnan(exact.floats(batch[self.score])).astype(np.int64)
 

@@ -43,7 +43,7 @@ class ChosenShard:
         """The rows with some of these columns and of those of `DECIDED`; those of a document one after another."""
         chosen = self.decided(store)
         stored = {name: key for name, key in zip(self.names, self.columns, strict=True) if name in names}
-        batch = batch_of(store, list(stored), list(stored.values())).take(chosen["place"].combine_chunks())
+        batch = batch_of(store, list(stored), list(stored.values())).take(tables.whole(chosen["place"]))
         decided = chosen.select([name for name in names if name in DECIDED])
         columns = {
             **dict(zip(stored, batch.columns, strict=True)),
@@ -54,7 +54,7 @@ class ChosenShard:
         visits = chosen["visits"].to_numpy()
         if (visits != 1).any():
             table = table.take(pa.array(np.repeat(np.arange(len(visits)), visits)))
-        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table], schema=table.schema)
+        return pa.RecordBatch.from_arrays([tables.whole(column) for column in table], schema=table.schema)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -352,7 +352,7 @@ def _part(store: Store, part: int, key: str, lost: Ordinals) -> dict[str, Any]:
     # Without where their bytes lie: what is computed of them does not change with that.
     table = store.read(key, "documents", [name for name in tables.DOCUMENTS.names if name not in tables.BYTES])
     table = table.filter(pa.array(~_contains(lost, _ordinals(part, table)))).combine_chunks()
-    source = table["source"].combine_chunks().dictionary_decode()
+    source = tables.whole(table["source"]).dictionary_decode()
     texts = _digest(keyed.words(table["doc_id"]), keyed.words(table["text_id"]), table["place"].to_numpy())
     sizes = [table[name].to_numpy() for name in ("num_bytes", "num_tokens")]
     labels = source.dictionary_encode()

@@ -82,7 +82,7 @@ class _Vectors:
                 stored.schema.field("embedding"), stored["embedding"].take(pa.array(rows))
             )
         return pa.RecordBatch.from_arrays(
-            [clusters[name].combine_chunks() for name in columns],
+            [tables.whole(clusters[name]) for name in columns],
             schema=pa.schema([clusters.schema.field(name) for name in columns]),
         )
 

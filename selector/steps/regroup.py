@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint
@@ -115,7 +116,7 @@ def _deal(
     place = [np.full(table.num_rows, number, np.int32), np.arange(table.num_rows)]
     for field, values in zip(_PLACE, place, strict=True):
         table = table.append_column(field, pa.array(values))
-    return by_bucket(table, bucket_of[_slots(table[question.by].combine_chunks())])
+    return by_bucket(table, bucket_of[_slots(tables.whole(table[question.by]))])
 
 
 def _meet(question: _Question, prefix: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
@@ -147,7 +148,7 @@ def _collect(returns: pa.Schema, extension: Extension, _: Store, number: int, de
         schema = pa.schema([*returns, *_PLACE])
         answers = pa.concat_tables([schema.empty_table(), *dealt]).unify_dictionaries()
         answers = answers.take(pa.array(np.argsort(answers[_ROW].to_numpy()))).select(returns.names)
-        return pa.RecordBatch.from_arrays([column.combine_chunks() for column in answers.columns], schema=returns)
+        return pa.RecordBatch.from_arrays([tables.whole(column) for column in answers.columns], schema=returns)
 
     return extension(number, lined_up)
 

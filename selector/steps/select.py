@@ -184,6 +184,7 @@ class _Decide:
         verdicts = self.checker.verdict(self.decisions, batch)
         totals = self.checker.totals_of(batch, verdicts)
         documents, eligible = documents_of(self.store, shard)
+        del batch
         decided = _decisions(self.store, shard, documents, eligible, verdicts)
         kept = np.flatnonzero(verdicts["kept"].to_numpy(zero_copy_only=False))
         chosen = pa.Table.from_batches([verdicts.take(pa.array(kept))]).drop_columns("kept")
@@ -225,8 +226,8 @@ def _decisions(
     causes, leaders = store.read(shard.key, "causes"), store.read(shard.key, "leaders")
     outcome = np.append(causes["outcome"].to_numpy(), -1).astype(np.int32)[code]
     outcome[eligible] = np.where(verdicts["kept"].to_numpy(zero_copy_only=False), KEPT, LEFT_OUT)
-    place = np.full(n, -1, np.int64)  # in the selector's answer
-    place[eligible] = np.arange(len(eligible))
+    place = np.full(n, -1, np.int32)  # in the selector's answer
+    place[eligible] = np.arange(len(eligible), dtype=np.int32)
     rows = pa.array(place, mask=place < 0)
     answered = {name: _taken(verdicts[name], rows) for name in _ANSWERED}
     columns: dict[str, Any] = {
@@ -246,15 +247,17 @@ def _decisions(
 
 def _taken(column: pa.Array, rows: pa.Array) -> pa.Array:
     """The column's values at some rows, null where there is no row."""
-    return pa.nulls(len(rows), column.type) if column.null_count == len(column) else column.take(rows)
+    return tables.nulls(len(rows), column.type) if column.null_count == len(column) else column.take(rows)
 
 
-def _others(answered: pa.Array, place: npt.NDArray[np.int64], leaders: pa.Table) -> pa.Array:
+def _others(answered: pa.Array, place: npt.NDArray[np.int32], leaders: pa.Table) -> pa.Array:
     """The documents that decided about others: of a duplicate the one that it repeats, else what the answer says, which
     has the places that `place` says (-1: none)."""
-    other = np.full(len(place), -1, np.int64)
+    if answered.null_count == len(answered) and not leaders.num_rows:
+        return tables.nulls(len(place), tables.DOC_ID)
+    other = np.full(len(place), -1, np.int32)
     other[leaders["place"].to_numpy()] = np.arange(leaders.num_rows)
-    among = leaders["leader"].combine_chunks()
+    among = tables.whole(leaders["leader"])
     if answered.null_count < len(answered):
         other = np.where(place >= 0, place + leaders.num_rows, other)
         among = pa.concat_arrays([among, answered])
@@ -262,11 +265,11 @@ def _others(answered: pa.Array, place: npt.NDArray[np.int64], leaders: pa.Table)
 
 
 def _either(
-    answered: pa.DictionaryArray, place: npt.NDArray[np.int64], ruled: pa.ChunkedArray, code: npt.NDArray[np.int32]
+    answered: pa.DictionaryArray, place: npt.NDArray[np.int32], ruled: pa.ChunkedArray, code: npt.NDArray[np.int32]
 ) -> pa.DictionaryArray:
     """The labels of an answer where there is one (a place in it, or -1), and those of the causes elsewhere."""
     late = answered.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    early = ruled.combine_chunks().dictionary_encode()
+    early = tables.whole(ruled).dictionary_encode()
     codes = np.append(early.indices.fill_null(-1).to_numpy(zero_copy_only=False), -1).astype(np.int32)[code]
     reached = place >= 0
     taken = late[place[reached]]

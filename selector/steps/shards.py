@@ -252,7 +252,7 @@ class _ShardTables:
 def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.RecordBatch:
     """These columns of a shard."""
     columns = [_column_of(store, key) for key in keys]
-    arrays = [column.column(0).combine_chunks() for column in columns]
+    arrays = [tables.whole(column.column(0)) for column in columns]
     fields = [column.schema.field(0).with_name(name) for column, name in zip(columns, names, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
@@ -305,7 +305,7 @@ class _StoredShard:
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         read = [self.store.table(self.seal, name) for name in columns]
         schema = pa.schema([table.schema.field(0) for table in read])
-        return pa.RecordBatch.from_arrays([table.column(0).combine_chunks() for table in read], schema=schema)
+        return pa.RecordBatch.from_arrays([tables.whole(table.column(0)) for table in read], schema=schema)
 
 
 def _seal(store: Store, prefix: str, number: int, work: Callable[[], pa.RecordBatch]) -> _StoredShard:

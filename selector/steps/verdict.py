@@ -180,7 +180,7 @@ def without_score(live: Live) -> Iterator[tuple[Bools, Cause]]:
     for score in live.eligibility.used if live.eligibility.missing == "drop" else ():
         absent = live.documents[score.name].is_null().to_numpy()
         if absent.any():
-            states = live.documents[tables.state_of(score.name)].combine_chunks()
+            states = tables.whole(live.documents[tables.state_of(score.name)])
             codes = states.indices.to_numpy(zero_copy_only=False)  # NaN where a table lost the document
             for index, state in enumerate(states.dictionary.to_pylist()):
                 yield (

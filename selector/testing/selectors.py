@@ -15,7 +15,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from selector import tables
-from selector.exact import spend
+from selector.exact import pieces, spend
 from selector.exact.spend import Budget
 from selector.manifest.describe import sentence
 from selector.plugins import Pool
@@ -92,12 +92,12 @@ def law_the_answer_does_not_depend_on_how_the_pool_is_cut(
     assert decide(selector, table, rows, budget, seed).equals(whole), "the selector looks at the borders of shards"
     pool = pool_for(selector, table, 41)
     decisions = selector.select(pool, budget, seed)
-    pieces = [
+    slices = [
         decisions.decide(batch.slice(start, rows))
         for batch in (decisions.pool or pool).batches(*decisions.columns)
         for start in range(0, batch.num_rows, rows)
     ]
-    assert _readable(pieces).equals(whole), "the verdict looks at the other documents of its batch"
+    assert _readable(slices).equals(whole), "the verdict looks at the other documents of its batch"
 
 
 @law(TABLES, BUDGETS, SEEDS, MOVES)
@@ -284,8 +284,8 @@ def _within(
 
 @contextmanager
 def little_memory() -> Generator[None]:
-    """As if only a few documents fitted in memory."""
-    with patch.object(spend, "LIMIT", 9), patch.object(spend, "BINS", 1 << 12):
+    """As if only a few documents fitted in memory, and fewer in a core's own cache."""
+    with patch.object(spend, "LIMIT", 9), patch.object(spend, "BINS", 1 << 12), patch.object(pieces, "PIECE", 5):
         yield
 
 

@@ -16,7 +16,10 @@ from selector.exact.draws import Lottery, Moments
 from selector.exact.spend import Overshoot
 from selector.select import Budget, Group, Grouped, Keys, Pool, Ranked, Reasons, ScoreName, Selector
 from selector.select._check import Checker
+from selector.select._weighted import Weighted
+from selector.select.importance import Importance
 from selector.select.kmeans_quality import KmeansQuality
+from selector.select.quality_sampling import QualitySampling
 from selector.select.random import Random
 from selector.select.top import Top
 from selector.testing import EXACT, SCORE, check_selector, documents
@@ -263,6 +266,21 @@ def test_a_group_is_seen_whole_and_each_verdict_names_the_document_that_decided_
     few = decide(selector, table, 2, Budget(amount=2, unit="documents"), 0)
     assert few["kept"].to_pylist() == [True, False, False, False, True, False]
     assert few["cut"].to_pylist() == [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("cls", [KmeansQuality, QualitySampling, Importance])
+def test_keys_and_values_that_are_worked_out_together_are_those_that_are_asked_for_apart(
+    cls: type[Weighted], temperature: float
+) -> None:
+    table = scored([0.5, 3.0, None, -1.0, 3.0], cluster=[0, 1, 1, 0, 0])
+    selector = cls(score=ScoreName(SCORE), temperature=temperature)
+    pool = pool_for(selector, table, 2)
+    summary = selector.summary(pool, 7)
+    for batch in pool.batches("doc_id", SCORE):
+        keys, values = selector.keys_and_values(batch, summary, 7)
+        assert keys.tolist() == selector.keys(batch, summary, 7).tolist()
+        assert np.array_equal(values, selector.values(batch, summary, 7), equal_nan=True)
 
 
 def test_moments_of_shards_add_up_and_those_of_no_scores_draw_nothing_apart() -> None:
