@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.consume import consume
 
             consume(chosen.paths, chosen.documents, chosen.rounds)
+        elif chosen.benchmark == "parts":
+            from jobs.bench.parts import parts
+
+            parts(chosen.files, chosen.rounds, chosen.executor, chosen.root)
         elif chosen.benchmark == "raters":
             from jobs.bench.raters import raters
 
@@ -83,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument("paths", metavar="PATH", nargs="+")
     ingest.add_argument("--executor", default="ray")
     ingest.add_argument("--rounds", type=int, default=3)
+
+    parts = measures.add_parser("parts", help="what a part costs, step by step, and small files beside one file")
+    parts.add_argument("--files", type=_amount, default=600, help="of one document each")
+    parts.add_argument("--rounds", type=int, default=3)
+    parts.add_argument("--executor", default="local")
+    parts.add_argument("--root", help="a folder below which all is written; by default that of temporary files")
 
     consume = measures.add_parser("consume", help="what a trainer is given a second, beside Hugging Face datasets")
     consume.add_argument("paths", metavar="PATH", nargs="+")

@@ -8,15 +8,19 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from selector.engine.runner import NoProgress
 from selector.engine.step import Result
 from selector.errors import SelectorError
+
+Answer = TypeVar("Answer")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SHORTEST_WAIT, _WAIT = 0.05, 20  # seconds between two looks at the memory, and that many times what a look took
@@ -86,6 +90,12 @@ class Meter(NoProgress):
             self._own_cpu = time.thread_time()
             if self._ended.wait(max(_SHORTEST_WAIT, _WAIT * (time.monotonic() - began))):
                 return
+
+
+def in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
+    """What the work returns or raises in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _cpu_seconds() -> float:

@@ -10,16 +10,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jobs.bench import drawn, reference
 from jobs.bench.drawn import MEANINGS, Corpus, Score
-from jobs.bench.meter import Meter, StepCost
+from jobs.bench.meter import Meter, StepCost, in_a_process
 from selector import pipeline, plugins
 from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
@@ -30,8 +28,6 @@ from selector.select import Ranked
 
 WHERE = "num_tokens >= 64 AND source <> 'law'"
 FILE_ROWS = 1 << 20
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +120,13 @@ def simulate(
             reference.check_known(policy)
         print(_title(wanted, policy), flush=True)
         began = time.monotonic()
-        _in_a_process(draw, wanted, home)
+        in_a_process(draw, wanted, home)
         seconds, num_drawn = time.monotonic() - began, _num_bytes(home)
         print(
             f"drawn and sealed: {num_drawn / 1e6:,.1f} MB in {seconds:,.1f} s. The clock starts at load {_load()}.",
             flush=True,
         )
-        report = _in_a_process(measure, wanted, home)
+        report = in_a_process(measure, wanted, home)
         print(_table(report.costs))
         num_bytes = _num_bytes(home)
         print(
@@ -149,7 +145,7 @@ def simulate(
             print("Ids, outcomes, reasons and inclusion probabilities are those of the reference in NumPy.")
             print(f"The order is that of the {by}.")
         for thing_changed, changed in changes(wanted).items() if again else ():
-            costs = _in_a_process(measure, changed, home).costs
+            costs = in_a_process(measure, changed, home).costs
             ran = ", ".join(cost.name for cost in costs[:-1] if not cost.cached) or "nothing"
             print(f"{f'again, {thing_changed} changed':<34}{_totals(costs)}  ran {ran}", flush=True)
     finally:
@@ -192,12 +188,6 @@ def measure(wanted: Simulation, home: Path) -> Report:
     with Meter(drawn.BEFORE) as meter:
         outcome = pipeline.build(policy, root=str(home / "root"), executor=executor, progress=meter)
     return Report(costs=meter.costs, uri=outcome.uri, num_kept=outcome.manifest.info["counts"]["kept"])
-
-
-def _in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
-    """What the work returns or raises in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dict[str, Any]:

@@ -23,6 +23,7 @@ KNOWN_PIECES = 1 << 17  # twice as many are remembered: some 40 MB
 KNOWN_CHARACTERS = 32  # of a piece: longer ones are rarely met again
 SLICE = 4 << 20  # characters at a time, unless one is longer
 BATCH = 256  # texts that the tokenizer is given at a time
+FEW = 64  # texts that are looked through for added tokens one by one
 JOINED = 64  # pieces that it is given as one text, where a mark can stand between them
 
 
@@ -167,12 +168,28 @@ _LOWER = np.frombuffer(bytes(range(256)).lower(), np.uint8)  # bytes.lower() low
 
 def _holds(texts: pa.Array, cuts: Cuts) -> npt.NDArray[np.bool_]:
     """True for each text that holds an added token."""
-    import polars as pl
-
     if not cuts.added:
         return np.zeros(len(texts), np.bool_)
+    if len(texts) <= FEW:
+        return _hold(texts.to_pylist(), cuts)
+    import polars as pl
+
     series = pl.Series(texts)
     return series.str.contains_any(list(cuts.added), ascii_case_insensitive=cuts.is_caseless).to_numpy()
+
+
+def _hold(texts: Sequence[str], cuts: Cuts) -> npt.NDArray[np.bool_]:
+    """The same for few texts, which are looked through before polars has begun."""
+    added = [_cased(token, cuts) for token in cuts.added]
+    return np.array(
+        [any(token in text for token in added) for text in (_cased(text, cuts) for text in texts)], np.bool_
+    )
+
+
+def _cased(text: str, cuts: Cuts) -> bytes:
+    """The text in lower case as far as ASCII goes, where case means nothing."""
+    data = text.encode()
+    return data.lower() if cuts.is_caseless else data
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -51,6 +51,7 @@ _MOST_NAMES = 200  # that a part tells
 _FLOAT_HOLDS = 1 << 53
 _MOST_DIGITS = 38
 _WIDEST = pa.decimal128(_MOST_DIGITS, 0)
+_LARGE, _LARGE_NEGATIVE = (pa.scalar(sign * _FLOAT_HOLDS).cast(_WIDEST) for sign in (1, -1))
 _DAY_MS = 86_400_000
 _SPELT = {  # what text may spell, from narrow to wide
     "spelt boolean": r"^(true|false|True|False|TRUE|FALSE)$",
@@ -355,10 +356,9 @@ def _ends(kind: str, places: Places, values: pa.Array) -> dict[str, Any]:
     """The least and the greatest of integers and moments, and the first integer that a float may not hold."""
     if kind in ("integer", "spelt integer"):
         numbers = values.cast(_WIDEST)
-        is_large = pc.or_(
-            pc.greater_equal(numbers, pa.scalar(_FLOAT_HOLDS).cast(numbers.type)),
-            pc.less_equal(numbers, pa.scalar(-_FLOAT_HOLDS).cast(numbers.type)),
-        ).to_numpy(zero_copy_only=False)
+        is_large = pc.or_(pc.greater_equal(numbers, _LARGE), pc.less_equal(numbers, _LARGE_NEGATIVE)).to_numpy(
+            zero_copy_only=False
+        )
         ends = pc.min_max(numbers)
         return {
             "low": str(int(ends["min"].as_py())),

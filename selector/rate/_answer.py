@@ -19,6 +19,7 @@ from selector.plugins.options import columns_of
 from selector.rate import Fit, Meaning, Rater
 
 _OK, _, _FAILED, _NOT_APPLICABLE = range(len(tables.STATES))
+_STATES = pa.array(tables.STATES)
 _MOST_DIGITS = 18  # of an exact decimal: as many as an int64 holds
 
 
@@ -50,7 +51,7 @@ def ratings_table(rater: Rater, name: str, batch: pa.RecordBatch, declared: Fit 
         codes = _states(values, answered.get("state", answered.get(tables.state_of(score))))
         values = values.take(pa.array(np.arange(len(values)), mask=codes != _OK))  # null wherever it does not count
         values = values.dictionary_encode() if meaning == "label" else values
-        columns += [values, pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(tables.STATES))]
+        columns += [values, pa.DictionaryArray.from_arrays(pa.array(codes), _STATES)]
         fields[score] = pa.field(score, values.type, metadata={b"higher_is": meaning.encode()})
     return pa.Table.from_arrays(columns, schema=tables.ratings(fields))
 

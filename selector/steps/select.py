@@ -190,7 +190,7 @@ class _Decide:
         chosen = pa.Table.from_batches([verdicts.take(pa.array(kept))]).drop_columns("kept")
         chosen = chosen.append_column("place", pa.array(kept, pa.int64()))
         self.store.seal(f"{key}/chosen", [("chosen", chosen)], form="arrow")
-        self.store.seal(key, [("decisions", decided)])
+        self.store.seal(key, [("decisions", decided)], form="parquet")
         return key, documents.num_rows, totals
 
 

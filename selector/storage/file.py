@@ -184,9 +184,10 @@ def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]
 def _new_file(path: Path) -> io.BufferedWriter:
     """The file, open, in a folder that is made for it, and that another process may remove until a file is in it."""
     for _ in range(_MOST_TRIES):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # most often the folder is there
+            return path.open("xb")
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # it went while we looked whether it is there
             _make_directory(path.parent)
-            return path.open("xb")
     _make_directory(path.parent)
     return path.open("xb")
 

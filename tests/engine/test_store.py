@@ -49,16 +49,53 @@ def test_a_seal_is_written_after_all_that_it_names(store: Store, calls: list[str
     assert linked == [*{Path(blob.key).name for blob in seal.tables.values()}, "0123.json"]
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
-def test_an_artefact_is_two_objects_unless_its_tables_are_read_many_times(form: Form, store: Store) -> None:
+@pytest.mark.parametrize("form", [None, "parquet", "arrow"])
+def test_an_artefact_is_two_objects_unless_its_tables_are_read_many_times(form: Form | None, store: Store) -> None:
     seal = store.seal(KEY, TABLES.items(), form)
     keys = {blob.key for blob in seal.tables.values()}
-    assert len(keys) == (1 if form == "parquet" else len(TABLES)) and seal == store.find(KEY)
+    assert len(keys) == (len(TABLES) if form == "arrow" else 1) and seal == store.find(KEY)
     assert {key for key, _ in store.storage.list("")} == {*keys, f"artifacts/seals/{KEY}.json"}
     whole = b"".join(store.blob(seal, name) for name in TABLES)
     assert form == "arrow" or (keys == {f"artifacts/blobs/{_sha256(whole)[:2]}/{_sha256(whole)}.tables"})
     alone = store.seal("part/alone", [("numbers", TABLES["numbers"])], form)
-    assert Path(alone.tables["numbers"].key).name == f"{_sha256(store.blob(alone, 'numbers'))}.{form}"
+    assert Path(alone.tables["numbers"].key).name == f"{_sha256(store.blob(alone, 'numbers'))}.{form or 'tables'}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.int8(), [1, None]),
+        (pa.timestamp("s"), [0, None]),
+        (pa.timestamp("ms", "Europe/Paris"), [0, 1]),
+        (pa.time32("s"), [None, 1]),
+        (pa.date64(), [0, None]),
+        (pa.dictionary(pa.int32(), pa.string()), ["a", None, "a"]),
+        (pa.large_string(), ["\U0001f600", ""]),
+        (pa.binary(16), [b"a" * 16, None]),
+        (pa.list_(pa.float16(), 2), [[1.0, 2.0], None]),
+        (pa.list_(pa.binary(16)), [[b"a" * 16], []]),
+        (pa.decimal128(18, 3), [None, None]),
+        (pa.null(), [None, None]),
+    ],
+    ids=str,
+)
+def test_nobody_can_tell_by_a_table_whether_it_was_small(
+    kind: pa.DataType, values: list[Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = [pa.field("value", kind, metadata={"higher_is": "harder"}), pa.field("n", pa.int64(), nullable=False)]
+    table = pa.table([pa.array(values, kind), range(len(values))], schema=pa.schema(fields))
+    wanted = {"some": table, "none": table.slice(0, 0), "later": table.slice(1)}
+    small = store.seal(KEY, wanted.items())
+    monkeypatch.setattr("selector.engine.store.SMALL_BYTES", -1)
+    large = store.seal("part/large", wanted.items())
+    assert {blob.form for blob in large.tables.values()} == {"parquet"}
+    for name in wanted:
+        one, other = store.table(small, name), store.table(large, name)
+        assert one.schema.equals(other.schema) and one.field("value").metadata == other.field("value").metadata
+        assert one.equals(other) and one.to_pylist() == wanted[name].to_pylist()
+        assert store.table(small, name, ["n"]).equals(store.table(large, name, ["n"]))
+    forms = {blob.form for blob in small.tables.values()}
+    assert forms == {"parquet" if kind in (pa.timestamp("s"), pa.time32("s"), pa.date64()) else "arrow"}
 
 
 def test_a_table_that_is_stored_already_is_given_as_the_blob_that_it_is(store: Store) -> None:
@@ -151,10 +188,10 @@ def _noise(path: Path, _: Bytes) -> None:
 
 
 @pytest.mark.parametrize("damage", [_gone, _emptied, _cut, _longer, _flipped, _noise])
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("form", [None, "parquet", "arrow"])
 @pytest.mark.parametrize("name", TABLES)
 def test_a_damaged_table_is_noticed_before_any_of_it_is_used(
-    name: str, form: Form, damage: Callable[[Path, Bytes], None], store: Store
+    name: str, form: Form | None, damage: Callable[[Path, Bytes], None], store: Store
 ) -> None:
     blob = store.seal(KEY, TABLES.items(), form).tables[name]
     damage(_path(store, blob.key), slice(blob.start, blob.start + blob.num_bytes))
