@@ -5,7 +5,8 @@ Source: Swayamdipta et al. 2020, "Dataset Cartography", arXiv:2009.10795, sectio
 trained on the third of SNLI or WinoGrande whose probability varied most did as well within the task and better outside
 it; what is easy helps the optimisation, and what is hard is often mislabelled.
 
-Unit: a probability. With losses of a language model it is exp(-loss): with a mean per token, the geometric mean of the
+Unit: a probability. Range: 0 to 1; of the deviation 0 to 0.5. A high confidence means easier, a high variability better
+(most to learn). With losses of a language model it is exp(-loss): with a mean per token, the geometric mean of the
 tokens' probabilities. Not measured here.
 """
 

@@ -1,4 +1,7 @@
-"""What the corpus already says of a document, as a score: a classifier's grade, a date, an annotator's word."""
+"""What the corpus already says of a document, as a score: a classifier's grade, a date, an annotator's word.
+
+Unit: the column's. Range: the column's. What a high value means only you know: say it in `higher_is`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

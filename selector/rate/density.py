@@ -4,8 +4,9 @@ Source: k-nearest-neighbour density, as in Sener and Savarese 2018 (arXiv:1708.0
 arXiv:2308.12284, where dense regions are thinned out), and the indicator Knn-i of InstructMining (arXiv:2307.06290):
 the distance to the i-th neighbour.
 
-Unit: a cosine, and a Euclidean distance between unit vectors (0 to 2). Neighbours are those inside the document's
-cluster, which a step finds exactly: at a border they are not all of the corpus's. Not measured here.
+Unit: a cosine, and a Euclidean distance between unit vectors. Range: -1 to 1, and 0 to 2. A high density means closer,
+a high distance rarer. Neighbours are those inside the document's cluster, which a step finds exactly: at a border they
+are not all of the corpus's. Not measured here.
 """
 
 from dataclasses import dataclass

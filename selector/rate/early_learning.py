@@ -7,7 +7,8 @@ mislabelled ones, which are memorised late. `error` is 1 - p of what is right, a
 choice between two that is EL2N divided by the square root of 2; of more it is a bound, since training reports one
 number per document. `drop` is our definition of the second finding: the loss that was gone by then.
 
-Unit: `error` is a probability, `drop` is nats (of a token, where losses are means per token). Not measured here.
+Range: `error` 0 to 1, `drop` any number. A high value of `error` means harder, of `drop` easier. Unit: `error` is a
+probability, `drop` is nats (of a token, where losses are means per token). Not measured here.
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,8 @@ Source: TAPIR (Yue et al. 2024, EMNLP Findings, arXiv:2405.13448), model fitting
 of the teacher's answer minus its grade of the fitted student's. They train the student on what has a gap of at least a
 limit (about 2; unverified) and raise its share from round to round. No code was published.
 
-Unit: that of the two scores. A high value means that there is much to learn from the teacher; below 0 the student is
-better. Not measured here.
+Unit: that of the two scores. Range: any number. A high value means that there is much to learn from the teacher; below
+0 the student is better. Not measured here.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ arXiv:1812.05159: a forgetting event is a change from right to wrong between two
 of CIFAR-10 30 % of the examples, those forgotten least, can be left out without loss, and examples with wrong labels
 are forgotten most. One that was never right has no such event; they call it forgotten infinitely often.
 
-Unit: events. Not measured here.
+Unit: events. Range: 0 or more. A high value means harder. Not measured here.
 """
 
 from collections.abc import Mapping

@@ -5,8 +5,8 @@ independent n-grams; the logarithm of a document's importance weight is the sum 
 - ln(p_corpus + 1e-8). Reported: 2 to 2.5 points on GLUE beside random choice; how much nearer to the target the choice
 is (KL of the n-grams) correlates with accuracy by 0.82. Draw by it with the selector `importance`.
 
-Unit: nats. A high value: likely in the target and rare in the corpus. It is a sum, so long documents have the extremes:
-the paper leaves out those of fewer than 100 words (`where: num_tokens >= 100`). Not measured here.
+Unit: nats. Range: any number. A high value: likely in the target and rare in the corpus. It is a sum, so long documents
+have the extremes: the paper leaves out those of fewer than 100 words (`where: num_tokens >= 100`). Not measured here.
 """
 
 import functools

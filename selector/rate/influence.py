@@ -6,9 +6,9 @@ random signs to 8,192 numbers; the mean over the examples of a subtask, and the 
 270,000 instructions so chosen do as well as all on MMLU, TydiQA and BBH, at 6 hours of warm-up and 48 of gradients on
 one A100. Successors report defects of the ranking at scale (RDS+, arXiv:2503.01807, beats it).
 
-Unit: a cosine, -1 to 1. A high value: training on it helps with the examples. Measured on planted truth only: of texts
-of two made-up languages all of the target's have the larger influence by gradients, and by Adam's steps on average
-(0.18 beside 0.14, a model of 5,000 parameters: the moments are most of a step; tests/rate/test_influence.py).
+Unit: a cosine. Range: -1 to 1. A high value: training on it helps with the examples. Measured on planted truth only: of
+texts of two made-up languages all of the target's have the larger influence by gradients, and by Adam's steps on
+average (0.18 beside 0.14, a model of 5,000 parameters: the moments are most of a step; tests/rate/test_influence.py).
 """
 
 import functools

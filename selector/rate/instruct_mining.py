@@ -7,8 +7,9 @@ Understandability stands there with a plus: of two texts alike but for that, the
 the larger loss. It is what was fitted, and is kept. The rule was fitted to means of subsets and is applied to single
 documents, as the paper does. Reported: 2,532 of 100,000 OpenOrca examples do as well as Vicuna. The repository is gone.
 
-Unit: minus a logarithm of a loss. The indicators are others' models (a reward model of OpenAssistant; UniEval), so give
-them as scores, in the units of those models. Not measured here: none of them is at hand.
+Unit: minus a logarithm of a loss. Range: any number, mostly -1 to 1. A high value means better. The indicators are
+others' models (a reward model of OpenAssistant; UniEval), so give them as scores, in the units of those models. Not
+measured here: none of them is at hand.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 Source: Cao et al. 2023, arXiv:2307.06290, first version: log loss = 1.0694 - 0.1498 Rew + 8.257e-5 Len - 0.9350 Knn6,
 fitted like that of `instruct_mining`, which replaced it. A document far from its neighbours and a short one are
-predicted a smaller loss. Unit: minus a logarithm of a loss. Not measured here.
+predicted a smaller loss. Unit: minus a logarithm of a loss. Range: any number. A high value means better. Not measured
+here.
 """
 
 from dataclasses import dataclass

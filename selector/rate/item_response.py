@@ -6,8 +6,9 @@ b))). Abilities are N(0, 1) and integrated out, over 61 points of Gauss and Herm
 likelihood and not the conditional one, whose difficulties say nothing of abilities. Learners are models, checkpoints or
 people. Such difficulties as a curriculum: Lalor and Yu 2020, arXiv:2011.00080.
 
-Unit: standard deviations of ability; with a document of difficulty 0 the average learner has an even chance. Checked on
-simulated responses (tests/rate/test_item_response.py); no real ones were at hand.
+Range: any number, mostly -4 to 4. A high value means harder. Unit: standard deviations of ability; with a document of
+difficulty 0 the average learner has an even chance. Checked on simulated responses (tests/rate/test_item_response.py);
+no real ones were at hand.
 """
 
 from dataclasses import dataclass

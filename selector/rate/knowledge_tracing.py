@@ -9,8 +9,8 @@ knows of its prerequisites lifts. With z the state when it was last practised an
 and P(right) = logistic(mean). K is the number of the learner's other concepts. The traits (level, transfer, decay,
 volatility) are inferred by their network, which is not part of this: give them as columns.
 
-Unit: a probability. Evidence there is of predicting people's answers; for choosing what a model trains on there is
-none that we know of, and we did not measure one.
+Unit: a probability. Range: 0 to 1. A high value means easier, of the deviation rarer. Evidence there is of predicting
+people's answers; for choosing what a model trains on there is none that we know of, and we did not measure one.
 """
 
 import functools

@@ -4,7 +4,8 @@ Source: the "learned epoch" of work on when examples are learned (Toneva et al. 
 2020, "Let's Agree to Agree", arXiv:1905.10854, who find that networks of one kind learn the same examples early). An
 order by it is a curriculum that the model itself has set.
 
-Unit: the number of a round, as the table counts them. A high value means that it was learned late. Not measured here.
+Unit: the number of a round, as the table counts them. Range: that of the rounds. A high value means that it was learned
+late. Not measured here.
 """
 
 from collections.abc import Mapping

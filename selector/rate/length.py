@@ -1,4 +1,11 @@
-"""How long a document is: the plainest difficulty there is, and the one every other rater has to beat."""
+"""How long a document is: the plainest difficulty there is, and the one every other rater has to beat.
+
+Unit: words, characters, tokens or bytes. Range: 0 or more. A high value means harder.
+
+Measured (`python -m jobs.bench raters`): Spearman with CEFR levels of sentences 0.374 (words), 0.494 (characters); with
+the steps of GSM8K's solutions 0.387 and 0.375; of people's judgements of arguments the longer one is right 76 % and 77
+% of the time, and of those equally long in words 62 % by characters.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -5,7 +5,7 @@ has no advantage to learn from (GRPO, arXiv:2402.03300; DAPO, arXiv:2503.14476, 
 the variance of the reward, largest where every second answer is right. The posterior is Beta(a + successes, b +
 failures), by default with Jeffreys's prior (a = b = 0.5), so that one lucky answer is not a rate of 1.
 
-Unit: probabilities. Not measured here.
+Unit: probabilities. Range: 0 to 1. A high rate means easier. Not measured here.
 """
 
 import functools

@@ -6,7 +6,7 @@ of b if documents on b mostly have a and documents on a mostly do not have b; th
 subsumption (Sanderson and Croft 1999, SIGIR). Margin and limit are ours. For training language models we know of no
 comparison with a random order; nor did we measure one.
 
-Unit: concepts, along the longest chain. A high value: much has to be known before.
+Unit: concepts, along the longest chain. Range: 0 or more. A high value: much has to be known before.
 """
 
 import functools

@@ -3,6 +3,8 @@
 Source: Sorscher et al. 2022, "Beyond neural scaling laws", arXiv:2206.14486, section 4 ("SSL prototypes"):
 the distance of an embedding to the nearest k-means centroid. They find that with much data the far,
 untypical examples are the ones worth keeping, and with little data the near ones.
+
+Unit: a Euclidean distance between unit vectors, negative. Range: -2 to 0. A high value means closer to its cluster.
 """
 
 from dataclasses import dataclass

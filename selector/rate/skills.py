@@ -4,7 +4,8 @@ Source: Skill-Mix (Yu et al. 2023, arXiv:2310.17567), which measures models by h
 and Instruct-SkillMix (Kaur et al. 2024, arXiv:2408.14774), which makes training data of pairs of skills. That a
 document that combines more is harder is our reading.
 
-Unit: skills. Not measured here: no corpus with lists of skills was at hand.
+Unit: skills. Range: 0 or more. A high value means harder. Not measured here: no corpus with lists of skills was at
+hand.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 Source: annotations that are published apart from the texts (propella, Essential-Web's taxonomy labels, grades of
 FineWeb-Edu's classifier), and judgements of your own.
 
-Unit, range, and what a high value means: the table's; say what in `higher_is`. How many documents have a value is what
-`selector rate` shows; a document that the table lacks, or for which it has null, is `missing`.
+Unit: the table's. Range: the table's. What a high value means only you know: say it in `higher_is`. How many documents
+have a value is what `selector rate` shows; a document that the table lacks, or for which it has null, is `missing`.
 """
 
 from collections.abc import Mapping

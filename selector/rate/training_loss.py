@@ -4,9 +4,9 @@ Source: the plainest signal of a model in training; curricula by it go back to s
 NeurIPS), which visits examples of a small loss first, and online batch selection (Loshchilov and Hutter 2016,
 arXiv:1511.06343), which prefers those of a large one: the two disagree on what to do with it.
 
-Unit: that of the table, usually nats per token. A high value means that the model still finds the document hard, or
-that nothing can be learned of it (noise has a high loss to the end; `early_learning` and the loss of a reference model
-tell the two apart). Not measured here: nobody's training reports are at hand.
+Unit: that of the table, usually nats per token. Range: 0 or more. A high value means that the model still finds the
+document hard, or that nothing can be learned of it (noise has a high loss to the end; `early_learning` and the loss of
+a reference model tell the two apart). Not measured here: nobody's training reports are at hand.
 """
 
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from selector import tables
 from selector.engine.store import from_parquet, to_parquet
 from selector.exact import quantise
-from selector.plugins import Pool
+from selector.plugins import Pool, TablePath, options_of
 from selector.plugins.catalogue import CORPUS
 from selector.plugins.catalogue import SCORE as SCORES
 from selector.rate import Fit, Rater
@@ -48,8 +48,12 @@ def check_rater(
 
 _EMPTYISH = ["", " \n\t", ".", "?!…", "\0", "a\0b.", "\u0301", "\u200b", "'", "''a''", "\u2019s", "3.14", "\ue000"]
 _FOREIGN = ["🎉", "👩‍👩‍👧‍👦 ok.", "日本語の文です。", "हिन्दी भाषा।", "e\u0301lan", "\ufeffHi.", "İSTANBUL", "\u202eß"]
-_WEIRD = _EMPTYISH + _FOREIGN
-_HUGE = ["x" * 100_000, "a. " * 33_333, "!" * 100_000, "\u0301" * 100_000, "語" * 100_000, "\0" * 100_000]
+_EMOJI = ["🎉🎊🥳", "👍🏽 👎🏿", "🏳️‍🌈"]
+_MIXED = ["Привет, hello, 你好, مرحبا!", "αβγ abc אבג", "x"]
+_CODE = ["def f(x):\n    return x if x else None\n", "int main() { return 0; } // {", "SELECT * FROM t WHERE a = 'b';"]
+_WEIRD = _EMPTYISH + _FOREIGN + _EMOJI + _MIXED + _CODE
+_LONG = " ".join(f"word{i % 997}s" for i in range(100_000))
+_HUGE = [_LONG, "x" * 100_000, "a. " * 33_333, "!" * 100_000, "\u0301" * 100_000, "語" * 100_000, "\0" * 100_000]
 
 _TEXT = st.one_of(st.sampled_from(_WEIRD), st.text(max_size=40), st.text(alphabet="aeiou rst.'!", max_size=80))
 _UINT32 = st.integers(0, 2**32 - 1)
@@ -288,6 +292,21 @@ def law_a_fit_learns_the_same_however_its_sample_is_cut(
         _agree(learned(plugin, batch, shard_rows), learned(plugin, batch), "it learns otherwise from smaller shards")
 
 
+@_law
+def law_the_same_document_twice_has_the_same_scores(
+    plugin: Rater | Fit, batch: pa.RecordBatch, _: st.DataObject
+) -> None:
+    """Under another id; but where a table says something of documents by their ids, they are not the same."""
+    if any("doc_id" in option.columns.types.values() for option in options_of(plugin, TablePath)):
+        return
+    others = pa.array([(2**127 + i).to_bytes(16) for i in range(batch.num_rows)], tables.DOC_ID)
+    again = pa.RecordBatch.from_arrays([others, *batch.columns[1:]], schema=batch.schema)
+    assert batch.schema.names[0] == "doc_id"
+    twice = pa.concat_batches([batch, again])
+    first, second = (stored(plugin, part, corpus=twice).drop_columns("doc_id") for part in (batch, again))
+    _agree(second, first, "the same document under another id is rated otherwise")
+
+
 def law_no_text_is_too_strange_or_too_long_to_rate(plugin: Rater | Fit) -> None:
     batch = _shown(plugin, documents([{"text": text} for text in _WEIRD + _HUGE]))
     assert stored(plugin, batch, corpus=batch).num_rows == batch.num_rows
@@ -311,6 +330,7 @@ RATER_LAWS: Sequence[Law[Rater | Fit]] = (
     law_a_score_is_there_if_and_only_if_its_state_is_ok,
     law_a_batch_without_documents_gives_a_table_without_rows,
     law_a_fit_learns_the_same_however_its_sample_is_cut,
+    law_the_same_document_twice_has_the_same_scores,
     law_no_text_is_too_strange_or_too_long_to_rate,
 )
 """The law of form comes first."""

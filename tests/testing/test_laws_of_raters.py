@@ -411,7 +411,17 @@ class MakesAnother(Fit):
         return Counts()
 
 
-FORM, FROZEN, SPLIT, PLACE, AGAIN, PICKLE, STATE, EMPTY, CUT, TEXT = (law.__name__ for law in RATER_LAWS)
+@dataclass(frozen=True, kw_only=True)
+class GoesByTheId(Rater):
+    """A draw, which depends on the id of a document and not on what it says."""
+
+    higher_is = "better"
+
+    def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({"score": keyed.uniforms(batch["doc_id"], 0, "a draw")})
+
+
+FORM, FROZEN, SPLIT, PLACE, AGAIN, PICKLE, STATE, EMPTY, CUT, TWICE, TEXT = (law.__name__ for law in RATER_LAWS)
 
 MUTANTS: list[tuple[Rater | Fit, str]] = [
     (LosesARow(), FORM),
@@ -425,6 +435,7 @@ MUTANTS: list[tuple[Rater | Fit, str]] = [
     (SaysThatAllIsWell(), STATE),
     (NeedsADocument(), EMPTY),
     (CountsShards(), CUT),
+    (GoesByTheId(), TWICE),
     (GivesUp(), TEXT),
 ]
 
