@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -663,7 +664,7 @@ def needed(command: str) -> list[str]:
     words: list[str] = []
     for parameter in getattr(typer.main.get_command(app), "commands")[command].params:  # noqa: B009
         if parameter.required:
-            value = next(iter(getattr(parameter.type, "choices", ())), "0")
+            value = str(next(iter(typing.get_args(parameter.type_descriptor.annotation)), "0"))
             words += [value] if parameter.param_type_name == "argument" else [parameter.opts[0], value]
     return words
 
