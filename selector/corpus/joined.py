@@ -127,21 +127,13 @@ def align(ids: pa.ChunkedArray | pa.Array, table: pa.Table) -> npt.NDArray[np.in
 
 def find(ids: pa.ChunkedArray | pa.Array, among: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
     """For each id, its first place among others, or -1 where it is not among them."""
-    wanted, stored = _sortable(ids), _sortable(among)
+    wanted, stored = keyed.sortable(ids), keyed.sortable(among)
     order = np.argsort(stored, kind="stable")
     if not len(order):
         return np.full(len(wanted), -1, np.int64)
-    at = np.minimum(np.searchsorted(stored[order], wanted), len(order) - 1)
+    at = np.minimum(np.searchsorted(stored, wanted, sorter=order), len(order) - 1)
     places = order[at].astype(np.int64)
     return np.where(stored[places] == wanted, places, -1)
-
-
-def _sortable(ids: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
-    """The ids as values that NumPy compares: pairs of words, the first one first."""
-    words = keyed.words(ids)
-    pairs = np.empty(len(words), np.dtype([("high", np.uint64), ("low", np.uint64)]))
-    pairs["high"], pairs["low"] = words[:, 0], words[:, 1]
-    return pairs
 
 
 def state_columns(columns: Iterable[Column]) -> list[Column]:

@@ -57,7 +57,8 @@ class TablePath(_Path):
     columns as `<option>.<column>`, null where the table has no row for the document. The file may have a column `key`
     instead, with the values of the column that `corpus.key` names. A plug-in whose other options say which columns
     there are has a property `table_columns`: `Columns` by the option's name. Ids in columns of other names (the
-    winner and the loser of a comparison) are read as ids and joined to nothing.
+    winner and the loser of a comparison) are read as ids and joined to nothing; nor is a table of which a document may
+    have several rows (`Columns.several`).
     """
 
     table: pa.Table
@@ -94,12 +95,20 @@ class Columns:
     """The columns that a table must have, by the names of their Arrow types; `doc_id` is 32 hex digits or 16 bytes."""
 
     types: Mapping[str, str]
+    is_many: bool = False  # a document may have several rows, so the table is not joined to the documents
 
     def __init__(self, **types: str) -> None:
         object.__setattr__(self, "types", types)
 
+    @classmethod
+    def several(cls, **types: str) -> Self:
+        """The columns of a table that may have several rows of one document: the plug-in reads the table itself."""
+        columns = cls(**types)
+        object.__setattr__(columns, "is_many", True)
+        return columns
+
     def __hash__(self) -> int:
-        return hash(tuple(self.types.items()))
+        return hash((tuple(self.types.items()), self.is_many))
 
     @property
     def schema(self) -> pa.Schema:
@@ -107,7 +116,7 @@ class Columns:
 
     @property
     def key(self) -> str | None:
-        """The column by which the table is joined to the documents, if it is: the one that is called `doc_id`."""
+        """The column that names documents, if there is one: that which is called `doc_id`."""
         return "doc_id" if self.types.get("doc_id") == "doc_id" else None
 
 
@@ -190,7 +199,7 @@ def joined(plugin: object) -> list[tuple[str, Option, pa.Field]]:
     return [
         (f"{option.path.rpartition('.')[2]}.{field.name}", option, field)
         for option in options_of(plugin, TablePath)
-        if option.columns.key is not None
+        if option.columns.key is not None and not option.columns.is_many
         for field in option.columns.schema
         if field.name != option.columns.key
     ]

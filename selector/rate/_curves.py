@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints, expm1, log
+from selector.exact import Floats, Ints, expm1, keyed, log
 from selector.rate import Columns, Rater, TablePath
-from selector.rate._known import Known, sortable
+from selector.rate._known import Known
 
 Bools = npt.NDArray[np.bool_]
 ReportIs = Literal["loss", "probability", "right"]
-Feedback = Annotated[TablePath, Columns(doc_id="doc_id", round="int64", score="float64")] | None
+Feedback = Annotated[TablePath, Columns.several(doc_id="doc_id", round="int64", score="float64")] | None
 """The table that training writes, as the selector `iterative` reads it. One that is not there yet has no rows."""
 
 
@@ -38,7 +38,7 @@ class Curves:
     def of(cls, table: pa.Table) -> "Curves":
         """The curves of a table with doc_id, round and score."""
         table = table.select(["doc_id", "round", "score"]).drop_null().combine_chunks()
-        ids, rounds = sortable(table["doc_id"]), table["round"].to_numpy()
+        ids, rounds = keyed.sortable(table["doc_id"]), table["round"].to_numpy()
         values = table["score"].to_numpy().astype(np.float64)
         order = np.lexsort((values, rounds, ids))
         ids, rounds, values = ids[order], rounds[order], values[order]

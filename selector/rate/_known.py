@@ -63,17 +63,12 @@ class LookedUp(Rater):
     def _known(self) -> Known:
         scores = {score: self.table[score].combine_chunks() for score in self.meanings}
         has_failed = np.zeros(self.table.num_rows, np.bool_)
-        return Known(ids=sortable(self.table["doc_id"]), scores=scores, has_failed=has_failed)
-
-
-def sortable(ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
-    """Ids as values that NumPy sorts and finds fast: all have 16 bytes, so that a zero at the end is no ambiguity."""
-    return keyed.words(ids).astype(">u8").view("S16").reshape(-1)
+        return Known(ids=keyed.sortable(self.table["doc_id"]), scores=scores, has_failed=has_failed)
 
 
 def places_of(ids: pa.Array, among: npt.NDArray[np.bytes_]) -> tuple[Ints, Bools]:
     """For each id its place among sorted ones, and whether it is one of them."""
-    wanted = sortable(ids)
+    wanted = keyed.sortable(ids)
     if not len(among):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
     places = np.minimum(np.searchsorted(among, wanted), len(among) - 1)

@@ -21,7 +21,7 @@ import scipy.sparse
 from selector.errors import PolicyError, did_you_mean
 from selector.exact import Floats, keyed
 from selector.rate import Columns, Fit, Meaning, Pool, Rater, TablePath
-from selector.rate._known import LookedUp, sortable
+from selector.rate._known import LookedUp
 
 Model = Literal["rasch", "2pl"]
 
@@ -48,7 +48,7 @@ class ItemResponse(Fit):
     sample = 1  # it learns from its table alone
     libraries = ("scipy",)
 
-    responses: Annotated[TablePath, Columns(doc_id="doc_id", learner="string", correct="bool")]
+    responses: Annotated[TablePath, Columns.several(doc_id="doc_id", learner="string", correct="bool")]
     model: Model = "rasch"
     ability: float = 0.0
     learner: str | None = None
@@ -91,7 +91,7 @@ class Answers:
     def of(cls, table: pa.Table) -> "Answers":
         """The answers of a table with doc_id, learner and correct."""
         table = table.select(["doc_id", "learner", "correct"]).drop_null().combine_chunks()
-        ids, item = np.unique(sortable(table["doc_id"]), return_inverse=True)
+        ids, item = np.unique(keyed.sortable(table["doc_id"]), return_inverse=True)
         names, learner = np.unique(table["learner"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
         is_right = table["correct"].to_numpy(zero_copy_only=False).astype(np.bool_)
         shape, right = (len(names), len(ids)), is_right.astype(np.float64)

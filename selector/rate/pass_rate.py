@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from selector.errors import PolicyError
-from selector.exact import Floats
+from selector.exact import Floats, keyed
 from selector.rate import Columns, Meaning, Rater, TablePath
-from selector.rate._known import Known, sortable
+from selector.rate._known import Known
 
 _LARGEST_GROUP = 4096
 
@@ -34,7 +34,7 @@ class PassRate(Rater):
     prior; one without a row is missing; one with more successes than answers has failed.
     """
 
-    rollouts: Annotated[TablePath, Columns(doc_id="doc_id", n="int64", successes="int64")] | None
+    rollouts: Annotated[TablePath, Columns.several(doc_id="doc_id", n="int64", successes="int64")] | None
     prior_successes: float = 0.5
     prior_failures: float = 0.5
     group: int = 8
@@ -77,7 +77,7 @@ class PassRate(Rater):
         """The documents of the table, and their scores."""
         assert self.rollouts is not None
         table = self.rollouts.table.drop_null().combine_chunks()
-        ids, place = np.unique(sortable(table["doc_id"]), return_inverse=True)
+        ids, place = np.unique(keyed.sortable(table["doc_id"]), return_inverse=True)
         tried, solved = (
             np.bincount(place, weights=table[name].to_numpy(), minlength=len(ids)) for name in ("n", "successes")
         )

@@ -81,7 +81,7 @@ class Iterative(Selector):
     rounds: int = 3
     signal: SignalName | None = None
     target: TextsPath | None = None
-    feedback: Annotated[TablePath, Columns(doc_id="doc_id", round="int64", score="float64")] | None = None
+    feedback: Annotated[TablePath, Columns.several(doc_id="doc_id", round="int64", score="float64")] | None = None
     mode: Literal["exp", "eq6", "softmax"] = "exp"
     start: Literal["size", "equal"] = "size"
     beta: float = 1.0

@@ -90,3 +90,13 @@ def test_uniforms_never_reach_zero_or_one(bits: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(keyed, "siphash", lambda *_: np.array([bits], np.uint64))
     (uniform,) = keyed.uniforms(pa.array([bytes(16)], pa.binary(16)), 0, "")
     assert 0 < uniform < 1
+
+
+@given(IDS)
+def test_ids_are_sorted_and_searched_as_bytes_are_also_with_zeros_at_the_end(ids: list[bytes]) -> None:
+    ids = [*ids, bytes(16), b"\1" + bytes(15), bytes(15) + b"\1", *(one[:9] + bytes(7) for one in ids)]
+    values = keyed.sortable(pa.array(ids, pa.binary(16)))
+    places = np.argsort(values, kind="stable")
+    assert [ids[i] for i in places] == sorted(ids)
+    assert (values[places][np.searchsorted(values[places], values)] == values).all()
+    assert len(np.unique(values)) == len(set(ids))

@@ -13,7 +13,7 @@ from conftest import tries
 from selector import plugins, tables
 from selector.errors import PolicyError
 from selector.rate import Rater
-from selector.rate._answer import ratings_table
+from selector.rate._answer import ratings_table, shown_to
 from selector.rate.pass_rate import of_rollouts
 from selector.testing._trials import made_for
 
@@ -172,3 +172,9 @@ def test_the_posterior_of_rollouts_is_that_of_quadrature(successes: int, failure
 def test_a_prior_and_a_group_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         plugins.make("raters", "pass_rate", {"rollouts": "r.jsonl", **options}, "rate.0", Rater)
+
+
+@pytest.mark.parametrize(("name", "option"), [("cartography", "feedback"), ("pass_rate", "rollouts")])
+def test_a_table_with_several_rows_of_a_document_is_joined_to_none(name: str, option: str) -> None:
+    rater = plugins.make("raters", name, {option: "a.parquet"}, "rate.0", Rater)
+    assert shown_to(rater) == ("doc_id",)
