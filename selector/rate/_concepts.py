@@ -19,7 +19,7 @@ import scipy.sparse
 from selector.exact import Ints
 from selector.plugins.pool import Pool
 from selector.rate import Meaning, Rater
-from selector.rate._ngrams import Words
+from selector.rate._ngrams import lowered, runs
 
 Bools = npt.NDArray[np.bool_]
 
@@ -49,10 +49,10 @@ class Concepts:
     @classmethod
     def phrases(cls, texts: pa.Array, vocabulary: Collection[str]) -> "Concepts":
         """The words and pairs of words of each text that a vocabulary has."""
-        words = Words.of(texts, _WORD)
+        words = lowered(texts, _WORD)
         names, documents = list[str](), list[Ints]()
         for count in range(1, _PHRASE_WORDS + 1):
-            run = words.runs(count)
+            run = runs(words, count)
             is_known = np.array([phrase in vocabulary for phrase in run.spelt], np.bool_)
             places = np.flatnonzero(is_known[run.codes]) if len(run.codes) else np.empty(0, np.int64)
             pairs = np.unique(np.stack([run.texts[places], run.codes[places]]), axis=1)
@@ -61,7 +61,7 @@ class Concepts:
         owners = np.concatenate(documents)
         order = np.argsort(owners, kind="stable")
         sorted_names = [names[i] for i in order.tolist()]
-        return cls(names=sorted_names, documents=owners[order], states=["ok"] * words.num_texts)
+        return cls(names=sorted_names, documents=owners[order], states=["ok"] * len(words.counts))
 
     @classmethod
     def _of(cls, per_document: Sequence[list[str] | str]) -> "Concepts":
@@ -145,7 +145,7 @@ def vocabulary_of(pool: Pool, least: int, most_share: float, most: int) -> list[
 
 def _runs(count: int, words: frozenset[str] | None, batch: pa.RecordBatch) -> Concepts:
     """The runs of so many words of each text, of these words only."""
-    run = Words.of(batch["text"], _WORD).runs(count)
+    run = runs(lowered(batch["text"], _WORD), count)
     is_used = np.array([words is None or words.issuperset(one.split(" ")) for one in run.spelt], np.bool_)
     places = np.flatnonzero(is_used[run.codes]) if len(run.codes) else np.empty(0, np.int64)
     pairs = np.unique(np.stack([run.texts[places], run.codes[places]]), axis=1)

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from selector.exact import Floats, Ints
+from selector.rate._words import Words, words_of
 
 _WORD = r"\w+|[^\w\s]+"
 
@@ -27,42 +28,27 @@ class Runs:
     texts: Ints
 
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """The words of some texts one after another, in lower case."""
+def runs(words: Words, count: int) -> Runs:
+    """All runs of `count` words of one text, with blanks between them."""
+    vocabulary: list[str] = words.vocabulary.to_pylist()
+    texts = np.repeat(np.arange(len(words.counts)), words.counts)
+    run = Runs(spelt=vocabulary, codes=words.codes, texts=texts)
+    starts = np.arange(len(words.codes))
+    for further in range(1, count):
+        ends = starts + further
+        is_inside = ends < len(texts)
+        is_inside[is_inside] = texts[starts[is_inside]] == texts[ends[is_inside]]
+        starts, ends, codes = starts[is_inside], ends[is_inside], run.codes[is_inside]
+        pairs, inverse = np.unique(codes * len(vocabulary) + words.codes[ends], return_inverse=True)
+        first, last = (part.tolist() for part in np.divmod(pairs, max(len(vocabulary), 1)))
+        spelt = [f"{run.spelt[i]} {vocabulary[j]}" for i, j in zip(first, last, strict=True)]
+        run = Runs(spelt=spelt, codes=inverse, texts=texts[starts])
+    return run
 
-    spelt: list[str]  # each different one once
-    codes: Ints
-    texts: Ints  # the number of the text of each
-    num_texts: int
 
-    @classmethod
-    def of(cls, texts: pa.Array | pa.ChunkedArray, pattern: str) -> "Words":
-        """All that matches a pattern (Rust's regular expressions)."""
-        column = pl.Series(texts, dtype=pl.String).fill_null("").str.to_lowercase().str.extract_all(pattern)
-        encoded = column.explode().drop_nulls().to_arrow().dictionary_encode()
-        return cls(
-            spelt=encoded.dictionary.to_pylist(),
-            codes=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-            texts=np.repeat(np.arange(len(column)), column.list.len().to_numpy().astype(np.int64)),
-            num_texts=len(column),
-        )
-
-    def runs(self, count: int) -> Runs:
-        """All runs of `count` words of one text, with blanks between them."""
-        run = Runs(spelt=self.spelt, codes=self.codes, texts=self.texts)
-        starts = np.arange(len(self.codes))
-        for further in range(1, count):
-            ends = starts + further
-            is_inside = ends < len(self.codes)
-            starts, ends, codes = starts[is_inside], ends[is_inside], run.codes[is_inside]
-            is_of_one = self.texts[starts] == self.texts[ends]
-            starts, ends, codes = starts[is_of_one], ends[is_of_one], codes[is_of_one]
-            pairs, inverse = np.unique(codes * len(self.spelt) + self.codes[ends], return_inverse=True)
-            first, last = (part.tolist() for part in np.divmod(pairs, max(len(self.spelt), 1)))
-            spelt = [f"{run.spelt[i]} {self.spelt[j]}" for i, j in zip(first, last, strict=True)]
-            run = Runs(spelt=spelt, codes=inverse, texts=self.texts[starts])
-        return run
+def lowered(texts: pa.Array | pa.ChunkedArray, pattern: str) -> Words:
+    """The words of texts in lower case; one that is null is empty."""
+    return words_of(pl.Series(texts, dtype=pl.String).fill_null("").str.to_lowercase(), pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +62,12 @@ class Ngrams:
     @classmethod
     def of(cls, texts: pa.Array | pa.ChunkedArray, most_words: int, num_buckets: int) -> "Ngrams":
         """Those of 1 to `most_words` words: first all single words, then all pairs, and so on."""
-        words = Words.of(texts, _WORD)
-        runs = [words.runs(count) for count in range(1, most_words + 1)]
+        words = lowered(texts, _WORD)
+        of_counts = [runs(words, count) for count in range(1, most_words + 1)]
         return cls(
-            buckets=np.concatenate([_buckets(run.spelt, num_buckets)[run.codes] for run in runs]),
-            texts=np.concatenate([run.texts for run in runs]),
-            num_texts=words.num_texts,
+            buckets=np.concatenate([_buckets(run.spelt, num_buckets)[run.codes] for run in of_counts]),
+            texts=np.concatenate([run.texts for run in of_counts]),
+            num_texts=len(words.counts),
         )
 
     def counts(self, num_buckets: int) -> Ints:
