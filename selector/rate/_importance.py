@@ -25,15 +25,19 @@ def log_ratios(target: Ints, raw: Ints, smoothing: float) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class NgramWeight(Rater):
-    """The sum over a text's n-grams of what each bucket says."""
+    """The sum over a text's n-grams of what each bucket says, or their mean."""
 
     higher_is = "closer"
 
     ratios: pa.Array
     most_words: int
+    is_mean: bool
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         ratios = self.ratios.to_numpy()
         ngrams = Ngrams.of(batch["text"], self.most_words, len(ratios))
-        is_empty = np.bincount(ngrams.texts, minlength=batch.num_rows) == 0
-        return pa.record_batch({"score": pa.array(ngrams.sums(ratios), mask=is_empty)})
+        counts = np.bincount(ngrams.texts, minlength=batch.num_rows)
+        sums = ngrams.sums(ratios)
+        return pa.record_batch(
+            {"score": pa.array(sums / np.maximum(counts, 1) if self.is_mean else sums, mask=counts == 0)}
+        )

@@ -6,7 +6,12 @@ independent n-grams; the logarithm of a document's importance weight is the sum 
 is (KL of the n-grams) correlates with accuracy by 0.82. Draw by it with the selector `importance`.
 
 Unit: nats. Range: any number. A high value: likely in the target and rare in the corpus. It is a sum, so long documents
-have the extremes: the paper leaves out those of fewer than 100 words (`where: num_tokens >= 100`). Not measured here.
+have the extremes: the paper leaves out those of fewer than 100 words (`where: num_tokens >= 100`).
+
+Measured: 4,045 documents of four sources (textbooks, Debian's documents, speeches, web pages), the target 100 of one of
+them; how well the score tells the rest of that source from the others (area under the curve): 0.992, 0.899, 1.000 and
+0.924, the mean per n-gram 0.996, 0.986, 1.000 and 0.951; length alone 0.849, 0.752, 0.899 and 0.635. Smoothing by 1
+helps web pages (0.954 and 0.964), and the others by 0.014 at most.
 """
 
 import functools
@@ -32,7 +37,8 @@ class ImportanceWeight(Fit):
 
     The target is a table with a column `text`. N-grams of 1 to `words` words are counted in it and in a keyed sample of
     the corpus. `smoothing` is added to every count of the target (Laplace's method; 0 as published: then one n-gram
-    that the target does not have costs up to 18 nats). A text without a word is not_applicable.
+    that the target does not have costs up to 18 nats). With `per_ngram` the score is the mean over the n-grams: no
+    longer a weight to draw by, but documents of different lengths compare. A text without a word is not_applicable.
     """
 
     higher_is = "closer"
@@ -42,6 +48,7 @@ class ImportanceWeight(Fit):
     words: int = 2
     buckets: int = 10_000
     smoothing: float = 0.0
+    per_ngram: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.words <= _MOST_WORDS:
@@ -62,7 +69,7 @@ class ImportanceWeight(Fit):
         return pa.table({"ratio": log_ratios(target, raw, self.smoothing)})
 
     def rater(self, fitted: pa.Table) -> Rater:
-        return NgramWeight(ratios=fitted["ratio"].combine_chunks(), most_words=self.words)
+        return NgramWeight(ratios=fitted["ratio"].combine_chunks(), most_words=self.words, is_mean=self.per_ngram)
 
 
 def _counted(words: int, buckets: int, batch: pa.RecordBatch) -> Ints:

@@ -4,9 +4,13 @@ Source: prerequisite graphs as curricula are from education (for example Talukda
 Comprehension"; PSI-KT, Zhou et al. 2024, ICLR, infers one from learners). Estimated from a corpus: a is a prerequisite
 of b if documents on b mostly have a and documents on a mostly do not have b; that asymmetry of P(a|b) and P(b|a) is
 subsumption (Sanderson and Croft 1999, SIGIR). Margin and limit are ours. For training language models we know of no
-comparison with a random order; nor did we measure one.
+comparison with a random order.
 
 Unit: concepts, along the longest chain. Range: 0 or more. A high value: much has to be known before.
+
+Measured, with keyphrases: Spearman's correlation with the levels of CEFR-SP is -0.09 (number of words: 0.38), with the
+steps of GSM8K 0.07 (words: 0.39), and no better with 5,000 keyphrases: on such short texts it says nothing. Lists of
+concepts were not at hand.
 """
 
 import functools

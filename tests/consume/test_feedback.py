@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_rollouts_are_added_up_by_document_also_where_it_is_named_by_its_id(mani
 
 WORK = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from selector.consume import Feedback
 feedback = Feedback(sys.argv[1], sys.argv[2], rank=0)
 for step in range(4):
@@ -213,6 +215,28 @@ def test_a_table_or_a_folder_of_something_else_is_refused(manifest: Manifest, tm
     whole = pa.Table.from_pylist([{"position": 7, "step": 0, "round": 1, "loss": 1.0}], schema=REPORTS)
     with pytest.raises(CorpusError, match="There is a report of position 7, and the order has 7 visits"):
         joined(other, whole)
+
+
+def test_ranks_that_write_and_commands_that_append_at_once_lose_nothing(manifest: Manifest, tmp_path: Path) -> None:
+    def report(number: int) -> None:  # all of them call themselves rank 0
+        with Feedback(tmp_path / "heap", manifest, rank=0, round=number, flush_rows=1) as feedback:
+            for position in range(8):
+                feedback.write(position=[position], step=position, loss=[number])
+
+    def put(number: int) -> None:
+        append(tmp_path / f"heap {number}", manifest, tmp_path / "fed.parquet")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(report, range(1, 5)))
+        whole = reports(tmp_path / "heap", manifest)
+        assert sorted(zip(whole["round"].to_pylist(), whole["position"].to_pylist(), strict=True)) == [
+            (number, position) for number in range(1, 5) for position in range(8)
+        ]
+        for number in range(4):
+            with Feedback(tmp_path / f"heap {number}", manifest, rank=0, round=number) as feedback:
+                feedback.write(position=[number], step=0, loss=[0.5])
+        list(threads.map(put, range(4)))
+    assert scores(tmp_path / "fed.parquet") == {(number, number): 0.5 for number in range(4)}
 
 
 # ---------------------------------------------------------------- a small model is trained, round by round

@@ -1,5 +1,6 @@
 """Where a document lies among others, and how like a target it is: the worked cases."""
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter
@@ -118,6 +119,9 @@ def test_j3_and_j4_weights_are_those_of_the_worked_case(smoothing: float, expect
     answer = ratings_table(fit.rater(fitted), "it", corpus.to_batches()[0], fit)
     assert answer["it"].to_pylist() == [*(pytest.approx(value, abs=1e-4) for value in expected), None]
     assert answer["it.state"].to_pylist() == ["ok"] * 3 + ["not_applicable"]
+    per_ngram = dataclasses.replace(fit, per_ngram=True).rater(fitted)
+    means = ratings_table(per_ngram, "it", corpus.to_batches()[0], fit)["it"].to_pylist()
+    assert means == [*(pytest.approx(value / 5, abs=1e-4) for value in expected), None]
 
 
 def test_of_equal_texts_no_bucket_says_anything() -> None:
