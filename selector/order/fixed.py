@@ -1,5 +1,6 @@
 """DeepSpeed's curricula: a pool whose limit rises step by step, in one metric or in several at once."""
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -100,7 +101,5 @@ class Fixed(Order):
 
 def _root(share: Fraction, degree: int, of: int) -> int:
     """The root of a share, times a whole number, rounded down: the greatest n whose power n^degree is within."""
-    n = 0
-    while n < of and Fraction(n + 1) ** degree <= share * Fraction(of) ** degree:
-        n += 1
-    return n
+    within = share.numerator * of**degree // share.denominator
+    return bisect_right(range(of + 1), within, key=lambda n: n**degree) - 1
