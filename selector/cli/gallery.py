@@ -59,8 +59,8 @@ sources are harder. Made by `selector plugins --gallery`; the words are those of
 In a picture the order goes from left to right. Above: difficulty, from easy (below) to hard; the line is the median of
 the documents that are visited at that time, the band has the middle eight tenths of them. Below: the mixture of the
 sources {", ".join(SOURCES)}, from below. A dashed line is where a phase begins; the red line is the loss weight, where
-that varies; the green one how much updates count, where the order goes by that ({_TRAINED}). Below
-each picture are the measures that `selector show` has of a manifest, and the order's own facts.
+that varies; the green one how much updates count, where the order goes by that ({_TRAINED}).
+Below each picture are the measures that `selector show` has of a manifest, and the order's own facts.
 
 """
 

@@ -35,7 +35,7 @@ class Apart(Order):
     """
 
     example: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"inner": {"pooled": {"score": "difficulty", "epochs": 3}}, "gap": 4000}
+        {"inner": {"pooled": {"score": "difficulty", "epochs": 3}}, "gap": 3000}
     )
 
     inner: Order

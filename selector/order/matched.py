@@ -1,7 +1,9 @@
 """The control of another order: its own visits, at random within its phases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from selector.errors import PolicyError
 from selector.exact import Ints, UInt64
@@ -20,6 +22,10 @@ class Matched(Resorted):
     Evidence: a random order of a good mixture is a strong baseline, and what an order gains is lost in the noise of one
     run: compare with several. OLMo 2 7B averages the weights of three runs that saw the same data in different orders.
     """
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"inner": {"warmup": {"inner": {"by_score": {"score": "difficulty"}}, "share": 0.3, "of": "beginning"}}}
+    )
 
     draw: int = 0
 
