@@ -5,7 +5,7 @@ like any other. So around a `Placed` it is one more distributed sort, and nobody
 """
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, final
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector import tables
-from selector.exact import Ints, UInt64, keyed
+from selector.exact import Ints, Queued, UInt64, keyed
 from selector.order._contract import Order, Positions
 from selector.order._moved import stretches
 from selector.order._placed import Placed, random_visits
@@ -35,6 +35,7 @@ class Along:
     position: Ints
     stretch: Ints  # the number of the stretch of one phase that each is in
     begin: Ints  # the position at which that stretch begins
+    batch: pa.RecordBatch  # the columns of their documents that the order reads (`reads`), a row for each visit
 
     def chance(self, seed: int, purpose: str) -> UInt64:
         """One random number per visit, of a keyed hash of its document and its number."""
@@ -51,14 +52,33 @@ class Everywhere(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Visits:
+    """All visits of another order, wherever they are."""
+
+    each: Everywhere
+    count: int
+    phases: pa.DictionaryArray  # of each stretch of one phase, first to last
+    chosen: Pool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resorted(Order):
     """Sorts the visits of another order by numbers about each of them. Only `keys` must be written."""
 
     inner: Order
 
-    def summary(self, everywhere: Everywhere, num_visits: int, seed: int) -> Any:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of the pool that `keys` and the summary read of each visit's document."""
+        return ()
+
+    def summary(self, visits: Visits, seed: int) -> Any:
         """What keys need to know of all visits; small, and picklable."""
         return None
+
+    def facts(self, summary: Any) -> Mapping[str, Any]:
+        """What the manifest says of the order, beside what it says of the one inside."""
+        return {}
 
     @abc.abstractmethod
     def keys(self, along: Along, summary: Any, seed: int) -> Sequence[UInt64 | Ints]:
@@ -78,22 +98,53 @@ class Resorted(Order):
         ids = keyed.words(chosen.table("doc_id")["doc_id"])
         visits = positions.visits
         begins, number = stretches(visits["phase"])
+        rows = visits["document"].to_numpy()
+        columns = chosen.table(*self.reads).combine_chunks() if self.reads else pa.table({})
         along = Along(
-            ids=ids[visits["document"].to_numpy()],
+            ids=ids[rows],
             visit=visits["visit"].to_numpy().astype(np.int64),
             position=np.arange(len(number)),
             stretch=number,
             begin=begins[number],
+            batch=taken(columns, rows),
         )
-        summary = self.summary(lambda work: [work(along)], len(number), seed)
+        every = Visits(
+            each=lambda work: [work(along)], count=len(number), phases=phases_at(visits["phase"], begins), chosen=chosen
+        )
+        summary = self.summary(every, seed)
         moved = positions.rearranged(np.lexsort(tuple(self.keys(along, summary, seed))[::-1]), ids)
-        labels = self.phases(along.position, len(number))
+        labels, facts = self.phases(along.position, len(number)), dict(self.facts(summary))
         if labels is None:
-            return moved
+            return replace(moved, facts={**moved.facts, **facts})
         at = tables.VISITS.get_field_index("phase")
+        phase = labelled(labels)
         return replace(
-            moved, visits=moved.visits.set_column(at, tables.VISITS.field(at), labelled(labels)), phases={}, facts={}
+            moved, visits=moved.visits.set_column(at, tables.VISITS.field(at), phase), phases={}, facts=facts
         )
+
+
+def by_position(along: Along) -> Queued:
+    """The visits in one queue, first to last."""
+    position, zeros = along.position.astype(np.uint64), np.zeros(len(along.position), np.int64)
+    return Queued(
+        group=zeros,
+        key=position,
+        ids=np.column_stack([zeros.astype(np.uint64), position]),
+        sizes=np.ones(len(zeros), np.int64),
+    )
+
+
+def taken(columns: pa.Table | pa.RecordBatch, rows: Ints) -> pa.RecordBatch:
+    """The columns of these rows, in one batch; no column at all may be asked for."""
+    picked = pa.table(columns).take(pa.array(rows, pa.int64())) if columns.num_columns else pa.table({})
+    return pa.RecordBatch.from_arrays([column.combine_chunks() for column in picked], schema=picked.schema)
+
+
+def phases_at(phase: pa.ChunkedArray, places: Ints) -> pa.DictionaryArray:
+    """The phases at some places of a column of phases."""
+    if not len(places):
+        return pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string()))
+    return phase.unify_dictionaries().combine_chunks().take(pa.array(places))
 
 
 def labelled(labels: Labels) -> pa.DictionaryArray:

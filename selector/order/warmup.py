@@ -11,7 +11,7 @@ import numpy as np
 from selector.errors import PolicyError
 from selector.exact import Ints, Queued, UInt64, take
 from selector.order import Along, Resorted
-from selector.order._resorted import Everywhere, Labels
+from selector.order._resorted import Labels, Visits, by_position
 
 Answer = TypeVar("Answer")
 
@@ -39,22 +39,22 @@ class Warmup(Resorted):
         if not 0 <= self.share <= 1:
             raise PolicyError(f"warmup.share={self.share} is no share of the visits: write a number from 0 to 1.")
 
-    def summary(self, everywhere: Everywhere, num_visits: int, seed: int) -> UInt64 | None:
+    def summary(self, visits: Visits, seed: int) -> UInt64 | None:
         """The first visit beyond the warm-up, by what visits are drawn by; None: there is none."""
-        count = self.count(num_visits)
+        count = self.count(visits.count)
         if self.of == "beginning":
-            return None if count == num_visits else np.array([count, 0, 0], np.uint64)
+            return None if count == visits.count else np.array([count, 0, 0], np.uint64)
 
         def queues(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
-            return everywhere(partial(_of_chance, work, seed))
+            return visits.each(partial(_of_chance, work, seed))
 
-        taken = take(queues, np.array([count]), "stop", count=num_visits)
+        taken = take(queues, np.array([count]), "stop", count=visits.count)
         return None if taken.whole[0] else taken.cuts[0]
 
     def keys(self, along: Along, summary: UInt64 | None, seed: int) -> Sequence[UInt64 | Ints]:
         is_first = np.ones(len(along.position), np.bool_)
         if summary is not None:
-            drawn = _by_position(along) if self.of == "beginning" else _by_chance(along, seed)
+            drawn = by_position(along) if self.of == "beginning" else _by_chance(along, seed)
             is_first = drawn.compare(summary)[0]
         rest = along.chance(seed, "warmup")
         return (~is_first).astype(np.int64), np.where(is_first, along.position.astype(np.uint64), rest)
@@ -73,15 +73,4 @@ def _of_chance(work: Callable[[Queued], Answer], seed: int, along: Along) -> Ans
 
 def _by_chance(along: Along, seed: int) -> Queued:
     """The visits as they are drawn: at random."""
-    return replace(_by_position(along), key=along.chance(seed, "warmup"))
-
-
-def _by_position(along: Along) -> Queued:
-    """The visits as they come."""
-    position, zeros = along.position.astype(np.uint64), np.zeros(len(along.position), np.int64)
-    return Queued(
-        group=zeros,
-        key=position,
-        ids=np.column_stack([zeros.astype(np.uint64), position]),
-        sizes=np.ones(len(zeros), np.int64),
-    )
+    return replace(by_position(along), key=along.chance(seed, "warmup"))

@@ -1,23 +1,25 @@
 """Another order, with its best part moved to where training learns most from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from selector.errors import PolicyError
-from selector.exact import Ints, keyed
-from selector.order import Order, Pool, Positions, ScoreName
-from selector.order._ranked import ranked
+from selector.exact import LAST, Ints, Queued, UInt64, take
+from selector.order import Along, Resorted, ScoreName, difficulty_keys
+from selector.order._resorted import Visits, by_position
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhereItCounts(Order):
+class WhereItCounts(Resorted):
     """Another order, of which the best part comes where updates count most in the weights at the end.
 
     The best part is the phase of this name, or the visits with the highest `score`: the share `share` of all visits,
@@ -25,7 +27,7 @@ class WhereItCounts(Order):
     visits in a row count most by `training.schedule`, the last such place; everything else stays in its order around
     it. Visits keep their phases and loss weights, so a phase can come back after the best part. The fact
     `where_it_counts` says where it is, and how much its visits count there, 1 being the average of all. The driver
-    holds all visits.
+    holds a number for each visit.
 
     Evidence: arXiv 2509.25380 (TREC; 111M to 3.9B parameters, 900B tokens of continued pre-training): good data belongs
     where the loss on data that is trained on again is lowest, which AdamW's averaging coefficients predict: near the
@@ -38,7 +40,6 @@ class WhereItCounts(Order):
     reads_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"score": "quality"})
 
-    inner: Order
     score: ScoreName | None = None
     share: float = 0.1
     phase: str | None = None
@@ -54,49 +55,111 @@ class WhereItCounts(Order):
                 f"where_it_counts.share={self.share} is no share of the visits: write a number from 0 to 1."
             )
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        positions = self.inner.arrange(chosen, seed)
-        visits = positions.visits
-        is_best = (
-            self._by_phase(visits["phase"], self.phase) if self.phase is not None else self._by_score(chosen, visits)
-        )
-        best, others = np.flatnonzero(is_best), np.flatnonzero(~is_best)
-        if chosen.training is None:
-            counts = np.ones(len(is_best), np.int64)
-        else:
-            counts = chosen.training.whole_counts(len(is_best))
-        first, mean = _window(counts, len(best))
-        places = np.concatenate([others[:first], best, others[first:]])
-        facts = {"first_position": first, "visits": len(best), "counts": mean}
-        moved = positions.rearranged(places, keyed.words(chosen.table("doc_id")["doc_id"]))
-        return replace(moved, facts={**positions.facts, "where_it_counts": facts})
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.score is None else (self.score,)
 
-    def _by_phase(self, phase: pa.ChunkedArray, wanted: str) -> npt.NDArray[np.bool_]:
-        """Which visits are of the wanted phase. Raises PolicyError where the order has no such phase."""
-        if not len(phase):
-            return np.zeros(0, np.bool_)
-        column = phase.unify_dictionaries().combine_chunks()
-        names: list[str] = column.dictionary.to_pylist()
-        if wanted not in names:
+    def summary(self, visits: Visits, seed: int) -> "Best":
+        best = self._best_phase(visits) if self.score is None else self._best_by_score(visits, self.score)
+        num_best = sum(visits.each(partial(_num_best, best)))
+        training = visits.chosen.training
+        counts = np.ones(visits.count, np.int64) if training is None else training.whole_counts(visits.count)
+        first, mean = _window(counts, num_best)
+
+        def others(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
+            return visits.each(partial(_of_others, work, best))
+
+        before = take(others, np.array([first]), "stop", count=visits.count)
+        border = visits.count if before.whole[0] else int(before.cuts[0, 0])
+        return replace(best, border=border, first=first, visits=num_best, counts=mean)
+
+    def keys(self, along: Along, summary: "Best", seed: int) -> Sequence[UInt64 | Ints]:
+        return [np.where(summary.mask(along), 1, np.where(along.position < summary.border, 0, 2))]
+
+    def facts(self, summary: "Best") -> Mapping[str, Any]:
+        facts = {"first_position": summary.first, "visits": summary.visits, "counts": summary.counts}
+        return {"where_it_counts": facts}
+
+    def _best_phase(self, visits: Visits) -> "Best":
+        """The visits of the wanted phase. Raises PolicyError where the order has no such phase."""
+        names: list[str] = list(dict.fromkeys(visits.phases.dictionary.to_pylist()))
+        if visits.count and self.phase not in names:
             raise PolicyError(
-                f"where_it_counts.phase: the order has no phase {wanted!r}. It has {', '.join(map(repr, names))}."
+                f"where_it_counts.phase: the order has no phase {self.phase!r}. It has {', '.join(map(repr, names))}."
             )
-        return column.indices.to_numpy() == names.index(wanted)
+        is_wanted = [name == self.phase for name in visits.phases.dictionary.to_pylist()]
+        return Best(stretches=np.array(is_wanted, np.bool_)[visits.phases.indices.to_numpy()])
 
-    def _by_score(self, chosen: Pool, visits: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which visits are of the best documents; those of one document first to last."""
-        assert self.score is not None
-        ids, scores, order = ranked(chosen, self.score, "anti_curriculum")
-        is_new = np.ones(len(order), np.bool_)
-        is_new[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.cumsum(is_new)  # the rows of a document have one rank, whichever of them comes first
-        rows = visits["document"].to_numpy()
-        candidates = np.flatnonzero(~np.isnan(scores[rows]))
-        count = int(Fraction(str(self.share)) * len(rows))
-        is_best = np.zeros(len(rows), np.bool_)
-        is_best[candidates[np.argsort(rank[rows[candidates]], kind="stable")[:count]]] = True
-        return is_best
+    def _best_by_score(self, visits: Visits, score: str) -> "Best":
+        """The visits of the best documents; of the last one as many as there is room for, first to last."""
+        best = Best(score=score, higher_is=visits.chosen.higher_is(score))
+        count = int(Fraction(str(self.share)) * visits.count)
+
+        def documents(work: Callable[[Queued], Answer]) -> Iterable[Answer]:
+            return visits.each(partial(_of_documents, work, best))
+
+        paid = take(documents, np.array([count]), "stop", count=visits.count)
+        if paid.whole[0]:
+            return best
+        best = replace(best, cut=paid.cuts[0])
+        on_it = np.sort(np.concatenate([*visits.each(partial(_on_the_cut, best))]))
+        return replace(best, until=int(on_it[count - paid.spent]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """Which visits are the best, and where they come."""
+
+    stretches: npt.NDArray[np.bool_] | None = None  # which stretches of one phase, where a phase is the best
+    score: str = ""
+    higher_is: str = ""
+    cut: UInt64 | None = None  # the document that is the best only up to a position, all after it not; None: none is
+    until: int = 0  # that position
+    border: int = 0  # the position from which on others come after the best
+    first: int = 0  # the position of the first of the best afterwards
+    visits: int = 0
+    counts: float = 0.0
+
+    def queued(self, along: Along) -> Queued:
+        """The visits, the best document first."""
+        keys = difficulty_keys(along.batch, self.score, self.higher_is, "anti_curriculum")
+        return replace(by_position(along), key=keys, ids=along.ids)
+
+    def mask(self, along: Along) -> npt.NDArray[np.bool_]:
+        """Which visits are the best."""
+        if self.stretches is not None:
+            return self.stretches[along.stretch]
+        queued = self.queued(along)
+        is_known = queued.key != LAST
+        if self.cut is None:
+            return is_known
+        before, on = queued.compare(self.cut)
+        return is_known & (before | on & (along.position < self.until))
+
+
+def _num_best(best: Best, along: Along) -> int:
+    return int(best.mask(along).sum())
+
+
+def _of_others(work: Callable[[Queued], Answer], best: Best, along: Along) -> Answer:
+    """What the work says of the visits that are not the best, first to last."""
+    return work(by_position(along).where(~best.mask(along)))
+
+
+def _of_documents(work: Callable[[Queued], Answer], best: Best, along: Along) -> Answer:
+    """What the work says of the documents with a score, each as large as it has visits; those are all in one shard."""
+    queued = best.queued(along)
+    queued = queued.where(queued.key != LAST).in_turn()
+    is_new = np.ones(len(queued.key), np.bool_)
+    is_new[1:] = (queued.ids[1:] != queued.ids[:-1]).any(axis=1)
+    times = np.diff(np.flatnonzero(is_new), append=len(is_new))
+    return work(replace(queued.where(is_new), sizes=times))
+
+
+def _on_the_cut(best: Best, along: Along) -> Ints:
+    """The positions of the visits of the document that is the best only in part."""
+    assert best.cut is not None
+    return along.position[best.queued(along).compare(best.cut)[1]]
 
 
 def _window(counts: Ints, size: int) -> tuple[int, float]:

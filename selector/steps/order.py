@@ -83,7 +83,8 @@ class OrderStep(Whole):
         if self._reads_training or self._reads_batch:
             pool = replace(pool, training=self.training)
         if is_sorted_by_shards(order):
-            return ranges.arranged(done, own, self.label, order, pool, shards, self.seed), {"facts": {}, "phases": {}}
+            keys, facts = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)
+            return keys, {"facts": facts, "phases": {}}
         _check_can_be_held(self.label, order, pool.num_documents)
         ids = keyed.words(pool.table("doc_id")["doc_id"])
         positions = arranged(self.label, order, pool, ids, self.seed)

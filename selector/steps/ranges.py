@@ -8,7 +8,7 @@ got back. The answer is that of `arrange`, bit for bit.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from selector.exact import Ints, UInt64, keyed
 from selector.order import Order, Placed, numbered
 from selector.order._moved import stretches
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed
-from selector.order._resorted import MOST_KEYS, Along, Resorted
+from selector.order._resorted import MOST_KEYS, Along, Resorted, Visits, phases_at, taken
 from selector.order._resorted import labelled as column_of
 from selector.plugins.blame import Blamed, blamed, with_blame
 from selector.plugins.pool import Pool
@@ -71,13 +71,15 @@ class _Range:
 
 def arranged(
     done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ChosenShard], seed: int
-) -> list[str]:
-    """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`).
+) -> tuple[list[str], dict[str, Any]]:
+    """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`); and
+    what the order says of itself.
 
     `name` is what the policy calls the order, for the message where it fails. The order is one that is sorted by shards
     (`is_sorted_by_shards`).
     """
-    return _arranged(done, inputs, name, order, pool, shards, seed, "order.shards").keys
+    answer = _arranged(done, inputs, name, order, pool, shards, seed, "order.shards")
+    return answer.keys, answer.facts
 
 
 def _arranged(
@@ -87,7 +89,7 @@ def _arranged(
     if isinstance(order, Resorted):
         within = [inputs, "inner"]
         inner = _arranged(done, within, name, order.inner, pool, shards, seed, f"{done.passing}/inner")
-        return _sorted_anew(done, inputs, name, order, inner, shards, seed, home)
+        return _sorted_anew(done, inputs, name, order, inner, pool, shards, seed, home)
     assert isinstance(order, Placed)
     with blamed("order", name, order):
         summary = order.summary(with_blame(pool, "order", name, order), seed)
@@ -120,14 +122,15 @@ def _sorted_anew(
     name: str,
     order: Resorted,
     inner: "_Arranged",
+    pool: Pool,
     shards: Sequence[ChosenShard],
     seed: int,
     home: str,
 ) -> "_Arranged":
     """The visits of another order, sorted anew."""
-    begins = _stretches(done, inner)
+    begins, phases = _stretches(done, inner)
     along = [
-        _AlongShard(store=done.store, shard=shard, key=key, begins=begins)
+        _AlongShard(store=done.store, shard=shard, key=key, begins=begins, reads=order.reads)
         for shard, key in zip(shards, inner.keys, strict=True)
     ]
     total = sum(span.rows for span in inner.ranges)
@@ -136,7 +139,10 @@ def _sorted_anew(
         return done.map(Blamed(kind="order", name=name, plugin=order, work=_OfAlong(work=work)), along)
 
     with blamed("order", name, order):
-        summary = order.summary(everywhere, total, seed)
+        visits = Visits(each=everywhere, count=total, phases=phases, chosen=with_blame(pool, "order", name, order))
+        summary = order.summary(visits, seed)
+        own = dict(order.facts(summary))
+        keeps_phases = order.phases(np.empty(0, np.int64), total) is None
     keyed_by = _Anew(name=name, order=order, summary=summary, seed=seed)
     samples = list(done.map(functools.partial(_sample_anew, keyed_by), along))
     cuts = _cuts([(sample, rows) for sample, rows in samples], -(-total // RANGE_ROWS))
@@ -144,7 +150,8 @@ def _sorted_anew(
     sort = functools.partial(_sort_anew, done.passing)
     ranges = _in_line(exchange(done, "order", [inputs, "anew"], along, len(cuts) + 1, deal, sort))
     lines = _Carried(order=order, total=total)
-    return _given_back(done, inputs, lines, ranges, shards, _StillUnvisited(keys=tuple(inner.keys)), home)
+    answer = _given_back(done, inputs, lines, ranges, shards, _StillUnvisited(keys=tuple(inner.keys)), home)
+    return replace(answer, facts={**inner.facts, **own} if keeps_phases else own)
 
 
 def _given_back(
@@ -164,15 +171,19 @@ def _given_back(
     return _Arranged(keys=keys, ranges=ranges, lines=lines)
 
 
-def _stretches(done: Done, inner: "_Arranged") -> Ints:
-    """The positions at which another phase begins, the first one included."""
-    runs = list(done.map(functools.partial(_runs, done.store, inner.lines), inner.ranges))
-    begins, last = [np.empty(0, np.int64)], None
-    for first, names in runs:
+def _stretches(done: Done, inner: "_Arranged") -> tuple[Ints, pa.DictionaryArray]:
+    """The positions at which another phase begins, the first one included, and those phases."""
+    begins, phases = [np.empty(0, np.int64)], [pa.chunked_array([], tables.LABEL)]
+    last: str | None = None
+    for first, phase in done.map(functools.partial(_runs, done.store, inner.lines), inner.ranges):
         if len(first):
-            begins.append(first[1:] if names[0] == last else first)
-            last = names[1]
-    return np.concatenate(begins)
+            is_same = phase[0].as_py() == last
+            begins.append(first[is_same:])
+            phases.append(pa.chunked_array([phase[is_same:]]))
+            last = phase[-1].as_py()
+    whole = pa.chunked_array([chunk for column in phases for chunk in column.chunks], tables.LABEL)
+    where = np.concatenate(begins)
+    return where, phases_at(whole, np.arange(len(where)))
 
 
 def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
@@ -336,14 +347,14 @@ class _Arranged:
     keys: list[str]
     ranges: Sequence[_Range]
     lines: _Lines
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def _runs(store: Store, lines: _Lines, span: _Range) -> tuple[Ints, tuple[str, str]]:
-    """Where the stretches of one phase begin in a range, and the first and the last of the phases."""
+def _runs(store: Store, lines: _Lines, span: _Range) -> tuple[Ints, pa.DictionaryArray]:
+    """Where the stretches of one phase begin in a range, and their phases."""
     phase = lines(store, span)["phase"]
-    if not len(phase):
-        return np.empty(0, np.int64), ("", "")
-    return span.first + stretches(phase)[0], (phase[0].as_py(), phase[-1].as_py())
+    begins, _ = stretches(phase)
+    return span.first + begins, phases_at(phase, begins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,20 +365,22 @@ class _AlongShard:
     shard: ChosenShard
     key: str
     begins: Ints
+    reads: tuple[str, ...]
 
     def positions(self) -> pa.Table:
         return self.store.read(self.key, "positions")
 
     def along(self, positions: pa.Table) -> Along:
-        ids = keyed.words(self.shard.read(self.store, ["doc_id"])["doc_id"])
+        batch, rows = self.shard.read(self.store, ["doc_id", *self.reads]), positions["row"].to_numpy()
         position = positions["position"].to_numpy()
         stretch = np.searchsorted(self.begins, position, "right") - 1
         return Along(
-            ids=ids[positions["row"].to_numpy()],
+            ids=keyed.words(batch["doc_id"])[rows],
             visit=positions["visit"].to_numpy().astype(np.int64),
             position=position,
             stretch=stretch,
             begin=self.begins[stretch],
+            batch=taken(batch.select(list(self.reads)), rows),
         )
 
 

@@ -155,7 +155,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
 }
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
 SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
-BY_SHARDS = [name for name in (*PLACED, *SORTED_ANEW) if name not in OF_VECTORS]
+UNTRAINED = [name for name in SORTED_ANEW if not getattr(plugins.find("orders", name), "reads_training", False)]
+BY_SHARDS = [name for name in (*PLACED, *UNTRAINED) if name not in OF_VECTORS]
 ORDER_OPTIONS: dict[str, dict[str, Any]] = {  # that say more than the defaults, of some
     "bands": {"by": "source"},
     "blocked": {"by": "cluster", "score": "difficulty", "groups_by": "quality"},

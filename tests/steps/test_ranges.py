@@ -1,7 +1,7 @@
 """An order over shards is the same as in one piece: one sort after another, around any order that is placed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from selector import plugins
 from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.exact import Ints, UInt64, keyed
+from selector.exact.rates import Schedule, Training
 from selector.order import Order, Placed, ScoreName
 from selector.order._resorted import Along, Resorted, is_sorted_by_shards
 from selector.order.bands import Bands
@@ -25,9 +26,10 @@ from selector.order.matched import Matched
 from selector.order.shuffled import Shuffled
 from selector.order.spread import Spread
 from selector.order.warmup import Warmup
+from selector.order.where_it_counts import WhereItCounts
 from selector.steps import ranges
 from selector.storage import Storage, open_storage
-from selector.testing import SCORE, variants
+from selector.testing import EXACT, SCORE, variants
 from selector.testing._awkward import Repeating
 from selector.testing._trials import TABLES, made_up, pickled_copy, pool_for
 from selector.testing.orders import TIMES, with_visits
@@ -64,6 +66,7 @@ class Backwards(Resorted):
 
 
 SORTED, TURNS = ByScore(score=NAME), InTurn()
+TRAINING = Training(global_batch_size=3, schedule=Schedule(peak=0.3, decay="wsd", falling=0.5, weight_decay=0.5))
 ORDERS: list[Order] = [
     Jittered(inner=SORTED, size=5), Jittered(inner=TURNS, size=5), Jittered(inner=SORTED, noise="gumbel", size=1.5),
     Jittered(inner=Repeating(), noise="gumbel", size=3), Matched(inner=Repeating(), draw=2), Matched(inner=TURNS),
@@ -72,6 +75,11 @@ ORDERS: list[Order] = [
     Matched(inner=Jittered(inner=Warmup(inner=TURNS, share=0.4), size=4)),
     Warmup(inner=Matched(inner=Warmup(inner=Repeating(), share=0.6)), share=0.5),
     Jittered(inner=Jittered(inner=Warmup(inner=SORTED, share=0.5), size=1), size=1),
+    *(WhereItCounts(inner=inner, score=NAME, share=0.2) for inner in (SORTED, Repeating(), TURNS)),
+    *(WhereItCounts(inner=inner, score=NAME, share=0.6) for inner in (SORTED, Repeating(), TURNS)),
+    WhereItCounts(inner=Warmup(inner=Repeating(), share=0.4), phase="warmup"),
+    Warmup(inner=WhereItCounts(inner=Shuffled(), phase="main")),
+    Matched(inner=WhereItCounts(inner=Repeating(), score=ScoreName(EXACT))),
 ]  # fmt: skip
 
 
@@ -96,10 +104,11 @@ def answers(
 ) -> tuple[list[Any], list[Any]]:
     """The visits of the order and the documents that it leaves, by their rows: in one piece, and over shards."""
     pool = pool_for(order, table, rows)
-    positions = order.arrange(pool, 7)
     store = Store(storage or MemoryStorage())
     shards: Any = [Shard(number=i, batch=shard.read(pool.schema.names)) for i, shard in enumerate(pool.shards)]
-    keys = ranges.arranged(Done(store, mapper), "inputs", "tried", order, pool, shards, 7)
+    pool = replace(pool, training=TRAINING)
+    positions = order.arrange(pool, 7)
+    keys, facts = ranges.arranged(Done(store, mapper), "inputs", "tried", order, pool, shards, 7)
     firsts = np.cumsum([0, *(shard.batch.num_rows for shard in shards)]).tolist()
     placed, left = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
     for first, key in zip(firsts, keys, strict=False):
@@ -110,11 +119,11 @@ def answers(
     visits = enumerate(positions.visits.to_pylist())
     whole = [(at, row["document"], row["visit"], row["phase"], row["loss_weight"]) for at, row in visits]
     whole_left = [(row["document"], row["reason"]) for row in positions.left.to_pylist()]
-    return [whole, sorted(whole_left)], [sorted(placed), sorted(left)]
+    return [whole, sorted(whole_left), positions.facts], [sorted(placed), sorted(left), facts]
 
 
 @pytest.mark.slow
-@tries(40)
+@tries(20)
 @given(TABLES, TIMES, st.integers(1, 20), st.sampled_from([3, 7, 1000]), st.sampled_from(ORDERS))
 def test_an_order_around_a_placed_one_is_the_same_over_shards_and_in_one_piece(
     table: pa.Table, times: list[int], rows: int, range_rows: int, order: Order
@@ -135,7 +144,8 @@ def test_every_order_that_sorts_anew_is_the_same_over_shards_around_every_placed
 ) -> None:
     monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
     table = with_visits(made_up(40, 3), [1, 2])
-    tried = [order for order in variants("orders", name) if is_sorted_by_shards(order)]
+    given_ = {"score": SCORE} if name == "where_it_counts" else {}
+    tried = [order for order in variants("orders", name, **given_) if is_sorted_by_shards(order)]
     assert len(tried) > 15
     for order in tried:
         whole, over_shards = answers(order, table, 8)
