@@ -42,29 +42,12 @@ class Language(Rater):
         return {name: "label", f"{name}_probability": "better"}
 
     def prepare(self) -> None:
-        assert self._identifier is not None
-
-    @functools.cached_property
-    def _identifier(self) -> Any:
-        try:
-            langid = importlib.import_module("py3langid.langid")
-        except ModuleNotFoundError as error:
-            raise PolicyError('language: py3langid is not installed. Type: pip install "selector[language]"') from error
-        identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-        if self.languages is not None:
-            try:
-                identifier.set_languages(self.languages)
-            except ValueError as error:
-                raise PolicyError(f"language.languages: {error}. Write codes of ISO 639, such as en or de.") from error
-        return identifier
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"languages": self.languages, "least": self.least}  # a worker loads the model, of 70 MB, itself
+        assert _identifier(self.languages) is not None
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         texts = texts_of(batch)
         has_letter = texts.str.contains(r"\p{L}").to_numpy()
-        classify = self._identifier.classify
+        classify = _identifier(self.languages).classify
         languages = [classify(text) if known else ("", 0.0) for text, known in zip(texts, has_letter, strict=True)]
         probability = np.array([sure for _, sure in languages], np.float64)
         codes = [code if sure >= self.least else "und" for code, sure in languages]
@@ -74,3 +57,19 @@ class Language(Rater):
                 "score_probability": pa.array(probability, mask=~has_letter),
             }
         )
+
+
+@functools.cache
+def _identifier(languages: tuple[str, ...] | None) -> Any:
+    """The classifier, of which a process needs one: it has 70 MB, and takes half a second to load."""
+    try:
+        langid = importlib.import_module("py3langid.langid")
+    except ModuleNotFoundError as error:
+        raise PolicyError('language: py3langid is not installed. Type: pip install "selector[language]"') from error
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    if languages is not None:
+        try:
+            identifier.set_languages(languages)
+        except ValueError as error:
+            raise PolicyError(f"language.languages: {error}. Write codes of ISO 639, such as en or de.") from error
+    return identifier

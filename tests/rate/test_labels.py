@@ -54,7 +54,7 @@ def test_a_language_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(PolicyError, match=r"languages is \['en'\]: name two or more"):
         plugins.make("raters", "language", {"languages": ["en"]}, "rate.0", object)
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    absent: Any = plugins.make("raters", "language", {}, "rate.0", object)
+    absent: Any = plugins.make("raters", "language", {"languages": ["en", "la"]}, "rate.0", object)
     with pytest.raises(PolicyError, match=r'Type: pip install "selector\[language\]"'):
         absent.prepare()
 
