@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 order=chosen.order,
                 where=chosen.where or None,
                 budget=chosen.budget,
+                limits=chosen.limits,
                 missing=chosen.missing,
                 executor=chosen.executor,
                 num_workers=chosen.workers,
@@ -126,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--budget", type=_budget, default={"fraction": 0.1}, help="fraction=0.1 (the default), tokens=5M,overshoot=fill"
     )
+    simulate.add_argument(
+        "--limits", type=_limits, default={}, help="as a policy has them: '{visits: {most: 2}, exclude: [runs/2f1c]}'"
+    )
     simulate.add_argument("--missing", choices=("drop", "last", "impute"), default="drop")
     simulate.add_argument("--executor", default="local")
     simulate.add_argument("--workers", type=_amount, help="by default as many as the executor would have")
@@ -151,6 +155,13 @@ def _plugin(text: str) -> Any:
     raise argparse.ArgumentTypeError(
         f"{text!r}: write a name, or one name with its options: '{{top: {{score: quality}}}}'"
     )
+
+
+def _limits(text: str) -> dict[str, Any]:
+    value = yaml.safe_load(text)
+    if isinstance(value, dict) and value.keys() <= {"shares", "visits", "include", "exclude"}:
+        return value
+    raise argparse.ArgumentTypeError(f"{text!r}: write shares, visits, include or exclude, as a policy has them")
 
 
 def _budget(text: str) -> dict[str, Any]:

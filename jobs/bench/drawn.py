@@ -5,13 +5,13 @@ the copy of an earlier one. So any worker draws any part, in memory that does no
 
 Why it is fair to measure select, order and manifest on it. Each step before them is the flow's own, run by the flow's
 own runner over real files, and asks for its artefacts by its own keys; survey, dedup and rate do their own work too.
-Only what would need texts or vectors is drawn: ingest and cluster write the tables that they always write, centroids
-are any vectors, and embed leaves no vector, since nothing after cluster reads one. A real run over the same folder then
-finds all of it done, and `simulate` stops if it does not.
+Only what would need texts is drawn: ingest and cluster write the tables that they always write, centroids are any
+vectors, of 16 numbers, and embed leaves some about them where something after cluster reads vectors, else none. A real
+run over the same folder then finds all of it done, and `simulate` stops if it does not.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from selector.exact.vectors import vector_column
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.rate import Meaning, Rater
+from selector.steps.attach import Attach
 from selector.steps.centroids import LEVELS, Centroids
 from selector.steps.cluster import Cluster
 from selector.steps.embed import Embed
@@ -40,11 +41,13 @@ from selector.steps.health import sizes_of
 from selector.steps.how_many import EVIDENCE
 from selector.steps.ingest import Ingest
 
-BEFORE = ("survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate")
+BEFORE = ("survey", "ingest", "dedup", "embed", "centroids", "cluster", "neighbours", "attach", "rate")
 """The families of the steps whose results are there when the clock starts."""
 
 SOURCES = ("web", "books", "code", "law", "chat", "news", "talks", "wiki")
 DUPLICATES, MISSING = 0.05, 0.01
+DIMENSION = 16
+_NOISE = 0.3  # of each number of a vector, beside a direction of length 1
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -97,6 +100,28 @@ class Corpus:
         """Clusters of uneven sizes, the first the largest."""
         return (_uniform(_mixed(ids[:, 0], self.seed, 7)) ** 1.5 * self.num_clusters).astype(np.int32)
 
+    def distances(self, ids: UInt64) -> npt.NDArray[np.float32]:
+        """What is said of the distance to the centroid, which nothing compares with vectors."""
+        return _uniform(ids[:, 1]).astype(np.float32)
+
+    def centroids(self) -> npt.NDArray[np.float16]:
+        """A direction for each cluster, (num_clusters, DIMENSION)."""
+        numbers = np.arange(self.num_clusters * DIMENSION, dtype=np.uint64).reshape(-1, DIMENSION)
+        return _unit(_uniform(_mixed(numbers, self.seed, 20)) - 0.5).astype(np.float16)
+
+    def vectors(self, ids: UInt64) -> npt.NDArray[np.float16]:
+        """Unit vectors about the direction of each document's cluster, (n, DIMENSION)."""
+        centres = self.centroids().astype(np.float64)
+        numbers = np.column_stack([_uniform(_mixed(ids[:, 0], self.seed, 30 + i)) for i in range(DIMENSION)])
+        return _unit(centres[self.clusters(ids)] + 4 * _NOISE * (numbers - 0.5)).astype(np.float16)
+
+
+def vectors_of_texts(texts: Sequence[str]) -> npt.NDArray[np.float16]:
+    """Any unit vector for each text, (n, DIMENSION)."""
+    ids = keyed.words(pa.array([keyed.digest(text.encode()) for text in texts], pa.binary(16)))
+    numbers = [_uniform(_mixed(ids[:, 0], 0, 30 + i)) for i in range(DIMENSION)]
+    return _unit(np.column_stack(numbers) - 0.5).astype(np.float16)
+
 
 def scores(ids: UInt64, score: Score) -> npt.NDArray[np.float32]:
     """Normal, in steps of 1/4096 so that some are equal; NaN where the document has none."""
@@ -123,9 +148,13 @@ class Drawn(Rater):
         return pa.record_batch({"score": pa.array(values, mask=absent), "state": pa.array(state)})
 
 
-def draw(policy: Policy, corpus: Corpus, root: str, executor: Executor) -> None:
+def draw(policy: Policy, corpus: Corpus, root: str, executor: Executor, *, has_vectors: bool) -> None:
     """Afterwards the root holds what a run of the policy needs, up to select."""
-    steps = [_drawn(step, corpus) for step in pipeline.flow(resolve(policy), executor) if step.family in BEFORE]
+    steps = [
+        _drawn(step, corpus, has_vectors=has_vectors)
+        for step in pipeline.flow(resolve(policy), executor)
+        if step.family in BEFORE
+    ]
     with Runner(Store.open(root), executor) as runner:
         runner.run(steps)
 
@@ -159,7 +188,10 @@ class DrawnIngest(Ingest):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnEmbed(Embed):
-    """No vectors."""
+    """Vectors, or none where nothing reads them."""
+
+    corpus: Corpus = field(metadata=APART)
+    has_vectors: bool = field(metadata=APART)
 
     @property
     def resources(self) -> Resources:
@@ -169,19 +201,31 @@ class DrawnEmbed(Embed):
         """No model is loaded."""
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        return {"embeddings": tables.embeddings(1).empty_table()}
+        if not self.has_vectors:
+            return {"embeddings": tables.embeddings(DIMENSION).empty_table()}
+        ids = live_documents(task, store)["doc_id"]
+        column = vector_column(self.corpus.vectors(keyed.words(ids)))
+        return {"embeddings": pa.table([ids, column], schema=tables.embeddings(DIMENSION))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnAttach(Attach):
+    """The tables that options name, where texts have drawn vectors."""
+
+    def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        return vectors_of_texts(texts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnCentroids(Centroids):
-    """As many vectors as there are clusters."""
+    """The directions about which vectors are drawn."""
 
     corpus: Corpus = field(metadata=APART)
 
     def compute(self, done: Done) -> Tables:
         numbers = np.arange(self.corpus.num_clusters, dtype=np.int32)
-        vectors = numbers[:, None].astype(np.float16)
-        yield "centroids", pa.table([numbers, vector_column(vectors)], schema=tables.centroids(1))
+        column = vector_column(self.corpus.centroids())
+        yield "centroids", pa.table([numbers, column], schema=tables.centroids(DIMENSION))
         yield "evidence", EVIDENCE.empty_table()
         yield "levels", LEVELS.empty_table()
 
@@ -195,15 +239,14 @@ class DrawnCluster(Cluster):
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         ids = live_documents(task, store)["doc_id"]
         words = keyed.words(ids)
-        distances = _uniform(words[:, 1]).astype(np.float32)
-        labels = self.corpus.clusters(words)
+        distances, labels = self.corpus.distances(words), self.corpus.clusters(words)
         return {
-            "clusters": pa.table([ids, labels, distances, _no_branches(len(labels))], schema=tables.CLUSTERS),
+            "clusters": pa.table([ids, labels, distances, no_branches(len(labels))], schema=tables.CLUSTERS),
             "sizes": sizes_of(labels.astype(np.int64), distances, np.ones((len(labels), 1), np.float16)),
         }
 
 
-def _no_branches(num_documents: int) -> pa.ListArray:
+def no_branches(num_documents: int) -> pa.ListArray:
     return pa.ListArray.from_arrays(np.zeros(num_documents + 1, np.int32), pa.array([], pa.int32()))
 
 
@@ -212,15 +255,17 @@ _KINDS: dict[type[Step], type[Any]] = {
     Embed: DrawnEmbed,
     Centroids: DrawnCentroids,
     Cluster: DrawnCluster,
+    Attach: DrawnAttach,
 }
 
 
-def _drawn(step: Step, corpus: Corpus) -> Step:
+def _drawn(step: Step, corpus: Corpus, *, has_vectors: bool) -> Step:
     """A step with the same name and options, and so the same keys, that draws its result where it would need texts."""
     kind = _KINDS.get(type(step))
     if kind is None:
         return step
-    given = {"corpus": corpus} if "corpus" in _names(dataclasses.fields(kind)) else {}
+    own = {"corpus": corpus, "has_vectors": has_vectors}
+    given = {name: value for name, value in own.items() if name in _names(dataclasses.fields(kind))}
     return kind(**given, **{name: getattr(step, name) for name in _names(dataclasses.fields(step))})
 
 
@@ -237,6 +282,10 @@ def _mixed(values: npt.NDArray[Any], seed: int, purpose: int) -> UInt64:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         bits ^= bits >> np.uint64(31)
     return bits
+
+
+def _unit(rows: Floats) -> Floats:
+    return rows / np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
 
 
 def _uniform(bits: UInt64) -> Floats:

@@ -2,10 +2,11 @@
 
 It shares nothing with the project but the draws and the arithmetic of `selector.exact` (hashes, keys, shares,
 probabilities), and what a reader of a manifest has: its Parquet tables. So where a shard, a map or a histogram loses a
-document, the two differ. It knows the selectors and orders that are spelt out below. Of any other order it says
-what that makes of all documents at once, in one sort in memory.
+document, the two differ. It knows the selectors and orders that are spelt out below. Of any other selector or order,
+and of a choice within limits, it says what that makes of all documents at once, in memory.
 """
 
+import functools
 import hashlib
 import json
 import operator
@@ -14,27 +15,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
-from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
-from selector import exact
+from jobs.bench import drawn
+from jobs.bench.drawn import DIMENSION, MEANINGS, SOURCES, Corpus, scores
+from selector import exact, tables
 from selector.errors import UsageError
 from selector.exact import inclusion, keyed
 from selector.exact.draws import Lottery, Moments
+from selector.exact.vectors import vector_column
 from selector.order import Pool
 from selector.plugins import attached
-from selector.plugins.options import TABLE_KINDS, ScoreName, named, options_of
+from selector.plugins.options import TABLE_KINDS, ScoreName, TextsPath, columns_of, named, options_of
 from selector.policy import Policy
+from selector.steps.constraints import Limits, constrained
+from selector.steps.neighbours import nearest_of_cluster
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+Plugin = TypeVar("Plugin")
 
 SELECTORS, ORDERS = ("kmeans_quality", "random", "top"), ("by_score", "interleaved", "shuffled")
 
@@ -56,7 +64,7 @@ class Answer:
     ids: UInt64  # (documents, 2)
     outcome: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]  # as sentences
-    probability: Floats  # NaN where no selector was asked
+    probability: Floats  # NaN where no selector was asked, or where it says none
     order: UInt64  # (visits, 2): the ids, first to last
     order_digest: str | None  # None where the order is not spelt out here
 
@@ -83,23 +91,26 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
         rule = policy.select.where
         leave(~_passes(rule, columns), "left_out", f"where: {rule}")
     leave(columns["num_tokens"] == 0, "left_out", "no tokens: the tokenizer finds none in its text")
-    using, order = policy.select.using, policy.order.using
+    order = policy.order.using
     of_order = named(policy.plugins.order, ScoreName)
-    for score in sorted({str(score) for score in (using.options.get("score"), *of_order) if score is not None}):
+    for score in sorted({*named(policy.plugins.selector, ScoreName), *of_order}):
         if policy.select.missing == "drop":
             leave(np.isnan(columns[score]), "left_out", f"no score '{score}': missing")
 
     pool = np.flatnonzero(outcome == None)  # noqa: E711
-    kept, outcome[pool], reason[pool], chance = _select(policy, ids[pool], {k: v[pool] for k, v in columns.items()})
+    of_pool = {name: values[pool] for name, values in columns.items()}
+    select = _select if is_spelt_out(policy) else functools.partial(_select_at_once, corpus)
+    visits, reason[pool], chance = select(policy, ids[pool], of_pool)
+    outcome[pool] = np.where(visits > 0, "kept", "left_out")
     probability = np.full(len(ids), np.nan)
     probability[pool] = chance
 
-    chosen = pool[kept]
+    chosen = np.repeat(pool, visits)
     of_chosen = {name: values[chosen] for name, values in columns.items()}
-    is_spelt_out = order.name in ORDERS
-    arrange = _arrange if is_spelt_out else _arrange_at_once
+    is_one_visit_each = bool((visits <= 1).all())
+    arrange = _arrange if order.name in ORDERS and is_one_visit_each else functools.partial(_arrange_at_once, corpus)
     visited = ids[chosen][arrange(policy, ids[chosen], of_chosen)]
-    digest = _digest(visited) if is_spelt_out else None
+    digest = _digest(visited) if arrange is _arrange else None
     return Answer(ids=ids, outcome=outcome, reason=reason, probability=probability, order=visited, order_digest=digest)
 
 
@@ -138,13 +149,20 @@ def differences(corpus: Corpus, policy: Policy, run: Path) -> list[str]:
 
 def check_known(policy: Policy) -> None:
     """The reference can answer for this policy. Raises UsageError."""
-    for key, name, known in (
-        ("--select", policy.select.using.name, SELECTORS),
-        ("--missing", policy.select.missing, ("drop", "last")),
-    ):
-        if name not in known:
-            raise UsageError(f"{key} {name}: --check knows {', '.join(known)}. Give one of them, or leave out --check.")
+    missing, known = policy.select.missing, ("drop", "last")
+    if missing not in known:
+        raise UsageError(
+            f"--missing {missing}: --check knows {', '.join(known)}. Give one of them, or leave out --check."
+        )
+    if policy.select.include or policy.select.exclude:
+        raise UsageError("--limits: --check knows no include and no exclude. Leave them out, or leave out --check.")
     _comparisons(policy.select.where)
+
+
+def is_spelt_out(policy: Policy) -> bool:
+    """Whether the choice is one that is spelt out here."""
+    select = policy.select
+    return select.using.name in SELECTORS and not select.shares and select.visits is None
 
 
 def _repeats(ids: UInt64) -> Bools:
@@ -179,8 +197,8 @@ def _passes(rule: str, columns: Mapping[str, npt.NDArray[Any]]) -> Bools:
 
 def _select(
     policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
-) -> tuple[Bools, npt.NDArray[np.object_], npt.NDArray[np.object_], Floats]:
-    """Which documents of the pool are kept, the outcome, the reason and the inclusion probability of each."""
+) -> tuple[Ints, npt.NDArray[np.object_], Floats]:
+    """How often each document of the pool is visited, the reason, and the inclusion probability."""
     options, name, budget = policy.select.using.options, policy.select.using.name, policy.select.budget
     unit = "documents" if budget.documents is not None else "tokens"
     sizes = columns["num_tokens"] if unit == "tokens" else np.ones(len(ids), np.int64)
@@ -229,7 +247,81 @@ def _select(
         spent_by_stratum = _sums(stratum[kept], sizes[kept], 2 * len(clusters))
         times = inclusion.solve(lambda work: [work(whole)], spent_by_stratum, _sums(stratum, sizes, 2 * len(clusters)))
         chance = inclusion.probability(times, stratum, log_weights)
-    return kept, np.where(kept, "kept", "left_out").astype(object), reason, chance
+    return kept.astype(np.int64), reason, chance
+
+
+def _select_at_once(
+    corpus: Corpus, policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Ints, npt.NDArray[np.object_], Floats]:
+    """The same, as the selector itself says it of all documents, in one piece, within the limits of the choice."""
+    pool = _pool(corpus, policy, policy.plugins.selector, ids, columns)
+    budget = policy.select.budget.of(int(pool.table("num_tokens")["num_tokens"].to_numpy().astype(np.int64).sum()))
+    selector, limits = _attached(policy.plugins.selector, "--select"), Limits.of(policy.select, budget, None)
+    if limits is None:
+        decisions = selector.select(pool, budget, policy.seed)
+    else:
+        decisions = constrained(
+            policy.select.using.name, selector, pool, pool.schema.names, budget, policy.seed, limits
+        ).decisions
+    read = dict.fromkeys((*decisions.columns, *decisions.known))
+    verdict = pa.Table.from_batches([decisions.decide(one) for one in (decisions.pool or pool).batches(*read)])
+    verdict = verdict.unify_dictionaries()
+    visits = np.where(verdict["kept"].to_numpy(), verdict["visits"].to_numpy(), 0).astype(np.int64)
+    chance = verdict["inclusion_probability"].to_numpy().astype(np.float64)
+    return visits, _sentences(verdict["reason"], verdict["arguments"]), chance
+
+
+def _attached(plugin: Plugin, path: str) -> Plugin:
+    """The plug-in with the tables that its options name; texts have drawn vectors."""
+    loaded: dict[str, pa.Table] = {}
+    for option in options_of(plugin, *TABLE_KINDS):
+        table = attached.load(option, path)
+        if option.kind is TextsPath:
+            vectors = vector_column(drawn.vectors_of_texts(table["text"].to_pylist()))
+            table = table.append_column(tables.embeddings(DIMENSION).field("embedding"), vectors)
+        loaded[option.path] = table
+    return attached.attach(plugin, loaded)
+
+
+def _pool(corpus: Corpus, policy: Policy, plugin: Any, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]) -> Pool:
+    """All documents in one piece, with what a plug-in reads of them."""
+    names, source = np.unique(columns["source"].astype(str), return_inverse=True)
+    table: dict[str, Any] = {
+        "doc_id": keyed.ids(ids),
+        "num_tokens": pa.array(columns["num_tokens"].astype(np.uint32)),
+        "source": pa.DictionaryArray.from_arrays(source.astype(np.int32), pa.array(names)),
+        "cluster": pa.array(columns["cluster"].astype(np.int32)),
+        "distance": pa.array(corpus.distances(ids)),
+        "branches": drawn.no_branches(len(ids)),
+        **{score: _column(columns[score]) for score in MEANINGS},
+        "visits": pa.array(np.ones(len(ids), np.uint16)),
+        "round": pa.array(np.zeros(len(ids), np.uint16)),
+    }
+    read = {*columns_of(plugin)}
+    if read & {"embedding", "neighbours"}:
+        table["embedding"] = vector_column(corpus.vectors(ids))
+    if "neighbours" in read:
+        near = _neighbours(corpus, policy.cluster.num_neighbours)
+        rows = pc.index_in(table["doc_id"], near["doc_id"].combine_chunks())
+        for name in ("neighbours", "neighbour_cosines"):
+            table[name] = near[name].combine_chunks().take(rows)
+    fields = [
+        pa.field(name, column.type, metadata={"higher_is": MEANINGS[name]} if name in MEANINGS else None)
+        for name, column in table.items()
+    ]
+    return Pool.of(pa.table(list(table.values()), schema=pa.schema(fields)), max(len(ids), 1))
+
+
+def _neighbours(corpus: Corpus, count: int) -> pa.Table:
+    """`tables.NEIGHBOURS` of all documents, also those that a rule leaves out."""
+    ids = np.unique(corpus.ids(np.arange(corpus.num_documents)), axis=0)
+    clusters = corpus.clusters(ids)
+    groups: list[pa.RecordBatch] = []
+    for cluster in np.unique(clusters):
+        own = ids[clusters == cluster]
+        group = {"doc_id": keyed.ids(own), "embedding": vector_column(corpus.vectors(own))}
+        groups.append(nearest_of_cluster(count, pa.record_batch(group)))
+    return pa.Table.from_batches(groups)
 
 
 def _arrange(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.intp]:
@@ -249,26 +341,13 @@ def _arrange(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]
     return np.concatenate([of_group[number] for number in range(rounds) for of_group in pieces])
 
 
-def _arrange_at_once(policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.intp]:
-    """The same, as the order itself says it of all chosen documents, in one piece."""
-    names, source = np.unique(columns["source"].astype(str), return_inverse=True)
-    table = {
-        "doc_id": keyed.ids(ids),
-        "num_tokens": pa.array(columns["num_tokens"].astype(np.uint32)),
-        "source": pa.DictionaryArray.from_arrays(source.astype(np.int32), pa.array(names)),
-        "cluster": pa.array(columns["cluster"].astype(np.int32)),
-        **{score: _column(columns[score]) for score in MEANINGS},
-        "visits": pa.array(np.ones(len(ids), np.uint16)),
-        "round": pa.array(np.zeros(len(ids), np.uint16)),
-    }
-    fields = [
-        pa.field(name, column.type, metadata={"higher_is": MEANINGS[name]} if name in MEANINGS else None)
-        for name, column in table.items()
-    ]
-    order = policy.plugins.order
-    tables = {option.path: attached.load(option, "--order") for option in options_of(order, *TABLE_KINDS)}
-    pool = Pool.of(pa.table(list(table.values()), schema=pa.schema(fields)), max(len(ids), 1))
-    return attached.attach(order, tables).arrange(pool, policy.seed).visits["document"].to_numpy()
+def _arrange_at_once(
+    corpus: Corpus, policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[np.intp]:
+    """The same, as the order itself says it of all visits, in one piece."""
+    order = _attached(policy.plugins.order, "--order")
+    pool = _pool(corpus, policy, order, ids, columns)
+    return order.arrange(pool, policy.seed).visits["document"].to_numpy()
 
 
 def _spend(group: Ints, keys: UInt64, ids: UInt64, sizes: Ints, quotas: Ints, overshoot: str) -> tuple[Bools, Bools]:

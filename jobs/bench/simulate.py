@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from selector.errors import SelectorError, UsageError
 from selector.order import Order
 from selector.plugins.options import ScoreName, columns_of, hints_of, kind_of
 from selector.policy import Policy, condition
-from selector.select import Ranked
+from selector.select import Selector
 
 WHERE = "num_tokens >= 64 AND source <> 'law'"
 FILE_ROWS = 1 << 20
@@ -42,6 +42,7 @@ class Simulation:
     order: Any = "by_score"
     where: str | None = WHERE
     budget: Mapping[str, Any]
+    limits: Mapping[str, Any] = field(default_factory=dict[str, Any])  # shares, visits, include, exclude
     missing: str = "drop"
     executor: str = "local"
     num_workers: int | None = None
@@ -64,7 +65,7 @@ class Simulation:
         """The policy over the corpus in a folder. Raises PolicyError or UsageError."""
         rows_per_part = None if self.num_parts is None else -(-self.num_documents // self.num_parts)
         rater = "jobs.bench.drawn:Drawn"
-        policy = Policy.of(
+        return Policy.of(
             {
                 "seed": self.seed,
                 "corpus": {"paths": [str(folder)], "rows_per_part": rows_per_part},
@@ -75,20 +76,19 @@ class Simulation:
                 "select": {
                     "where": self.where,
                     "budget": dict(self.budget),
-                    "using": _with_score("selectors", self.select, Ranked, "quality"),
+                    "using": _with_score("selectors", self.select, Selector, "quality"),
                     "missing": self.missing,
+                    **self.limits,
                 },
                 "order": {"using": _with_score("orders", self.order, Order, "difficulty")},
                 "manifest": {score: score for score in MEANINGS},
             }
         )
-        chosen, arranged = policy.select.using.name, policy.order.using.name
-        for option, name, plugin in (
-            ("--select", chosen, policy.plugins.selector), ("--order", arranged, policy.plugins.order)
-        ):  # fmt: skip
-            if {"embedding", "neighbours"} & set(columns_of(plugin)):
-                raise UsageError(f"{option}: {name} reads vectors, and none are drawn. Name another one.")
-        return policy
+
+    def has_vectors(self, folder: Path) -> bool:
+        """Whether something reads vectors."""
+        plugins = self.policy(folder).plugins
+        return any({"embedding", "neighbours"} & set(columns_of(one)) for one in (plugins.selector, plugins.order))
 
     def made_executor(self) -> Executor:
         """The executor. Raises PolicyError."""
@@ -137,13 +137,15 @@ def simulate(
             problems = reference.differences(wanted.corpus, policy, Path(report.uri))
             if problems:
                 raise SelectorError(f"The manifest is not the reference's: {'; '.join(problems)}.")
-            by = (
-                "reference in NumPy"
-                if policy.order.using.name in reference.ORDERS
-                else "order itself, arranged at once in memory"
+            chooses, arranges = (
+                "reference in NumPy" if is_spelt_out else f"{kind} itself, asked at once in memory"
+                for kind, is_spelt_out in (
+                    ("selector", reference.is_spelt_out(policy)),
+                    ("order", policy.order.using.name in reference.ORDERS),
+                )
             )
-            print("Ids, outcomes, reasons and inclusion probabilities are those of the reference in NumPy.")
-            print(f"The order is that of the {by}.")
+            print(f"Ids, outcomes, reasons and inclusion probabilities are those of the {chooses}.")
+            print(f"The order is that of the {arranges}.")
         for thing_changed, changed in changes(wanted).items() if again else ():
             costs = in_a_process(measure, changed, home).costs
             ran = ", ".join(cost.name for cost in costs[:-1] if not cost.cached) or "nothing"
@@ -164,7 +166,7 @@ def changes(wanted: Simulation) -> dict[str, Simulation]:
         "nothing": wanted,
         "budget": replace(wanted, budget={unit: _less(amount) for unit, amount in wanted.budget.items()}),
         "rule": replace(wanted, where=f"{wanted.where} AND {rule}" if wanted.where else rule),
-        "score": replace(wanted, select=_with_score("selectors", wanted.select, Ranked, "difficulty")),
+        "score": replace(wanted, select=_with_score("selectors", wanted.select, Selector, "difficulty")),
         **(
             {"order": replace(wanted, order={"by_score": order[1] | {"direction": direction}})}
             if order[0] == "by_score"
@@ -175,9 +177,15 @@ def changes(wanted: Simulation) -> dict[str, Simulation]:
 
 def draw(wanted: Simulation, home: Path) -> None:
     """Afterwards the corpus is in `home/corpus`, and all that is known of it before select in `home/root`."""
-    corpus = wanted.corpus
-    corpus.write(home / "corpus")
-    drawn.draw(wanted.policy(home / "corpus"), corpus, str(home / "root"), wanted.made_executor())
+    corpus, folder = wanted.corpus, home / "corpus"
+    corpus.write(folder)
+    drawn.draw(
+        wanted.policy(folder),
+        corpus,
+        str(home / "root"),
+        wanted.made_executor(),
+        has_vectors=wanted.has_vectors(folder),
+    )
 
 
 def measure(wanted: Simulation, home: Path) -> Report:

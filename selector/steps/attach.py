@@ -3,11 +3,12 @@
 Texts get their vectors here, by the corpus's own model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
@@ -52,11 +53,15 @@ class Attach(Whole):
                 continue
             table = attached.load(option, self.path, self.contents.get(option.path))
             if option.kind is TextsPath:
-                assert self.encoder is not None, "texts are embedded by the corpus's model"
-                vectors = self.encoder.encode(table["text"].to_pylist())
-                kind = tables.embeddings(self.encoder.dimension).field("embedding")  # as documents have it
-                table = table.append_column(kind, vector_column(vectors.astype(np.float16)))
+                vectors = self.vectors(table["text"].to_pylist())
+                kind = tables.embeddings(vectors.shape[1]).field("embedding")  # as documents have it
+                table = table.append_column(kind, vector_column(vectors))
             yield option.path, table
+
+    def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        """What the corpus's own model says of some texts, (n, dimension)."""
+        assert self.encoder is not None, "texts are embedded by the corpus's model"
+        return self.encoder.encode(texts).astype(np.float16).reshape(-1, self.encoder.dimension)
 
     def _visits(self, option: Option) -> pa.Table:
         """The documents of a manifest, a row per visit."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import text_of, write_jsonl
+from jobs.bench import drawn
 from jobs.bench import selectors as measures
 from jobs.bench.__main__ import main
 from jobs.bench.drawn import MEANINGS, SOURCES, Corpus, scores
@@ -28,7 +29,6 @@ from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
 from selector.order._resorted import Resorted
-from selector.select import Ranked
 from selector.steps import ranges, shards
 
 pytestmark = pytest.mark.slow
@@ -144,19 +144,28 @@ def one_root(unasked: tuple[Simulation, Path], tmp_path_factory: pytest.TempPath
     return shutil.copytree(unasked[1] / "root", tmp_path_factory.mktemp("one") / "root")
 
 
-RANKED = [name for name in plugins.names("selectors") if issubclass(plugins.find("selectors", name), Ranked)]
-OF_VECTORS = [  # and no vectors are drawn
-    "decorrelated", "designed", "diverse", "facility_location", "k_center", "matching", "negatives", "prune",
-]  # fmt: skip
-OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without
+OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without, or that say more than the defaults
+    "decorrelated": {"batch": 64, "picks": 16},
+    "diverse": {"most": 0.8},
+    "iterative": {"inner": {"kmeans_quality": {"score": "quality"}}, "signal": "difficulty"},
+    "matching": {"queries": ["QUERIES"]},
+    "mixture": {"weights": {"web": 2.0, "code": 1.0}, "visits": 2},
+    "negatives": {"queries": "QUERIES", "first": 3, "last": 40, "count": 9},
+    "parallel": {"scores": ["difficulty"]},
+    "prune": {"most": 0.8},
+    "repeats": {"decay": 0.5},
+    "task_balanced": {"targets": {"web": 0.5, "books": 0.5}},
     "threshold": {"least": 0.5},
-    "matching": {"queries": ["none.jsonl"]},
-    "negatives": {"queries": "none.jsonl"},
 }
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
 SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
 UNTRAINED = [name for name in SORTED_ANEW if not getattr(plugins.find("orders", name), "reads_training", False)]
+OF_VECTORS = ["designed"]
 BY_SHARDS = [name for name in (*PLACED, *UNTRAINED) if name not in OF_VECTORS]
+LIMITS: dict[str, Any] = {
+    "shares": {"source": {"web": {"least": 0.4}, "code": {"most": 0.05}, "chat": {"most": 0.0}}},
+    "visits": {"most": 1},
+}
 ORDER_OPTIONS: dict[str, dict[str, Any]] = {  # that say more than the defaults, of some
     "bands": {"by": "source"},
     "blocked": {"by": "cluster", "score": "difficulty", "groups_by": "quality"},
@@ -194,30 +203,59 @@ def test_an_order_over_shards_and_ranges_is_that_of_one_sort(
     assert differences(asked.corpus, policy, Path(outcome.uri)) == []
 
 
-@pytest.mark.parametrize(
-    ("selector", "order"),
-    [
-        *((name, "shuffled") for name in RANKED if name not in OF_VECTORS),
-        *(("random", name) for name in (*BY_SHARDS, "spread", "pooled")),
-    ],
-)
-def test_any_ranked_selector_and_any_order_is_simulated_by_its_name(
-    selector: str, order: str, homes: dict[str, tuple[Simulation, Path]], tmp_path: Path
+@pytest.mark.parametrize("name", [*BY_SHARDS, *OF_VECTORS, "spread", "pooled"])
+def test_any_order_is_simulated_by_its_name(
+    name: str, homes: dict[str, tuple[Simulation, Path]], with_vectors: tuple[Simulation, Path], tmp_path: Path
 ) -> None:
-    asked, home = homes["3 parts"]
+    asked, home = with_vectors if name in OF_VECTORS else homes["3 parts"]
     graph = write_jsonl(tmp_path / "graph.jsonl", [{"before": "web", "after": "books"}])
-    options = {**OPTIONS, "prerequisites": {"graph": str(graph)}}
-    select, arranged = ({name: options.get(name, {})} for name in (selector, order))
-    assert measure(dataclasses.replace(asked, select=select, order=arranged), home).num_kept > 0
+    options = {"prerequisites": {"graph": str(graph)}}
+    select = "kmeans_quality" if name in OF_VECTORS else "random"
+    changed = dataclasses.replace(asked, select=select, order={name: options.get(name, {})})
+    assert measure(changed, home).num_kept > 0
 
 
-@pytest.mark.parametrize("name", OF_VECTORS)
-def test_a_plugin_that_reads_vectors_is_refused_before_anything_is_drawn(
-    name: str, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def with_vectors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Simulation, Path]:
+    """Three thousand documents with vectors and neighbours, in four parts."""
+    home = tmp_path_factory.mktemp("home")
+    asked = dataclasses.replace(DRAWN, num_documents=3_000, num_parts=4, select="facility_location")
+    draw(asked, home)
+    return asked, home
+
+
+def select_of(name: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """A selector as a policy writes it: with what it cannot do without, and with the options above."""
+    queries = str(write_jsonl(folder / "queries.jsonl", [{"text": f"Example {i}"} for i in range(5)]))
+    return {
+        name: {
+            key: [queries] if value == ["QUERIES"] else queries if value == "QUERIES" else value
+            for key, value in OPTIONS.get(name, {}).items()
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        *((name, {}) for name in plugins.names("selectors")),
+        *((name, LIMITS) for name in ("iterative", "repeats")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "within limits" if value else "",
+)
+def test_any_selector_over_shards_is_that_of_all_documents_at_once(
+    name: str,
+    limits: dict[str, Any],
+    with_vectors: tuple[Simulation, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    option = "--order" if name in PLACED else "--select"
-    assert main(["simulate", "20k", "--clusters", "24", option, f"{{{name}: {OPTIONS.get(name, {})}}}"]) == 2
-    assert f"{option}: {name} reads vectors, and none are drawn" in capsys.readouterr().err
+    asked, home = with_vectors
+    changed = dataclasses.replace(asked, select=select_of(name, tmp_path), order="shuffled", limits=limits)
+    policy, executor = changed.policy(home / "corpus"), changed.made_executor()  # with the tables that options name
+    drawn.draw(policy, changed.corpus, str(home / "root"), executor, has_vectors=True)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 900)
+    assert assert_equal(changed, home).num_kept > 5
 
 
 def test_all_before_select_is_found_done_and_every_step_is_measured(
