@@ -245,8 +245,10 @@ def _select(
             log_weights = lottery.log_weights(scored, _cuts(group, keys, within, len(clusters))[group])
         whole = inclusion.Drawn(group=stratum, log_weight=log_weights, sizes=sizes)
         spent_by_stratum = _sums(stratum[kept], sizes[kept], 2 * len(clusters))
-        times = inclusion.solve(lambda work: [work(whole)], spent_by_stratum, _sums(stratum, sizes, 2 * len(clusters)))
-        chance = inclusion.probability(times, stratum, log_weights)
+        totals = _sums(stratum, sizes, 2 * len(clusters))
+        is_counted = unit == "documents"
+        chances = inclusion.inclusion(lambda work: [work(whole)], spent_by_stratum, totals, is_counted=is_counted)
+        chance = chances(stratum, log_weights)
     return kept.astype(np.int64), reason, chance
 
 

@@ -2,12 +2,14 @@
 
 Think of every document as an alarm clock that rings at a rate proportional to its weight: drawing without
 replacement (Plackett-Luce, Gumbel top-k) takes documents as their clocks ring, until a time t. A document
-was included if its clock rang by then. `solve` finds t for every group, `probability` applies it.
+was included if its clock rang by then. `solve` finds the t by which as many are expected as were drawn; the exact t is
+drawn too, and `inclusion` sees to that where a group is small.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +24,13 @@ _CELLS, _MOST_CELLS = 1 << 18, 1 << 14
 _COARSE = 0.5
 _ALMOST_NONE, _ALMOST_ALL = -45.0, 10.0  # logarithms of a rate by which nothing is drawn, and everything
 
+_MOST_EXACT = 256  # documents of a group whose probabilities can be exact
+_FEW = 64  # in so small a group steps may be wide
+_MOST_COST = 1 << 22  # squares of the sizes of such groups, added up: seconds
+_EXACT_ENOUGH, _MOST_ERROR = 1e-5, 0.02  # of the correction; squared, it is about the error that it leaves
+_STEP, _BEFORE, _AFTER = 0.2, 18.0, 5.0  # of the logarithm of time: between nodes, and of these about the centre
+_BLOCK = 1 << 18  # numbers that are worked on at once
+_UNIT = 2.0**34
 
 Answer = TypeVar("Answer")
 
@@ -45,8 +54,169 @@ class Draws(Protocol):
     def __call__(self, work: Callable[[Drawn], Answer], /) -> Iterable[Answer]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inclusion:
+    """How probable every document was, by its group and the logarithm of its weight."""
+
+    log_time: Floats  # (groups,), for which each was drawn from; NaN: not known well enough
+    spread: Floats  # (groups,), half of the variance of that time, as a part of it
+    growth: (
+        Floats  # (groups,), of how many are drawn, by the logarithm of the time; infinite: the time is not corrected
+    )
+    shift: Floats  # (groups,), of that number
+    values: Floats  # the logarithms of weights in small groups, ascending
+    keys: Ints  # of a group and a place among the values, ascending
+    chances: Floats  # of each key
+
+    def __call__(self, group: Ints, log_weight: Floats) -> Floats:
+        """The inclusion probability of each document of a batch; NaN where it is not known well enough."""
+        log_time = self.log_time[group]
+        is_known = ~np.isnan(log_time)
+        rate = exact.expm1(log_weight + np.where(is_known, log_time, 0.0)) + 1
+        chance = -exact.expm1(-rate)
+        growth, rate = self.growth[group], np.minimum(rate, 700.0)
+        moved = (chance + self.shift[group]) / growth - self.spread[group] * rate
+        corrected = np.clip(chance + rate * (1 - chance) * moved, 0.0, 1.0)
+        chance = np.where(np.isfinite(growth), corrected, chance)
+        chance = np.where(is_known, chance, np.nan)
+        if len(self.keys):
+            place = np.minimum(np.searchsorted(self.values, log_weight), len(self.values) - 1)
+            key = group * len(self.values) + place
+            at = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+            chance = np.where((self.keys[at] == key) & (self.values[place] == log_weight), self.chances[at], chance)
+        return chance
+
+
+def inclusion(draws: Draws, spent: Ints, total: Ints, *, is_counted: bool) -> Inclusion:
+    """The inclusion probabilities of documents that are drawn without replacement, with weights (Plackett-Luce).
+
+    `spent` is what each group spent of its `total`; `is_counted` says that every document spends 1, so that as many
+    were drawn. Then the probabilities of a group of up to 256 documents are exact, to about 1e-8 (of all such groups
+    while that costs seconds, the smallest first). Those of a larger one are corrected for the chance by which the draw
+    ends sooner or later, which leaves less than 0.002, and 0.0001 where a hundred are drawn; where a few documents
+    weigh so much that it could leave more, they are not known. Where a document's own length decides too, they are
+    those of `solve`: exact where the weights are equal or a group is spent whole, and the nearer the more a group
+    spends beside a document.
+    """
+    log_time = solve(draws, spent, total)
+    zeros = np.zeros(len(total))
+    plain = Inclusion(
+        log_time=log_time, spread=zeros, growth=np.full(len(total), np.inf), shift=zeros, values=np.empty(0),
+        keys=np.empty(0, np.int64), chances=np.empty(0),
+    )  # fmt: skip
+    is_open = (spent > 0) & (spent < total)
+    if not is_counted or not is_open.any():
+        return plain
+    about, errors = _corrected(draws, plain, is_open)
+    order = np.argsort(total, kind="stable")
+    order = order[is_open[order] & (errors[order] > _EXACT_ENOUGH) & (total[order] <= _MOST_EXACT)]
+    costs = np.cumsum(total[order] ** 2 * (1 + (total[order] > _FEW)))
+    is_small = np.zeros(len(total), np.bool_)
+    is_small[order[costs <= _MOST_COST]] = True
+    about = replace(about, log_time=np.where((errors > _MOST_ERROR) & ~is_small, np.nan, log_time))
+    if not is_small.any():
+        return about
+    members = list(draws(functools.partial(_members, is_small)))
+    group = np.concatenate([pair[0] for pair in members])
+    log_weight = np.concatenate([pair[1] for pair in members])
+    by_group = np.lexsort((log_weight, group))
+    group, log_weight = group[by_group], log_weight[by_group]
+    chances = _exactly(group, log_weight, spent, log_time)
+    values, place = np.unique(log_weight, return_inverse=True)
+    keys, first = np.unique(group * len(values) + place, return_index=True)
+    return replace(about, values=values, keys=keys, chances=chances[first])
+
+
+def _corrected(draws: Draws, plain: Inclusion, is_open: npt.NDArray[np.bool_]) -> tuple[Inclusion, Floats]:
+    """The probabilities to the second order, and how much the correction of a group can be.
+
+    The time at which a group is spent is not t: it spreads about t by v t^2, v being the variance of what is drawn
+    until t divided by the square of its growth g, and it is later for a document that is not counted itself. That
+    turns p = 1 - exp(-x), x being w t, into p + x exp(-x) ((p + c) / g - v x / 2), where c makes all add up.
+    """
+    sums = functools.reduce(np.add, draws(_Spread(log_time=plain.log_time, is_open=is_open))) / _UNIT
+    variance, growth, weighed, squares = sums
+    growth = np.where(is_open & (growth > 0), growth, np.inf)
+    spread = variance / growth**2 / 2
+    shift = np.where(is_open, spread * squares - weighed / growth, 0.0)
+    most = functools.reduce(np.maximum, draws(functools.partial(_ranges, len(growth))))[0]
+    rate = np.where(is_open, exact.expm1(np.minimum(most + np.where(is_open, plain.log_time, 0.0), 1.0)) + 1, 0.0)
+    largest = np.where(rate < 2, rate * rate * (exact.expm1(-rate) + 1), 4 * math.exp(-2))
+    return replace(plain, spread=spread, growth=growth, shift=shift), largest * spread
+
+
+def _members(is_small: npt.NDArray[np.bool_], drawn: Drawn) -> tuple[Ints, Floats]:
+    """The documents of small groups."""
+    chosen = is_small[drawn.group]
+    return drawn.group[chosen], drawn.log_weight[chosen]
+
+
+def _exactly(group: Ints, log_weight: Floats, spent: Ints, log_time: Floats) -> Floats:
+    """The exact probabilities of documents that are sorted by their group.
+
+    Document i is included if its clock rings before those of k others have, so with F_i(t) as the probability that
+    fewer than k others have by t, its probability is the integral of w exp(-w t) F_i(t). It is summed over the
+    logarithm of t by the trapezoidal rule; before the first node F is 1. How many have rung is worked out document by
+    document (Poisson binomial), and one is taken out again by the recurrence that is stable for it.
+    """
+    names, first, sizes = np.unique(group, return_index=True, return_counts=True)
+    chances = np.empty(len(group))
+    order = np.argsort(sizes, kind="stable")
+    start = 0
+    while start < len(order):
+        step = _STEP if sizes[order[start]] <= _FEW else _STEP / 2
+        nodes = step * np.arange(-round(_BEFORE / step), round(_AFTER / step) + 1)
+        end = start + 1
+        while end < len(order) and (end - start + 1) * sizes[order[end]] * len(nodes) <= _BLOCK:
+            if sizes[order[end]] > _FEW >= sizes[order[start]]:
+                break
+            end += 1
+        some = order[start:end]
+        width = int(sizes[order[end - 1]])
+        at = first[some, None] + np.arange(width)
+        is_one = np.arange(width) < sizes[some, None]
+        weights = np.where(is_one, log_weight[np.minimum(at, len(group) - 1)], -np.inf)
+        centre = log_time[names[some]]
+        chances[at[is_one]] = _integrated(weights, spent[names[some]], centre[:, None] + nodes, step)[is_one]
+        start = end
+    return chances
+
+
+def _integrated(log_weight: Floats, drawn: Ints, log_times: Floats, step: float) -> Floats:
+    """The probabilities in some groups, (g, n): their log weights (-inf: there is no document), how many are drawn, and
+    the nodes, (g, nodes)."""
+    rate = exact.expm1(np.maximum(log_weight[:, :, None], -1e4) + log_times[:, None, :]) + 1  # (g, n, nodes)
+    rate = np.where(np.isinf(log_weight)[:, :, None], 0.0, rate)
+    rung = -exact.expm1(-rate)
+    waits, width = 1 - rung, log_weight.shape[1]
+    counts = np.zeros((width + 1, len(drawn), log_times.shape[1]))  # how probable it is that so many have rung
+    counts[0] = 1.0
+    for i in range(width):
+        after = counts[1 : i + 2] * waits[:, i] + counts[: i + 1] * rung[:, i]
+        counts[0] *= waits[:, i]
+        counts[1 : i + 2] = after
+    fewer, more, before = (np.zeros_like(rung) for _ in range(3))  # without the one: fewer than k, and the others
+    needed = drawn[:, None, None]
+    wide, narrow = np.maximum(waits, 0.25), np.maximum(rung, 0.25)
+    for m in range(int(drawn.max())):
+        before = (counts[m][:, None] - rung * before) / wide
+        fewer += np.where(m < needed, before, 0.0)
+    before = np.zeros_like(rung)
+    for m in range(width, int(drawn.min()), -1):
+        before = (counts[m][:, None] - waits * before) / narrow
+        more += np.where(m > needed, before, 0.0)
+    is_few = np.clip(np.where(rung <= 0.5, fewer, 1 - more), 0.0, 1.0)
+    heights = rate * waits * is_few
+    heights[..., 0] /= 2
+    sums = np.rint(heights * step * _UNIT).astype(np.int64).sum(axis=2) / _UNIT
+    x = rate[..., 0]
+    slope = x * (1 - x) * waits[..., 0]
+    third = x * (1 - 7 * x + 6 * x * x - x * x * x) * waits[..., 0]
+    return np.clip(rung[..., 0] + sums + step**2 / 12 * slope - step**4 / 720 * third, 0.0, 1.0)
+
+
 def solve(draws: Draws, spent: Ints, total: Ints) -> Floats:
-    """The logarithm of the time for which each group was drawn from, for `probability`.
+    """The logarithm of the time for which each group was drawn from, about.
 
     Documents drawn without replacement with weights w (Plackett-Luce, Gumbel top-k) arrive like clocks that
     ring at rate w; the draw ends at a time t. Following Rosén (Asymptotic theory for successive sampling,
@@ -126,11 +296,6 @@ def _step(drawn: Floats, slope: Floats, spent: Ints, total: Ints, scale: float) 
     return np.where(step < -0.5, np.maximum(step, -30.0), exact.log(1 + np.maximum(step, -0.5)))
 
 
-def probability(log_time: Floats, group: Ints, log_weight: Floats) -> Floats:
-    """The inclusion probability of each document of a batch, from the result of `solve`."""
-    return -exact.expm1(-(exact.expm1(log_weight + log_time[group]) + 1))
-
-
 def _ranges(groups: int, drawn: Drawn) -> Floats:
     """The largest log weight of each group, and minus its smallest one: (2, groups)."""
     ranges = np.full((2, groups), -np.inf)
@@ -181,6 +346,27 @@ class _Histogram:
         for sums, power in zip(counted, (None, distance, distance * distance), strict=True):
             amounts = sizes if power is None else sizes * np.rint(power * self.unit).astype(np.int64)
             np.add.at(sums, flat, amounts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spread:
+    """For each group, x being the rate of a document until the group's time and p = 1 - exp(-x): the sums of p (1 - p),
+    x exp(-x), p x exp(-x) and x^2 exp(-x)."""
+
+    log_time: Floats
+    is_open: npt.NDArray[np.bool_]
+
+    def __call__(self, drawn: Drawn) -> Ints:
+        sums = np.zeros((4, len(self.is_open)), np.int64)
+        for piece in slices(len(drawn.group)):
+            chosen = self.is_open[drawn.group[piece]]
+            group = drawn.group[piece][chosen]
+            rate = np.minimum(exact.expm1(drawn.log_weight[piece][chosen] + self.log_time[group]) + 1, 700.0)
+            chance = -exact.expm1(-rate)
+            growth = rate * (1 - chance)
+            for one, terms in zip(sums, (chance * (1 - chance), growth, chance * growth, rate * growth), strict=True):
+                np.add.at(one, group, np.rint(_UNIT * terms).astype(np.int64))
+        return sums
 
 
 @dataclass(frozen=True, kw_only=True)

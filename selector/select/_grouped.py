@@ -15,6 +15,7 @@ from selector import tables
 from selector.errors import SelectorError
 from selector.exact import Floats, UInt64
 from selector.exact.sortkeys import floats
+from selector.exact.spend import Budget
 from selector.plugins.options import columns_of
 from selector.plugins.pool import Pool
 from selector.select._ranked import Ranked
@@ -63,6 +64,11 @@ class Grouped(Ranked):
         The law: the answer depends on the documents of the group and the seed, and on nothing else.
         """
 
+    def first_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int, most_taken: int | None) -> Keys:
+        """The same, where no more than so many of the group can be taken (None: nobody knows). What comes after them
+        may stand in any order, so a selector that works out one document after another can stop there."""
+        return self.group_keys(group, given, seed)
+
     @final
     def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
         return batch[_KEY].fill_null(0).to_numpy(zero_copy_only=False)
@@ -82,20 +88,36 @@ class Grouped(Ranked):
     def _columns(self) -> tuple[str, ...]:
         return ("doc_id", "num_tokens", self.grouped_by, *_ANSWER.names)
 
-    def _prepared(self, pool: Pool, seed: int) -> Pool:
+    def _prepared(self, pool: Pool, seed: int, budget: Budget | None) -> Pool:
         self._check_sizes(pool)
         columns = list(dict.fromkeys(("doc_id", "num_tokens", self.grouped_by, *columns_of(self))))
         given = {} if pool.given is None else _in_groups(pool.given.select(columns), self.grouped_by)
-        return pool.exchange(self.grouped_by, functools.partial(_answer, self, given, seed), *columns, returns=_ANSWER)
+        work = functools.partial(_answer, self, given, seed, self._most_taken(pool, budget))
+        return pool.exchange(self.grouped_by, work, *columns, returns=_ANSWER)
+
+    def _most_taken(self, pool: Pool, budget: Budget | None) -> Mapping[Any, int]:
+        """How many documents of each group can be taken, where that is known beforehand: a budget in documents of which
+        every group has its quota, and leaves nothing of it."""
+        is_asked = type(self).first_keys is not Grouped.first_keys
+        if not is_asked or budget is None or budget.unit != "documents" or not self.fills_budget:
+            return {}
+        counts = self._counts(pool)
+        names = sorted(counts, key=lambda name: (name is None, name))
+        sizes = np.array([counts[name] for name in names], np.int64)
+        return dict(zip(names, self.quotas(names, sizes, budget, None).tolist(), strict=True))
+
+    def _counts(self, pool: Pool) -> Counter[Any]:
+        """How many documents each group has."""
+        counts: Counter[Any] = Counter()
+        for counted in pool.map(functools.partial(_counted, self.grouped_by), self.grouped_by):
+            counts.update(counted)
+        return counts
 
     def _check_sizes(self, pool: Pool) -> None:
         """Raises SelectorError where a group is larger than the largest that can be looked at."""
         if self.largest_group is None or pool.num_documents <= self.largest_group:
             return
-        counts: Counter[Any] = Counter()
-        for counted in pool.map(functools.partial(_counted, self.grouped_by), self.grouped_by):
-            counts.update(counted)
-        name, most = max(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
+        name, most = max(self._counts(pool).items(), key=lambda pair: (pair[1], str(pair[0])))
         if most > self.largest_group:
             cure = "a larger cluster.num_clusters" if self.grouped_by == "cluster" else "a column with smaller groups"
             raise SelectorError(
@@ -120,9 +142,15 @@ def _in_groups(given: pa.Table, by: str) -> dict[Any, pa.RecordBatch]:
     return {name: given.take(chosen).combine_chunks().to_batches()[0] for name, chosen in rows.items()}
 
 
-def _answer(selector: Grouped, given: Mapping[Any, pa.RecordBatch], seed: int, group: pa.RecordBatch) -> pa.RecordBatch:
+def _answer(
+    selector: Grouped,
+    given: Mapping[Any, pa.RecordBatch],
+    seed: int,
+    most_taken: Mapping[Any, int],
+    group: pa.RecordBatch,
+) -> pa.RecordBatch:
     name, n = group[selector.grouped_by][0].as_py(), group.num_rows
-    keys = selector.group_keys(group, given.get(name, group.slice(0, 0)), seed)
+    keys = selector.first_keys(group, given.get(name, group.slice(0, 0)), seed, most_taken.get(name))
     columns = [
         pa.array(keys.keys, pa.uint64(), mask=keys.never),
         pa.nulls(n, pa.float64()) if keys.values is None else pa.array(keys.values, mask=np.isnan(keys.values)),

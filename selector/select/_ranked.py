@@ -20,7 +20,7 @@ import pyarrow as pa
 from selector.errors import SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.apportion import apportion, tally
-from selector.exact.inclusion import Drawn, probability, solve
+from selector.exact.inclusion import Drawn, Inclusion, inclusion
 from selector.exact.pieces import slices
 from selector.exact.spend import UNLIMITED, Budget, Queued, Taken, take
 from selector.plugins.options import columns_of
@@ -151,7 +151,7 @@ class Ranked(Selector):
         """The logarithms of the weights by which chance drew, up to a factor for each stratum; None: nothing is drawn.
 
         `cuts` is the key of the first document that its group's quota did not pay. Inclusion probabilities follow from
-        these weights; where nothing is drawn they are 1 and 0.
+        these weights (`exact.inclusion`); where nothing is drawn they are 1 and 0.
         """
         return None
 
@@ -176,8 +176,8 @@ class Ranked(Selector):
         """What a pass reads."""
         return tuple(dict.fromkeys(("doc_id", "num_tokens", *columns_of(self))))
 
-    def _prepared(self, pool: Pool, seed: int) -> Pool:
-        """The pool with whatever the keys need beside."""
+    def _prepared(self, pool: Pool, seed: int, budget: Budget | None) -> Pool:
+        """The pool with whatever the keys need beside; `budget` is all that is to be spent on it, if that is known."""
         return pool
 
     def _is_given(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Bools:
@@ -189,7 +189,7 @@ class Ranked(Selector):
 
     @final
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        whole, columns = self._prepared(pool, seed), self._columns()
+        whole, columns = self._prepared(pool, seed, budget), self._columns()
         summary = self.summary_for(whole, budget, seed)
         view = _View(selector=self, budget=budget, seed=seed, summary=summary, names=())
         by_name = _merged(whole.map(functools.partial(_sizes, view), *columns))
@@ -217,7 +217,7 @@ class Ranked(Selector):
         ):
             spent, cuts = spent + shard_spent, np.maximum(cuts, shard_cuts)
 
-        log_times = None
+        chances = None
         is_drawn = self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None
         if is_drawn and self.is_probability_defined:
             weigh = functools.partial(_weighed, view, taken, totals.shape[1])
@@ -226,7 +226,8 @@ class Ranked(Selector):
             def draws(work: Callable[[Drawn], Answer]) -> Iterable[Answer]:
                 return weighed.map(functools.partial(_drawn, budget, work), "num_tokens", _ALLOWED, *_WEIGHED.names)
 
-            log_times = solve(draws, spent.reshape(-1), totals.reshape(-1))
+            is_counted = budget.unit == "documents"
+            chances = inclusion(draws, spent.reshape(-1), totals.reshape(-1), is_counted=is_counted)
         decide = _Decide(
             view=view,
             taken=taken,
@@ -236,7 +237,7 @@ class Ranked(Selector):
             spent=spent.sum(axis=1) + laps * sizes,
             cuts=cuts,
             num_strata=totals.shape[1],
-            log_times=log_times,
+            chances=chances,
         )
         known = tuple(_LINED_UP.names)
         decisions = Decisions(decide=decide, columns=columns, pool=lined_up, known=known, facts=decide.facts)
@@ -367,7 +368,7 @@ class _Decide:
     spent: Ints
     cuts: Floats
     num_strata: int
-    log_times: Floats | None
+    chances: Inclusion | None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         answers = map(self._answer, _in_pieces(batch))
@@ -395,11 +396,11 @@ class _Decide:
         taken, within = self.taken.mask(queued), self.taken.within(queued) | (laps > 0)
         kept = (taken | (laps > 0)) & allowed
         chance = kept.astype(np.float64)
-        if self.log_times is not None:
+        if self.chances is not None:
             log_weight = selector.log_weights(batch, view.summary, self.taken.cuts[queued.group, 0])
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
-            chance = np.where(laps > 0, 1.0, probability(self.log_times, drawn, log_weight)) * allowed
+            chance = np.where(laps > 0, 1.0, self.chances(drawn, log_weight)) * allowed
         if not selector.is_probability_defined:
             chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))

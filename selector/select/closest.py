@@ -1,20 +1,23 @@
 """The typical documents of every cluster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from selector import exact
-from selector.exact import Floats, UInt64
-from selector.select import Ranked
+from selector.exact import Floats, Ints, UInt64
+from selector.select import Budget, Ranked
+from selector.select._quotas import Quota, quotas_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closest(Ranked):
     """Takes the documents that are closest to the centroid of their cluster (kM-Closest).
 
-    Every cluster gets its share of the budget in proportion to its size, by largest remainder; ties by doc_id. A
+    A cluster's quota is its share of the budget, by largest remainder: `proportional` to its size, or `equal` for all;
+    what a small cluster has no documents for, the others get. Ties by doc_id. A
     document's value is minus its distance. Nothing is drawn.
 
     Source: a baseline of arXiv 2409.11378. Setting: Llama-2-7B on 10,000 of 196,000 WizardLM examples. Reported: 44.6,
@@ -24,6 +27,8 @@ class Closest(Ranked):
     `random` is as good where clusters are tight, and more diverse.
     """
 
+    quota: Quota = "proportional"
+
     @property
     def grouped_by(self) -> str:
         return "cluster"
@@ -31,6 +36,9 @@ class Closest(Ranked):
     @property
     def needs(self) -> tuple[str, ...]:
         return (*super().needs, "distance")
+
+    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
+        return quotas_of(self.quota, sizes, budget.amount)
 
     def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
         return exact.ascending(batch["distance"])

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed
-from selector.select import Group, Grouped, Keys, Pool, Reasons
+from selector.select import Budget, Group, Grouped, Keys, Pool, Reasons
 from selector.select._alike import vectors
 
 _BATCH = "decorrelated.batch"
@@ -85,10 +85,10 @@ class Decorrelated(Grouped):
             never=f"batch {{group}}: not {picks}",
         )
 
-    def _prepared(self, pool: Pool, seed: int) -> Pool:
+    def _prepared(self, pool: Pool, seed: int, budget: Budget | None) -> Pool:
         number = functools.partial(_batch_of, max(1, round(pool.num_documents / self.batch)), seed)
         extended = pool.extended(number, "doc_id", returns=_BATCHES)
-        return super()._prepared(dataclasses.replace(extended, given=None), seed)
+        return super()._prepared(dataclasses.replace(extended, given=None), seed, budget)
 
 
 def _batch_of(num_batches: int, seed: int, documents: pa.RecordBatch) -> pa.RecordBatch:

@@ -1,20 +1,23 @@
 """The unusual documents of every cluster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from selector import exact
-from selector.exact import Floats, UInt64
-from selector.select import Ranked
+from selector.exact import Floats, Ints, UInt64
+from selector.select import Budget, Ranked
+from selector.select._quotas import Quota, quotas_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Farthest(Ranked):
     """Takes the documents that are farthest from the centroid of their cluster.
 
-    Every cluster gets its share of the budget in proportion to its size, by largest remainder; ties by doc_id. A
+    A cluster's quota is its share of the budget, by largest remainder: `proportional` to its size, or `equal` for all;
+    what a small cluster has no documents for, the others get. Ties by doc_id. A
     document's value is its distance. Nothing is drawn. What is farthest is what is rare, and also what is broken: use
     it on a clean corpus.
 
@@ -25,6 +28,8 @@ class Farthest(Ranked):
     .046, random .634 ± .017. `random` is as good, or better, on a corpus with noise.
     """
 
+    quota: Quota = "proportional"
+
     @property
     def grouped_by(self) -> str:
         return "cluster"
@@ -32,6 +37,9 @@ class Farthest(Ranked):
     @property
     def needs(self) -> tuple[str, ...]:
         return (*super().needs, "distance")
+
+    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
+        return quotas_of(self.quota, sizes, budget.amount)
 
     def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
         return exact.descending(batch["distance"])

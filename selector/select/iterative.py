@@ -111,7 +111,7 @@ class Iterative(Selector):
         return ("cluster",) if self.target in (None, "") else ("cluster", "embedding")
 
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
-        whole = self.inner._prepared(pool, seed)  # pyright: ignore[reportPrivateUsage] (of one family)
+        whole = self.inner._prepared(pool, seed, None)  # pyright: ignore[reportPrivateUsage] (of one family)
         summary = self.inner.summary_for(whole, budget, seed)
         in_clusters = InClusters(inner=self.inner, frozen=summary)
         names, sizes = in_clusters.sizes(whole, budget)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
-
-from selector.exact import Ints, apportion
+from selector.exact import Ints
 from selector.exact.draws import Lottery
 from selector.select import Budget, Weighted
+from selector.select._quotas import Quota, quotas_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +30,11 @@ class KmeansQuality(Weighted):
 
     purpose: ClassVar[str] = "kmeans_quality"
 
-    quota: Literal["proportional", "equal"] = "proportional"
+    quota: Quota = "proportional"
 
     @property
     def grouped_by(self) -> str:
         return "cluster"
 
     def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Lottery) -> Ints:
-        weights = sizes if self.quota == "proportional" else np.ones_like(sizes)
-        return apportion(budget.amount, weights, sizes)
+        return quotas_of(self.quota, sizes, budget.amount)

@@ -88,7 +88,7 @@ class Matching(Ranked):
     def _columns(self) -> tuple[str, ...]:
         return ("doc_id", "num_tokens", _COSINE)
 
-    def _prepared(self, pool: Pool, seed: int) -> Pool:
+    def _prepared(self, pool: Pool, seed: int, budget: Budget | None) -> Pool:
         for path, size in zip(self.queries, self._sizes, strict=True):
             if size == 0:
                 raise SelectorError(f"matching.queries: {str(path)!r} has no texts. Write one example a line.")

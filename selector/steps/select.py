@@ -44,7 +44,7 @@ class Select(Whole):
     order) and `chosen` (what is said of those that are kept); and `facts` (`FACTS`: as `Decisions` has them)."""
 
     name: str = field(default="select", metadata=APART)
-    version = 8
+    version = 9
     libraries = ("duckdb",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)

@@ -1,6 +1,7 @@
 """Quotas that lose nothing, and selections as exact as sorting the whole pool would be."""
 
 import dataclasses
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conftest import tries
@@ -274,7 +275,9 @@ def test_tally_grows_with_its_groups() -> None:
 # ---------------------------------------------------------------- inclusion
 
 
-def chances(groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: int = 10**9) -> Any:
+def chances(
+    groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: int = 10**9, is_counted: bool = False
+) -> Any:
     """The inclusion probability of every document."""
     group, log_weight, size = np.array(groups, np.int64), np.array(log_weights, float), np.array(sizes, np.int64)
     total = np.bincount(group, size, len(spent)).astype(np.int64)
@@ -283,8 +286,8 @@ def chances(groups: Any, log_weights: Any, sizes: Any, spent: list[int], batch: 
         inclusion.Drawn(group=group[i : i + batch], log_weight=log_weight[i : i + batch], sizes=size[i : i + batch])
         for i in cuts
     ]
-    log_time = inclusion.solve(lambda work: map(work, draws), np.array(spent, np.int64), total)
-    return inclusion.probability(log_time, group, log_weight)
+    found = inclusion.inclusion(lambda work: map(work, draws), np.array(spent, np.int64), total, is_counted=is_counted)
+    return found(group, log_weight)
 
 
 @given(
@@ -315,6 +318,55 @@ def test_a_common_factor_of_the_weights_does_not_matter(shift: float) -> None:
     np.testing.assert_allclose(
         chances([0] * 4, weights + shift, [1] * 4, [2]), chances([0] * 4, weights, [1] * 4, [2]), 1e-5
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-6, 6), min_size=2, max_size=6), min_size=1, max_size=4),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    st.floats(-30, 30),
+)
+def test_small_groups_have_the_probabilities_that_all_orders_of_drawing_give(
+    groups: list[list[int]], shares: list[float], shift: float
+) -> None:
+    drawn = [round(share * len(weights)) for weights, share in zip(groups, shares, strict=False)]
+    group = [i for i, weights in enumerate(groups) for _ in weights]
+    log_weights = [shift + 1.5 * weight for weights in groups for weight in weights]
+    found = chances(group, log_weights, [1] * len(group), drawn, batch=5, is_counted=True)
+    expected = [
+        chance
+        for weights, count in zip(groups, drawn, strict=True)
+        for chance in by_enumeration(np.exp(1.5 * np.array(weights)), count)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def by_enumeration(weights: Any, count: int) -> Any:
+    """The inclusion probabilities of so many draws, from all orders in which they can be drawn."""
+    chance = np.zeros(len(weights))
+    for order in itertools.permutations(range(len(weights)), count):
+        left, probability = weights.sum(), 1.0
+        for i in order:
+            probability, left = probability * weights[i] / left, left - weights[i]
+        chance[list(order)] += probability
+    return chance
+
+
+@pytest.mark.parametrize(("drawn", "spread", "error"), [(2, 0.3, 1e-6), (25, 1.0, 1e-3), (100, 1.0, 1e-4)])
+def test_larger_groups_are_corrected_to_the_second_order(
+    drawn: int, spread: float, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = spread * np.random.default_rng(drawn).normal(size=200)
+    expected = chances([0] * 200, weights, [1] * 200, [drawn], is_counted=True)
+    monkeypatch.setattr(inclusion, "_MOST_EXACT", 100)
+    found = chances([0] * 200, weights, [1] * 200, [drawn], is_counted=True)
+    assert 0 < np.abs(found - expected).max() < error and abs(found.sum() - drawn) < 1e-4
+
+
+def test_where_few_documents_weigh_all_and_too_many_are_there_no_probability_is_told() -> None:
+    weights = 3 * np.random.default_rng(1).normal(size=300)
+    assert np.isnan(chances([0] * 300, weights, [1] * 300, [3], is_counted=True)).all()
+    assert not np.isnan(chances([0] * 300, weights, [1] * 300, [200], is_counted=True)).any()
 
 
 def test_a_group_spent_whole_or_not_at_all_leaves_nothing_to_chance() -> None:

@@ -114,11 +114,20 @@ def test_c5_kmeans_quality_draws_with_the_exact_probabilities(drawn: int, temper
     assert (np.abs(found - expected) < q8).all()
 
 
-@pytest.mark.parametrize(("drawn", "temperature", "within"), [(2, 1, 0.025), (2, 2, 0.016), (3, 1, 0.033)])
-def test_c5_rosens_approximation_is_as_near_as_its_docstring_says(drawn: int, temperature: int, within: float) -> None:
+@pytest.mark.parametrize(("drawn", "temperature"), C5)
+def test_c5_the_probabilities_that_are_told_are_the_exact_ones(drawn: int, temperature: int) -> None:
     group, weights = np.zeros(4, np.int64), WEIGHTS / temperature
     everything = inclusion.Drawn(group=group, log_weight=weights, sizes=np.ones(4, np.int64))
-    log_time = inclusion.solve(lambda work: [work(everything)], np.array([drawn]), np.array([4]))
-    probability = inclusion.probability(log_time, group, weights)
-    error = np.abs(probability - C5[drawn, temperature]).max()
+    exactly = inclusion.inclusion(lambda work: [work(everything)], np.array([drawn]), np.array([4]), is_counted=True)
+    np.testing.assert_allclose(exactly(group, weights), C5[drawn, temperature], atol=2e-9)
+
+
+@pytest.mark.parametrize(("drawn", "temperature", "within"), [(2, 1, 0.025), (2, 2, 0.016), (3, 1, 0.033)])
+def test_c5_where_lengths_count_too_they_are_rosens(drawn: int, temperature: int, within: float) -> None:
+    group, weights = np.zeros(4, np.int64), WEIGHTS / temperature
+    everything = inclusion.Drawn(group=group, log_weight=weights, sizes=np.full(4, 9))
+    about = inclusion.inclusion(
+        lambda work: [work(everything)], np.array([9 * drawn]), np.array([36]), is_counted=False
+    )
+    error = np.abs(about(group, weights) - C5[drawn, temperature]).max()
     assert within - 0.001 < error < within

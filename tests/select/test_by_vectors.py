@@ -219,6 +219,23 @@ def test_twelve_vectors_are_covered_as_worked_out() -> None:
     assert turns(KCenter(), table.slice(1), known=table.slice(0, 1))[:4] == [3, 10, 9, 4]
 
 
+@pytest.mark.parametrize("quota", ["proportional", "equal"])
+def test_k_center_stops_where_the_budget_does_and_takes_what_it_would(quota: Any) -> None:
+    rows = np.random.default_rng(3).normal(size=(60, 6))
+    table = with_vectors(unit(rows), cluster=[i % 7 % 3 for i in range(60)])
+    selector = KCenter(quota=quota)
+    whole = decide(selector, table, 60, Budget(amount=60, unit="documents"), 1)
+    assert all(whole["kept"].to_pylist())
+    cost = int(table["num_tokens"][0].as_py())
+    for amount in (0, 1, 7, 31, 59):
+        stopped = decide(selector, table, 17, Budget(amount=amount, unit="documents"), 1)
+        ordered = decide(selector, table, 60, Budget(amount=amount * cost, unit="tokens"), 1)
+        assert stopped["kept"].equals(ordered["kept"]) and sum(stopped["kept"].to_pylist()) == amount
+        kept = np.array(stopped["kept"].to_pylist())
+        values, cuts = (stopped[name].to_numpy(zero_copy_only=False) for name in ("value", "cut"))
+        assert (np.nan_to_num(values[~kept], nan=np.inf) <= np.nan_to_num(cuts[~kept], nan=np.inf)).all()
+
+
 def test_the_central_start_is_the_document_nearest_to_the_mean() -> None:
     table = with_vectors([[0, 0], [1, 0], [2, 0], [3, 0], [11, 0]])
     assert kept(KCenter(start="central"), table, 1) == [3]
