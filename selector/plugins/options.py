@@ -21,7 +21,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NewType, Self, TypeVar, cast
+from typing import Any, Literal, NewType, Self, TypeVar, cast
 
 import pyarrow as pa
 
@@ -46,7 +46,26 @@ class _Path(str):
 
 
 class ModelPath(_Path):
-    """A model folder, a packaged model's name, or `hf://owner/name@revision`; once found, the path of its folder."""
+    """A model folder, a packaged model's name, or `hf://owner/name@revision`; once found, the path of its folder.
+
+    In a run it also says where and how exactly the model computes, which is part of the fingerprint, and which model it
+    is that the run was planned with.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    planned: str | None = None
+
+    def placed(
+        self, device: Literal["cpu", "cuda"], precision: Literal["float32", "bfloat16", "float16"], planned: str | None
+    ) -> Self:
+        """The same path, with what a run decided of its model."""
+        copy = type(self)(self)
+        copy.device, copy.precision, copy.planned = device, precision, planned
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _replaced, (type(self), str(self), self.device, self.precision, self.planned)
 
 
 class TablePath(_Path):
@@ -84,6 +103,10 @@ class ManifestPath(TablePath):
 class ArtefactPath(TablePath):
     """The path of what a command made for a plug-in: its `table` is there as soon as the policy is read, so that what
     the plug-in needs and gives may depend on it. It is joined to nothing."""
+
+
+def _replaced(kind: type[ModelPath], path: str, *placed: Any) -> ModelPath:
+    return kind(path).placed(*placed)
 
 
 def _reattached(kind: type[TablePath], path: str, table: pa.Table | None) -> TablePath:

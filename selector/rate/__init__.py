@@ -43,6 +43,7 @@ class _Scoring(abc.ABC):
     version: ClassVar[int] = 1  # raise it when the same options give other scores
     libraries: ClassVar[tuple[str, ...]] = ()  # distributions whose version may change the scores
     resources: ClassVar[Resources] = Resources()  # what a worker of it holds
+    is_exact: ClassVar[bool] = True  # False of a model's: who shares a document's batch changes the last bits
     higher_is: Meaning  # of a rater with one score
 
     @property
@@ -94,12 +95,12 @@ class Rater(_Scoring):
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """One row per row of the batch, in its order: each score by its name, null where there is none.
 
-        The law: the same answer however the corpus is split into batches. A column of floats is a number, of which 20
-        bits are kept; one of integers, dates, timestamps or decimals of at most 18 digits is kept exactly; a label is
-        text. `state` (ok, missing, failed, not_applicable) says why scores are null, `<score>.state` why one is; left
-        out, a null means not_applicable. NaN and infinity become failed: a failed score is never a number. A rater with
-        one score may call its column `score`; one with several whose names depend on what it is called may answer with
-        the names of `scores("score")`.
+        The law: the same answer however the corpus is split into batches, but for the last bits where `is_exact` is
+        False. A column of floats is a number, of which 20 bits are kept; one of integers, dates, timestamps or decimals
+        of at most 18 digits is kept exactly; a label is text. `state` (ok, missing, failed, not_applicable) says why
+        scores are null, `<score>.state` why one is; left out, a null means not_applicable. NaN and infinity become
+        failed: a failed score is never a number. A rater with one score may call its column `score`; one with several
+        whose names depend on what it is called may answer with the names of `scores("score")`.
         """
 
 

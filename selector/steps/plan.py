@@ -9,11 +9,11 @@ from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
 from selector.engine.step import Step, versions
 from selector.exact.rates import Training
-from selector.models.encoder import Device, Encoder
+from selector.models.encoder import Device, Encoder, hardware_precision
 from selector.models.kmeans import Method
 from selector.models.neighbours import has_faiss_gpu
 from selector.plugins.catalogue import KNOWN, RATE
-from selector.plugins.options import ManifestPath, TablePath, TextsPath
+from selector.plugins.options import ManifestPath, ModelPath, TablePath, TextsPath, replaced, written
 from selector.policy import Policy
 from selector.policy.resolve import LISTS, SHARES, Resolved
 from selector.rate import Fit, Rater
@@ -57,12 +57,14 @@ class Plan:
     """Every step that a policy may need; which of them run follows from who reads them."""
 
     resolved: Resolved
+    device: Device  # that models run on
     encoder: Encoder | None  # where anything is embedded
 
     @classmethod
     def of(cls, resolved: Resolved, device: Device) -> "Plan":
         """The steps of a policy, whose models run on this device."""
-        return cls(resolved=resolved, encoder=resolved.encoder(device) if resolved.needs_vectors else None)
+        encoder = resolved.encoder(device) if resolved.needs_vectors else None
+        return cls(resolved=resolved, device=device, encoder=encoder)
 
     @property
     def policy(self) -> Policy:
@@ -171,6 +173,10 @@ class Plan:
         """The step of one rater, and before it that of its fit if it has one."""
         path = f"rate.{label}"
         gather, identity = self.gather(self.resolved.columns[path], path), self.resolved.identity(path)
+        if models := written(rater, ModelPath):  # of which device and precision change the last bits
+            precision, contents = hardware_precision(self.device), self.resolved.contents[path]
+            placed = {model.path: model.value.placed(self.device, precision, contents[model.path]) for model in models}
+            rater, identity = replaced(rater, placed), {**identity, "device": self.device, "precision": precision}
         rate = Rate(
             name=f"{RATE}{label}", reads=gather.reads, rater=rater, label=label, rater_identity=identity, gather=gather
         )
