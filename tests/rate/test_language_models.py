@@ -306,20 +306,33 @@ def test_equal_windows_go_through_the_model_once(models: dict[str, Path]) -> Non
 @pytest.mark.slow
 def test_raters_with_a_language_model_keep_the_laws(models: dict[str, Path]) -> None:
     small, large = str(models["small"]), str(models["large"])
-    check_rater("perplexity", examples=4, model=small, max_tokens=None, stride=None)
-    check_rater("model_difference", examples=4, large=large, small=small, max_tokens=None, stride=None)
-    check_rater("preference_difference", examples=4, strong=large, weak=small, max_tokens=None, stride=None)
-    check_rater("ifd", examples=4, model=small, prompt=["a"], response="b", messages=None, max_tokens=None)
-    check_rater("expected_score", examples=4, model=small, question="{text}?", least=1, most=6, max_tokens=None)
+    given: dict[str, Any] = {"examples": 3, "precision": "float32", "max_tokens": None}  # half precision shows a batch
+    check_rater("perplexity", model=small, stride=None, unit="nats", **given)
+    check_rater("model_difference", large=large, small=small, stride=None, **given)
+    check_rater("preference_difference", strong=large, weak=small, stride=None, **given)
+    check_rater("ifd", model=small, prompt=["a"], response="b", messages=None, of="losses", **given)
+    check_rater("expected_score", model=small, question="{text}?", least=1, most=6, higher_is="better", **given)
 
 
 @pytest.mark.slow
 def test_raters_with_a_head_keep_the_laws(models: dict[str, Path]) -> None:
     four, one = str(models["four"]), str(models["one"])
-    check_rater("classifier", examples=4, model=four, positive="LABEL_1", max_tokens=None)
-    check_rater("classifier", examples=4, model=four, positive=None, max_tokens=None)
-    check_rater("regression", examples=4, model=one, max_tokens=None)
-    check_rater("qurating", examples=4, model=four, max_tokens=64, criteria=["a", "b", "c", "d"], harder=["b"])
+    given: dict[str, Any] = {"examples": 3, "precision": "float32", "max_tokens": 64}
+    check_rater("classifier", model=four, positive="LABEL_1", higher_is="better", long_documents="mean", **given)
+    check_rater("classifier", model=four, positive=None, higher_is="better", long_documents="truncate", **given)
+    check_rater("regression", model=one, higher_is="better", long_documents="mean", **given)
+    check_rater("qurating", model=four, criteria=["a", "b", "c", "d"], harder=["b"], **given)
+
+
+@pytest.mark.slow
+def test_half_precision_is_near_and_the_same_for_the_same_batch(models: dict[str, Path]) -> None:
+    options = {"model": str(models["small"]), "unit": "nats"}
+    half, again, full = (
+        scores_of("perplexity", {**options, "precision": precision}, text=TEXTS)["perplexity"]
+        for precision in ("bfloat16", "bfloat16", "float32")
+    )
+    assert half == again != full
+    assert half == [None if value is None else pytest.approx(value, rel=0.05) for value in full]
 
 
 @pytest.mark.slow
