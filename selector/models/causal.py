@@ -131,7 +131,7 @@ class Causal:
                 np.add.at(sums, owners, torch.cat(lost).double().cpu().numpy())
             return sums
 
-        return self._asked(windows, answer, ())
+        return self._answers(windows, answer, ())
 
     def next_words(self, prompts: Sequence[Sequence[int]], words: Sequence[int]) -> Floats:
         """The logits of these tokens after each prompt, (n, words)."""
@@ -143,7 +143,7 @@ class Causal:
             rows = logits[torch.arange(len(some), device=self.device), last]
             return rows[:, list(words)].double().cpu().numpy()
 
-        return self._asked(windows, answer, (len(words),))
+        return self._answers(windows, answer, (len(words),))
 
     def outputs(self, windows: Sequence[Sequence[int]]) -> Floats:
         """What the head of a classifier says of each window of tokens, (n, outputs)."""
@@ -152,7 +152,7 @@ class Causal:
             return logits.double().cpu().numpy()
 
         whole = [Window(tuple(window), len(window)) for window in windows]
-        return self._asked(whole, answer, (self.num_outputs,))
+        return self._answers(whole, answer, (self.num_outputs,))
 
     @functools.cached_property
     def num_outputs(self) -> int:
@@ -228,7 +228,7 @@ class Causal:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((token for token in known if token is not None), 0)
 
-    def _asked(self, windows: Sequence[Window], answer: Any, shape: tuple[int, ...]) -> Floats:
+    def _answers(self, windows: Sequence[Window], answer: Any, shape: tuple[int, ...]) -> Floats:
         """What `answer` makes of the model's logits, for each window; equal ones are asked once."""
         torch = _torch()
         different = list(dict.fromkeys(windows))
@@ -243,8 +243,8 @@ class Causal:
                 ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
                 mask[row, : len(tokens)] = 1
             with torch.inference_mode():
-                said = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-                answers[batch] = answer(said.logits, ids, some)
+                output = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+                answers[batch] = answer(output.logits, ids, some)
             num_done += len(batch)
             alive.sign(num_done)
         return answers[[place[window] for window in windows]]

@@ -56,8 +56,8 @@ class ExpectedScore(Modelled):
         room = model.window(self.max_tokens) - len(model.begins) - len(before) - len(after)
         if room < 1:
             raise PolicyError("expected_score: the question leaves no room for a text. Raise max_tokens.")
-        asked = [[*model.begins, *before, *tokens[:room], *after] for tokens in model.tokens(texts)]
-        logits = model.next_words(asked, self._marks)
+        questions = [[*model.begins, *before, *tokens[:room], *after] for tokens in model.tokens(texts)]
+        logits = model.next_words(questions, self._marks)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         expected = chances @ np.arange(self.least, self.most + 1) / chances.sum(axis=1)
         is_nothing = np.array([not text.strip() for text in texts], bool)
