@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
+from selector.consume.columns import Column, Columns, Labels
 from selector.consume.place import Place, opened
 from selector.errors import CorpusError, NotFoundError, UsageError
 from selector.exact import keyed
@@ -38,6 +39,7 @@ from selector.storage import open_storage
 Kind = Literal["loss", "rollouts"]
 
 _FLUSH_ROWS = 65_536
+_AT_ONCE = 65_536  # positions whose documents are looked up
 _DIGITS = 16  # of a manifest's digest, in the name of a folder
 _NAME = re.compile(r"([0-9a-f]{16})/([0-9]{6})-([0-9]{5})-([0-9]{6})\.parquet")
 
@@ -242,8 +244,16 @@ def _doc_ids(manifest: Manifest, rows: pa.Table) -> pa.Array:
         first, last = int(wanted.min()), int(wanted.max())
         if first < 0 or last >= len(manifest):
             raise CorpusError(f"There is a report of position {last}, and the order has {len(manifest)} visits.")
-        ids[by_position] = keyed.words(manifest.rows(first, last + 1)["doc_id"])[wanted - first]
+        columns = Columns(manifest, ["doc_id"])
+        taken = [_words(columns.take(wanted[i : i + _AT_ONCE])["doc_id"]) for i in range(0, len(wanted), _AT_ONCE)]
+        ids[by_position] = np.concatenate(taken)
     return keyed.ids(ids)
+
+
+def _words(column: Column) -> keyed.UInt64:
+    """A column of ids as `keyed.words` has them."""
+    assert not isinstance(column, Labels)
+    return np.frombuffer(column.tobytes(), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _last(whole: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
