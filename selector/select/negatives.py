@@ -126,7 +126,8 @@ class Negatives(Ranked):
         waiting: list[list[tuple[tuple[int, int], float]]] = []
         for number in range(lists.cosines.shape[1]):
             is_listed = np.isfinite(lists.cosines[:, number])
-            ids, cosines = (some[is_listed, number][self.first - 1 : self.last] for some in (lists.ids, lists.cosines))
+            ranks = slice(self.first - 1, self.last)
+            ids, cosines = lists.ids[is_listed, number][ranks], lists.cosines[is_listed, number][ranks]
             order = np.arange(len(ids))
             if self.inside == "drawn":
                 order = np.argsort(keyed.hashes(keyed.ids(ids), seed, f"negatives {number}"), kind="stable")
