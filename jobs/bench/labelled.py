@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from selector.errors import NotFoundError
 from selector.exact import Floats, Ints
+from selector.models import agreement
 from selector.models.encoder import Encoder
 
 MOST_ALIKE = 0.9  # cosine of two texts that may be in different folds
-_AT_A_TIME = 1024  # texts whose cosines to all others are held together
+MODEL = "all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +48,15 @@ class Labelled:
     @functools.cached_property
     def vectors(self) -> npt.NDArray[np.float32]:
         """A unit vector for each text, by the model that comes as a package. It takes minutes for a whole set."""
-        return Encoder.of("all-MiniLM-L6-v2", device="cpu", precision="float32").encode(self.texts.to_pylist())
+        return Encoder.of(MODEL, device="cpu", precision="float32").encode(self.texts.to_pylist())
+
+    def folds(self, num_folds: int) -> Ints:
+        """The fold of each text: whole groups, joined where texts of two are nearly alike."""
+        return agreement.folds(self._whole_groups, num_folds, seed=0)
 
     @functools.cached_property
     def _whole_groups(self) -> Ints:
-        return _joined(self.groups, self.vectors)
-
-    def folds(self, num_folds: int = 10) -> Ints:
-        """The fold of each text: of the groups, joined where two texts are nearly alike, the largest first, each to the
-        smallest fold."""
-        roots, members = np.unique(self._whole_groups, return_inverse=True)
-        sizes = np.bincount(members)
-        filled, fold_of = np.zeros(num_folds, np.int64), np.empty(len(roots), np.int64)
-        for group in np.argsort(-sizes, kind="stable"):
-            fold_of[group] = np.argmin(filled)
-            filled[fold_of[group]] += sizes[group]
-        return fold_of[members]
+        return agreement.groups(self.vectors.astype(np.float16), self.groups, MOST_ALIKE)
 
 
 def labelled(folder: Path) -> list[Labelled]:
@@ -125,21 +119,3 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def _joined(groups: Ints, vectors: npt.NDArray[np.float32]) -> Ints:
-    """Groups, joined where texts of two of them are nearly alike: the smallest group's number for each text."""
-    parent = list(range(int(groups.max()) + 1))
-
-    def root(group: int) -> int:
-        while parent[group] != group:
-            parent[group] = parent[parent[group]]
-            group = parent[group]
-        return group
-
-    for first in range(0, len(vectors), _AT_A_TIME):
-        near = np.argwhere(vectors[first : first + _AT_A_TIME] @ vectors.T > MOST_ALIKE)
-        for a, b in {(int(groups[first + i]), int(groups[j])) for i, j in near if groups[first + i] != groups[j]}:
-            low, high = sorted((root(a), root(b)))
-            parent[high] = low
-    return np.array([root(int(group)) for group in groups])

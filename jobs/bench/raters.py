@@ -23,14 +23,19 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from jobs.bench.labelled import Labelled, labelled
+from jobs.bench.labelled import MODEL, Labelled, labelled
 from selector import plugins, tables
+from selector.corpus.tokens import find_tokenizer
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints
+from selector.models.find import find_model
 from selector.plugins.options import columns_of, hints_of
 from selector.rate import Fit, Pool, Rater
 from selector.rate._answer import ratings_table
+from selector.rate._counts import KnownWords, counts
 from selector.rate._fitted import learned, rater_of
+from selector.rate._learned import Uses, features_of
+from selector.rate._learning import Examples, learn
 
 _AT_A_TIME = 512  # documents that a rater is given, as in a run
 _RESAMPLES = 1000
@@ -46,12 +51,20 @@ class Candidate(Protocol):
         """What its line in the table is called."""
         ...
 
-    def scores(self, data: Labelled) -> Mapping[str, Floats]:
+    def scores(self, data: Labelled) -> "Mapping[str, Floats | Gaps]":
         """Its scores of a set's texts by their names, NaN where it gives none; a large one means harder or better.
 
-        What it learns for a text it learns from texts of other folds (`Labelled.folds`) alone.
+        What it learns for a text it learns from texts of other folds (`Labelled.folds`) alone. Of a set of pairs it may
+        give gaps instead.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaps:
+    """Of each pair by how much the better text has the larger score, where no score of a text alone is at hand."""
+
+    values: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +93,33 @@ class Plain:
         return by_name
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What `selector fit-rater` learns of a set: by ridge regression of numbers, by Bradley-Terry of pairs."""
+
+    uses: Uses
+
+    @property
+    def label(self) -> str:
+        return f"fitted {self.uses}"
+
+    def scores(self, data: Labelled) -> "Mapping[str, Floats | Gaps]":
+        known = KnownWords.of_tokenizer(find_tokenizer(None, find_model(MODEL)).read_text("utf-8"))
+        vectors = data.vectors.astype(np.float16).astype(np.float64)
+        features = features_of(self.uses, vectors, counts(data.texts, known))
+        if data.pairs is None:
+            assert data.numbers is not None
+            rows = np.arange(len(data.texts))[:, None]
+            outcome = learn("ridge", Examples(features=features, rows=rows, labels=data.numbers), data.folds(5))
+            return {self.label: outcome.gaps}
+        rows = np.stack([data.pairs.better, data.pairs.worse], axis=1)
+        turned = np.arange(len(rows)) % 2 == 1  # so that not all of the first are better
+        rows[turned] = rows[turned, ::-1]
+        folds = data.folds(len(np.unique(data.pairs.debates)))
+        outcome = learn("preference", Examples(features=features, rows=rows, labels=np.where(turned, 0.0, 1.0)), folds)
+        return {self.label: Gaps(values=np.where(turned, -outcome.gaps, outcome.gaps))}
+
+
 BASELINES = (
     Plain(name="length"),
     Plain(name="length", options={"unit": "characters"}),
@@ -87,7 +127,11 @@ BASELINES = (
 )
 """What every other line is compared with: words, characters, Flesch-Kincaid."""
 
-CANDIDATES: tuple[Candidate, ...] = ()
+CANDIDATES: tuple[Candidate, ...] = (
+    Fitted(uses="counts"),
+    Fitted(uses="embedding"),
+    Fitted(uses="embedding and counts"),
+)
 """What is measured beside the raters that read texts alone: those that learn from what people said."""
 
 
@@ -141,20 +185,27 @@ def agreements(candidates: Sequence[Candidate], sets: Sequence[Labelled]) -> Ite
         by_score: dict[str, dict[str, Figure]] = {}
         for data in sets:
             for name, scores in candidate.scores(data).items():
-                label = candidate.label if name == candidate.label.split()[0] else f"{candidate.label}: {name}"
+                is_only = name in (candidate.label, candidate.label.split()[0])
+                label = candidate.label if is_only else f"{candidate.label}: {name}"
                 by_score.setdefault(label, {}).update(figures_of(scores, data))
         yield from by_score.items()
 
 
-def figures_of(scores: Floats, data: Labelled) -> dict[str, Figure]:
+def figures_of(scores: Floats | Gaps, data: Labelled) -> dict[str, Figure]:
     """How well scores agree with what people said, by the names of a set's columns."""
+    if isinstance(scores, Gaps):
+        return _of_gaps(scores.values, data)
     known = np.where(np.isnan(scores), np.nanmedian(scores) if not np.isnan(scores).all() else 0.0, scores)
     if data.numbers is not None:
         units = np.arange(len(known))
         return {data.name: _figure(lambda rows: spearman(known[rows], data.numbers[rows]), units)}  # pyright: ignore
     assert data.pairs is not None, "a set has numbers or pairs"
+    return _of_gaps(known[data.pairs.better] - known[data.pairs.worse], data)
+
+
+def _of_gaps(gap: Floats, data: Labelled) -> dict[str, Figure]:
+    assert data.pairs is not None, "gaps are of pairs"
     pairs, words = data.pairs, pl.Series(data.texts).str.count_matches(r"\S+").to_numpy().astype(np.float64)
-    gap = known[pairs.better] - known[pairs.worse]
     is_right = np.where(gap == 0, 0.5, gap > 0)
     longer = np.maximum(words[pairs.better], words[pairs.worse])
     matched = np.abs(words[pairs.better] - words[pairs.worse]) <= _MATCHED * longer

@@ -11,7 +11,7 @@ import pytest
 from jobs.bench import raters as measures
 from jobs.bench.__main__ import main
 from jobs.bench.labelled import Labelled, labelled
-from jobs.bench.raters import Plain, figures_of, plain_raters, spearman
+from jobs.bench.raters import Fitted, Gaps, Plain, figures_of, plain_raters, spearman
 from selector.errors import NotFoundError
 from selector.exact import Floats
 
@@ -75,15 +75,31 @@ def test_a_text_without_a_score_counts_as_the_median(sets: Mapping[str, Labelled
     assert figures_of(with_gap, data)["GSM8K steps"].value == spearman(np.nan_to_num(with_gap, nan=3.1), data.numbers)
 
 
+def with_vectors(data: Labelled, number: int = 3) -> Labelled:
+    """The set with vectors of its own: drawn, the first two texts being nearly alike."""
+    vectors = np.random.default_rng(number).normal(size=(len(data.texts), 8)).astype(np.float32)
+    vectors[1] = vectors[0]
+    vars(data)["vectors"] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return data
+
+
 def test_folds_keep_debates_and_texts_that_are_nearly_alike_together(sets: Mapping[str, Labelled]) -> None:
-    arguments = sets["UKP pairs"]
+    arguments = with_vectors(sets["UKP pairs"])
     folds = arguments.folds(2)
     for debate in np.unique(arguments.groups):
         assert len(np.unique(folds[arguments.groups == debate])) == 1
-    sentences = sets["CEFR-SP"]
-    alike = sentences.vectors @ sentences.vectors.T > 0.9
-    of_fold = sentences.folds(3)
-    assert (of_fold[:, None] == of_fold[None, :])[alike].all()
+    of_fold = with_vectors(sets["CEFR-SP"]).folds(3)
+    assert of_fold[0] == of_fold[1] and len(np.unique(of_fold)) == 3
+
+
+def test_what_is_fitted_is_measured_on_what_it_did_not_see(sets: Mapping[str, Labelled]) -> None:
+    candidate = Fitted(uses="counts")
+    numbers, pairs = (with_vectors(sets[name]) for name in ("CEFR-SP", "UKP pairs"))
+    (scores,) = candidate.scores(numbers).values()
+    assert figures_of(scores, numbers)["CEFR-SP"].value > 0.5
+    (gaps,) = candidate.scores(pairs).values()
+    assert isinstance(gaps, Gaps) and len(gaps.values) == 7
+    assert 0 <= figures_of(gaps, pairs)["UKP pairs"].value <= 1
 
 
 @dataclass(frozen=True)
