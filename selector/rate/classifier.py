@@ -3,7 +3,7 @@
 Source: any sequence classifier of transformers; the topic and format classifiers of WebOrganizer (Wettig et al. 2025,
 arXiv:2502.10341) are of this shape. Measured here: nothing, since it is the classifier that is right or wrong.
 
-Unit: a word, or a probability. A high probability means what `higher_is` says.
+Unit: a word, or a probability. Range: the classes, or 0 to 1. A high probability means what `higher_is` says.
 """
 
 from dataclasses import dataclass

@@ -7,8 +7,8 @@ temperature of 2 they match 50 % more steps of uniform sampling; the top alone d
 DataMan's 14 are of this shape. Measured here: nothing against people, since no pretrained model can be loaded where the
 tests run.
 
-Unit: log-odds of being the better one of two texts, up to a constant. A high value means better, of required expertise
-harder.
+Unit: log-odds of being the better one of two texts, up to a constant. Range: any number. A high value means better, of
+required expertise harder.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ cut is a raw score above 2.5, and neither 2.5 itself nor 3 (worked: -0.2, 2.49, 
 4, 4, 5). With `integer` the score is that whole number. Measured here: nothing against people, since no pretrained
 model can be loaded where the tests run.
 
-Unit: that of the labels. A high value means what `higher_is` says.
+Unit: that of the labels. Range: theirs, and a little beyond. A high value means what `higher_is` says.
 """
 
 from dataclasses import dataclass
