@@ -152,11 +152,12 @@ def test_every_order_that_sorts_anew_is_the_same_over_shards_around_every_placed
         assert over_shards == whole, order
 
 
+@pytest.mark.slow
 def test_the_work_of_every_sort_can_be_sent_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
-    order = Warmup(inner=Jittered(inner=Repeating(), size=4), share=0.4)
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    best = WhereItCounts(inner=Jittered(inner=Repeating(), size=4), score=NAME, share=0.3)
     storage = open_storage(str(tmp_path))
-    whole, over_shards = answers(order, with_visits(made_up(40, 3), [2]), 11, storage, far)
+    whole, over_shards = answers(Warmup(inner=best, share=0.4), with_visits(made_up(40, 3), [2]), 21, storage, far)
     assert over_shards == whole
 
 
