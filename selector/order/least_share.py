@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class LeastShare(Order):
 
     When: instructions, reasoning or paraphrases are to be part of training from its beginning, whatever the order.
     """
+
+    version: ClassVar[int] = 2
 
     inner: Order
     by: str = "source"

@@ -208,7 +208,7 @@ PHASES = [
     {"pool": "replaced"},
 ]
 GOLDEN_VISITS: list[tuple[str, dict[str, Any], str]] = [
-    ("phases", {"phases": PHASES, "visits": 2}, "72a186cdfe9520c4"),
+    ("phases", {"phases": PHASES, "visits": 2}, "35008a8f182dbd98"),
     ("phases", {"phases": [{"weights": {"1": 1}}, {"weights": {"2": 1}}], "bands_of": SCORE}, "44a23d4ddb965796"),
     ("heads", {"epochs": 2}, "24539834b2a4bb6f"),
     ("heads", {"heads": "single", "by": "cluster", "first": [3]}, "1468af50741f5ec9"),

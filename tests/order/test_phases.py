@@ -221,6 +221,21 @@ def test_a_cap_counts_the_visits_that_select_decided_too() -> None:
     assert positions.visits["visit"].to_pylist() == [0] * 6 + [1] * 6
 
 
+@tries(60)
+@given(st.lists(st.tuples(st.sampled_from("abc "), st.integers(0, 30)), min_size=1, max_size=60), st.floats(0.1, 1))
+def test_the_mixture_of_a_phase_holds_from_its_beginning_on(rows: list[tuple[str, int]], share: float) -> None:
+    names, tokens = "".join(name for name, _ in rows), [count for _, count in rows]
+    positions = arranged(Phases(phases=(Phase(share=share), Phase())), names, num_tokens=tokens)
+    for phase in ("phase 1", "phase 2"):
+        labels, places = (positions.visits[column].to_pylist() for column in ("phase", "document"))
+        here = [place for label, place in zip(labels, places, strict=True) if label == phase]
+        spent = {name: np.cumsum([tokens[i] * (names[i] == name) for i in here]) for name in "abc "}
+        total = np.sum(list(spent.values()), axis=0)
+        for of_group in spent.values() if here else ():
+            target = of_group[-1] / max(total[-1], 1)
+            assert np.abs(of_group - target * total).max() <= (1 + target * 4) * max(tokens), "a few documents off"
+
+
 def test_an_order_in_a_phase_knows_the_global_batch() -> None:
     names = "ab" * 20
     rows = [
