@@ -58,6 +58,11 @@ class Causal:
     where: str = "model"  # what a message calls the option that names it
 
     @property
+    def network(self) -> Any:
+        """The model itself, as transformers loads it."""
+        return self._model
+
+    @property
     def batch_tokens(self) -> int:
         return BATCH_TOKENS[self.device]
 

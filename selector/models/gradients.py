@@ -7,6 +7,7 @@ exact, so a document's features do not depend on what stands beside it.
 """
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from selector.errors import PolicyError
 from selector.exact import Floats
+from selector.models.causal import Causal
 
 MOMENTS = "adam.safetensors"
 """The file beside a model's weights with the moments of Adam: for every parameter `exp_avg.<name>` and
@@ -34,12 +36,11 @@ _BITS = 24  # that are kept of a gradient's numbers, beside the largest of them:
 class Checkpoint:
     """A causal language model as it was at one time of its training. It is loaded on first use."""
 
-    folder: str
-    max_tokens: int
+    model: Causal
+    max_tokens: int | None  # of a text; None: as many as the model reads
     parameters: str  # a regular expression: those whose names it is found in
     dimension: int
     seed: int
-    device: str
 
     def gradients(self, texts: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
         """Features of texts by plain gradients: see `updates`."""
@@ -66,7 +67,7 @@ class Checkpoint:
         size = max(1, min(64, _GROUP_BYTES // (8 * loaded.num_parameters)))
         for first in range(0, len(texts), size):
             group: list[Any] = [self._gradient(text, is_update=is_update) for text in texts[first : first + size]]
-            vectors = torch.zeros(len(group), loaded.num_parameters, dtype=torch.float64, device=self.device)
+            vectors = torch.zeros(len(group), loaded.num_parameters, dtype=torch.float64, device=self.model.device)
             for place, one in enumerate(group):
                 if one is not None:
                     vectors[place] = one
@@ -80,11 +81,12 @@ class Checkpoint:
         import torch
 
         loaded = self._loaded
-        ids = loaded.tokenizer(text, truncation=True, max_length=self.max_tokens, return_tensors="pt")["input_ids"]
+        width = self.model.window(self.max_tokens)
+        ids = self.model.tokenizer(text, truncation=True, max_length=width, return_tensors="pt")["input_ids"]
         if ids.shape[1] < 2:
             return None
-        ids = ids.to(self.device)
-        logits = loaded.model(input_ids=ids).logits[0, :-1].float()
+        ids = ids.to(self.model.device)
+        logits = self.model.network(input_ids=ids).logits[0, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
         gradients: Any = torch.autograd.grad(loss, loaded.values, allow_unused=True)
         pieces = [
@@ -109,8 +111,6 @@ class Checkpoint:
 class _Loaded:
     """A model with the parameters that count."""
 
-    model: Any
-    tokenizer: Any
     names: tuple[str, ...]
     values: tuple[Any, ...]
     moments: tuple[Any, Any] | None  # flat, in the order of the names
@@ -121,33 +121,19 @@ class _Loaded:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "_Loaded":
-        import re
-
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder, **options)
-            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="float32", **options)
-        except (OSError, ValueError) as error:
-            raise PolicyError(
-                f"{checkpoint.folder} is no causal language model that transformers can load: "
-                f"{' '.join(str(error).split())}. Give a folder with its config.json, weights and tokenizer."
-            ) from error
-        model = model.to(checkpoint.device).eval()
+        model = checkpoint.model
+        network = model.network
         wanted = re.compile(checkpoint.parameters)
-        for name, value in model.named_parameters():
+        for name, value in network.named_parameters():
             value.requires_grad_(wanted.search(name) is not None)
-        used = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        used = {name: value for name, value in network.named_parameters() if value.requires_grad}
         if not used:
             raise PolicyError(
-                f"No parameter of {checkpoint.folder} has a name with {checkpoint.parameters!r} in it. There are, for "
-                f"example: {', '.join(name for name, _ in list(model.named_parameters())[-3:])}."
+                f"No parameter of {model.folder} has a name with {checkpoint.parameters!r} in it. There are, for "
+                f"example: {', '.join(name for name, _ in list(network.named_parameters())[-3:])}."
             )
-        moments = _moments(Path(checkpoint.folder, MOMENTS), used, checkpoint.device)
-        return cls(model=model, tokenizer=tokenizer, names=tuple(used), values=tuple(used.values()), moments=moments)
+        moments = _moments(Path(model.folder, MOMENTS), used, model.device)
+        return cls(names=tuple(used), values=tuple(used.values()), moments=moments)
 
 
 def _moments(file: Path, used: dict[str, Any], device: str) -> tuple[Any, Any] | None:
@@ -165,13 +151,6 @@ def _moments(file: Path, used: dict[str, Any], device: str) -> tuple[Any, Any] |
         return torch.cat([stored[f"{kind}.{name}"].double().reshape(-1) for name in used]).to(device)
 
     return flat("exp_avg"), flat("exp_avg_sq")
-
-
-def best_device() -> str:
-    """Where a model of this process runs: on its GPU, where it has one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def save_moments(model: Any, optimizer: Any, folder: str | Path) -> Path:

@@ -14,19 +14,17 @@ average (0.18 beside 0.14, a model of 5,000 parameters: the moments are most of 
 import functools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints
+from selector.models.causal import LIBRARIES, Causal
+from selector.models.gradients import Checkpoint
 from selector.rate import Columns, Meaning, ModelPath, Rater, Resources, TablePath
 from selector.rate._influence import influences, weights_of
-
-if TYPE_CHECKING:
-    from selector.models.gradients import Checkpoint
-
 
 _MOST_DIMENSION = 1 << 16
 
@@ -40,20 +38,20 @@ class Influence(Rater):
     save_moments`) the step is Adam's, without it the gradient itself. The target is a table with `text` and `subtask`;
     the score is the mean over a subtask's examples, the largest over subtasks, and `<name>_subtask` says of which.
     `parameters`, a regular expression, says which of the model's count: all, or those of its last layers, or adapters.
-    A text is cut at `max_tokens`; one of fewer than two tokens is not_applicable. A worker holds all checkpoints, on
-    its GPU where it has one, and a document costs a pass backward at each of them and `dimension` signs for every
-    parameter: a few million parameters on a CPU, more on a GPU.
+    A text is cut at `max_tokens` (left out, as many as the model reads, at most 2,048); one of fewer than two tokens is
+    not_applicable. A worker holds all checkpoints, on its GPU where it has one, and a document costs a pass backward at
+    each of them and `dimension` signs for every parameter: a few million parameters on a CPU, more on a GPU.
     """
 
-    libraries = ("torch", "transformers")
-    resources = Resources(documents=512)
+    libraries = LIBRARIES
+    resources = Resources(gpus=1, documents=512)
 
     checkpoints: tuple[ModelPath, ...]
     rates: tuple[float, ...]
     target: Annotated[TablePath, Columns(text="string", subtask="string")]
     parameters: str = ""
     dimension: int = 8192
-    max_tokens: int = 512
+    max_tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,12 +62,11 @@ class Influence(Rater):
             )
         if not all(0 < rate < np.inf for rate in self.rates):
             raise PolicyError(f"influence.rates={list(self.rates)}: a learning rate is above 0 and finite.")
-        if not 1 <= self.dimension <= _MOST_DIMENSION or self.max_tokens < 2:
+        if not 1 <= self.dimension <= _MOST_DIMENSION or (self.max_tokens is not None and self.max_tokens < 2):
             raise PolicyError(
                 f"influence: dimension={self.dimension} is not from 1 to {_MOST_DIMENSION:,}, or max_tokens="
                 f"{self.max_tokens} is below 2. Write e.g. dimension: 8192, max_tokens: 512."
             )
-
         try:
             re.compile(self.parameters)
         except re.error as error:
@@ -113,15 +110,13 @@ class Influence(Rater):
         )
 
     @functools.cached_property
-    def _models(self) -> tuple["Checkpoint", ...]:
-        from selector.models.gradients import Checkpoint, best_device
-
+    def _models(self) -> tuple[Checkpoint, ...]:
         return tuple(
             Checkpoint(
-                folder=str(folder), max_tokens=self.max_tokens, parameters=self.parameters, dimension=self.dimension,
-                seed=self.seed, device=best_device(),
+                model=Causal(folder=str(path), device=path.device, planned=path.planned, where="influence.checkpoints"),
+                max_tokens=self.max_tokens, parameters=self.parameters, dimension=self.dimension, seed=self.seed,
             )
-            for folder in self.checkpoints
+            for path in self.checkpoints
         )  # fmt: skip
 
     @functools.cached_property

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from conftest import write_jsonl
+from runs import policy_of, run
 from selector import plugins, tables
 from selector.errors import PolicyError
-from selector.exact import Floats
+from selector.exact import Floats, keyed
+from selector.models.causal import Causal
 from selector.models.gradients import Checkpoint, adam_direction, projected, save_moments, signs
 from selector.rate import Rater
 from selector.rate._answer import ratings_table
@@ -68,9 +71,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def checkpoint(folder: str, dimension: int = 2048, parameters: str = "") -> Checkpoint:
-    return Checkpoint(
-        folder=folder, max_tokens=32, parameters=parameters, dimension=dimension, seed=3, device="cpu"
-    )  # fmt: skip
+    return Checkpoint(model=Causal(folder=folder), max_tokens=32, parameters=parameters, dimension=dimension, seed=3)
 
 
 def rated(options: dict[str, Any], target: pa.Table, texts: list[str]) -> dict[str, list[Any]]:
@@ -238,8 +239,28 @@ def test_only_parameters_of_a_name_count_and_moments_may_be_absent(checkpoints: 
     with pytest.raises(PolicyError, match=r"there are 1 checkpoints and 2 rates"):
         plugins.make("raters", "influence", {"checkpoints": ["a"], "rates": [1, 1], "target": "t.jsonl"}, "r", Rater)
     (tmp_path / "no").mkdir()
-    with pytest.raises(PolicyError, match="is no causal language model"):
+    with pytest.raises(PolicyError, match="cannot be loaded as a language model"):
         checkpoint(str(tmp_path / "no")).load()
+
+
+def test_a_run_takes_what_helps_with_the_target(checkpoints: list[str], tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"text": sentence(language, number)} for number in range(8) for language in WORDS]
+    write_jsonl(tmp_path / "corpus/a.jsonl", rows)
+    target = write_jsonl(tmp_path / "target.jsonl", [{"text": sentence("south", 30), "subtask": "s"}])
+    bare = [without_moments(folder, tmp_path / str(i)) for i, folder in enumerate(checkpoints)]
+    options = {"checkpoints": bare, "rates": [2.0, 1.0], "target": str(target), "dimension": 512, "max_tokens": 32}
+    policy = policy_of(
+        tmp_path / "corpus",
+        tiny_model,
+        rate=[{"influence": options}],
+        select={"budget": {"documents": 2}, "using": {"top": {"score": "influence"}}},
+        order={"using": {"by_score": {"score": "influence"}}},
+        manifest={"quality": "influence"},
+    )
+    visits = run(policy, tmp_path / "runs").manifest.rows(0, 2)
+    wanted = {keyed.digest(row["text"].encode()) for row in rows if row["text"].split()[0] in WORDS["south"]}
+    assert set(visits["doc_id"].to_pylist()) <= wanted
+    assert visits["quality"].to_pylist() == sorted(visits["quality"].to_pylist(), reverse=True)
 
 
 def test_influence_keeps_the_laws_of_raters(checkpoints: list[str]) -> None:
