@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 
 import ray as _ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs import connection
 from jobs.workers import Actors, Kind, spelt_out
@@ -118,6 +120,30 @@ class RayExecutor:
             wanted = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
             self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(wanted)})
 
+    def on_each_node(self, work: Callable[[], Answer], seconds: float = 120.0) -> dict[str, Answer | str]:
+        """What `work` answers on every node of the cluster, by the node's address; text says why there is no answer."""
+        with contextlib.nullcontext() if self._entered else self:
+            nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+            remote = ray.remote(num_cpus=0, max_retries=0)(_answer_of)
+            asked = {
+                remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(work): node
+                for node in nodes
+            }
+            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+            answers: dict[str, Answer | str] = {}
+            for reference, node in asked.items():
+                name = f"{nodes[node]} {node[:8]}"
+                if reference in late:
+                    answers[name] = f"It did not answer within {seconds:g} seconds."
+                    ray.cancel(reference, force=True)
+                    continue
+                try:
+                    answers[name] = ray.get(reference)
+                except exceptions.RayError as error:
+                    answers[name] = connection.cause(error)
+            assert len(ready) + len(late) == len(asked)
+            return answers
+
     @property
     def _worker_pool(self) -> Actors:
         return self._entered[0].worker_pool
@@ -135,6 +161,10 @@ class RayExecutor:
         num_workers = min(room.num_workers, num_tasks)
         num_threads = room.num_threads(num_workers)
         return Job(work=work, supply=supply, kind=room.kind, num_workers=num_workers, num_threads=num_threads)
+
+
+def _answer_of(work: Callable[[], Answer]) -> Answer:
+    return work()
 
 
 @dataclass(frozen=True, kw_only=True)

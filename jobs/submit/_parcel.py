@@ -15,12 +15,15 @@ START = "start.py"
 
 def files(job: Job, parcel: Parcel) -> dict[str, bytes]:
     """Every file that a job needs where it runs, by its path in the folder that it runs in."""
-    arguments = [word for name, value in sorted(job.options.items()) for word in (f"--{name}", f"{value}")]
+    words = [job.verb, *([Parcel.POLICY] if Parcel.POLICY in parcel.files else []), "--json"]
+    for name, value in sorted(job.options.items()):
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name}", f"{one}"]
     return {
         **parcel.files,
         START: (Path(__file__).parent / "_start.py").read_bytes(),
         "job.json": _json(asdict(job)),
-        "start.json": _json(arguments),
+        "start.json": _json(words),
     }
 
 

@@ -1,7 +1,7 @@
 """Begins a job on a cluster: the one file of ours that travels, so it needs nothing but Python.
 
 It looks whether what the job needs is installed here, in the same versions, and says what to type where it is not.
-Then it runs `selector run`. A run that ends with quarantined rows is done, and no scheduler is to begin it again.
+Then it runs the job. A run that ends with quarantined rows is done, and no scheduler is to begin it again.
 """
 
 import importlib.metadata
@@ -30,27 +30,20 @@ def main() -> None:
     """Runs the job that lies beside this file."""
     folder = Path(__file__).resolve().parent
     job = json.loads((folder / "job.json").read_text("utf-8"))
-    arguments = json.loads((folder / "start.json").read_text("utf-8"))
+    words = json.loads((folder / "start.json").read_text("utf-8"))
     lacking = missing(job["requires"])
     if lacking:
-        words = " ".join(f"'{one}'" for one in lacking)
-        print(f"error: {os.uname().nodename} lacks what the job needs. On every node type: pip install {words}")
+        typed = " ".join(f"'{one}'" for one in lacking)
+        print(f"error: {os.uname().nodename} lacks what the job needs. On every node type: pip install {typed}")
         sys.exit(MISSING)
-    os.environ |= {
-        "SELECTOR_JOB": job["id"],
-        "SELECTOR_JOB_SLIP": str(folder / "job.json"),
-        "SELECTOR_ROOT": job["root"],
-    }
+    os.environ["SELECTOR_ROOT"] = job["root"]
+    if words[0] == "run":
+        os.environ |= {"SELECTOR_JOB": job["id"], "SELECTOR_JOB_SLIP": str(folder / "job.json")}
     sys.path.insert(0, str(folder))
-    verb = "work" if "--share" in sys.argv else "run"
-    sys.argv = [
-        "selector",
-        verb,
-        str(folder / "policy.json"),
-        "--json",
-        *([] if verb == "work" else arguments),
-        *sys.argv[1:],
-    ]
+    words = [str(folder / word) if word == "policy.json" else word for word in words]
+    if "--share" in sys.argv:
+        words = ["work", words[1], "--json"]
+    sys.argv = ["selector", *words, *sys.argv[1:]]
     from selector.__main__ import main as run
 
     try:

@@ -6,6 +6,7 @@ Where the cluster answers, it adds what only it can know: that a job waits for i
 
 import contextlib
 import getpass
+import importlib.metadata
 import json as json_module
 import os
 import shlex
@@ -13,14 +14,15 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector import plugins
+from selector import __version__, plugins
 from selector.cli.app import (
     INTERRUPTED,
     QUARANTINED,
@@ -42,13 +44,17 @@ from selector.engine import journal
 from selector.engine.job import Ending, Job, State
 from selector.engine.journal import JOB, Seen
 from selector.engine.target import Target
-from selector.errors import NotFoundError, SelectorError, UsageError
+from selector.errors import NotFoundError, SelectorError, UnreachableError, UsageError
 from selector.storage import Storage, open_storage
 
 SLIP = "SELECTOR_JOB_SLIP"
 """The environment variable with the path of the file that says what the job is."""
 
+if TYPE_CHECKING:
+    from selector.cli.doctor import Finding
+
 _OFTEN, _SELDOM = 1.0, 5.0  # seconds between two looks at a run: on a terminal, and elsewhere
+_LOOKED, _PROBED = 0.5, 180.0  # seconds between two looks at a probe, and that it has
 _PATIENCE = 10.0  # seconds that a run has to end cleanly
 
 Id = Annotated[
@@ -451,6 +457,32 @@ def _target_of(job: Job) -> Target | None:
     if not job.target:
         return None
     return _target(job.target, [f"{name}={value}" for name, value in job.target_options.items()])[0]
+
+
+def examined(address: str, root: str, corpora: Sequence[str]) -> "list[Finding]":
+    """What a job on a cluster finds there, on every node. Raises UnreachableError."""
+    from selector.cli.doctor import Finding
+    from selector.engine.target import Parcel
+
+    target = plugins.make("targets", "ray", {"address": address}, "--address", Target)
+    words = {"address": "auto", "root": root, **({"corpus": list(corpora)} if corpora else {})}
+    job = Job(
+        id=Job.id_of(uuid.uuid4().hex, root, words), target=f"ray={address}", root=root, verb="doctor", options=words,
+        requires={"selector": __version__, "ray": importlib.metadata.version("ray")},
+    )  # fmt: skip
+    target.start(job, Parcel(files={}), None)
+    until = time.monotonic() + _PROBED
+    state = target.state(job.id)
+    while (state is None or not state.is_over) and time.monotonic() < until:
+        time.sleep(_LOOKED)
+        state = target.state(job.id)
+    for line in reversed((target.logs(job.id) or "").splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return [Finding(**finding) for finding in json_module.loads(line)["findings"]]
+    if state is None or not state.is_over:
+        target.stop(job.id)
+        raise UnreachableError(f"{address} has not run the probe {job.id} within {_PROBED:g} seconds: {state}.")
+    return [Finding(name="probe", ok=False, detail=state.detail or state.word)]
 
 
 def _submitted() -> dict[str, Any]:

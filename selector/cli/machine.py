@@ -1,14 +1,18 @@
 """Commands about this machine and what is on it: plug-ins, its fitness, what may go."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selector import plugins
 from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, print_json
 from selector.errors import SelectorError
+
+if TYPE_CHECKING:
+    from selector.cli.doctor import Finding
 
 
 @app.command(name="plugins")
@@ -57,13 +61,24 @@ def _write_gallery(folder: str, name: str | None, json: bool) -> None:
 
 
 @app.command()
-def doctor(root: Root = "./runs", json: Json = False, _: Verbose = False) -> None:
-    """Say whether this machine has what a run needs."""
+def doctor(
+    root: Root = "./runs",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Also look at every node of this cluster: host:port, or http://HEAD:8265."),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option("--corpus", help="With --address: files that every node has to read.")
+    ] = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Say whether this machine, or a whole cluster, has what a run needs."""
     from selector.cli import report
     from selector.cli.doctor import examine
 
     with only_our_output():
-        findings = examine(root)
+        findings = examine(root) if address is None else _examine_cluster(address, root, corpus or [])
     if json:
         print_json(
             {"ok": all(finding.ok for finding in findings), "findings": [asdict(finding) for finding in findings]}
@@ -72,6 +87,19 @@ def doctor(root: Root = "./runs", json: Json = False, _: Verbose = False) -> Non
         report.print_findings(findings)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(SelectorError.exit_code)
+
+
+def _examine_cluster(address: str, root: str, corpora: Sequence[str]) -> "list[Finding]":
+    from selector.cli import jobs
+    from selector.cli.doctor import Look, examine_cluster
+    from selector.engine.executor import Executor
+    from selector.storage import open_storage
+
+    if address.startswith(("http://", "https://")):
+        return jobs.examined(address, open_storage(root).address, corpora)
+    executor: Any = plugins.make("executors", "ray", {"address": address}, "--address", Executor)
+    look = Look(root=root, corpora=tuple(corpora))
+    return examine_cluster(executor.on_each_node(look), look(), root)
 
 
 @app.command()

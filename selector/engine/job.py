@@ -45,8 +45,9 @@ class Job:
     id: str
     target: str  # as --on names it
     root: str
+    verb: str = "run"  # the command that the cluster is to run
     policy: Mapping[str, Any] = field(default_factory=dict[str, Any])  # with every default spelt out
-    options: Mapping[str, int | float] = field(default_factory=dict[str, int | float])  # of `selector run`
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of that command; a list is one given again
     target_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     requires: Mapping[str, str] = field(default_factory=dict[str, str])  # versions of distributions, as here
     submitted: Mapping[str, Any] = field(default_factory=dict[str, Any])  # when, where and by whom
