@@ -35,6 +35,9 @@ ray: Any = _ray  # whose own types are partly unknown
 OWN_CLUSTER = "selector_own"
 """A resource that only the Ray which we start ourselves has: by it we know our own."""
 
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Without clusters, as it is where this is made for, Ray listens on the loopback interface alone, also on Linux."""
+
 _MOST_HELD = 6.0  # seconds
 
 _FOLDER = "selector-ray-"
@@ -51,8 +54,13 @@ def start(undo: contextlib.ExitStack) -> None:
     undo.callback(os.close, _locked(folder))  # until this process ends, however it does
     undo.callback(_reread_environment)
     undo.enter_context(
-        _environment(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        _environment(
+            RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), **{_LOOPBACK: "0"}
+        )
     )
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    undo.callback(setattr, constants, "ENABLE_RAY_CLUSTER", constants.ENABLE_RAY_CLUSTER)
+    constants.ENABLE_RAY_CLUSTER = False  # what the variable says was read when Ray was imported
     _reread_environment()
     try:
         _connect(

@@ -18,7 +18,7 @@ def files(job: Job, parcel: Parcel) -> dict[str, bytes]:
     words = [job.verb, *([Parcel.POLICY] if Parcel.POLICY in parcel.files else []), "--json"]
     for name, value in sorted(job.options.items()):
         for one in value if isinstance(value, list) else [value]:
-            words += [f"--{name}", f"{one}"]
+            words += [f"--{name}"] if one is True else [f"--{name}", f"{one}"]
     return {
         **parcel.files,
         START: (Path(__file__).parent / "_start.py").read_bytes(),

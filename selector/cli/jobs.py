@@ -39,6 +39,7 @@ from selector.cli.app import (
     opened_root,
     print_json,
 )
+from selector.cli.loading import Allowed, NoForeign, load
 from selector.engine import job as jobs
 from selector.engine import journal
 from selector.engine.job import Ending, Job, State
@@ -68,6 +69,8 @@ def submit(
     on: Annotated[str, typer.Option("--on", metavar="TARGET", help="ray=http://HEAD:8265, k8s=NAMESPACE, or slurm.")],
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     with_: Annotated[
         list[str] | None, typer.Option("--with", metavar="KEY=VALUE", help="An option of the target.")
     ] = None,
@@ -82,14 +85,20 @@ def submit(
     """Hand a run to a cluster, or find it handed over already."""
     from selector.engine.submission import Submitted
     from selector.engine.submission import submit as handed_over
-    from selector.policy import Policy, elsewhere
+    from selector.policy import elsewhere
 
     with only_our_output():
         target, target_options = _target(on, with_ or ())
-        loaded = Policy.load(policy, set_ or ())
+        loaded = load(policy, set_, no_foreign_plugins, allowed)
         parcel, requires = elsewhere.parcel(loaded)
         storage = open_storage(root)
-        options = {name: value for name, value in (("actors", actors), ("deadline", deadline)) if value is not None}
+        given = {
+            "actors": actors,
+            "deadline": deadline,
+            "no-foreign-plugins": no_foreign_plugins or None,
+            "allowed": allowed,
+        }
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         wanted = Job(
             id=Job.id_of(elsewhere.identity(loaded), storage.address, options), target=on, root=storage.address,
             policy=loaded.resolved(), options=options, target_options=target_options, requires=requires,

@@ -26,6 +26,7 @@ from selector.cli.app import (
     only_our_output,
     print_json,
 )
+from selector.cli.loading import Allowed, NoForeign, load
 from selector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,16 +54,22 @@ def demo(
 
 
 @app.command()
-def check(policy: PolicyFile, set_: Set = None, json: Json = False, _: Verbose = False) -> None:
+def check(
+    policy: PolicyFile,
+    set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
     """Say whether a policy can be run, and what it says with every default spelt out."""
     import yaml
 
-    from selector.policy import Policy
     from selector.policy.corpus_check import check_corpus
     from selector.policy.resolve import resolve
 
     with only_our_output():
-        resolved = resolve(Policy.load(policy, set_ or ()))
+        resolved = resolve(load(policy, set_, no_foreign_plugins, allowed))
         check_corpus(resolved.policy, resolved.corpus_files.files)
         checked = resolved.policy
     if json:
@@ -76,6 +83,8 @@ def plan(
     policy: PolicyFile,
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "ray",
     address: Address = None,
     json: Json = False,
@@ -84,11 +93,10 @@ def plan(
     """Show what is cached and what a run would do."""
     from selector import pipeline
     from selector.cli import report
-    from selector.policy import Policy
 
     with only_our_output():
         chosen = _executor(executor, address=address)
-        planned = pipeline.plan(Policy.load(policy, set_ or ()), root=root, executor=chosen)
+        planned = pipeline.plan(load(policy, set_, no_foreign_plugins, allowed), root=root, executor=chosen)
     if json:
         training = {"training": planned.training} if planned.training is not None else {}
         print_json({"steps": [asdict(step) for step in planned.steps], **training})
@@ -101,6 +109,8 @@ def what_if(
     policy: PolicyFile,
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "local",
     address: Address = None,
     json: Json = False,
@@ -110,7 +120,6 @@ def what_if(
     from selector.cli import report
     from selector.cli.progress import Watch
     from selector.cli.what_if import compare
-    from selector.policy import Policy
 
     if not set_:
         raise UsageError(
@@ -118,7 +127,7 @@ def what_if(
         )
     with only_our_output(), Watch() as watch:
         chosen = _executor(executor, address=address)
-        policies = Policy.load(policy), Policy.load(policy, set_)
+        policies = [load(policy, words, no_foreign_plugins, allowed) for words in (None, set_)]
         change = compare(*policies, root=root, executor=chosen, progress=watch)
     if json:
         print_json(change)
@@ -131,6 +140,8 @@ def rate(
     policy: PolicyFile,
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "ray",
     address: Address = None,
     actors: Actors = None,
@@ -149,13 +160,14 @@ def rate(
     """Give every document the scores of a policy, and show what they are like, without a manifest."""
     from selector.cli import ratings, report
     from selector.cli.progress import Watch
-    from selector.policy import Policy
 
     if picture is not None and not compare:
         raise UsageError("--picture draws what --compare shows. Add --compare.")
     with only_our_output(), Watch() as watch:
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
-        rated = ratings.rate(Policy.load(policy, set_ or ()), root=root, executor=chosen, progress=watch)
+        rated = ratings.rate(
+            load(policy, set_, no_foreign_plugins, allowed), root=root, executor=chosen, progress=watch
+        )
     if not compare:
         del rated["agreement"]
     if picture is not None:
@@ -179,6 +191,8 @@ def run(
     policy: PolicyFile,
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "ray",
     address: Address = None,
     actors: Actors = None,
@@ -193,11 +207,10 @@ def run(
 ) -> None:
     """Make the manifest of a policy, or finish it, or find it finished."""
     from selector.cli.controls import control
-    from selector.policy import Policy
 
     with only_our_output(), jobs.as_job(root):
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
-        loaded = Policy.load(policy, set_ or ())
+        loaded = load(policy, set_, no_foreign_plugins, allowed)
         finished = _run(loaded, root, chosen)
         jobs.finished(root, finished)
         compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]
@@ -214,6 +227,8 @@ def work(
     share: Annotated[str, typer.Option("--share", metavar="I/N", help="The share that is done first, e.g. 2/8.")],
     root: Root = "./runs",
     set_: Set = None,
+    no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "local",
     address: Address = None,
     workers: Workers = None,
@@ -225,11 +240,10 @@ def work(
     from selector.cli.progress import Watch
     from selector.cli.work import work as worked
     from selector.engine.share import Shared
-    from selector.policy import Policy
 
     with only_our_output(), jobs.as_job(root, is_whole=False), Watch() as watch:
         chosen = _executor(executor, address=address, workers=workers, deadline=deadline)
-        loaded = Policy.load(policy, set_ or ())
+        loaded = load(policy, set_, no_foreign_plugins, allowed)
         results = worked(loaded, root=root, executor=Shared.of(chosen, share), progress=watch)
     steps = [
         {name: getattr(result, name) for name in ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")}

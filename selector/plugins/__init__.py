@@ -8,6 +8,7 @@ from selector.plugins.families import (
     family_of,
     find,
     identity,
+    installed_only,
     is_part,
     make,
     name_of,
@@ -35,6 +36,6 @@ from selector.plugins.pool import Pool
 __all__ = [
     "FAMILIES", "ArtefactPath", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool",
     "ScoreName", "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find", "identity",
-    "is_part", "make", "name_of", "names", "options_of", "options_spelt_out", "ours", "plugins_in", "replaced",
-    "wanted",
+    "installed_only", "is_part", "make", "name_of", "names", "options_of", "options_spelt_out", "ours",
+    "plugins_in", "replaced", "wanted",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ that file that belongs to the family. Another package adds one through an entry 
 (`[project.entry-points."selector.raters"]`), or not at all: a policy may say `package.module:Class`.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -15,13 +17,13 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from selector.engine import inside
 from selector.engine.step import versions
-from selector.errors import PolicyError, did_you_mean
+from selector.errors import PolicyError, did_you_mean, listed
 from selector.plugins.attached import opened
 from selector.plugins.options import KINDS, Columns, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
 
@@ -37,6 +39,20 @@ _FOLDERS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "targets": (None, ()),
 }
 FAMILIES = tuple(_FOLDERS)
+
+
+_are_foreign_refused = contextvars.ContextVar("are_foreign_refused", default=False)
+
+
+@contextlib.contextmanager
+def installed_only() -> Generator[None]:
+    """Until it is left, nothing is imported because a policy names it: plug-ins are ours, or entry points of what the
+    operator has installed."""
+    token = _are_foreign_refused.set(True)
+    try:
+        yield
+    finally:
+        _are_foreign_refused.reset(token)
 
 
 def names(family: str) -> list[str]:
@@ -66,6 +82,11 @@ def find(family: str, name: str) -> type[object]:
         return _load(family, name, point.load)
     if files:
         return _in_file(family, name)
+    if (":" in name or "." in name) and _are_foreign_refused.get():
+        raise PolicyError(
+            f"The policy names Python code, {name!r}, which --no-foreign-plugins refuses. Use an installed plug-in: "
+            f"{listed(names(family))}."
+        )
     if ":" in name or "." in name:
         module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
         return _load(family, name, lambda: getattr(importlib.import_module(module), attribute))

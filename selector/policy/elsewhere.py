@@ -9,16 +9,19 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from selector import __version__
+from selector.corpus import files
 from selector.engine.target import Parcel
-from selector.errors import PolicyError, UsageError
+from selector.errors import PolicyError, UsageError, listed, without_secrets
 from selector.plugins.families import family_of, name_of
-from selector.plugins.options import ManifestPath, ModelPath, TablePath, TextsPath, plugins_in, written
+from selector.plugins.options import ArtefactPath, ManifestPath, ModelPath, TablePath, TextsPath, plugins_in, written
 from selector.policy.sections import Policy
 
 _MOST_FILES = 2_000  # of a module of a user's own
@@ -72,16 +75,45 @@ def named_paths(policy: Policy) -> Iterator[tuple[str, str]]:
         yield "order.parent", policy.order.parent
     named = {**policy.plugins.by_path(), "select": policy.select.lists}
     for key, plugin in named.items():
-        for option in written(plugin, TablePath, TextsPath, ManifestPath, ModelPath):
+        for option in written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath):
             yield f"{key}.{option.path}", str(option.value)
+
+
+def check_within(policy: Policy, allowed: Sequence[str]) -> None:
+    """Everything that a policy names lies below one of these folders or addresses, links followed. Raises PolicyError
+    before anything of it is opened."""
+    for key, value in named_paths(policy):
+        is_model_name = _is_model(key) and "/" not in value and not Path(value).exists()
+        if not is_model_name and not _is_within(value, allowed):
+            raise PolicyError(
+                f"{key}: {without_secrets(value)!r} does not lie below {listed(allowed)}, where this policy may look."
+            )
+    for file in files.expand([path for path in policy.corpus.paths if "://" not in path], policy.corpus.form).files:
+        if not _is_within(file.uri, allowed):
+            raise PolicyError(f"corpus.paths: {file.uri!r} is a link that leads out of {listed(allowed)}.")
+
+
+def _is_within(path: str, allowed: Sequence[str]) -> bool:
+    if "://" in path:
+        names = re.split(r"[/\\]", unquote(path))
+        return ".." not in names and any(path.startswith(f"{root.rstrip('/')}/") for root in allowed if "://" in root)
+    firm = re.split(r"[*?\[]", path, maxsplit=1)  # up to the first wildcard
+    start = os.path.realpath(os.path.expanduser(firm[0] if len(firm) == 1 else os.path.dirname(firm[0]) or "."))
+    if ".." in path.split("/"):
+        return False
+    roots = [os.path.realpath(os.path.expanduser(root)) for root in allowed if "://" not in root]
+    return any(start == root or start.startswith(f"{root.rstrip('/')}/") for root in roots)
+
+
+def _is_model(key: str) -> bool:
+    return key == "embed.model" or key.endswith(".model")
 
 
 def _check_paths(policy: Policy) -> None:
     for key, value in named_paths(policy):
-        is_model_name = key == "embed.model" or key.endswith(".model")
         if "://" in value or os.path.isabs(value):
             continue
-        if is_model_name and not value.startswith((".", "~")) and not Path(value).exists():
+        if _is_model(key) and not value.startswith((".", "~")) and not Path(value).exists():
             continue
         raise PolicyError(
             f"{key}: {value!r} is relative, and means another folder on another machine. Write {_absolute(value)}, if "

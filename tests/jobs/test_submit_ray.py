@@ -271,11 +271,15 @@ def test_a_root_that_is_not_on_this_machine_is_refused_before_anything_is_made(
 
 
 @pytest.mark.slow
-def test_a_job_goes_from_submit_to_its_manifest_and_is_watched_from_the_root(tmp_path: Path) -> None:
-    """The cluster runs it with what travelled; afterwards the root alone tells all of it."""
+def test_a_job_goes_from_submit_to_its_manifest_and_is_watched_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster runs it with what travelled; afterwards the root alone tells all of it, but for the token."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     policy, root = written(tmp_path), tmp_path / "root"
-    with dashboard(tmp_path / "board") as board:
+    with dashboard(tmp_path / "board", token=TOKEN) as board:
         told = submitted(board, policy, "--actors", 1)
+        assert not any(TOKEN.encode() in command for command in commands())
         ended = process("watch", told["job"], "--root", root)
         assert ended.code == 0 and "finished" in ended.out, board.log(told["job"])
         assert selector("logs", told["job"], "--root", root, "--printed").out.count('"digest"') == 1
@@ -288,3 +292,16 @@ def test_a_job_goes_from_submit_to_its_manifest_and_is_watched_from_the_root(tmp
     (listed,) = selector("runs", "--root", root, "--json").json["runs"]
     assert (listed["id"], listed["state"]) == (told["job"], "finished")
     assert jobs.the(open_storage(root), told["job"]).requires["selector"]
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 50 and not any(
+        TOKEN.encode() in data for data in [*files, ended.out.encode(), ended.err.encode()]
+    )
+
+
+def commands() -> Iterator[bytes]:
+    """The command line of every process of this machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes()
+        except OSError:
+            continue
