@@ -110,7 +110,7 @@ def examine_cluster(answers: Mapping[str, Mapping[str, Any] | str], own: Mapping
             name: (answer["versions"].get(name, "none"), own["versions"].get(name, "none"))
             for name in sorted({*answer["versions"], *own["versions"]})
         }
-        differing = [f"{name} {there} where here is {here}" for name, (there, here) in others.items() if there != here]
+        differing = [f"{name} {far} where here is {here}" for name, (far, here) in others.items() if far != here]
         problems = [*([f"other versions: {', '.join(differing)}"] if differing else []), *answer["problems"]]
         detail = "; ".join(problems) or f"the same versions as here, {root} can be written to"
         findings.append(Finding(name=f"node {node}", ok=not problems, detail=detail))
