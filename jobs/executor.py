@@ -125,13 +125,13 @@ class RayExecutor:
         with contextlib.nullcontext() if self._entered else self:
             nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
             remote = ray.remote(num_cpus=0, max_retries=0)(_answer_of)
-            asked = {
+            requested = {
                 remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(work): node
                 for node in nodes
             }
-            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+            ready, late = ray.wait(list(requested), num_returns=len(requested), timeout=seconds)
             answers: dict[str, Answer | str] = {}
-            for reference, node in asked.items():
+            for reference, node in requested.items():
                 name = f"{nodes[node]} {node[:8]}"
                 if reference in late:
                     answers[name] = f"It did not answer within {seconds:g} seconds."
@@ -141,7 +141,7 @@ class RayExecutor:
                     answers[name] = ray.get(reference)
                 except exceptions.RayError as error:
                     answers[name] = connection.cause(error)
-            assert len(ready) + len(late) == len(asked)
+            assert len(ready) + len(late) == len(requested)
             return answers
 
     @property
