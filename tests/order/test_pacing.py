@@ -17,7 +17,7 @@ from selector.order import Order, Pool, Positions, ScoreName
 from selector.order._pacing import Course, available, cycle, pool_size
 from selector.order.clients import Clients, num_open_at
 from selector.order.cyclical import Cyclical, aged, lowest, race
-from selector.order.fixed import Fixed
+from selector.order.fixed import Fixed, Metric
 from selector.order.paced import Paced
 from selector.order.pooled import Pooled
 from selector.testing import EXACT, SCORE, TOPIC, documents
@@ -157,14 +157,42 @@ def test_o3_limits_rise_as_deepspeeds(options: dict[str, Any], expected: list[in
     assert [order.limit(step) for step in (0, 25, 50, 75, 100, 150)] == expected
 
 
+def test_a_limit_of_its_own_may_be_a_value_of_the_score() -> None:
+    lengths = Metric(score=NAME, difficulty="value", least=8, greatest=64, multiple=8, full=0.5)
+    assert [lengths.limit(step, 200) for step in (0, 25, 50, 75, 100, 150)] == [8, 16, 32, 48, 64, 64]
+    assert Metric(score=NAME, difficulty="value", least=512, greatest=2048).limit(0, 10) == 512
+    positions = arranged(Fixed(metrics=(lengths,), steps=4), [8.0, 20, 36, 64, 65, None] * 4)
+    steps = positions.visits["document"].to_numpy().reshape(4, 6) % 6
+    assert [step.max() for step in steps[:2]] == [0, 1] and steps.max() <= 3, "limits of 8, 32 and 64 twice"
+    assert set(np.array(positions.left["document"].to_pylist()) % 6) >= {4, 5}
+    assert positions.facts["fixed"]["smallest_pool"] == 4
+
+
 def test_o3_a_discrete_limit_holds_up_to_its_step() -> None:
     order = Fixed(scores=(NAME,), schedule="fixed_discrete", limits=(1, 2, 3), until=(5, 10))
     assert [order.limit(step) for step in (0, 5, 6, 10, 11)] == [1, 1, 2, 2, 3]
 
 
 def test_o3b_a_pool_is_within_the_limit_of_every_score() -> None:
-    """Limits of four and of three documents by two metrics are one of each here, since the order has one limit."""
     rank_a, rank_b = [0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 2, 4]
+    each: dict[str, Any] = {"schedule": "fixed_discrete", "until": ()}
+    by_share = Metric(score=NAME, limits=(67,), **each), Metric(score=ScoreName(EXACT), limits=(50,), **each)
+    by_value = (
+        Metric(score=NAME, limits=(3,), difficulty="value", **each),
+        Metric(score=ScoreName(EXACT), limits=(2,), difficulty="value", **each),
+    )
+    of_both = documents([{SCORE: float(a), EXACT: b} for a, b in zip(rank_a, rank_b, strict=True)])
+    for metrics in (by_share, by_value):
+        positions = Fixed(metrics=metrics, steps=2).arrange(Pool.of(of_both), 7)
+        assert set(positions.visits["document"].to_pylist()) == {1, 3}, (
+            "the worked case: four by one, three by the other"
+        )
+        assert positions.facts["fixed"] == {"smallest_pool": 2, "empty_steps": 0}
+    one_of_each = Fixed(
+        scores=(NAME,), schedule="fixed_discrete", until=(), limits=(67,), metrics=by_share[1:], steps=1
+    )
+    mixed = one_of_each.arrange(Pool.of(of_both), 7)
+    assert set(mixed.visits["document"].to_pylist()) == {1, 3}
     table = documents([{SCORE: float(a), EXACT: b} for a, b in zip(rank_a, rank_b, strict=True)])
     for limit, pool in ((3, {1}), (4, {1, 2, 3}), (5, {1, 2, 3, 4})):
         percent = -(-100 * limit // 6)
@@ -249,6 +277,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("pooled", {"epochs": -1}, r"pooled\.epochs=-1.0 is no number of epochs"),
     ("fixed", {"scores": []}, r"fixed\.scores names no score"),
     ("fixed", {"scores": [SCORE], "least": 70, "greatest": 60}, "are no percentiles, the smaller one first:"),
+    ("fixed", {"metrics": [{"score": SCORE, "least": 101, "greatest": 102}]}, "quality: least=101 .* no percentiles"),
+    ("fixed", {"metrics": [{"score": SCORE, "least": 9, "greatest": 8, "difficulty": "value"}]}, "are no values"),
     ("fixed", {"scores": [SCORE], "limits": [1]}, r"fixed\.limits has 1 limits and fixed\.until 2 steps"),
     ("cyclical", {"least": 0}, r"cyclical\.least=0.0 and cyclical\.greatest=1.0 are no shares"),
     ("cyclical", {"least": 0.5, "greatest": 0.4}, "a small one and a large one"),
