@@ -336,7 +336,9 @@ def _numbers(values: Any) -> npt.NDArray[Any] | None:
 
 
 def _array(values: Any) -> npt.NDArray[Any]:
-    """Numbers as an array, also those of a tensor on any device."""
+    """Numbers as an array, also those of a tensor on any device, or of a list of tensors with one number each."""
+    if isinstance(values, list | tuple):
+        values = [value.item() if hasattr(value, "item") else value for value in values]
     if hasattr(values, "detach"):
         values = values.detach()
         values = (values.double() if values.is_floating_point() else values).cpu().numpy()

@@ -91,7 +91,8 @@ def test_losses_of_visits_become_the_mean_of_each_document(manifest: Manifest, t
         with Feedback(tmp_path / "heap", manifest, rank=rank) as feedback:
             for step in range(2):
                 positions = torch.arange(4 * step + rank, 4 * step + 4, 2)
-                feedback.write(position=positions, step=step, loss=positions.to(torch.bfloat16) / 2)
+                losses = (positions.to(torch.bfloat16) / 2).requires_grad_()
+                feedback.write(position=positions, step=step, loss=losses if step else list(losses))
     appended = append(tmp_path / "heap", manifest, tmp_path / name)
     assert appended == Appended(rows=6, changed=6)
     expected = {(1, 0): 1.5, (1, 1): 2.0, (1, 2): 1.0, (1, 3): 1.5, (1, 4): 2.0, (1, 5): 2.5}
