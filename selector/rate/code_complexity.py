@@ -8,115 +8,18 @@ Unit: counts; of `_nesting` blocks. Range: `_cyclomatic` 1 or more, the others 0
 grow with the length of the file: beside `length`, only what they add counts.
 """
 
-import functools
-import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from selector.errors import PolicyError
 from selector.exact import Ints
 from selector.rate import Meaning, Rater
+from selector.rate._code import LIBRARIES, Language, depth, parser_of
 from selector.rate._words import texts_of
 
 _SCORES = ("cyclomatic", "nesting", "branches", "definitions", "calls")
-_MOST_ERRORS = 0.5  # of the bytes; beyond, it is no program of this language
-_DEEPEST = 2_000  # nodes in each other
-_DEPTHS = 32  # nodes whose depth is looked at: of a chain so long that it takes time, most are deep
-_LOGICAL = '(binary_expression operator: ["&&" "||"])'
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Grammar:
-    """How a language's grammar calls what is counted, in the patterns of tree-sitter's queries."""
-
-    package: str
-    language: str = "language"  # the function of the package that gives it
-    branches: str
-    logical: str = _LOGICAL
-    blocks: str  # that count for the depth
-    chained: str | None = None  # those that only go on in an `else`: as deep as the one before
-    definitions: str
-    calls: str
-
-
-_SCRIPT: dict[str, str] = {
-    "branches": "(if_statement) (for_statement) (for_in_statement) (while_statement) (do_statement) (switch_case)"
-    " (catch_clause) (ternary_expression)",
-    "blocks": "(if_statement) (for_statement) (for_in_statement) (while_statement) (do_statement) (switch_statement)"
-    " (try_statement)",
-    "chained": "(else_clause (if_statement) @chained)",
-    "calls": "(call_expression) (new_expression)",
-}
-_SCRIPT_DEFINITIONS = (
-    "(function_declaration) (function_expression) (generator_function) (generator_function_declaration)"
-    " (arrow_function) (method_definition) (class_declaration) (class)"
-)
-_C: dict[str, str] = {
-    "branches": "(if_statement) (for_statement) (while_statement) (do_statement) (case_statement value: (_))"
-    " (conditional_expression)",
-    "blocks": "(if_statement) (for_statement) (while_statement) (do_statement) (switch_statement)",
-    "chained": "(else_clause (if_statement) @chained)",
-    "definitions": "(function_definition) (struct_specifier body: (_)) (enum_specifier body: (_))",
-    "calls": "(call_expression)",
-}
-_GRAMMARS = {
-    "python": _Grammar(
-        package="tree_sitter_python",
-        branches="(if_statement) (elif_clause) (for_statement) (while_statement) (except_clause) (case_clause)"
-        " (conditional_expression) (if_clause) (for_in_clause)",
-        logical="(boolean_operator)",
-        blocks="(if_statement) (for_statement) (while_statement) (try_statement) (with_statement) (match_statement)",
-        definitions="(function_definition) (class_definition) (lambda)",
-        calls="(call)",
-    ),
-    "javascript": _Grammar(package="tree_sitter_javascript", definitions=_SCRIPT_DEFINITIONS, **_SCRIPT),
-    "typescript": _Grammar(
-        package="tree_sitter_typescript",
-        language="language_typescript",
-        definitions=f"{_SCRIPT_DEFINITIONS} (abstract_class_declaration) (interface_declaration) (enum_declaration)",
-        **_SCRIPT,
-    ),
-    "java": _Grammar(
-        package="tree_sitter_java",
-        branches="(if_statement) (for_statement) (enhanced_for_statement) (while_statement) (do_statement)"
-        " (switch_label (_)) (catch_clause) (ternary_expression)",
-        blocks="(if_statement) (for_statement) (enhanced_for_statement) (while_statement) (do_statement)"
-        " (switch_expression) (try_statement) (try_with_resources_statement)",
-        chained="(if_statement alternative: (if_statement) @chained)",
-        definitions="(method_declaration) (constructor_declaration) (class_declaration) (interface_declaration)"
-        " (enum_declaration) (lambda_expression)",
-        calls="(method_invocation) (object_creation_expression)",
-    ),
-    "c": _Grammar(package="tree_sitter_c", **_C),
-    "cpp": _Grammar(
-        package="tree_sitter_cpp",
-        branches=f"{_C['branches']} (for_range_loop) (catch_clause)",
-        blocks=f"{_C['blocks']} (for_range_loop) (try_statement)",
-        chained=_C["chained"],
-        definitions=f"{_C['definitions']} (class_specifier body: (_)) (lambda_expression)",
-        calls="(call_expression) (new_expression)",
-    ),
-    "go": _Grammar(
-        package="tree_sitter_go",
-        branches="(if_statement) (for_statement) (expression_case) (type_case) (communication_case)",
-        blocks="(if_statement) (for_statement) (expression_switch_statement) (type_switch_statement)"
-        " (select_statement)",
-        chained="(if_statement alternative: (if_statement) @chained)",
-        definitions="(function_declaration) (method_declaration) (func_literal) (type_spec)",
-        calls="(call_expression)",
-    ),
-    "rust": _Grammar(
-        package="tree_sitter_rust",
-        branches="(if_expression) (for_expression) (while_expression) (loop_expression) (match_arm)",
-        blocks="(if_expression) (for_expression) (while_expression) (loop_expression) (match_expression)",
-        chained="(else_clause (if_expression) @chained)",
-        definitions="(function_item) (closure_expression) (struct_item) (enum_item) (trait_item) (impl_item)",
-        calls="(call_expression) (macro_invocation)",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,87 +31,30 @@ class CodeComplexity(Rater):
     program of it has none of the scores, nor has one that is nested thousands deep.
     """
 
-    libraries = ("tree-sitter", *(grammar.package.replace("_", "-") for grammar in _GRAMMARS.values()))
+    libraries = LIBRARIES
 
-    language: Literal["python", "javascript", "typescript", "java", "c", "cpp", "go", "rust"] = "python"
+    language: Language = "python"
 
     def scores(self, name: str) -> dict[str, Meaning]:
         return {f"{name}_{score}": "harder" for score in _SCORES}
 
     def prepare(self) -> None:
-        parser, _ = self._parser_and_query
-        assert parser is not None
-
-    @functools.cached_property
-    def _parser_and_query(self) -> tuple[Any, Any]:
-        grammar = _GRAMMARS[self.language]
-        try:
-            tree_sitter = importlib.import_module("tree_sitter")
-            package = importlib.import_module(grammar.package)
-        except ModuleNotFoundError as error:
-            raise PolicyError(
-                f'code_complexity: {error.name} is not installed. Type: pip install "selector[code]"'
-            ) from error
-        language = tree_sitter.Language(getattr(package, grammar.language)())
-        patterns = {name: getattr(grammar, name) for name in ("branches", "logical", "blocks", "definitions", "calls")}
-        query = " ".join([*(f"[{nodes}] @{name}" for name, nodes in patterns.items()), grammar.chained or ""])
-        return tree_sitter.Parser(language), tree_sitter.Query(language, f"{query} (ERROR) @errors")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"language": self.language}  # a parser cannot be sent to a worker, which makes its own
+        assert parser_of(self.language, "code_complexity") is not None
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        parser, query = self._parser_and_query
-        cursor = importlib.import_module("tree_sitter").QueryCursor(query)
-        rows = [_counts(parser, cursor, text.encode()) for text in texts_of(batch)]
-        counts = np.array(rows, np.int64).reshape(-1, len(_SCORES) + 1)
+        parser = parser_of(self.language, "code_complexity")
+        counts = np.array([_counts(parser.spans(text)) for text in texts_of(batch)], np.int64)
+        counts = counts.reshape(-1, len(_SCORES) + 1)
         is_other = counts[:, -1] == 1
         columns = {f"score_{name}": pa.array(counts[:, i], mask=is_other) for i, name in enumerate(_SCORES)}
         return pa.record_batch(columns)
 
 
-def _counts(parser: Any, cursor: Any, code: bytes) -> tuple[int, ...]:
+def _counts(spans: Mapping[str, Ints] | None) -> tuple[int, ...]:
     """The scores of one program, and 1 where it is none."""
-    none = (0,) * len(_SCORES) + (1,)
-    tree = parser.parse(code)
-    if not code.strip() or tree.root_node.type == "ERROR" or _is_deep(tree):
-        return none
-    nodes = cursor.captures(tree.root_node)
-    if _covered(_spans(nodes.get("errors", []))) > _MOST_ERRORS * len(code):
-        return none
-    chained = {node.id for node in nodes.get("chained", [])}
-    blocks = _spans([node for node in nodes.get("blocks", []) if node.id not in chained])
-    branches, definitions, calls = (len(nodes.get(name, [])) for name in ("branches", "definitions", "calls"))
-    return 1 + branches + len(nodes.get("logical", [])), _depth(blocks), branches, definitions, calls, 0
-
-
-def _is_deep(tree: Any) -> bool:
-    """Whether the tree is deeper than any program's: a query would take the square of that, so none is asked."""
-    count, walker = tree.root_node.descendant_count, tree.walk()
-    for i in range(_DEPTHS):
-        walker.goto_descendant((count - 1) * i // _DEPTHS)
-        if walker.depth > _DEEPEST:
-            return True
-    return False
-
-
-def _spans(nodes: list[Any]) -> Ints:
-    """First byte and end of each node, in the order of the first."""
-    spans = np.array([(node.start_byte, node.end_byte) for node in nodes], np.int64).reshape(-1, 2)
-    return spans[np.lexsort((-spans[:, 1], spans[:, 0]))]
-
-
-def _depth(spans: Ints) -> int:
-    """In how many of the spans the deepest one lies, itself included."""
-    if not len(spans):
-        return 0
-    ended = np.searchsorted(np.sort(spans[:, 1]), spans[:, 0], side="right")
-    return int((np.arange(1, len(spans) + 1) - ended).max())
-
-
-def _covered(spans: Ints) -> int:
-    """Bytes in any of the spans; of two, one lies in the other or they are apart."""
-    if not len(spans):
-        return 0
-    before = np.concatenate(([0], np.maximum.accumulate(spans[:-1, 1])))
-    return int(np.maximum(spans[:, 1] - np.maximum(spans[:, 0], before), 0).sum())
+    if spans is None:
+        return (0,) * len(_SCORES) + (1,)
+    branches, logical, definitions, calls = (
+        len(spans[name]) for name in ("branches", "logical", "definitions", "calls")
+    )
+    return 1 + branches + logical, depth(spans["blocks"]), branches, definitions, calls, 0

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rated import scores_of
 from selector import plugins
 from selector.errors import PolicyError
+from selector.rate._code import parser_of
 
 # ---------------------------------------------------------------- readability
 
@@ -233,6 +234,7 @@ def test_a_program_that_breaks_off_still_has_counts() -> None:
 
 def test_a_missing_grammar_stops_the_run_and_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     rater: Any = plugins.make("raters", "code_complexity", {"language": "go"}, "rate.0", object)
+    parser_of.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "tree_sitter_go", None)
     with pytest.raises(PolicyError, match=r'tree_sitter_go is not installed\. Type: pip install "selector\[code\]"'):
         rater.prepare()
