@@ -151,13 +151,15 @@ def _drawn(step: Step) -> Step:
 
 
 def _objects(store: Store) -> Counter[str]:
-    """How many objects the artefacts of each family take: their seals, and what those name."""
-    objects: dict[str, set[str]] = {}
-    for key in store.seals():
-        seal = store.sealed(key)
-        own = objects.setdefault(key.partition("/")[0], set())
-        own |= {key, *(blob.key for blob in seal.tables.values())}
-    return Counter({family: len(own) for family, own in objects.items()})
+    """How many objects the artefacts of each family take: their seals, and what those name. What ingest has stored
+    and another step takes over is ingest's."""
+    objects = Counter[str]()
+    counted = set[str]()
+    for key in sorted(store.seals(), key=lambda key: (not key.startswith("ingest/"), key)):
+        own = {key, *(blob.key for blob in store.sealed(key).tables.values())} - counted
+        objects[key.partition("/")[0]] += len(own)
+        counted |= own
+    return objects
 
 
 def _least(costs: list[Cost]) -> Cost:
