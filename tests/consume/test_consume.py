@@ -38,6 +38,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 NUM_VISITS = 45
 
 
+@pytest.fixture(autouse=True)
+def _ends_workers_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives each worker of an abandoned iteration five seconds to end by itself before it ends it; on a busy
+    machine some need that."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+
+
 def text_of(number: int) -> str:
     return f"document {number}: déjà vu\n"
 
