@@ -149,6 +149,8 @@ from torch.utils.data import DataLoader
 from selector.consume import ManifestBatchSampler
 from selector.manifest import Manifest
 
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()

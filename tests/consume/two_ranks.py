@@ -23,6 +23,9 @@ from selector.consume import PADDING, ManifestBatchSampler, ManifestDataset
 from selector.errors import SelectorError
 from selector.manifest import Manifest
 
+# Seconds in which the workers of a loader may end by themselves.
+vars(importlib.import_module("torch.utils.data._utils"))["MP_STATUS_CHECK_INTERVAL"] = 0.5
+
 SIZE = 4
 Epochs = list[list[int]]
 Case = Callable[[Manifest], Epochs]
