@@ -106,9 +106,8 @@ class Store:
             if isinstance(table, Blob):
                 blobs[name] = table
                 continue
-            own = form or ("arrow" if table.nbytes <= SMALL_BYTES and _is_kept(table.schema) else "parquet")
-            data = to_parquet(table) if own == "parquet" else to_arrow(table)
-            sha256, folder = hashlib.sha256(data).hexdigest(), _folder_in_passing(key)
+            own, data, sha256 = _written(table, form)
+            folder = _folder_in_passing(key)
             blobs[name] = Blob(sha256=sha256, num_bytes=len(data), num_rows=table.num_rows, form=own, folder=folder)
             if form != "arrow":
                 together[name] = data
@@ -209,6 +208,22 @@ class Store:
         for key, _ in self.storage.list(f"{home}{prefix}"):
             if key.endswith(".json"):
                 yield key.removeprefix(home).removesuffix(".json")
+
+
+def _written(table: pa.Table, form: Form | None) -> tuple[Form, bytes, str]:
+    """How a table is stored that may be written in this form, its bytes, and their sha256."""
+    if form is None and not table.num_rows:  # most parts quarantine nothing
+        return _without_rows(table.schema.serialize().to_pybytes())
+    own = form or ("arrow" if table.nbytes <= SMALL_BYTES and _is_kept(table.schema) else "parquet")
+    data = to_parquet(table) if own == "parquet" else to_arrow(table)
+    return own, data, hashlib.sha256(data).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _without_rows(written_down: bytes) -> tuple[Form, bytes, str]:
+    """The same of a table without rows: its schema is asked for with its metadata, which `==` does not compare."""
+    schema = pa.ipc.read_schema(pa.py_buffer(written_down))
+    return _written(schema.empty_table(), "arrow" if _is_kept(schema) else "parquet")
 
 
 def _side_by_side(blobs: Mapping[str, Blob], contents: Iterable[bytes]) -> Mapping[str, Blob]:

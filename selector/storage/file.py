@@ -37,13 +37,17 @@ class FileStorage(Storage):
         return str(self.root)
 
     def _path(self, key: str) -> Path:
-        names = key.split("/")
-        assert all(name not in ("", ".", "..") and "\0" not in name for name in names), key
-        return self.root.joinpath(*names)
+        return Path(self._name(key))
+
+    def _name(self, key: str) -> str:
+        """The path of an object, as text: what is read often makes no `Path` of it."""
+        assert all(name not in ("", ".", "..") and "\0" not in name for name in key.split("/")), key
+        return os.path.join(self.root, key)
 
     def get(self, key: str) -> bytes | None:
         try:
-            return self._path(key).read_bytes()
+            with open(self._name(key), "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -62,7 +66,7 @@ class FileStorage(Storage):
 
     def open(self, key: str) -> io.BufferedIOBase | None:
         try:
-            return self._path(key).open("rb")
+            return open(self._name(key), "rb")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

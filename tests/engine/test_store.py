@@ -88,12 +88,16 @@ def test_nobody_can_tell_by_a_table_whether_it_was_small(
     small = store.seal(KEY, wanted.items())
     monkeypatch.setattr("selector.engine.store.SMALL_BYTES", -1)
     large = store.seal("part/large", wanted.items())
-    assert {blob.form for blob in large.tables.values()} == {"parquet"}
+    assert {large.tables[name].form for name in ("some", "later")} == {"parquet"}
     for name in wanted:
         one, other = store.table(small, name), store.table(large, name)
         assert one.schema.equals(other.schema) and one.field("value").metadata == other.field("value").metadata
         assert one.equals(other) and one.to_pylist() == wanted[name].to_pylist()
         assert store.table(small, name, ["n"]).equals(store.table(large, name, ["n"]))
+    other = table.slice(0, 0).cast(pa.schema([fields[0].with_metadata({"higher_is": "better"}), fields[1]]))
+    assert store.table(store.seal("part/other", [("none", other)]), "none").field("value").metadata == {
+        b"higher_is": b"better"
+    }
     forms = {blob.form for blob in small.tables.values()}
     assert forms == {"parquet" if kind in (pa.timestamp("s"), pa.time32("s"), pa.date64()) else "arrow"}
 
