@@ -296,6 +296,8 @@ def of_garbage(garbage: Garbage, *, is_removed: bool) -> str:
 _TYPES = {
     "ScoreName": "the name of a score; select.missing says what becomes of a document without it",
     "SignalName": "the name of a score that a document may lack",
+    "Endpoint": "the address of an OpenAI-compatible server, http://host:port/v1",
+    "ArtefactPath": "a file that a command of selector wrote",
     "ModelPath": "a model folder, a packaged model's name, or hf://owner/name@revision",
     "TablePath": "a JSONL or Parquet file with these columns",
     "TextsPath": "a JSONL or Parquet file with the column text",

@@ -31,6 +31,7 @@ from selector.errors import UsageError
 
 if TYPE_CHECKING:
     from selector.engine.executor import Executor
+    from selector.policy import Policy
 
 
 @app.command()
@@ -186,6 +187,20 @@ def _write(path: Path, content: str) -> None:
         raise UsageError(f"--picture {path}: {error.strerror or error}. Name a file that can be written.") from error
 
 
+def _retry(policy: "Policy", root: str, executor: "Executor") -> None:
+    """What a judge did not answer is asked again by the run that follows. Raises UsageError where there is no judge."""
+    from selector import pipeline
+    from selector.engine.store import Store
+    from selector.policy.resolve import resolve
+    from selector.steps.rate import Rate
+
+    store = Store.open(root)
+    steps = [step for step in pipeline.flow(resolve(policy), executor) if isinstance(step, Rate)]
+    judges = [step for step in steps if step.retry(store)]
+    if not judges:
+        raise UsageError("--retry-failed asks a judge again, and this policy has none.")
+
+
 @app.command()
 def run(
     policy: PolicyFile,
@@ -202,6 +217,9 @@ def run(
         int,
         typer.Option("--controls", min=0, help="Also write so many matched random orders of it; alone: one."),
     ] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask a judge once more for the scores that it did not give.")
+    ] = False,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
@@ -210,7 +228,13 @@ def run(
 
     with only_our_output(), jobs.as_job(root):
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
+<<<<<<< HEAD
         loaded = load(policy, set_, no_foreign_plugins, allowed)
+=======
+        loaded = Policy.load(policy, set_ or ())
+        if retry_failed:
+            _retry(loaded, root, chosen)
+>>>>>>> 568b815 (Ask a judge in both orders, keep its answers, and ask again for what failed)
         finished = _run(loaded, root, chosen)
         jobs.finished(root, finished)
         compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]

@@ -20,6 +20,7 @@ from selector.plugins.families import (
 from selector.plugins.options import (
     ArtefactPath,
     Columns,
+    Endpoint,
     ManifestPath,
     ModelPath,
     Option,
@@ -34,8 +35,8 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "FAMILIES", "ArtefactPath", "Catalogue", "Column", "Columns", "ManifestPath", "ModelPath", "Option", "Pool",
-    "ScoreName", "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find", "identity",
-    "installed_only", "is_part", "make", "name_of", "names", "options_of", "options_spelt_out", "ours",
+    "FAMILIES", "ArtefactPath", "Catalogue", "Column", "Columns", "Endpoint", "ManifestPath", "ModelPath", "Option",
+    "Pool", "ScoreName", "SignalName", "TablePath", "TextsPath", "describe", "document", "family_of", "find",
+    "identity", "installed_only", "is_part", "make", "name_of", "names", "options_of", "options_spelt_out", "ours",
     "plugins_in", "replaced", "wanted",
 ]  # fmt: skip

@@ -25,7 +25,17 @@ from selector.engine import inside
 from selector.engine.step import versions
 from selector.errors import PolicyError, did_you_mean, listed
 from selector.plugins.attached import opened
-from selector.plugins.options import KINDS, Columns, ModelPath, TablePath, fields_of, hints_of, is_plugin, kind_of
+from selector.plugins.options import (
+    KINDS,
+    Columns,
+    Endpoint,
+    ModelPath,
+    TablePath,
+    fields_of,
+    hints_of,
+    is_plugin,
+    kind_of,
+)
 
 P = TypeVar("P")
 
@@ -226,13 +236,15 @@ def _identities(plugin: object, contents: Mapping[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     hints = hints_of(type(plugin))
     for field in fields_of(plugin):
+        if field.metadata.get("apart"):  # how fast something is asked, not what
+            continue
         value: Any = getattr(plugin, field.name)
         inside = _below(field.name, contents)
         if is_plugin(value):
             options[field.name] = _identity(value, inside)
         elif isinstance(value, tuple) and any(map(is_plugin, value)):
             options[field.name] = [_identity(item, _below(str(i), inside)) for i, item in enumerate(value)]
-        elif isinstance(value, (ModelPath, TablePath)):
+        elif isinstance(value, (Endpoint, ModelPath, TablePath)):
             options[field.name] = contents.get(field.name, str(value))
         elif kind_of(hints[field.name]).base in KINDS and isinstance(value, tuple):
             options[field.name] = [inside.get(str(i), str(item)) for i, item in enumerate(value)]

@@ -26,6 +26,7 @@ from typing import Any, Literal, NewType, Self, TypeVar, cast
 import pyarrow as pa
 
 from selector import tables
+from selector.storage import Storage
 
 ScoreName = NewType("ScoreName", str)
 """The name of a score that the plug-in cannot do without: `select.missing` says what becomes of a document without
@@ -66,6 +67,24 @@ class ModelPath(_Path):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _replaced, (type(self), str(self), self.device, self.precision, self.planned)
+
+
+class Endpoint(_Path):
+    """The address of an OpenAI-compatible server, http://host:port/v1. It decides no answer, so no fingerprint has it.
+
+    In a run `storage` is where what the server answers is kept.
+    """
+
+    storage: Storage | None = None
+
+    def connected(self, storage: Storage) -> Self:
+        """The same address, with where its answers are kept."""
+        copy = type(self)(self)
+        copy.storage = storage
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)  # a worker is connected where it is
 
 
 class TablePath(_Path):
@@ -157,7 +176,7 @@ def fields_of(plugin: object) -> tuple[dataclasses.Field[Any], ...]:
 P = TypeVar("P")
 TABLE_KINDS: tuple[Any, ...] = (TablePath, TextsPath, ManifestPath, ArtefactPath)
 """The kinds of options that name a table."""
-KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, *TABLE_KINDS)
+KINDS: tuple[Any, ...] = (ScoreName, SignalName, ModelPath, Endpoint, *TABLE_KINDS)
 NO_COLUMNS = Columns()
 
 

@@ -19,12 +19,14 @@ from selector.errors import DamagedError, NotFoundError, PolicyError
 from selector.manifest import Manifest
 from selector.models.encoder import Device, Encoder
 from selector.models.find import checksum, find_model, settings_checksum
+from selector.models.judge import check_address
 from selector.order import Order
 from selector.plugins import attached, options
 from selector.plugins.catalogue import NO_GROUPS, RATE, Catalogue, corpus_names, steps_of
 from selector.plugins.families import name_of
 from selector.plugins.options import (
     TABLE_KINDS,
+    Endpoint,
     ManifestPath,
     ModelPath,
     Option,
@@ -325,6 +327,9 @@ def _with_models(path: str, plugin: P) -> tuple[P, dict[str, str]]:
         folder = find_model(option.value, f"{path}.{option.path}")
         folders[option.path] = ModelPath(folder)
         sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
+    for option in written(plugin, Endpoint):
+        check_address(option.value, f"{path}.{option.path}")
+        sums[option.path] = ""  # what answers is named by another option
     return replaced(plugin, folders), sums
 
 

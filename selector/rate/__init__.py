@@ -17,6 +17,7 @@ from selector.errors import PolicyError
 from selector.plugins.options import (
     ArtefactPath,
     Columns,
+    Endpoint,
     ManifestPath,
     ModelPath,
     ScoreName,
@@ -28,8 +29,8 @@ from selector.plugins.options import (
 from selector.plugins.pool import Pool
 
 __all__ = [
-    "ArtefactPath", "Columns", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool", "Rater", "Resources",
-    "ScoreName", "SignalName", "TablePath", "TextsPath",
+    "ArtefactPath", "Columns", "Endpoint", "Fit", "HigherIs", "ManifestPath", "Meaning", "ModelPath", "Pool",
+    "Rater", "Resources", "ScoreName", "SignalName", "TablePath", "TextsPath",
 ]  # fmt: skip
 
 HigherIs = Literal["harder", "easier", "better", "rarer", "closer"]
@@ -51,6 +52,13 @@ class _Scoring(abc.ABC):
         """The batch's columns beside doc_id and the scores that options name: text, source, num_bytes, num_tokens,
         embedding, cluster, distance, `score.x` of another rater, `corpus.x` for a column that the corpus has."""
         return ("text",)
+
+    def cost(self, num_documents: int) -> str | None:
+        """What rating so many documents costs, in words that are printed before it begins; None: nothing worth saying.
+
+        Raises PolicyError where that is more than its options allow. (It is asked of a Fit.)
+        """
+        return None
 
     def scores(self, name: str) -> dict[str, Meaning]:
         """The scores it gives and what a large one means, or "label"; by default one, called as the rater is."""

@@ -1,5 +1,6 @@
 """Fit: what a rater must know of the corpus before it can rate, learned once and stored."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from selector.rate._fitted import learned
 from selector.steps import attach
 from selector.steps.gather import Gather
 from selector.steps.rate import batch_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class FitStep(Whole):
         return seal.tables["fit"].num_rows
 
     def compute(self, done: Done) -> Tables:
+        if (cost := self.plugin.cost(self.rows_in(done))) is not None:
+            logger.warning("%s: %s.", self.label, cost)
         plugin = attached.attach(self.plugin, attach.loaded(done, self.gather.attach))
         yield "fit", learned(self.label, plugin, self._sample(done), self.seed)
 

@@ -14,9 +14,11 @@ from selector.engine import alive
 from selector.engine.part import Resources, Task
 from selector.engine.slices import joined
 from selector.engine.step import APART, Done, Fold, Step, Tables
-from selector.engine.store import Store
+from selector.engine.store import Store, fingerprint
+from selector.models.judge import FOLDER
 from selector.plugins import attached
 from selector.plugins.catalogue import KNOWN
+from selector.plugins.options import Endpoint, replaced, written
 from selector.rate import Fit, Rater
 from selector.rate._answer import ratings_table
 from selector.rate._fitted import rater_of
@@ -55,15 +57,38 @@ class Rate(Fold):
 
     def tasks(self, done: Done) -> Sequence[Task]:
         fit = {"fit": done[f"fit/{self.label}"].seal.key} if isinstance(self.rater, Fit) else {}
+        again = [num] if (num := self.num_retries(done.store)) else []
         return [
-            Task(key=self.key(identity, fit), part=task.part, inputs={**task.inputs, **fit})
+            Task(key=self.key(identity, fit, *again), part=task.part, inputs={**task.inputs, **fit})
             for task, identity in zip(self.gather.tasks(done), self.gather.identities(done), strict=True)
         ]
+
+    def retry(self, store: Store) -> bool:
+        """Whether the rater asks a server: then every part is rated once more, and what failed is asked again."""
+        if not written(self.rater, Endpoint):
+            return False
+        num = self.num_retries(store)
+        before, after = (str(n).encode() for n in (num, num + 1))
+        if not store.storage.put_if_absent(self._retries, after):
+            store.storage.compare_and_swap(self._retries, before, after)
+        return True
+
+    def num_retries(self, store: Store) -> int:
+        """How often a judge was asked again for what it had not answered."""
+        data = store.storage.get(self._retries) if written(self.rater, Endpoint) else None
+        return 0 if data is None else int(data)
+
+    @property
+    def _retries(self) -> str:
+        """Where it is kept how often what failed was asked again."""
+        return f"{FOLDER}retries/{fingerprint(self.identity())}"
 
     def prepare(self, task: Task, store: Store) -> None:
         rater = self.rater
         if self.gather.attach is not None:
             rater = attached.attach(rater, attach.read(store, task.inputs[self.gather.attach]))
+        if endpoints := written(rater, Endpoint):
+            rater = replaced(rater, {option.path: option.value.connected(store.storage) for option in endpoints})
         if isinstance(rater, Fit):
             rater = rater_of(self.label, rater, store.read(task.inputs["fit"], "fit"))
         rater.prepare()

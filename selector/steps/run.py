@@ -28,6 +28,7 @@ from selector.policy.resolve import Resolved
 from selector.steps import account, columns, dedup, health, survey
 from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
+from selector.steps.rate import Rate
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Run:
     resolved: Resolved
     manifest: ManifestStep
     embed: Embed | None
+    raters: tuple[Rate, ...]
     store: Store
     is_dry: bool
 
@@ -57,7 +59,8 @@ class Run:
         _check_root(resolved.policy, resolved.uris, store)
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
         embed = next((step for step in flow if isinstance(step, Embed)), None)
-        return cls(resolved=resolved, manifest=manifest, embed=embed, store=store, is_dry=is_dry)
+        raters = tuple(step for step in flow if isinstance(step, Rate))
+        return cls(resolved=resolved, manifest=manifest, embed=embed, raters=raters, store=store, is_dry=is_dry)
 
     def if_finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
@@ -104,6 +107,7 @@ class Run:
             "models": self.manifest.models,
             "plugins": self.manifest.plugins,
             "versions": self.manifest.versions,
+            **({"retries": retries} if (retries := self._retries()) else {}),
         }
         name = done.once("run", lambda: fingerprint(plan)[:16])
         if self.store.storage.get(f"{name}/plan.json") is None:  # or else the run was begun, and needs less
@@ -118,6 +122,11 @@ class Run:
         if not self.is_dry:
             self.store.storage.ensure(f"{name}/plan.json", canonical_json(plan))
             failpoint.reach("plan.written")
+
+    def _retries(self) -> dict[str, int]:
+        """How often each judge was asked again for what it had not answered: then it is another run."""
+        counted = {rater.label: rater.num_retries(self.store) for rater in self.raters}
+        return {label: num for label, num in counted.items() if num}
 
     def _kept_bytes(self, done: Done) -> int:
         """About how many bytes of text are to be stored: compressed, a third of what plain files hold."""

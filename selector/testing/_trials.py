@@ -26,6 +26,7 @@ from selector.exact import keyed
 from selector.exact.spend import Budget
 from selector.plugins import (
     ArtefactPath,
+    Endpoint,
     ManifestPath,
     ModelPath,
     Option,
@@ -310,7 +311,7 @@ def _is_around(cls: type[Any]) -> bool:
 def _can_be_made_up(family: str, name: str) -> bool:
     cls = plugins.find(family, name)
     hints, fields = hints_of(cls), dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    given = (ModelPath, ArtefactPath)
+    given = (ModelPath, ArtefactPath, Endpoint)
     return not any(kind_of(hints[field.name]).base in given and _is_needed(field) for field in fields)
 
 
@@ -334,6 +335,8 @@ def _choices(hint: Any, field: "dataclasses.Field[Any]", name: str) -> list[Any]
         values = list(typing.get_args(kind.base))
     elif kind.base is bool:
         values = [False, True]
+    elif kind.base is Endpoint:
+        raise AssertionError(f"A server cannot be made up. Give {name!r} one: {field.name}=<address>.")
     elif kind.base is ArtefactPath:
         raise AssertionError(f"An artefact cannot be made up. Give {name!r} one: {field.name}=<file>.")
     elif isinstance(kind.base, type) and issubclass(kind.base, TablePath):
