@@ -228,13 +228,9 @@ def run(
 
     with only_our_output(), jobs.as_job(root):
         chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
-<<<<<<< HEAD
         loaded = load(policy, set_, no_foreign_plugins, allowed)
-=======
-        loaded = Policy.load(policy, set_ or ())
         if retry_failed:
             _retry(loaded, root, chosen)
->>>>>>> 568b815 (Ask a judge in both orders, keep its answers, and ask again for what failed)
         finished = _run(loaded, root, chosen)
         jobs.finished(root, finished)
         compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]
