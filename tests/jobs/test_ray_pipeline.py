@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from cluster import cluster as cluster
+from conftest import write_jsonl
 from jobs.executor import RayExecutor
 from runs import policy_of, run, write_corpus
 from selector.manifest import Manifest
+from selector.manifest.header import Parent
 from selector.pipeline import FinishedRun, build
 from selector.policy import Policy
+from selector.steps import shards
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +53,41 @@ def test_any_number_of_actors_gives_the_manifest_of_one_process(
 ) -> None:
     there = build(Policy.of(make()), root=str(tmp_path), executor=RayExecutor(actors=actors)).manifest
     assert there.digest == here.manifest.digest and there.verify().ok
+
+
+def test_rounds_limits_and_groups_that_meet_are_decided_by_actors_as_in_one_process(
+    make: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two actors, shards of thirty documents; of rounds that wait the second follows the first."""
+    monkeypatch.setattr(shards, "SHARD_ROWS", 30)
+    must = write_jsonl(tmp_path / "must.jsonl", [{"doc_id": row["doc_id"].hex()} for row in rows_of(root)[:3]])
+    bounds = {"source": {"web": {"least": 0.5}, "books": {"most": 0.2}}}
+    limits = {"shares": bounds, "visits": {"most": 1}, "include": [str(must)]}
+    feedback = write_jsonl(tmp_path / "feedback.jsonl", [])
+    fed = {"inner": "random", "rounds": 2, "mode": "softmax", "feedback": str(feedback)}
+    made: list[Manifest] = []
+    for using, more in (
+        ({"iterative": {"inner": {"kmeans_quality": {"score": "prototypicality"}}, "signal": "readability"}}, limits),
+        ({"repeats": {"score": "readability"}}, limits),
+        ({"k_center": {"quota": "equal"}}, {"include": [str(must)]}),
+        ({"iterative": fed}, {"visits": {"most": 2}}),
+        ({"iterative": fed}, {"visits": {"most": 2}}),
+    ):
+        if made and "feedback" in json.dumps(using) and made[-1].info["facts"]["select"].get("waiting"):
+            rows = [{"doc_id": row["doc_id"].hex(), "round": 1, "score": 0.5} for row in rows_of(made[-1])]
+            write_jsonl(feedback, rows)
+        policy = make(select={"budget": {"documents": 24}, "using": using, **more})
+        here = run(policy, tmp_path / "alone").manifest
+        made.append(build(Policy.of(policy), root=str(root), executor=RayExecutor(actors=2)).manifest)
+        assert made[-1].digest == here.digest and made[-1].verify().ok, using
+    first, second = made[-2:]
+    assert second.header.parent == Parent(digest=first.digest, position=len(first)) and len(second) == 2 * len(first)
+
+
+def rows_of(run: Path | Manifest) -> list[dict[str, Any]]:
+    """The visits of a manifest, or of the one run in a root."""
+    manifest = run if isinstance(run, Manifest) else Manifest.open(str(next(run.glob("*/manifest")).parent))
+    return manifest.rows(0, len(manifest)).to_pylist()
 
 
 @pytest.mark.parametrize("trouble", ["dies", "hangs", "raises"])

@@ -19,7 +19,18 @@ from selector import tables
 from selector.errors import PolicyError, SelectorError
 from selector.exact import keyed
 from selector.exact.vectors import most_alike, vector_column
-from selector.select import Budget, ManifestPath, Pool, ScoreName, Selector, TablePath, TextsPath, negatives, parallel
+from selector.select import (
+    Budget,
+    ManifestPath,
+    Pool,
+    ScoreName,
+    Selector,
+    SignalName,
+    TablePath,
+    TextsPath,
+    negatives,
+    parallel,
+)
 from selector.select.facility_location import FacilityLocation, greedy
 from selector.select.hierarchical import Hierarchical, grouped, level_cut
 from selector.select.negatives import Negatives
@@ -107,6 +118,37 @@ def test_twelve_vectors_are_covered_with_the_gains_that_were_worked_out() -> Non
     assert order[:6].tolist() == [7, 9, 8, 10, 4, 1]
     assert gains[:6].tolist() == [66989888, 41201203, 15527137, 13642759, 12895202, 10600400]
     assert turns(FacilityLocation(), with_vectors(TWELVE))[:6] == [7, 9, 8, 10, 4, 1]
+
+
+def test_m3_quality_counts_beside_what_is_covered() -> None:
+    table = with_vectors(unit([[1, 0], [0.6, 0.8], [0, 1]]), 99, **{SCORE: [0.2, 0.9, 0.5]})
+    assert turns(FacilityLocation(score=SignalName(SCORE), weight=0.5), table) == [1, 2, 0]
+    assert turns(FacilityLocation(score=SignalName(SCORE), weight=1.0), table) == [1, 2, 0]
+    best_last = with_vectors(unit([[1, 0], [0.6, 0.8], [0, 1]]), 99, **{SCORE: [0.9, None, -0.5]})
+    assert turns(FacilityLocation(score=SignalName(SCORE), weight=1.0), best_last) == [0, 1, 2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(SMALL.filter(lambda rows: len(rows) < 9), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 99))
+def test_quality_and_coverage_are_those_of_trying_every_document(
+    rows: list[tuple[int, ...]], weight: float, number: int
+) -> None:
+    scores = np.round(np.random.default_rng(number).normal(size=len(rows)) * 8) / 8
+    table = with_vectors(unit(rows), 99, **{SCORE: scores.tolist()})
+    points = np.stack(table["embedding"].to_pylist()).astype(np.float64)
+    alike = (points @ points.T).astype(np.float32).astype(np.float64)  # as they are stored
+    cosines = np.where(np.eye(len(rows)) > 0, 2**24, np.rint(np.maximum(alike, 0) * 2.0**24)).astype(np.int64)
+    share, covered, left, expected = round(1024 * weight), np.zeros(len(rows), np.int64), set(range(len(rows))), []
+    while left:
+        gains = {
+            i: (1024 - share) * int(np.maximum(cosines[i] - covered, 0).sum()) + share * int(scores[i] * 2**24)
+            for i in left
+        }
+        best = min(left, key=lambda i: (-gains[i], i))
+        left.remove(best)
+        expected.append(best)
+        covered = np.maximum(covered, cosines[best])
+    assert turns(FacilityLocation(score=SignalName(SCORE), weight=weight), table) == expected
 
 
 def naive(similar: npt.NDArray[np.int64], covered: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
