@@ -56,15 +56,25 @@ class Tried:
         return (("levels", self.levels),) if self.levels else (("num_clusters", self.num_clusters),)
 
 
+RESAMPLED = (128,)
+"""Clusters that stand about evenly wherever there are documents: so many that of 5 % of some thousand documents each
+keeps two or three."""
+
 SELECTORS: tuple[Tried, ...] = (
     Tried(name="random", options={}, more_seeds=5),
     Tried(name="kmeans_quality", options={"score": "SCORE"}),
     Tried(name="kmeans_quality", options={"score": "SCORE", "quota": "equal"}),
+    Tried(name="kmeans_quality", options={"score": "SCORE", "quota": "equal"}, levels=RESAMPLED),
     Tried(name="hierarchical", options={}),
     Tried(name="hierarchical", options={"levels": (8,)}),
+    Tried(name="hierarchical", options={}, levels=RESAMPLED),
+    Tried(name="hierarchical", options={}, levels=(*RESAMPLED, 16)),
     Tried(name="closest", options={}),
     Tried(name="farthest", options={}),
+    Tried(name="farthest", options={"quota": "equal"}, levels=RESAMPLED),
     Tried(name="k_center", options={}),
+    Tried(name="k_center", options={"quota": "equal"}, levels=RESAMPLED),
+    Tried(name="k_center", options={}, num_clusters=1),
     Tried(name="facility_location", options={}),
     Tried(name="facility_location", options={}, num_clusters=1),
     Tried(name="diverse", options={"score": "SCORE", "most": 0.9}),
@@ -77,6 +87,7 @@ SELECTORS: tuple[Tried, ...] = (
     Tried(name="prune", options={"first": "farthest"}),
     Tried(name="decorrelated", options={"batch": 256, "picks": "PICKS"}),
     Tried(name="mixture", options={"by": "cluster", "temperature": 2.0}),
+    Tried(name="mixture", options={"by": "cluster", "temperature": 2.0}, levels=RESAMPLED),
     Tried(name="parallel", options={"scores": ("SCORE",)}),
     Tried(name="quality_sampling", options={"score": "SCORE"}),
     Tried(name="top", options={"score": "SCORE"}),

@@ -68,7 +68,6 @@ def test_rounds_limits_and_groups_that_meet_are_decided_by_actors_as_in_one_proc
     made: list[Manifest] = []
     for using, more in (
         ({"iterative": {"inner": {"kmeans_quality": {"score": "prototypicality"}}, "signal": "readability"}}, limits),
-        ({"repeats": {"score": "readability"}}, limits),
         ({"k_center": {"quota": "equal"}}, {"include": [str(must)]}),
         ({"iterative": fed}, {"visits": {"most": 2}}),
         ({"iterative": fed}, {"visits": {"most": 2}}),
