@@ -33,8 +33,10 @@ class Determinantal(Grouped):
     bits on every machine. Nothing is drawn.
 
     Source: Chen, Zhang and Zhou, arXiv 1709.05135 (fast greedy MAP); Kulesza and Taskar, arXiv 1207.6083. Setting:
-    recommendation. Reported: better relevance at the same diversity than MMR. Not measured here. `random` is as good
-    where vectors point in all directions alike.
+    recommendation. Reported: better relevance at the same diversity than MMR. Measured on 5 % of 6,936 pages of Debian
+    documentation (64 clusters, 5 seeds, of random 25; entropy of packages as a part of the largest): .721 ± .018,
+    random .688 ± .009; with equal quotas over `cluster.levels: [128]` .756 ± .029, on 1 % .732 ± .043 (random .634 ±
+    .017). `random` is as good where vectors point in all directions alike.
     """
 
     largest_group: ClassVar[int | None] = 1 << 12
