@@ -28,6 +28,7 @@ from selector.storage import Storage
 _WIDEST_MIXTURE = 12
 _MOST_TEXT = 300
 _AMOUNT = r"select\.budget\.(documents|tokens|fraction)="
+_MOST_COLUMNS = 12  # of a table of correlations; --json and --picture have all
 _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
@@ -129,10 +130,28 @@ def print_ratings(rated: Mapping[str, Any]) -> None:
         return
     agreed = rated["agreement"]
     console.print("\nrank correlations; of a label the correlation ratio of the ranks\n", style="bold")
+    console.print(_matrix(agreed) if len(agreed["columns"]) <= _MOST_COLUMNS else _most_alike(agreed))
+
+
+def _matrix(agreed: Mapping[str, Any]) -> Table:
     listed = Table("score", *agreed["columns"], box=None, pad_edge=False)
     for name, values in zip(agreed["rows"], agreed["values"], strict=True):
         listed.add_row(name, *("" if value is None else f"{value:.2f}" for value in values))
-    console.print(listed)
+    return listed
+
+
+def _most_alike(agreed: Mapping[str, Any]) -> Table:
+    """For each score that has two values its correlations with length, and the strongest ones with others."""
+    lengths = agreed["columns"][len(agreed["rows"]) : len(agreed["columns"]) - len(agreed["labels"])]
+    listed = Table("score", *lengths, "strongest others", box=None, pad_edge=False)
+    for name, values in zip(agreed["rows"], agreed["values"], strict=True):
+        known = {other: value for other, value in zip(agreed["columns"], values, strict=True) if value is not None}
+        others = [(other, value) for other, value in known.items() if other not in (name, *lengths)]
+        strongest = sorted(others, key=lambda pair: -abs(pair[1]))[:3]
+        if known:
+            of_lengths = [f"{known[length]:.2f}" if length in known else "" for length in lengths]
+            listed.add_row(name, *of_lengths, ", ".join(f"{other} {value:.2f}" for other, value in strongest))
+    return listed
 
 
 def _difference(values: Mapping[str, Any]) -> Any:

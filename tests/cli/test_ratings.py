@@ -11,6 +11,7 @@ import pytest
 import command
 from runs import policy_of, write_corpus
 from selector.cli.ratings import agreement, picture, spearman
+from selector.cli.report import print_ratings
 from selector.plugins.catalogue import Score
 
 RATERS: list[Any] = [
@@ -60,6 +61,19 @@ def test_the_picture_has_a_cell_for_every_pair_with_its_number() -> None:
     drawn = picture({"rows": ["a<b"], "columns": ["a<b", "topic"], "values": [[-0.5, None]]})
     texts = [element.text for element in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["a<b", "a<b", "topic", "-0.50"]
+
+
+def test_many_scores_are_shown_with_length_and_what_they_are_most_like(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"s{i}" for i in range(14)]
+    values: list[list[float | None]] = [
+        [round(1 - abs(i - j) / 14, 2) for j in range(14)] + [0.25, None, 0.99] for i in range(14)
+    ]
+    values[13] = [None] * 17
+    agreed = {"rows": names, "columns": [*names, "tokens", "bytes", "topic"], "labels": ["topic"], "values": values}
+    print_ratings({"documents": 9, "sample": 9, "scores": [], "agreement": agreed})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["s0", "0.25", "topic", "0.99,", "s1", "0.93,", "s2", "0.86"] in lines
+    assert not any(line[:1] == ["s13"] for line in lines), "it agrees with nothing"
 
 
 @pytest.mark.slow
