@@ -63,6 +63,8 @@ class Fixed(Order):
     `paced` and `pooled` are simpler; with many steps `shuffled` is as good.
     """
 
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"scores": ["difficulty"]})
+
     scores: tuple[ScoreName, ...] = ()
     schedule: Schedule = "fixed_linear"
     least: int = 1
@@ -76,7 +78,6 @@ class Fixed(Order):
     epochs: float = 1.0
     direction: Direction = "curriculum"
     metrics: tuple[Metric, ...] = ()
-    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"scores": ["difficulty"]})
 
     def __post_init__(self) -> None:
         if not self.scores and not self.metrics:
