@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selector.engine import alive
 from selector.errors import PolicyError
 from selector.exact import Floats
-from selector.models.causal import Causal
+from selector.models.causal import Causal, Window
+
+Bools = npt.NDArray[np.bool_]
 
 MOMENTS = "adam.safetensors"
 """The file beside a model's weights with the moments of Adam: for every parameter `exp_avg.<name>` and
@@ -42,31 +45,49 @@ class Checkpoint:
     dimension: int
     seed: int
 
-    def gradients(self, texts: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
-        """Features of texts by plain gradients: see `updates`."""
-        return self._features(texts, is_update=False)
+    def windows(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> list[Window]:
+        """What the model reads of each text, cut to what it can read. After a prompt only the text's own tokens count:
+        a prompt that is too long loses its beginning, and a text is cut so that half is left to its prompt."""
+        width, begins = self.model.window(self.max_tokens), self.model.begins
+        tokens = self.model.tokens(texts)
+        if prompts is None:
+            return [Window((*begins, *one)[:width], max(1, len(begins))) for one in tokens]
+        windows: list[Window] = []
+        for before, one in zip(self.model.tokens(prompts), tokens, strict=True):
+            counted = one[: width // 2]
+            room = width - len(begins) - len(counted)
+            given = (*begins, *(before[-room:] if room > 0 else ()))
+            windows.append(Window((*given, *counted), max(1, len(given))))
+        return windows
 
-    def updates(self, texts: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
-        """Features of texts by the step that the optimizer would take, group by group: which texts have one (two tokens
-        at least), and a unit vector for each, (texts, dimension); zeros where there is none, NaN where the gradient is
-        not finite.
+    def gradients(self, windows: Sequence[Window]) -> Iterator[tuple[Bools, Floats]]:
+        """Features of texts by plain gradients: see `updates`."""
+        return self._features(windows, is_update=False)
+
+    def updates(self, windows: Sequence[Window]) -> Iterator[tuple[Bools, Floats]]:
+        """Features of texts by the step that the optimizer would take, group by group: which texts have one (a token
+        that counts), and a unit vector for each, (texts, dimension); zeros where there is none, NaN where the gradient
+        is not finite. The loss is the mean over the tokens that count.
 
         With the moments of Adam that is m' / sqrt(v' + 1e-8), m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without
         a correction of the bias and with the small number inside the root, as LESS has it. Without them it is g.
         """
-        return self._features(texts, is_update=True)
+        return self._features(windows, is_update=True)
 
     def load(self) -> None:
         """Loads the model. Raises PolicyError where it is none, or no parameter has such a name."""
         assert self._loaded.names
 
-    def _features(self, texts: Sequence[str], *, is_update: bool) -> Iterator[tuple[npt.NDArray[np.bool_], Floats]]:
+    def _features(self, windows: Sequence[Window], *, is_update: bool) -> Iterator[tuple[Bools, Floats]]:
         import torch
 
         loaded = self._loaded
         size = max(1, min(64, _GROUP_BYTES // (8 * loaded.num_parameters)))
-        for first in range(0, len(texts), size):
-            group: list[Any] = [self._gradient(text, is_update=is_update) for text in texts[first : first + size]]
+        for first in range(0, len(windows), size):
+            group: list[Any] = []
+            for window in windows[first : first + size]:
+                group.append(self._gradient(window, is_update=is_update))
+                alive.sign()
             vectors = torch.zeros(len(group), loaded.num_parameters, dtype=torch.float64, device=self.model.device)
             for place, one in enumerate(group):
                 if one is not None:
@@ -76,18 +97,16 @@ class Checkpoint:
             unit = features / np.where(lengths == 0, 1, lengths)
             yield np.array([one is not None for one in group], np.bool_), unit
 
-    def _gradient(self, text: str, *, is_update: bool) -> Any:
-        """The numbers of one text, rounded so that their sums are exact; None where the text is too short."""
+    def _gradient(self, window: Window, *, is_update: bool) -> Any:
+        """The numbers of one text, rounded so that their sums are exact; None where no token counts."""
         import torch
 
         loaded = self._loaded
-        width = self.model.window(self.max_tokens)
-        ids = self.model.tokenizer(text, truncation=True, max_length=width, return_tensors="pt")["input_ids"]
-        if ids.shape[1] < 2:
+        if len(window.tokens) <= window.first:
             return None
-        ids = ids.to(self.model.device)
-        logits = self.model.network(input_ids=ids).logits[0, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+        ids = torch.tensor([window.tokens], device=self.model.device)
+        logits = self.model.network(input_ids=ids).logits[0, window.first - 1 : -1].float()
+        loss = torch.nn.functional.cross_entropy(logits, ids[0, window.first :])
         gradients: Any = torch.autograd.grad(loss, loaded.values, allow_unused=True)
         pieces = [
             torch.zeros_like(value).reshape(-1) if gradient is None else gradient.reshape(-1)

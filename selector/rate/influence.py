@@ -13,6 +13,7 @@ average (0.18 beside 0.14, a model of 5,000 parameters: the moments are most of 
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -38,7 +39,9 @@ class Influence(Rater):
     save_moments`) the step is Adam's, without it the gradient itself. The target is a table with `text` and `subtask`;
     the score is the mean over a subtask's examples, the largest over subtasks, and `<name>_subtask` says of which.
     `parameters`, a regular expression, says which of the model's count: all, or those of its last layers, or adapters.
-    A text is cut at `max_tokens` (left out, as many as the model reads, at most 2,048); one of fewer than two tokens is
+    With `prompt` and `response`, columns of the corpus, only the response's tokens count, as in tuning; prompts are
+    joined by line ends, and the target has a column `prompt` beside `text`, which is the response then. A text is cut
+    at `max_tokens` (left out, as many as the model reads, at most 2,048); one of fewer than two tokens is
     not_applicable. A worker holds all checkpoints, on its GPU where it has one, and a document costs a pass backward at
     each of them and `dimension` signs for every parameter: a few million parameters on a CPU, more on a GPU.
     """
@@ -49,6 +52,8 @@ class Influence(Rater):
     checkpoints: tuple[ModelPath, ...]
     rates: tuple[float, ...]
     target: Annotated[TablePath, Columns(text="string", subtask="string")]
+    prompt: tuple[str, ...] = ()
+    response: str | None = None
     parameters: str = ""
     dimension: int = 8192
     max_tokens: int | None = None
@@ -67,12 +72,26 @@ class Influence(Rater):
                 f"influence: dimension={self.dimension} is not from 1 to {_MOST_DIMENSION:,}, or max_tokens="
                 f"{self.max_tokens} is below 2. Write e.g. dimension: 8192, max_tokens: 512."
             )
+        if bool(self.prompt) != (self.response is not None):
+            raise PolicyError(
+                "influence: write both columns or neither: {prompt: [instruction, input], response: output}."
+            )
         try:
             re.compile(self.parameters)
         except re.error as error:
             raise PolicyError(
                 f"influence.parameters: {self.parameters!r} is no regular expression: {error}. Write e.g. 'lm_head'."
             ) from error
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("text",) if self.response is None else tuple(f"corpus.{name}" for name in (*self.prompt, self.response))
+
+    @property
+    def table_columns(self) -> Mapping[str, Columns]:
+        """The columns that the target must have."""
+        asked = {} if self.response is None else {"prompt": "string"}
+        return {"target": Columns(text="string", subtask="string", **asked)}
 
     def scores(self, name: str) -> dict[str, Meaning]:
         return {name: "closer", f"{name}_subtask": "label"}
@@ -82,12 +101,12 @@ class Influence(Rater):
         assert self._wanted is not None
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        texts = batch["text"].to_pylist()
+        texts, prompts = self._parts(batch)
         tasks, task_names, features = self._wanted
         cosines, has_one = np.zeros((len(texts), len(tasks))), np.zeros(len(texts), np.bool_)
         for weight, model, wanted in zip(weights_of(self.rates), self._models, features, strict=True):
             first = 0
-            for exists, unit in model.updates(texts):
+            for exists, unit in model.updates(model.windows(texts, prompts)):
                 for i, vector in enumerate(unit, first):
                     cosines[i] += weight * (wanted @ vector)  # one by one: beside others it might round differently
                 has_one[first : first + len(exists)] = exists
@@ -109,6 +128,14 @@ class Influence(Rater):
             }
         )
 
+    def _parts(self, batch: pa.RecordBatch) -> tuple[list[str], list[str] | None]:
+        """The texts whose tokens count, and what comes before each, if anything does."""
+        columns = [[one if isinstance(one, str) else "" for one in batch[name].to_pylist()] for name in self.needs]
+        if self.response is None:
+            return columns[0], None
+        before = ["\n".join(part for part in parts if part) for parts in zip(*columns[:-1], strict=True)]
+        return columns[-1], [f"{one}\n" for one in before]
+
     @functools.cached_property
     def _models(self) -> tuple[Checkpoint, ...]:
         return tuple(
@@ -126,7 +153,8 @@ class Influence(Rater):
         names, tasks = np.unique(np.array(table["subtask"].to_pylist(), np.str_), return_inverse=True)
         features, used = list[Floats](), np.empty(0, np.bool_)
         for model in self._models:
-            pairs = list(model.gradients(table["text"].to_pylist()))
+            prompts = None if self.response is None else [f"{one}\n" for one in table["prompt"].to_pylist()]
+            pairs = list(model.gradients(model.windows(table["text"].to_pylist(), prompts)))
             exists = np.concatenate([np.empty(0, np.bool_), *(exists for exists, _ in pairs)])
             if not exists.any():
                 raise PolicyError("influence.target: no text of the table has two tokens or more.")

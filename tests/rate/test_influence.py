@@ -74,12 +74,12 @@ def checkpoint(folder: str, dimension: int = 2048, parameters: str = "") -> Chec
     return Checkpoint(model=Causal(folder=folder), max_tokens=32, parameters=parameters, dimension=dimension, seed=3)
 
 
-def rated(options: dict[str, Any], target: pa.Table, texts: list[str]) -> dict[str, list[Any]]:
+def rated(options: dict[str, Any], target: pa.Table, texts: list[str], **columns: Any) -> dict[str, list[Any]]:
     rater = plugins.make("raters", "influence", {"target": "t.jsonl", **options}, "rate.0", Rater)
     rater = plugins.replaced(rater, {"target": getattr(rater, "target").attached(target)})  # noqa: B009
     rater.prepare()
     ids = pa.array([i.to_bytes(16) for i in range(len(texts))], tables.DOC_ID)
-    (batch,) = made_for(rater, pa.table({"doc_id": ids, "text": texts})).combine_chunks().to_batches()
+    (batch,) = made_for(rater, pa.table({"doc_id": ids, "text": texts, **columns})).combine_chunks().to_batches()
     return ratings_table(rater, "it", batch).drop_columns("doc_id").to_pydict()
 
 
@@ -218,21 +218,47 @@ def test_documents_of_the_targets_language_have_the_larger_influence(
 
 def test_a_document_has_the_same_features_alone_and_among_others(checkpoints: list[str]) -> None:
     texts = [sentence("north", number) for number in range(70)] + ["", "ama", "ama bel " * 100]
-    pieces = list(checkpoint(checkpoints[0]).updates(texts))
+    model = checkpoint(checkpoints[0])
+    pieces = list(model.updates(model.windows(texts)))
     exists, features = (np.concatenate(column) for column in zip(*pieces, strict=True))
     assert exists.tolist() == [True] * 70 + [False, False, True]
     for i in (0, 65, 72):
-        ((_, alone),) = checkpoint(checkpoints[0]).updates([texts[i]])
+        ((_, alone),) = model.updates(model.windows([texts[i]]))
         assert (alone[0] == features[i]).all()
     assert not features[70].any()
 
 
+def test_after_a_prompt_only_the_tokens_of_the_response_count(checkpoints: list[str]) -> None:
+    model, tokenizer, _ = loaded(checkpoints[0])
+    model.zero_grad()
+    ids = tokenizer("ama bel pip quo rus", return_tensors="pt")["input_ids"]
+    labels = ids.clone()
+    labels[0, :2] = -100  # what transformers does not count
+    model(input_ids=ids, labels=labels).loss.backward()
+    whole = np.concatenate([value.grad.double().numpy().ravel() for value in model.parameters()])
+    ours = checkpoint(checkpoints[0])
+    ((_, expected),) = ours.gradients(ours.windows(["pip quo rus"], ["ama bel\n"]))
+    reference = unit(projected(torch.tensor(whole[None]), 2048, 3).numpy())
+    assert float((expected @ reference.T).item()) == pytest.approx(1, abs=1e-6)
+    (window,) = ours.windows(["pip " * 40], ["ama " * 40])
+    assert window.first == 16 and len(window.tokens) == 32
+
+    columns = {"corpus.ask": ["ama bel", None, "cor"], "corpus.say": ["pip quo", "pip quo", ""]}
+    target = pa.table({"text": ["pip quo"], "prompt": ["ama bel"], "subtask": ["s"]})
+    options = {"checkpoints": checkpoints[:1], "rates": [1.0], "prompt": ["ask"], "response": "say"}
+    scores = rated(options, target, ["", "", ""], **columns)
+    assert scores["it.state"] == ["ok", "ok", "not_applicable"]
+    with pytest.raises(PolicyError, match="write both columns or neither"):
+        rated({**options, "prompt": []}, target, [""])
+
+
 def test_only_parameters_of_a_name_count_and_moments_may_be_absent(checkpoints: list[str], tmp_path: Path) -> None:
-    ((_, head),) = checkpoint(checkpoints[0], parameters="lm_head").gradients(["ama bel"])
-    ((_, whole),) = checkpoint(checkpoints[0]).gradients(["ama bel"])
+    windows = checkpoint(checkpoints[0]).windows(["ama bel"])
+    ((_, head),) = checkpoint(checkpoints[0], parameters="lm_head").gradients(windows)
+    ((_, whole),) = checkpoint(checkpoints[0]).gradients(windows)
     assert not np.allclose(head, whole)
     bare = checkpoint(without_moments(checkpoints[0], tmp_path / "bare"))
-    ((_, update),), ((_, gradient),) = bare.updates(["ama bel"]), bare.gradients(["ama bel"])
+    ((_, update),), ((_, gradient),) = bare.updates(windows), bare.gradients(windows)
     assert (update == gradient).all(), "without moments the step is the gradient"
     with pytest.raises(PolicyError, match=r"No parameter of .* has a name with 'layer_7' in it"):
         checkpoint(checkpoints[0], parameters="layer_7").load()
