@@ -90,8 +90,8 @@ class Influence(Rater):
     @property
     def table_columns(self) -> Mapping[str, Columns]:
         """The columns that the target must have."""
-        asked = {} if self.response is None else {"prompt": "string"}
-        return {"target": Columns(text="string", subtask="string", **asked)}
+        beside = {} if self.response is None else {"prompt": "string"}
+        return {"target": Columns(text="string", subtask="string", **beside)}
 
     def scores(self, name: str) -> dict[str, Meaning]:
         return {name: "closer", f"{name}_subtask": "label"}
