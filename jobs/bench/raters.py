@@ -169,6 +169,8 @@ def raters(folder: Path, wanted: Sequence[str] = (), is_speed_only: bool = False
     print(f"\n| score | {head}")
     all_figures: dict[str, dict[str, Figure]] = {}
     for score, figures in agreements(candidates, sets):
+        if not any(np.ptp(figure.draws) for figure in figures.values()):
+            continue  # it is the same for all texts
         all_figures[score] = figures
         print(f"| {score} | {' | '.join(str(figures[name]) for name in columns)} |", flush=True)
     for plain in BASELINES:

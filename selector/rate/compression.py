@@ -9,6 +9,9 @@ between texts of similar length. A high value means harder (dense); a very low o
 
 The bytes depend on the build of the codec. Ours is DEFLATE at level 6 as PyArrow's packages carry it, whose version is
 in the fingerprint; the 6 bytes that zlib adds count, and not the 18 of gzip, so the numbers are those of classic zlib.
+
+Measured (`python -m jobs.bench raters`): on short texts it is their length with the other sign: Spearman with CEFR
+levels of sentences -0.510 (characters 0.494), with GSM8K's steps -0.326. Of long texts nothing was at hand.
 """
 
 from dataclasses import dataclass

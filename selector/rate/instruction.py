@@ -5,6 +5,9 @@ Source: constraints and steps as the measure of an instruction's complexity come
 (IFEval, Zhou et al. 2023, arXiv:2311.07911). The lists of cues are ours, in English.
 
 Unit: words, and cues. Range: 0 or more; a short request has none of either. A high value means harder.
+
+Measured (`python -m jobs.bench raters`): Spearman with GSM8K's steps: words 0.387, steps 0.139, constraints 0.058; with
+CEFR levels constraints 0.060, steps -0.052. Beside the number of words the cues add nothing on these sets.
 """
 
 from dataclasses import dataclass

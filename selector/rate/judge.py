@@ -6,9 +6,9 @@ fewer than half of the answers of either order can be read. They judged 250,000 
 order and trained a rater on them; the judge agreed with people on 92 to 97 % of clear pairs. The questions here are
 worded by us, and so are the opponents: a few documents that are drawn from the corpus, the same for all.
 
-Unit: a share, 0 to 1, of comparisons with the opponents that the document wins. A high value means better (of required
-expertise: harder). Not measured: no such model can be asked where the tests run. To rate a large corpus, judge a sample
-and learn from that: `selector fit-rater`.
+Unit: a share of comparisons with the opponents that the document wins. Range: 0 to 1. A high value means better (of
+required expertise: harder). Not measured: no such model can be asked where the tests run. To rate a large corpus, judge
+a sample and learn from that: `selector fit-rater`.
 """
 
 import functools

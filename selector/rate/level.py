@@ -6,8 +6,8 @@ kinds of thinking (after Bloom's taxonomy), with levels from 1 to 6.8.
 
 Unit: that of the taxonomy's levels. Range: between its least and its greatest. A high value means harder.
 
-Measured: see the table that `python -m jobs.bench raters` prints; without examples it does not reach the plain counts,
-and a rater that was fitted to judged examples of your own is far better.
+Measured: with all-MiniLM-L6-v2, Spearman with CEFR levels of sentences 0.080 (0.053 to 0.105), by `packaged:stages`
+0.117; the number of words has 0.374. A rater that was fitted to judged examples (`selector fit-rater`) is far better.
 """
 
 from dataclasses import dataclass

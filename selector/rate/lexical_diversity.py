@@ -8,6 +8,9 @@ part of the way that it went; it is the mean of reading forward and backward.
 Unit: words; about how many can be read until too many repeat. Range: above 1, of English prose about 40 to 120. A high
 value means harder (more varied). Fewer than about 100 words make it unsteady; a text in which no word repeats has none.
 As in lexicalrichness, with which it agrees but for that case, a factor ends at 0.72 and not only below it.
+
+Measured (`python -m jobs.bench raters`): on short texts next to nothing: Spearman with CEFR levels of sentences 0.145,
+with GSM8K's steps 0.011; 56 % of judgements of arguments. Of long texts nothing was at hand.
 """
 
 from dataclasses import dataclass

@@ -7,6 +7,9 @@ on a keyed sample, so no list is needed for any language or field.
 Unit: bits a word. Range: above 0; of prose rated by a list of its own kind about 9 to 12. A high value means harder:
 its words are rare. A word that the list lacks counts as if it were seen once more than never, so typing errors and
 other languages are rare.
+
+Measured (`python -m jobs.bench raters`): Spearman with CEFR levels of sentences 0.318 (0.295 to 0.340; characters
+0.494), the list being that of the sentences themselves; with GSM8K's steps -0.035; 55 % of judgements of arguments.
 """
 
 import functools

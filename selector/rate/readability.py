@@ -7,9 +7,11 @@ scaled to those that there are). The weights were fitted to English; elsewhere, 
 Unit: years of school; of `flesch_ease` points. Range: any number, of school texts about 0 to 18 years, 0 to 100 points.
 A high value means harder; of `flesch_ease` easier.
 
-Measured: see the table that `python -m jobs.bench raters` prints. On the Wikipedia sentences of CEFR-SP the Spearman
+Measured (`python -m jobs.bench raters`): on the Wikipedia sentences of CEFR-SP the Spearman
 correlation of the Flesch-Kincaid grade with the mean of two annotators' levels is 0.528 (95 % interval 0.509 to 0.546);
-that of the number of words is 0.374, of characters 0.494.
+that of ARI is 0.565, of SMOG 0.471, of Flesch's ease 0.448, of the number of words 0.374, of characters 0.494. With the
+steps of GSM8K's solutions all formulas have about 0.1 (words 0.387); of judgements of arguments about 57 % are right
+(characters 77 %).
 """
 
 from dataclasses import dataclass

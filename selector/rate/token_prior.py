@@ -10,6 +10,10 @@ closer to what is common in the corpus; a high deviation means rarer: common and
 
 Ours are words in lower case and not a tokenizer's tokens; priors are learned on a keyed sample of the corpus, and a
 word that it lacks has the prior of one that occurs once.
+
+Measured (`python -m jobs.bench raters`): by itself neither is difficulty or quality: Spearman of minus the mean with
+CEFR levels of sentences 0.339, of the deviation 0.318 (characters 0.494); with GSM8K's steps about 0; 55 % and 56 % of
+judgements of arguments.
 """
 
 import functools

@@ -5,6 +5,10 @@ Source: a classic part of readability formulas (Flesch 1948; Senter and Smith 19
 
 Unit: characters, combining marks and apostrophes among them. Range: 1 or more, of English prose about 4 to 6. A high
 value means harder: rare and learned words are longer.
+
+Measured (`python -m jobs.bench raters`): Spearman with CEFR levels of sentences 0.382 (0.360 to 0.405; characters
+0.494), with GSM8K's steps 0.031; of judgements of arguments 59 % are right, of those of equally long ones 61.5 %
+(characters 62.1 %).
 """
 
 from dataclasses import dataclass
