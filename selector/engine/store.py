@@ -128,7 +128,8 @@ class Store:
 
     def _put(self, key: str, pieces: Sequence[bytes]) -> None:
         failpoint.reach("store.before_blob")
-        self.storage.ensure_pieces(key, lambda: pieces)
+        if not self.storage.put_pieces_if_absent(key, pieces):  # most often it is new, and its sha256 is known
+            self.storage.ensure_pieces(key, lambda: pieces)
 
     def sealed(self, key: str) -> Seal:
         """The seal of an artefact that was finished. Raises DamagedError, also if it is not there any more."""
