@@ -122,6 +122,7 @@ C5 = {  # exact inclusion probabilities of draws with weights 4, 3, 2, 1: (numbe
     (2, 2): [0.613561171, 0.556716845, 0.476076151, 0.353645833],
     (3, 1): [0.922222222, 0.870238095, 0.758730159, 0.448809524],
 }
+Q17 = [0.257325756, 0.190631609, 0.127784189, 0.424258447]
 S16 = {1: [0.946614701, 0.755271529, 0.29811377], 2: [0.847037519, 0.692804114, 0.460158367]}
 
 
@@ -166,6 +167,39 @@ def test_c5_log_weights_are_drawn_by_as_they_are(drawn: int, temperature: int) -
     keys = importance.keys(batch, _lottery(importance, table), 7).reshape(TRIALS, 4)
     is_drawn = np.argsort(np.argsort(keys, axis=1), axis=1) < drawn
     check_chances(is_drawn.mean(axis=0), C5[drawn, temperature])
+
+
+@pytest.mark.parametrize(
+    ("selector", "scores", "drawn", "expected"),
+    [
+        *(
+            (KmeansQuality(score=QUALITY, temperature=float(t / np.std([1, 0, -1]))), [1, 0, -1], 2, S16[t])
+            for t in S16
+        ),
+        *(
+            (Importance(score=QUALITY, temperature=float(tau)), np.log([4, 3, 2, 1]).tolist(), k, chances)
+            for (k, tau), chances in C5.items()
+        ),
+        (Importance(score=QUALITY, temperature=1.0), [0, -1, -2], 1, [0.665240956, 0.244728471, 0.090030573]),  # C11
+        (Importance(score=QUALITY, temperature=1.0), [0.9, 0.6, 0.2, 1.4], 1, Q17),  # of the scores, not of whole ones
+    ],
+)
+def test_the_probabilities_that_are_told_are_exact(
+    selector: Selector, scores: list[float], drawn: int, expected: list[float]
+) -> None:
+    table = documents([{SCORE: score} for score in scores])
+    decided = decide(selector, table, 3, Budget(amount=drawn, unit="documents"), 1)
+    np.testing.assert_allclose(decided["inclusion_probability"].to_numpy(), expected, atol=2e-6)
+
+
+def test_o9_a_better_score_can_be_less_likely_where_scores_are_standardised_anew() -> None:
+    chances: list[float] = []
+    for score in (-10.0, -5.0, -3.0, -2.0):
+        table = documents([{SCORE: value} for value in (score, 0.0, 0.0, 1.0)])
+        selector = KmeansQuality(score=QUALITY, temperature=0.5)
+        decided = decide(selector, table, 3, Budget(amount=1, unit="documents"), 1)
+        chances.append(decided["inclusion_probability"][0].as_py())
+    np.testing.assert_allclose(chances, [0.003264837, 0.003225877, 0.003151358, 0.003070178], atol=1e-7)
 
 
 def test_c11_noise_is_on_the_side_of_the_largest_weight() -> None:
