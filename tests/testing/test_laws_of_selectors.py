@@ -28,9 +28,10 @@ from selector.select import (
     TextsPath,
     reasons,
 )
-from selector.testing import SCORE, SELECTOR_LAWS, check_selector, variants
+from selector.testing import SCORE, SELECTOR_LAWS, check_selector, documents, variants
 from selector.testing._awkward import Sifting
 from selector.testing._law import broken, check
+from selector.testing.selectors import decide
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,31 @@ def test_rounds_keep_the_laws_around_every_selector_that_ranks() -> None:
     selectors = list(variants("selectors", "iterative", signal=SCORE))
     assert len({type(selector.inner) for selector in selectors}) > 15
     check(SELECTOR_LAWS[:3], selectors, 3, None)
+
+
+SHAPES: dict[str, list[dict[str, Any]]] = {
+    "one giant cluster": [{SCORE: float(i % 7)} for i in range(300)],
+    "a thousand singletons": [{SCORE: float(i % 7), "cluster": i, "branches": [i % 9]} for i in range(1000)],
+    "all equal": [{SCORE: 0.5, "cluster": i % 3} for i in range(60)],
+    "all negative": [{SCORE: -1.0 - i, "cluster": i % 3} for i in range(60)],
+    "all missing": [{"cluster": i % 3} for i in range(60)],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_selector_keeps_its_budget_on_pools_of_awkward_shapes(shape: str) -> None:
+    """Of every selector one variant; with a budget for some of the documents, and with one for more than there are."""
+    table = documents(SHAPES[shape])
+    for name in plugins.names("selectors"):
+        selector = next(iter(variants("selectors", name)))
+        for amount in (31, 5000):
+            budget = Budget(amount=amount, unit="documents")
+            decided = decide(selector, table, table.num_rows, budget, 1)
+            assert decided.equals(decide(selector, table, 67, budget, 1)), (name, amount)
+            spent = int((decided["kept"].to_numpy() * decided["visits"].to_numpy()).sum())
+            assert spent <= amount, name
+            if selector.fills_budget:
+                assert spent == min(amount, table.num_rows), (name, amount)
 
 
 # ---------------------------------------------------------------- selectors that break a law
