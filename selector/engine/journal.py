@@ -121,7 +121,6 @@ class Journal:
         self._awaited: set[tuple[str, str]] = set()  # what each step was seen to wait for
         self._num_left_out = 0
         self._num_pages = 0
-        self._written: bytes | None = None  # what progress.json holds
         self._turned = now()  # the last page
         self._lock, self._writing, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._write_again, daemon=True)
@@ -245,11 +244,7 @@ class Journal:
                 page = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
                 self._storage.put_if_absent(f"{self.key}log/{self._num_pages:06}.jsonl", page)
                 self._num_pages, self._turned = self._num_pages + 1, now
-            data = canonical_json(asdict(seen))
-            key = f"{self.key}progress.json"
-            if self._written is None or not self._storage.compare_and_swap(key, self._written, data):
-                self._storage.ensure(key, data)
-            self._written = data
+            self._storage.ensure(f"{self.key}progress.json", canonical_json(asdict(seen)))
 
 
 def read(storage: Storage, job: str | None = None) -> list[Seen]:

@@ -219,14 +219,8 @@ class Runner:
         )  # fmt: skip
 
     def _each(self, step: Map, name: str, tasks: Sequence[Task]) -> tuple[dict[str, Seal], bool]:
-        seals: dict[str, Seal] = {}
-        todo: dict[str, Task] = {}
-        for task in tasks:
-            seal = self.store.find(task.key)
-            if seal is None:
-                todo[task.key] = task
-            else:
-                seals[task.key] = seal
+        seals = self.store.find_many([task.key for task in tasks])
+        todo = {task.key: task for task in tasks if task.key not in seals}
         if self.is_dry and todo:
             raise _WouldRun(len(tasks), len(tasks) - len(todo))
         if todo:
@@ -243,7 +237,9 @@ class Runner:
             for _ in self._mapped(Join(store=self.store), in_slices):
                 pass
             self._forget([folder_of(step, key) for key, _ in in_slices])
-            seals |= {key: self.store.sealed(key) for key in todo}
+            seals |= self.store.find_many(list(todo))
+            for key in todo.keys() - seals.keys():
+                seals[key] = self.store.sealed(key)  # which raises
         return seals, not todo
 
     def _forget(self, folders: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import io
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from selector.errors import FullError, PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
@@ -60,6 +60,10 @@ class Storage(abc.ABC):
             stored = self.get(key)
             if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
+
+    def get_many(self, keys: Sequence[str]) -> "list[bytes | None]":
+        """As `get` of each. A storage that can, asks for many at a time."""
+        return [self.get(key) for key in keys]
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         """So many bytes of the object from `start` on, fewer where it ends before; None where there is no such object.
@@ -136,7 +140,7 @@ def open_storage(address: str | os.PathLike[str]) -> Storage:
 
 def _serving(scheme: str) -> Any:
     """The class of a scheme: in the file of that name, or at an entry point. An address imports nothing else."""
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     if scheme in files:
         module = importlib.import_module(f"{__name__}.{scheme}")
         classes = [value for value in vars(module).values() if inspect.isclass(value)]
@@ -148,16 +152,21 @@ def _serving(scheme: str) -> Any:
 
 
 def check(storage: Storage, key: str, data: bytes) -> None:
-    """The storage takes a new object, gives it back, and refuses a second of that name. Raises UsageError."""
+    """The storage takes a new object, gives it back, refuses a second of that name, and changes it only for who knows
+    what it holds. Raises UsageError."""
     try:
         sound = storage.put_if_absent(key, data) and storage.get(key) == data
-        sound = sound and not storage.put_if_absent(key, b"again")
+        sound = sound and not storage.put_if_absent(key, b"again") and storage.get(key) == data
+        sound = sound and not storage.compare_and_swap(key, b"other", b"again") and storage.get(key) == data
     except FullError as error:
         raise UsageError(f"--root: {error}") from error
     except UnreachableError as error:
         raise UsageError(f"--root: {error} Give a directory that can be written to.") from error
     if not sound:
-        raise UsageError(f"--root: {storage.address} does not keep what is written to it, or overwrites. Give another.")
+        raise UsageError(
+            f"--root: {storage.address} does not keep what is written to it, or overwrites what it should not: it "
+            "ignores conditions, and two runs would damage each other. Give another."
+        )
 
 
 def sha256_of(storage: Storage, key: str) -> str | None:

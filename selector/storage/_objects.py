@@ -1,0 +1,265 @@
+"""What the storages of a cloud have in common: objects in a bucket, written on conditions, over a network that fails.
+
+Every request is tried again for a while, by us and not by the library, since what a second try means depends on the
+first: an object that is there after an answer was lost may be our own. So what is unclear is settled by reading.
+Credentials come from the environment, as each cloud's own tools read them, and are never part of an address.
+"""
+
+import abc
+import contextlib
+import datetime
+import functools
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from selector.errors import UnreachableError, UsageError
+from selector.storage import Storage
+
+Answer = TypeVar("Answer")
+
+_SECONDS = 45.0  # that all tries of a request have
+_PATIENCE = 12.0  # seconds that one try has
+_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the second try, the third…
+_SMALL = 64 * 2**10  # bytes of an object that is rather written again than compared
+_AT_ONCE = 32  # requests of `get_many`
+_NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
+
+
+class ObjectStorage(Storage):
+    """Objects in a bucket, below a prefix."""
+
+    scheme: str
+
+    def __init__(self, path: str) -> None:
+        bucket, _, prefix = path.partition("/")
+        names = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
+        is_sound = re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,254}", bucket) is not None
+        if not is_sound or any(name in (".", "..") or not _NAME.fullmatch(name) for name in names):
+            raise UsageError(
+                f"The address {f'{self.scheme}://{path}'!r:.120} is not that of a bucket and a folder in it. Write "
+                f"{self.scheme}://bucket/runs."
+            )
+        self.bucket, self.prefix = bucket, "/".join(names)
+
+    @abc.abstractmethod
+    def open_bucket(self, **options: Any) -> Any:
+        """The bucket as obstore knows it, with credentials of the environment."""
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"bucket": self.bucket, "prefix": self.prefix}  # a connection is not sent to workers
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__getstate__() == self.__getstate__()
+
+    def __hash__(self) -> int:
+        return hash((self.scheme, self.bucket, self.prefix))
+
+    @property
+    def address(self) -> str:
+        return f"{self.scheme}://{self.bucket}{f'/{self.prefix}' if self.prefix else ''}"
+
+    @functools.cached_property
+    def _store(self) -> Any:
+        try:
+            return self.open_bucket(
+                prefix=self.prefix or None,
+                client_options={
+                    "timeout": datetime.timedelta(seconds=_PATIENCE),
+                    "connect_timeout": datetime.timedelta(seconds=5),
+                    "allow_http": True,  # where the environment names such an endpoint
+                },
+                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=_PATIENCE)},
+            )
+        except ImportError as error:
+            raise UsageError(
+                f"{self.address} needs the package obstore. Type: pip install 'selector[objects]'"
+            ) from error
+        except _errors().BaseError as error:
+            raise UsageError(f"{self.address} cannot be used: {_line(error)}.") from error
+
+    def get(self, key: str) -> bytes | None:
+        answer = self._get(key)
+        return None if answer is None else answer[0]
+
+    def _get(self, key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """The object's bytes, and what the storage says of it."""
+        import obstore
+
+        def read() -> tuple[bytes, dict[str, Any]]:
+            answer = obstore.get(self._store, key)
+            data = bytes(answer.bytes())
+            if len(data) != answer.meta["size"]:
+                raise _Unclear(f"{len(data)} of {answer.meta['size']} bytes came")
+            return data, dict(answer.meta)
+
+        try:
+            return self._tried(read, key)
+        except FileNotFoundError:
+            return None
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        if len(keys) < 2:
+            return [self.get(key) for key in keys]
+        with ThreadPoolExecutor(min(_AT_ONCE, len(keys))) as threads:
+            return list(threads.map(self.get, keys))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        import obstore
+
+        if length <= 0:
+            return b"" if self._size(key) is not None else None
+        try:
+            return self._tried(lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)), key, 2)
+        except FileNotFoundError:
+            return None
+        except UnreachableError:  # past its end, or the storage does not answer: which of them, reading tells
+            data = self.get(key)
+            return None if data is None else data[start : start + length]
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        import obstore
+
+        is_unclear = False
+        until = time.monotonic() + _SECONDS
+        for pause in (*_PAUSES, None):
+            try:
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                return True
+            except _errors().AlreadyExistsError:
+                # Or else the storage asks for another try (409), and the object is not there.
+                if is_unclear:
+                    stored = self.get(key)
+                    if stored is not None:
+                        return stored == data
+                elif self._size(key) is not None:
+                    return False
+            except (FileNotFoundError, _errors().BaseError) as error:
+                self._check_final(error, pause, until)
+                is_unclear = True
+            if pause is None:
+                break
+            time.sleep(pause)
+        raise UnreachableError(f"{self.address} refuses to create {key}, which is not there. {_CURE}")
+
+    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
+        import obstore
+
+        is_unclear = False
+        until = time.monotonic() + _SECONDS
+        for pause in (*_PAUSES, None):
+            answer = self._get(key)
+            if answer is None:
+                return False
+            stored, meta = answer
+            if stored != expected:
+                return is_unclear and stored == data
+            version = {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
+            try:
+                obstore.put(self._store, key, data, mode=version, use_multipart=False)  # pyright: ignore[reportArgumentType]
+                return True
+            except (_errors().PreconditionError, _errors().AlreadyExistsError):
+                pass  # somebody else was first, or the storage wants it asked again: reading tells
+            except (FileNotFoundError, _errors().BaseError) as error:
+                self._check_final(error, pause, until)
+                is_unclear = True
+            if pause is None:
+                break
+            time.sleep(pause)
+        raise UnreachableError(f"{self.address} refuses to change {key}, which nobody else changes. {_CURE}")
+
+    def ensure(self, key: str, data: bytes) -> None:
+        import obstore
+
+        if len(data) > _SMALL:  # to read what is there is cheaper, and mostly it is not
+            super().ensure(key, data)
+        else:
+            self._tried(lambda: obstore.put(self._store, key, data, use_multipart=False), key)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        import obstore
+
+        assert prefix == "" or prefix.endswith("/"), prefix
+
+        def read() -> list[tuple[str, int]]:
+            chunks = obstore.list(self._store, prefix.rstrip("/") or None)
+            return sorted((meta["path"], meta["size"]) for chunk in chunks for meta in chunk)
+
+        yield from self._tried(read, prefix)
+
+    def delete(self, key: str) -> bool:
+        import obstore
+
+        if self._size(key) is None:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            self._tried(lambda: obstore.delete(self._store, key), key)
+        return True
+
+    def delete_folder(self, prefix: str) -> None:
+        import obstore
+
+        keys = [key for key, _ in self.list(prefix)]
+        for start in range(0, len(keys), 1000):
+            some = keys[start : start + 1000]
+            try:
+                self._tried(lambda some=some: obstore.delete(self._store, some), prefix)
+            except FileNotFoundError:
+                continue
+
+    def _size(self, key: str) -> int | None:
+        import obstore
+
+        try:
+            return self._tried(lambda: obstore.head(self._store, key)["size"], key)
+        except FileNotFoundError:
+            return None
+
+    def _tried(self, request: Callable[[], Answer], key: str, most: int = len(_PAUSES) + 1) -> Answer:
+        """The answer to a request that may be made twice. Raises FileNotFoundError and UnreachableError."""
+        until = time.monotonic() + _SECONDS
+        for pause in (*_PAUSES[: most - 1], None):
+            try:
+                return request()
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    self._check_final(error, None, until)
+                raise
+            except (_Unclear, _errors().BaseError) as error:
+                self._check_final(error, pause, until)
+            assert pause is not None
+            time.sleep(pause)
+        raise AssertionError(key)
+
+    def _check_final(self, error: Exception, pause: float | None, until: float) -> None:
+        """Raises UnreachableError where there is no use in another try, or no time for one."""
+        kinds = (_errors().PermissionDeniedError, _errors().UnauthenticatedError, _errors().NotSupportedError)
+        if isinstance(error, kinds) or re.search(r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature", str(error)):
+            raise UnreachableError(
+                f"{self.address} does not let us in: {_line(error)}. Check the bucket's name and the credentials in "
+                "the environment."
+            ) from error
+        if pause is None or time.monotonic() + pause >= until:
+            raise UnreachableError(f"{self.address} does not answer as it should: {_line(error)}. {_CURE}") from error
+
+
+class _Unclear(Exception):
+    """An answer that is not whole."""
+
+
+_CURE = "Run the same command again: what is finished is kept."
+
+
+def _errors() -> Any:
+    """The errors of obstore, which is imported where a bucket is used."""
+    from obstore import exceptions
+
+    return exceptions
+
+
+def _line(error: Exception) -> str:
+    """The first telling line of an error, without the query of an address and what may be a secret in it."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"[?][^\s\"')]*", "", text)[:240].rstrip(". ")

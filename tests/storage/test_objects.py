@@ -1,0 +1,227 @@
+"""A storage of objects: an S3 on loopback, behind a proxy that does to requests what networks and servers do."""
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objects import CREDENTIALS, Proxy, s3
+from runs import policy_of, run, write_corpus
+from selector.corpus import files
+from selector.engine.local import LocalExecutor
+from selector.errors import SelectorError, UnreachableError, UsageError
+from selector.pipeline import build
+from selector.policy import Policy
+from selector.storage import Storage, _objects, check, open_storage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Proxy]:
+    with s3() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(server: Proxy) -> Iterator[Proxy]:
+    yield server
+    server.fault, server.ignores_conditions = lambda *_: "", False
+
+
+@pytest.fixture
+def storage(proxy: Proxy, tmp_path: Path) -> Storage:
+    """A folder of its own in the bucket."""
+    assert proxy.port
+    return open_storage(f"s3://bucket/{tmp_path.name}")
+
+
+def once(fault: str, method: str) -> Callable[[str, int], str]:
+    """The fault at the first request of a kind for each object."""
+    return lambda request, number: fault if request.startswith(method) and not number else ""
+
+
+def test_the_verbs_of_a_storage_hold(storage: Storage) -> None:
+    assert storage.get("a/b") is None and storage.get_range("a/b", 0, 4) is None and not storage.delete("a/b")
+    assert storage.put_if_absent("a/b", b"first") and not storage.put_if_absent("a/b", b"second")
+    assert storage.get("a/b") == b"first" and storage.get_range("a/b", 1, 3) == b"irs"
+    assert storage.get_range("a/b", 3, 100) == b"st" and storage.get_range("a/b", 9, 3) == b""
+    assert not storage.compare_and_swap("a/b", b"other", b"new") and storage.compare_and_swap("a/b", b"first", b"new")
+    assert not storage.compare_and_swap("a/none", b"", b"new") and storage.get("a/none") is None
+    storage.ensure("a/b", b"right")
+    storage.ensure("a.c", b"x" * (1 << 17))
+    storage.ensure("a.c", b"y" * (1 << 17))
+    assert storage.get_many(["a/b", "none", "a.c"]) == [b"right", None, b"y" * (1 << 17)]
+    assert [key for key, _ in storage.list("")] == ["a.c", "a/b"] and list(storage.list("a/")) == [("a/b", 5)]
+    storage.delete_folder("a/")
+    assert storage.delete("a.c") and list(storage.list("")) == []
+    again = pickle.loads(pickle.dumps(storage))  # noqa: S301 - as it goes to workers
+    assert again == storage and again.put_if_absent("a/b", b"")
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "409", "reset", "lost", "truncated"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "POST"])
+def test_a_fault_at_any_kind_of_request_changes_no_answer(
+    fault: str, method: str, storage: Storage, proxy: Proxy
+) -> None:
+    proxy.requests.clear()
+    proxy.fault = once(fault, method)
+    assert storage.put_if_absent("a", b"first") and not storage.put_if_absent("a", b"second")
+    assert storage.get("a") == b"first" and storage.compare_and_swap("a", b"first", b"second")
+    assert storage.get_range("a", 0, 3) == b"sec" and [key for key, _ in storage.list("")] == ["a"]
+    assert storage.delete("a") and storage.get("a") is None
+
+
+def test_a_storage_that_never_answers_is_an_error_in_words_in_time(
+    storage: Storage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_objects, "_PAUSES", (0.01, 0.01))
+    for fault in ("503", "reset"):
+        proxy.fault = lambda *_, fault=fault: fault
+        for request in (
+            lambda: storage.get("a"), lambda: storage.put_if_absent("a", b""), lambda: list(storage.list("")),
+            lambda: storage.delete("a"), lambda: storage.compare_and_swap("a", b"", b"1"),
+            lambda: check(storage, "a", b""),
+        ):  # fmt: skip
+            with pytest.raises(SelectorError, match="does not answer as it should") as raised:
+                request()
+            assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+    assert sum(_objects._PAUSES) < 60  # pyright: ignore[reportPrivateUsage]
+
+
+def test_an_answer_that_stalls_is_asked_for_again(
+    storage: Storage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_objects, "_PATIENCE", 0.3)
+    proxy.stall, proxy.fault = 1.5, once("stall", "PUT")
+    assert storage.put_if_absent("a", b"first") and storage.get("a") == b"first"
+
+
+def test_a_bucket_that_is_not_there_is_said_at_once(proxy: Proxy) -> None:
+    proxy.requests.clear()
+    with pytest.raises(UnreachableError, match="does not let us in"):
+        open_storage("s3://nobodys-bucket/runs").put_if_absent("a", b"")
+    assert len(proxy.requests) == 1
+
+
+def test_one_of_many_who_create_an_object_is_the_first(storage: Storage) -> None:
+    for number in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            wins = list(threads.map(lambda n, key=f"a/{number}": storage.put_if_absent(key, b"%d" % n), range(8)))
+        assert sum(wins) == 1 and storage.get(f"a/{number}") == b"%d" % wins.index(True)
+
+
+def test_no_swap_is_lost_and_none_is_made_twice(storage: Storage) -> None:
+    storage.put_if_absent("count", b"0")
+
+    def add(_: int) -> None:
+        while True:
+            now = storage.get("count") or b""
+            if storage.compare_and_swap("count", now, b"%d" % (int(now) + 1)):
+                return
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, range(20)))
+    assert storage.get("count") == b"20"
+
+
+def test_a_root_that_ignores_conditions_is_refused_when_it_is_first_used(
+    storage: Storage, proxy: Proxy, tmp_path: Path, tiny_model: Path
+) -> None:
+    proxy.ignores_conditions = True
+    with pytest.raises(UsageError, match="ignores conditions"):
+        check(storage, "probe/x", b"probe")
+    (tmp_path / "corpus").mkdir()
+    policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
+    with pytest.raises(UsageError, match="ignores conditions"):
+        build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+
+
+def test_a_run_is_the_same_bytes_on_files_and_on_objects_whatever_goes_wrong_on_the_way(
+    storage: Storage, proxy: Proxy, tmp_path: Path
+) -> None:
+    """Every ninth request meets a fault, a different one each time."""
+    (tmp_path / "corpus").mkdir()
+    policy = {
+        "corpus": {"paths": [str(write_corpus(tmp_path / "corpus"))], "rows_per_part": 40},
+        "rate": ["readability"],
+        "select": {"budget": {"fraction": 0.4}},
+    }
+    faults = ("500", "503", "reset", "lost", "truncated", "409")
+    lock, numbers = threading.Lock(), iter(range(10**9))
+
+    def fault(*_: object) -> str:
+        with lock:
+            turn = next(numbers)
+        return faults[turn // 9 % len(faults)] if turn % 9 == 0 else ""
+
+    proxy.fault = fault
+    made = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+    assert made.manifest.digest == run(policy, tmp_path / "root").manifest.digest
+    assert made.manifest.verify().problems == []
+    keys = {key for key, _ in storage.list("") if not key.startswith(("journals/", "fresh/"))}
+    local = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*.parquet")}
+    assert local <= keys
+    secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
+    assert not any(secret in (storage.get(key) or b"") for key in keys)
+
+
+def test_many_are_asked_for_at_once(storage: Storage) -> None:
+    for number in range(40):
+        storage.put_if_absent(f"a/{number}", b"%d" % number)
+    assert storage.get_many([f"a/{number}" for number in range(40)]) == [b"%d" % number for number in range(40)]
+
+
+def hostile(port: int) -> list[str]:
+    """Addresses that would have us ask somebody, or look somewhere, that the address of a root does not name."""
+    host = f"127.0.0.1:{port}"
+    return [
+        f"http://{host}/x", f"https://{host}/x", f"ftp://{host}/x", f"gopher://{host}/x", f"ws://{host}/x", f"//{host}/x://y",
+        f"s3://user:secret@{host}/x", "s3://user:secret@bucket/x", "s3://:secret@bucket/x", f"s3://{host}/x",
+        f"s3://bucket/x?endpoint_override=http://{host}", f"s3://bucket?endpoint=http://{host}", "s3://bucket/x#secret",
+        "s3://bucket/../other/x", "s3://bucket/a/../../x", "s3://bucket/./x", "s3://../x", "s3://bucket//x", "s3:///x", "s3://",
+        "s3://bucket/%2e%2e/x", "s3://bucket/a%2f..%2fb", "s3://bucket/\\..\\x", "s3://bucket/\x00x", "s3://bucket/\nx",
+        f"simplecache::http://{host}/x", f"filecache::s3://bucket/x::http://{host}", f"s3://bucket/x::http://{host}/x",
+        f"zip://x::http://{host}/x.zip", f"github://{host}/x", "memory://x", "data://text/plain,x", f"hdfs://{host}/x",
+        f"file://{host}/x", "file://host/x", f"gs://{host}/x", f"az://user:secret@{host}/x", f"gs://bucket/x?u=http://{host}",
+        "az://container/../x", f"_objects://{host}/x", "S3://bucket/x", "s3://BUCKET/x", "s3://buc ket/x", "s3://ü/x",
+    ]  # fmt: skip
+
+
+def test_an_address_that_is_more_than_a_place_is_refused_and_nobody_is_asked() -> None:
+    requests: list[str] = []
+
+    class Canary(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            requests.append("somebody came")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Canary)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        addresses = hostile(server.server_address[1])
+        assert len(addresses) >= 40
+        for address in addresses:
+            for use in (_used, _read):
+                with pytest.raises(UsageError) as raised:
+                    use(address)
+                assert "secret" not in str(raised.value) or "#secret" in address
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert requests == []
+
+
+def _used(address: str) -> Any:
+    return check(open_storage(address), "probe/x", b"")
+
+
+def _read(address: str) -> Any:
+    """As a corpus: none of these is one."""
+    return files.expand([address])
