@@ -161,6 +161,42 @@ def test_the_work_of_every_sort_can_be_sent_to_a_worker(tmp_path: Path, monkeypa
     assert over_shards == whole
 
 
+class Killed(OSError):
+    """The end of a worker."""
+
+
+@dataclass
+class Dying:
+    """Workers of which the one that is given this item dies; those before it have done their work."""
+
+    left: int
+
+    def __call__(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        for item in items:
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            yield work(item)
+
+
+@pytest.mark.slow
+def test_a_sort_that_is_killed_anywhere_goes_on_to_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    best = WhereItCounts(inner=Repeating(), score=NAME, share=0.3)
+    order, table = Warmup(inner=best, share=0.4), with_visits(made_up(30, 3), [2])
+    after, has_died = 0, True
+    while has_died:
+        storage, has_died = MemoryStorage(), False
+        try:
+            answers(order, table, 16, storage, Dying(after))
+        except Killed:
+            has_died = True
+        whole, over_shards = answers(order, table, 16, storage)
+        assert over_shards == whole, f"killed at item {after}"
+        after += 4
+    assert after > 40
+
+
 def test_an_order_around_one_that_must_be_held_is_held_too() -> None:
     assert is_sorted_by_shards(Matched(inner=Jittered(inner=Shuffled())))
     assert not is_sorted_by_shards(Matched(inner=Spread(inner=Shuffled())))
