@@ -209,7 +209,7 @@ def _integrated(log_weight: Floats, drawn: Ints, log_times: Floats, step: float)
     heights = rate * waits * is_few
     heights[..., 0] /= 2
     sums = np.rint(heights * step * _UNIT).astype(np.int64).sum(axis=2) / _UNIT
-    x = rate[..., 0]
+    x = np.minimum(rate[..., 0], 700.0)  # beyond, no clock waits
     slope = x * (1 - x) * waits[..., 0]
     third = x * (1 - 7 * x + 6 * x * x - x * x * x) * waits[..., 0]
     return np.clip(rung[..., 0] + sums + step**2 / 12 * slope - step**4 / 720 * third, 0.0, 1.0)

@@ -104,7 +104,9 @@ def test_what_two_runs_share_stays_until_both_are_gone(root: Path, make: Make) -
     both = contents(root)
     shutil.rmtree(second.uri)
     garbage = collect(root)
-    assert set(garbage.keys) == {key for key in both if key not in alone and key.startswith("artifacts/")}
+    assert set(garbage.keys) == {
+        key for key in both if key not in alone and key.startswith(("artifacts/", journal.FOLDER))
+    }
     assert garbage.num_bytes == sum(both[key] for key in garbage.keys) > 0
     assert contents(root) == alone and uncached(run(make(), root)) == []
     shutil.rmtree(first)
@@ -119,7 +121,9 @@ def test_nothing_that_a_finished_manifest_needs_is_taken(root: Path, make: Make)
     before = contents(root)
     garbage = collect(root)
     assert len(garbage.unfinished) == 2
-    assert {key.split("/")[0] for key in garbage.keys} == {"artifacts", *garbage.unfinished}
+    assert {f"{key.split('/')[0]}/" for key in garbage.keys} == {
+        "artifacts/", journal.FOLDER, *(f"{run}/" for run in garbage.unfinished)
+    }  # fmt: skip
     again = run(make(), root)
     assert uncached(again) == [] and again.manifest.verify().ok
     assert_sound(root)
@@ -241,9 +245,11 @@ def test_the_next_run_removes_what_a_killed_one_has_left_half_written(make: Make
     assert list(root.rglob(".partial-*")) and lease.dead(storage) == [dead], "it might have been the other run's"
     run(make(), root)
     assert [
-        path for path in root.rglob("*") if path.name.startswith(".") or (path.is_dir() and not [*path.iterdir()])
+        path
+        for path in root.rglob("*")
+        if path.name.startswith(".partial-") or (path.is_dir() and not [*path.iterdir()])
     ] == []
-    assert {path.name for path in root.iterdir()} == {"artifacts", folder_of(root).name}
+    assert {path.name for path in root.iterdir()} == {"artifacts", "journals", folder_of(root).name}
 
 
 def test_a_gc_that_is_killed_leaves_garbage_and_nothing_worse(root: Path, make: Make, tmp_path: Path) -> None:

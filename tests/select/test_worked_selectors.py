@@ -228,13 +228,13 @@ def test_c10_without_noise_the_score_alone_decides(selector: Selector) -> None:
 
 def test_importance_draws_the_likelier_by_the_ratio_of_weights_whatever_the_spread() -> None:
     """Standardised, log weights of 0 and 1 and of 0 and 10 would be drawn alike."""
-    chances: list[float] = []
     for step in (1.0, 3.0):
         table = table_of(quality=[step * (i % 2) for i in range(60)])
         decided = decide(Importance(score=QUALITY), table, 60, Budget(amount=2, unit="documents"), 3)
-        low, high = decided["inclusion_probability"].to_numpy().astype(float)[:2]
-        chances.append(math.log(1 - high) / math.log(1 - low))
-    np.testing.assert_allclose(chances, [math.e, math.e**3], rtol=1e-4)
+        weights, total = [1.0, math.exp(step)], 30 * (1 + math.exp(step))
+        second = sum(30 * weight / total / (total - weight) for weight in weights)  # for a weight of 1, but for itself
+        exactly = [w * (1 / total + second - w / total / (total - w)) for w in weights]
+        np.testing.assert_allclose(decided["inclusion_probability"].to_numpy()[:2], exactly, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- A6, A7: equal clusters

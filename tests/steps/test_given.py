@@ -38,7 +38,9 @@ def test_what_is_no_executor_is_refused(value: Any, policy: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("value", [5, "bar", object()])
 def test_what_cannot_watch_a_run_is_refused_with_the_methods_that_it_lacks(value: Any, policy: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="Give an object with the methods began, advanced, at_work, waiting, ended"):
+    with pytest.raises(
+        UsageError, match="Give an object with the methods began, advanced, at_work, waiting, stalled, ended"
+    ):
         selector.run(policy, executor="local", progress=value)
 
 

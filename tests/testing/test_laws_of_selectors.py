@@ -282,7 +282,7 @@ MUTANTS: list[tuple[Selector, list[str]]] = [
     (EndsEarly(), [BUDGET]),
     (LooksAtBorders(), [CUT]),
     (LooksAtItsBatch(), [CUT]),
-    (FirstOfEveryShard(), [CUT, PLACE]),
+    (FirstOfEveryShard(), [CUT, PLACE, MEMORY]),
     (LooksAtTheFirst(), [PLACE]),
     (TakesWhatFits(), [MEMORY]),
     (HasAChanceOfItsOwn(), [CHANCE]),
