@@ -97,6 +97,7 @@ def mtld(words: list[str], threshold: float) -> float | None:
     return None if 0 in factors else sum(len(words) / each for each in factors) / 2
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=200), max_size=4), st.sampled_from([0.3, 0.72, 0.9]))
 def test_mtld_of_a_batch_is_that_of_each_text_read_word_by_word(texts: list[list[str]], threshold: float) -> None:
     answer = scores_of("lexical_diversity", {"threshold": threshold}, text=["", *map(" ".join, texts)])
@@ -133,6 +134,7 @@ def test_the_token_prior_is_that_of_the_published_case() -> None:
     assert answer["token_prior_deviation"][3:] == [None, 0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.sampled_from(["the", "The", "cat", "zèbre", "of", "7"])), min_size=1, max_size=6))
 def test_rarity_is_the_mean_of_the_bits_of_words(texts: list[list[str]]) -> None:
     counts = Counter(each.lower() for words in texts for each in words if each != "7")
