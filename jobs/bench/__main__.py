@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.selectors import selectors
 
             corpus = {"paths": chosen.paths, "text": chosen.text, "source": chosen.source}
-            selectors(corpus, chosen.score, chosen.shares, chosen.seeds, chosen.root)
+            selectors(corpus, chosen.score, chosen.shares, chosen.seeds, chosen.root, chosen.topic)
         else:
             wanted = Simulation(
                 num_documents=chosen.documents,
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     selectors = measures.add_parser("selectors", help="what selectors choose of a corpus, beside the random control")
     selectors.add_argument("paths", metavar="PATH", nargs="+")
     selectors.add_argument("--source", help="the column whose diversity counts")
+    selectors.add_argument("--topic", help="another column, whose different values are counted")
     selectors.add_argument("--text", default="text", help="a column or a template, as in a policy")
     selectors.add_argument("--score", default="prototypicality", help="the rater whose score selectors go by")
     selectors.add_argument(

@@ -105,10 +105,12 @@ class Everything(Selector):
     """Names every column that a selector is asked over; nobody asks it to select."""
 
     score: ScoreName
+    topic: str | None = None  # a column of the corpus
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("source", "cluster", "distance", "branches", "embedding", "neighbours", "neighbour_cosines")
+        topic = () if self.topic is None else (f"corpus.{self.topic}",)
+        return ("source", "cluster", "distance", "branches", "embedding", "neighbours", "neighbour_cosines", *topic)
 
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
         raise NotImplementedError("it only names columns")
@@ -122,24 +124,40 @@ class Measured:
     share: float
     entropies: Sequence[float]  # of sources, as a part of the largest that there can be
     sources: Sequence[int]
+    topics: Sequence[int]  # of another column; none without one
     vendi: Sequence[float]  # how many documents, all unlike each other, would be as diverse
     qualities: Sequence[float]  # the mean score
 
 
-def selectors(corpus: Mapping[str, Any], score: str, shares: Sequence[float], num_seeds: int, root: str) -> None:
-    """Prints a table in Markdown. `corpus` is the policy's section, with the column that counts as the source."""
-    print("| selector | budget | entropy of sources | sources | Vendi score | mean score |\n|---|---|---|---|---|---|")
-    for one in measure(corpus, score, shares, num_seeds, root):
-        entropy, vendi, quality = interval(one.entropies), interval(one.vendi, 1), interval(one.qualities)
-        num_sources = f"{statistics.mean(one.sources):.1f}"
-        print(f"| {one.selector} | {one.share:.0%} | {entropy} | {num_sources} | {vendi} | {quality} |", flush=True)
+def selectors(
+    corpus: Mapping[str, Any],
+    score: str,
+    shares: Sequence[float],
+    num_seeds: int,
+    root: str,
+    topic: str | None = None,
+) -> None:
+    """Prints a table in Markdown. `corpus` is the policy's section, with the column that counts as the source; `topic`
+    is another column of the corpus, whose different values are counted."""
+    heading = ["selector", "budget", "entropy of sources", "sources", *(["topics"] if topic else [])]
+    heading += ["Vendi score", "mean score"]
+    print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
+    for one in measure(corpus, score, shares, num_seeds, root, topic):
+        counts = [f"{statistics.mean(counted):.1f}" for counted in (one.sources, one.topics) if counted]
+        measured = [interval(one.entropies), *counts, interval(one.vendi, 1), interval(one.qualities)]
+        print(f"| {one.selector} | {one.share:.0%} | {' | '.join(measured)} |", flush=True)
 
 
 def measure(
-    corpus: Mapping[str, Any], score: str, shares: Sequence[float], num_seeds: int, root: str
+    corpus: Mapping[str, Any],
+    score: str,
+    shares: Sequence[float],
+    num_seeds: int,
+    root: str,
+    topic: str | None = None,
 ) -> Iterator[Measured]:
     """What each selector chose by each budget, a share of the documents."""
-    columns = functools.cache(functools.partial(_columns, corpus, score, root=root))
+    columns = functools.cache(functools.partial(_columns, corpus, score, topic, root=root))
     control = SELECTORS[0]
 
     @functools.cache
@@ -166,6 +184,7 @@ def measure(
                 share=share,
                 entropies=[entropy(counts, num_sources) for counts in counted],
                 sources=[len(counts) for counts in counted],
+                topics=[len(some[f"corpus.{topic}"].unique()) for some in chosen] if topic else [],
                 vendi=[vendi_score(vectors_of(some["embedding"]).astype(np.float64)) for some in chosen],
                 qualities=[_mean(some[score]) for some in chosen],
             )
@@ -199,16 +218,23 @@ def interval(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _columns(
-    corpus: Mapping[str, Any], score: str, cluster: tuple[tuple[str, Any], ...], seed: int, *, root: str
+    corpus: Mapping[str, Any],
+    score: str,
+    topic: str | None,
+    cluster: tuple[tuple[str, Any], ...],
+    seed: int,
+    *,
+    root: str,
 ) -> pa.Table:
     """The documents that may be chosen, with every column that a selector reads, as the real flow makes them."""
+    everything = {"score": score, **({"topic": topic} if topic else {})}
     policy = {
         "seed": seed,
         "corpus": dict(corpus),
         "embed": {"max_tokens": 128, "long_documents": "truncate"},
         "cluster": dict(cluster),
         "rate": [score],
-        "select": {"budget": {"documents": 1}, "using": {"jobs.bench.selectors:Everything": {"score": score}}},
+        "select": {"budget": {"documents": 1}, "using": {"jobs.bench.selectors:Everything": everything}},
     }
     executor = LocalExecutor(workers=1)
     resolved = resolve(Policy.of(policy))

@@ -392,7 +392,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_drawn(
 def test_selectors_are_measured_beside_the_control_over_real_columns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"text": text_of(n, 6), "kind": "abc"[n % 3 if n % 5 else 0]} for n in range(120)]
+    rows = [{"text": text_of(n, 6), "kind": "abc"[n % 3 if n % 5 else 0], "theme": n % 9} for n in range(120)]
     write_jsonl(tmp_path / "corpus.jsonl", rows)
     tried = (
         measures.Tried(name="random", options={}, more_seeds=3),
@@ -401,9 +401,9 @@ def test_selectors_are_measured_beside_the_control_over_real_columns(
     )
     monkeypatch.setattr(measures, "SELECTORS", tried)
     asked = ["selectors", str(tmp_path / "corpus.jsonl"), "--source", "kind", "--score", "length", "--shares", "0.1"]
-    assert main([*asked, "--seeds", "2", "--root", str(tmp_path / "root")]) == 0
+    assert main([*asked, "--topic", "theme", "--seeds", "2", "--root", str(tmp_path / "root")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| selector | budget | entropy") and len(lines) == 5
+    assert lines[0].startswith("| selector | budget | entropy of sources | sources | topics |") and len(lines) == 5
     assert lines[2].startswith("| random | 10% | 0.") and "±" in lines[2]
     assert lines[3].startswith("| top | 10% | ") and "±" not in lines[3], "nothing of it depends on the seed"
     assert lines[4].startswith("| facility_location, clusters: 1 | 10% | ") and "±" not in lines[4]
