@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.parts import parts
 
             parts(chosen.files, chosen.rounds, chosen.executor, chosen.root)
+        elif chosen.benchmark == "models":
+            from jobs.bench.models import models
+
+            models(chosen.documents, chosen.rounds, chosen.layers, chosen.width)
         elif chosen.benchmark == "raters":
             from jobs.bench.raters import raters
 
@@ -99,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("paths", metavar="PATH", nargs="+")
     consume.add_argument("--documents", type=_amount, default=17_850)
     consume.add_argument("--rounds", type=int, default=5)
+
+    models = measures.add_parser("models", help="raters with a model beside its bare forward pass")
+    models.add_argument("--documents", type=int, default=128)
+    models.add_argument("--rounds", type=int, default=5)
+    models.add_argument("--layers", type=int, default=8)
+    models.add_argument("--width", type=int, default=512)
 
     raters = measures.add_parser("raters", help="documents a second of raters, and agreement with what people said")
     raters.add_argument("raters", metavar="RATER", nargs="*", help="by default all that read texts alone")

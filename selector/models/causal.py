@@ -29,7 +29,9 @@ Head = Literal["language model", "classifier"]
 """What a model says of a window: the next token after each, or numbers for the whole."""
 
 _HEADS = ("score.", "classifier.")  # begin the names of the weights of a classifier's head
-_ROWS = 1024  # tokens whose losses are computed at once: their logits are widened to float32
+_ROWS: Mapping[Device, int] = {"cpu": 32, "cuda": 2048}
+"""Tokens whose losses are computed at once: on a CPU as many as stay in its cache, once their logits are float32."""
+
 _MOST_TOKENS = 2048  # of a window, where nobody says how many
 
 
@@ -118,23 +120,21 @@ class Causal:
 
     def losses(self, windows: Sequence[Window]) -> Floats:
         """Of each window the sum of -ln p of the tokens that count."""
+
         from torch.nn import functional
+
+        most = _ROWS[self.device]
 
         def answer(logits: Any, ids: Any, some: Sequence[Window]) -> Floats:
             torch = _torch()
-            counted = torch.zeros(ids.shape, dtype=torch.bool)
+            wanted, sums = ids.to(self.device), torch.zeros(len(some), dtype=torch.float64, device=self.device)
             for row, (tokens, first) in enumerate(some):
-                counted[row, max(first, 1) : len(tokens)] = True
-            counted = counted[:, 1:]
-            owners, places = (index.numpy() for index in counted.nonzero(as_tuple=True))
-            chosen, wanted = counted.to(self.device), ids[:, 1:].to(self.device)
-            before, targets = logits[:, :-1][chosen], wanted[chosen]
-            pieces = ((before[i : i + _ROWS].float(), targets[i : i + _ROWS]) for i in range(0, len(places), _ROWS))
-            lost = [functional.cross_entropy(*piece, reduction="none") for piece in pieces]
-            sums = np.zeros(len(some))
-            if lost:
-                np.add.at(sums, owners, torch.cat(lost).double().cpu().numpy())
-            return sums
+                for start in range(max(first, 1), len(tokens), most):
+                    end = min(start + most, len(tokens))
+                    before = logits[row, start - 1 : end - 1].float()  # half precision has too few digits
+                    losses = functional.cross_entropy(before, wanted[row, start:end], reduction="none")
+                    sums[row] += losses.double().sum()
+            return sums.cpu().numpy()
 
         return self._answers(windows, answer, ())
 

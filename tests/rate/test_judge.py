@@ -1,6 +1,7 @@
 """A judge that is asked over a network: what it is asked, what becomes of its answers, and of its failures."""
 
 import json
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,44 @@ def test_retrying_without_a_judge_is_refused(tiny_model: Path, tmp_path: Path) -
     policy.write_text(yaml.safe_dump(written), "utf-8")
     ended = selector("run", policy, "--root", tmp_path, "--executor", "local", "--retry-failed")
     assert ended.code == 2 and "asks a judge again, and this policy has none" in ended.err
+
+
+# ---------------------------------------------------------------- a model that marks its own answers
+
+
+def marks_its_length(question: str) -> str:
+    """Answers a task with it in capitals, and marks an answer by its length; of one with a 0 in it nothing."""
+    marked = re.search(r"Answer:\n<<<\n(.*?)\n>>>", question, re.DOTALL)
+    if marked is None:
+        return question.upper()
+    return "none" if "0" in marked[1] else f"{len(marked[1])}/10"
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_self_judge_is_put_right_by_the_reference(server: Server, tiny_model: Path) -> None:
+    server.answer = marks_its_length
+    tasks = ["say it", "a", "x0", "", "no reference", "much too long to be a mark", "lost"]
+    references = ["SAY IT", "quite another thing", "X0", "x", None, "x", "x"]
+    server.faults = [*[None] * 4, (500, {}, b"oh")]
+    options = {
+        "endpoint": server.address, "model": "m", "prompt": "task", "response": "right", "retries": 0, "parallel": 1,
+        "similarity": str(tiny_model),
+    }  # fmt: skip
+    scores = scores_of("self_judge", options, corpus_task=tasks, corpus_right=references)
+    states = ["ok", "ok", "missing", "not_applicable", "not_applicable", "missing", "failed"]
+    assert scores["self_judge.state"] == states
+    assert scores["self_judge_mark"][:2] == [6.0, 1.0]
+    assert scores["self_judge_similarity"][0] == pytest.approx(1, abs=1e-6)
+    for k in range(2):
+        alike, mark = scores["self_judge_similarity"][k], scores["self_judge_mark"][k]
+        assert scores["self_judge"][k] == pytest.approx(1 - mark / 10 * alike, abs=1e-5)
+    assert all(scores[name][2:] == [None] * 5 for name in ("self_judge", "self_judge_mark", "self_judge_similarity"))
+    shown = [body["messages"][-1]["content"] for body in server.questions]
+    assert not any("quite another thing" in text for text in shown), "the reference is not shown"
+
+
+@pytest.mark.slow
+def test_a_self_judge_keeps_the_laws(server: Server, tiny_model: Path) -> None:
+    server.answer = marks_its_length
+    given: dict[str, Any] = {"endpoint": server.address, "similarity": str(tiny_model), "per_minute": None}
+    check_rater("self_judge", examples=2, prompt="task", response="right", **given)
