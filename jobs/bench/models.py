@@ -4,7 +4,6 @@ The model has drawn weights and the shape of a small real one: what is measured 
 is tokenising, windows, padding and the losses. The bare pass is given the same batches, made beforehand.
 """
 
-import shutil
 import statistics
 import tempfile
 import time
@@ -19,8 +18,8 @@ from selector import plugins
 from selector.cli.demo import documents
 from selector.models.batching import batches
 from selector.models.causal import Causal, Window, windows_of
+from selector.models.drawn import write
 from selector.models.encoder import hardware_precision
-from selector.models.find import find_model
 from selector.rate import Rater
 
 
@@ -30,8 +29,8 @@ def models(num_documents: int, rounds: int, layers: int, width: int) -> None:
     batch = pa.record_batch({"text": pa.array(texts)})
     with tempfile.TemporaryDirectory() as above:
         language, head = Path(above, "language"), Path(above, "head")
-        num_parameters = _write(language, layers, width, is_classifier=False)
-        _write(head, layers, width, is_classifier=True)
+        num_parameters = write(language, layers, width, is_classifier=False)
+        write(head, layers, width, is_classifier=True)
         precision = hardware_precision("cpu")
         options = {"model": str(language), "precision": precision}
         perplexity = plugins.make("raters", "perplexity", options, "bench", Rater)
@@ -85,22 +84,3 @@ def _bare(model: Causal, windows: list[Window]) -> Callable[[], Any]:
                 loaded(input_ids=ids, attention_mask=mask)
 
     return forward
-
-
-def _write(folder: Path, layers: int, width: int, *, is_classifier: bool) -> int:
-    """A model with drawn weights, and how many they are; the tokenizer is that of the packaged embedding model."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"num_labels": 1}
-    config = LlamaConfig(
-        **sizes, vocab_size=30_522, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64), max_position_embeddings=1024, pad_token_id=0,
-    )  # fmt: skip
-    model = LlamaForSequenceClassification(config) if is_classifier else LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    packaged = find_model("all-MiniLM-L6-v2")
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(packaged / name, folder / name)
-    return sum(weights.numel() for weights in model.parameters())
