@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -159,7 +160,8 @@ def _work(policy: Mapping[str, Any] | None, root: str, told: str, environment: M
     if "SELECTOR_FAILPOINT" not in environment:
 
         def count(name: str) -> None:
-            reached[name] += 1
+            if not threading.current_thread().daemon:
+                reached[name] += 1
 
         failpoint.reach = count
     if start is not None:
