@@ -216,15 +216,8 @@ def test_only_the_beginning_of_a_text_is_shown(server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_judge_keeps_the_laws(server: Server) -> None:
-    check_rater(
-        "judge",
-        examples=2,
-        opponents=1,
-        endpoint=server.address,
-        most_questions=None,
-        per_minute=None,
-        criteria=["writing_style"],
-    )
+    given: dict[str, Any] = {"most_questions": None, "per_minute": None, "criteria": ["writing_style"]}
+    check_rater("judge", examples=2, opponents=1, endpoint=server.address, **given)
 
 
 # ---------------------------------------------------------------- in a run
