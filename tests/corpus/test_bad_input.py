@@ -331,7 +331,7 @@ def test_a_file_that_may_not_be_read_is_refused(desk: Desk, monkeypatch: pytest.
         ("/proc/selector", r"--root: /proc/selector cannot be used: .*Give a directory that can be written to\."),
         ("file://", r"The address 'file://' is empty\. Give a path, e\.g\. \./runs\."),
         ("file://host/runs", r"The address 'file://host/runs' names a host\. Write file:// and an absolute path"),
-        ("s4://bucket/runs", r"There is no storage called 's4'\. There is: file"),
+        ("s4://bucket/runs", r"There is no storage called 's4'\. There is: az, file, gs, s3"),
         ("s3://key:secret@bucket/runs", "carries a query, credentials or a chained protocol"),
         ("s3://bucket/runs?secret=x", "carries a query, credentials or a chained protocol"),
         ("http://127.0.0.1:9/runs#x", "carries a query, credentials or a chained protocol"),
