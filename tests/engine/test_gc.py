@@ -81,7 +81,7 @@ def sweep(root: Path) -> None:
     """Removes what steps handed to each other on the way, which is all that there is to remove beside old leases."""
     keys = collect(root).keys
     assert {key.split("/")[2] for key in keys if key.startswith("artifacts/seals/")} <= {*PASSING}
-    assert all(key.startswith(("artifacts/", lease.FOLDER)) for key in keys)
+    assert all(key.startswith(("artifacts/", journal.FOLDER, lease.FOLDER)) for key in keys)
 
 
 def folder_of(root: Path) -> Path:
