@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     raters = measures.add_parser("raters", help="documents a second of raters, and agreement with what people said")
     raters.add_argument("raters", metavar="RATER", nargs="*", help="by default all that read texts alone")
-    raters.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the labelled sets")
+    raters.add_argument("--data", type=Path, default=Path("data"), help="the folder of the labelled sets")
     raters.add_argument("--speed", action="store_true", help="only how many documents a second")
 
     selectors = measures.add_parser("selectors", help="what selectors choose of a corpus, beside the random control")

@@ -30,6 +30,7 @@ from selector.rate._learned import Learned, Uses, features_of
 from selector.rate._learning import Examples, learn
 
 _MOST_BYTES = 1 << 24  # of a row
+_LARGEST = float(np.finfo(np.float32).max)  # of a label
 _ALIKE_IN_LENGTH = 0.1  # the words of two texts differ by so much of the longer one, at most
 
 
@@ -248,7 +249,11 @@ def _number(value: Any, path: Path, column: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise CorpusError(f"{path}: the label {value!r} in {column!r} is no number. Write numbers.") from error
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    if abs(number) > _LARGEST:
+        raise CorpusError(f"{path}: the label {value!r} in {column!r} is beyond {_LARGEST:.1e}. Write smaller numbers.")
+    return number
 
 
 def _chance(value: Any, path: Path, first: str, second: str, better: str) -> float | None:

@@ -295,7 +295,8 @@ def _read(data: bytes, path: Path, schema: pa.Schema) -> pa.Table:
         return pa.Table.from_pylist([{**row, "doc_id": bytes.fromhex(row["doc_id"])} for row in rows], schema=schema)
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise CorpusError(
-            f"{path} is no table of {', '.join(schema.names)}: {error}. Give another one, or move it away."
+            f"{path} is no table of {', '.join(schema.names)}:"
+            f" {f'it has no {error}' if isinstance(error, KeyError) else error}. Give another one, or move it away."
         ) from error
 
 

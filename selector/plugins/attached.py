@@ -113,6 +113,8 @@ def _table(option: Option, path: str, data: bytes) -> pa.Table:
     for field in _schema(option):
         if field.name not in rows.schema.names:
             hint = did_you_mean(field.name, rows.schema.names)
+            if field.name == option.columns.key:
+                hint += f" A column {_KEY!r} with the values of corpus.key will do, too."
             raise PolicyError(f"{where} has no column {field.name!r}. {hint}")
         at = rows.schema.get_field_index(field.name)
         try:

@@ -145,7 +145,7 @@ class Catalogue:
         hint = did_you_mean(name.removeprefix(SCORE), self.scores)
         problem = f"no rater gives the score {name!r}" if name.strip() else "the name of the score is blank"
         if name.removeprefix(SCORE) in families.names("raters"):
-            hint = f"There is a rater of that name: add it to the list `rate`. {hint}"
+            hint = "There is a rater of that name: add it to the list `rate`."
         return PolicyError(f"{where}: {problem}. {hint}")
 
 

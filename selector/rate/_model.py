@@ -62,6 +62,8 @@ def losses_of(model: Causal, texts: Sequence[str], max_tokens: int | None, strid
     """Of each text the sum of -ln p of its tokens that count, and how many do."""
     width = model.window(max_tokens)
     step = width // 2 if stride is None else stride
+    if width < 2:
+        raise PolicyError(f"{model.where}: max_tokens is {width}, and a loss needs a token before: write 2 or more.")
     if not 1 <= step < width:
         raise PolicyError(f"{model.where}: stride is {step}, and has to be from 1 to {width - 1}, below max_tokens.")
     windows: list[Window] = []

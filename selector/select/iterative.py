@@ -44,6 +44,7 @@ Bools = npt.NDArray[np.bool_]
 
 _MOST_LISTED = 4096  # clusters in the facts of a manifest
 _MOST_VECTORS = 1 << 14  # that a probe is trained on
+_LARGEST = float(np.finfo(np.float32).max)  # of a score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class Iterative(Selector):
 
     The signal is one of three. `signal`: a score. `target`: texts; a logistic head on the vectors is trained after each
     round to tell them from what was chosen, and its logit is the signal. `feedback`: a table (doc_id, round, score)
-    that training writes: round 1 is the first, a score may be null. Until it has a row for every document of the last
-    round the run waits: what is chosen so far is a manifest, and the same command goes on. The next
-    manifest begins like it, and names it as its parent.
+    that training writes: round 1 is the first, a score may be null (and is, beyond what 32 bits hold). Until it has a
+    row for every document of the last round the run waits: what is chosen so far is a manifest, and the same command
+    goes on. The next manifest begins like it, and names it as its parent.
 
     With `exp` a fifth of each round's evidence is held out, by a keyed hash. Where the means of the clusters do not
     agree with what was held out (the lower end of the 95 % interval of the rank correlation is not above 0, or there
@@ -312,10 +313,9 @@ def _scored(name: SignalName, batch: pa.RecordBatch) -> tuple[Floats, int]:
 
 def _fed(scores: Mapping[bytes, float | None], batch: pa.RecordBatch) -> tuple[Floats, int]:
     ids = batch["doc_id"].to_pylist()
-    values = [scores.get(doc_id) for doc_id in ids]
-    return np.array([math.nan if value is None else value for value in values], np.float64), sum(
-        doc_id not in scores for doc_id in ids
-    )
+    values = np.array([math.nan if (value := scores.get(doc_id)) is None else value for doc_id in ids], np.float64)
+    is_number = np.abs(values) <= _LARGEST
+    return np.where(is_number, values, math.nan), sum(doc_id not in scores for doc_id in ids)
 
 
 def _probed(weights: Floats, batch: pa.RecordBatch) -> tuple[Floats, int]:

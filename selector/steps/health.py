@@ -123,7 +123,10 @@ def problems_of(health: dict[str, Any]) -> Iterator[str]:
     if health["collapsed"] > MOST_CLUSTERS * number:
         yield f"{health['collapsed']:,} of {number:,} have collapsed: all of one lies in one spot, or two in the same"
     if lost > MOST_DOCUMENTS * (documents + health["without_vector"]):
-        yield f"{lost:,} documents belong to none: they have no vector, or are near to no centroid"
+        yield (
+            f"{lost:,} documents are of no cluster in particular: they have no vector, or are no nearer to a centroid"
+            " than to the origin"
+        )
     coherence, chance = health["coherence"], health["coherence_by_chance"]
     if coherence is not None and chance < 1 and (coherence - chance) / (1 - chance) < LEAST_COHERENCE:
         yield (

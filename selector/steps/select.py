@@ -111,6 +111,7 @@ class Select(Whole):
             facts["waiting"] = decisions.waiting
         if spent < budget.amount:
             reason = checker.why_unspent(pool.num_documents) if within is None else within.why_unspent
+            reason = "later rounds spend it" if decisions.waiting else reason
             facts["shortfall"] = {"unit": budget.unit, "budget": budget.amount, "spent": spent, "reason": reason}
         yield "shards", pa.Table.from_pylist(written, schema=SHARDS)
         yield "facts", pa.table([[canonical_json(facts).decode()], [decisions.num_rounds]], schema=FACTS)

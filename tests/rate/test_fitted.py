@@ -256,6 +256,7 @@ def test_a_judgement_names_the_better_column_or_is_a_chance(
     ("row", "arguments", "message"),
     [
         ({"text": "a", "grade": "good"}, ["--label", "grade"], r"the label 'good' in 'grade' is no number"),
+        ({"text": "a", "grade": 1e308}, ["--label", "grade"], r"the label 1e\+308 in 'grade' is beyond 3\.4e\+38"),
         ({"text": "a", "grade": 1}, ["--label", "grad"], r"has no column 'grad'\. Did you mean 'grade'\?"),
         ({"a": "1", "b": "2", "best": "c"}, ["--pair", "a", "b", "--better", "best"], r"names neither 'a' nor 'b'"),
         ({"text": "a", "grade": 1}, [], r"Say what was said of the texts"),

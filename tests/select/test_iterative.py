@@ -212,9 +212,10 @@ def test_a_run_waits_for_feedback_and_the_same_command_goes_on(
             break
         assert len(manifest) == 10 * number
         assert facts["waiting"] == f"round {number + 1} needs feedback on 10 documents of round {number}"
+        assert facts["shortfall"]["reason"] == "later rounds spend it"
         assert any(line.startswith("waiting: ") for line in undone(manifest.header))
         new = sorted(chosen[-1] - set().union(*chosen[:-1]))
-        rows += [{"doc_id": doc_id.hex(), "round": number, "score": float(i)} for i, doc_id in enumerate(new)]
+        rows += [{"doc_id": doc_id.hex(), "round": number, "score": float(i) or 1e308} for i, doc_id in enumerate(new)]
         write_jsonl(path, rows[:-1])
         assert go().info["facts"]["select"]["waiting"].endswith("(9 are there)")
         write_jsonl(path, rows)

@@ -99,7 +99,7 @@ GATES: dict[str, tuple[Callable[[], tuple[Halves, Halves]], str]] = {
     "near_empty": (with_unused, r"5 of 25 are nearly empty: less than a tenth of the mean"),
     "spots": (in_spots, r"20 of 20 have collapsed"),
     "twins": (with_twins, r"6 of 23 have collapsed"),
-    "unassignable": (beside, r"200 documents belong to none"),
+    "unassignable": (beside, r"200 documents are of no cluster in particular"),
 }
 
 
@@ -129,7 +129,7 @@ def test_each_fault_is_told_or_stops_the_run(
 def test_documents_without_a_vector_belong_to_no_cluster() -> None:
     done = done_of(*sound(), without=30)
     assert done.table("cluster", "health")["without_vector"].to_pylist() == [30]
-    with pytest.raises(SelectorError, match="30 documents belong to none"):
+    with pytest.raises(SelectorError, match="30 documents are of no cluster in particular"):
         health.check(done, "stop")
 
 
