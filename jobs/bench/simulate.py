@@ -22,7 +22,7 @@ from selector import pipeline, plugins
 from selector.engine.executor import Executor
 from selector.errors import SelectorError, UsageError
 from selector.order import Order
-from selector.plugins.options import ScoreName, columns_of, hints_of, kind_of
+from selector.plugins.options import ScoreName, SignalName, columns_of, hints_of, kind_of
 from selector.policy import Policy, condition
 from selector.select import Selector
 
@@ -209,7 +209,7 @@ def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dic
         field.name: kind_of(hints_of(cls)[field.name])
         for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
     }
-    named = [key for key, hint in hints.items() if hint.base is ScoreName and not hint.is_optional]
+    named = [key for key, hint in hints.items() if hint.base in (ScoreName, SignalName) and not hint.is_optional]
     scores = itertools.cycle([score, *(other for other in MEANINGS if other != score)])
     inner = {key: {"by_score": {"score": score}} for key, hint in hints.items() if hint.base is Order}
     return {name: dict(zip(named, scores, strict=False)) | inner | dict(options or {})}

@@ -7,7 +7,7 @@ mark m that the model gives its own answer, 0 to 10, and the cosine s of the emb
 document as hard as one that is not sure of an answer like it. Not measured: no such model can be asked where the tests
 run.
 
-Unit: a share, 0 to 1. A high value means harder: for this model.
+Unit: a share. Range: 0 to 1. A high value means harder: for this model.
 """
 
 import functools
