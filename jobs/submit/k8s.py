@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from jobs.submit._parcel import START, files
+from jobs.submit._states import OF_RAY
 from jobs.submit._tools import answer_of, outcome_of
-from selector.engine.job import Job, State, Word
+from selector.engine.job import Job, State
 from selector.engine.target import Parcel, Target, Written
 from selector.errors import UnreachableError, UsageError
 
@@ -23,13 +24,6 @@ _FILE = "rayjob.yaml"
 _MOST_BYTES = 900_000  # of a ConfigMap, which may have 1 MiB with all that is around its files
 _FOLDER = "/job"  # where the files lie in every pod
 _GRACE = 60  # seconds that a pod has to end
-_WORDS: dict[str, Word] = {
-    "PENDING": "queued",
-    "RUNNING": "running",
-    "STOPPED": "cancelled",
-    "SUCCEEDED": "finished",
-    "FAILED": "failed",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +99,7 @@ class KubernetesTarget(Target):
         if deployed in ("", "New", "Initializing", "Waiting", "Suspended", "Suspending", "Retrying"):
             why = "a queue holds it" if deployed.startswith("Suspend") else self._pending(job_id)
             return State(word="queued", detail=f"pending because {why or message or 'its cluster starts'}")
-        word = _WORDS.get(str(status_now.get("jobStatus")), "queued")
+        word = OF_RAY.get(str(status_now.get("jobStatus")), "queued")
         return State(word=word, detail=message if word == "failed" else "")
 
     def logs(self, job_id: str) -> str | None:

@@ -12,19 +12,13 @@ from urllib.parse import quote
 
 from jobs.submit._parcel import START, files, zipped
 from jobs.submit._rest import Answer, Server, checked
-from selector.engine.job import Job, State, Word
+from jobs.submit._states import OF_RAY
+from selector.engine.job import Job, State
 from selector.engine.target import Parcel, Target
 from selector.errors import UnreachableError, UsageError
 
 _EXAMPLE = "ray=http://head:8265"
 _MOST_BYTES = 50 << 20  # of a parcel: what travels is code, and the head holds it in memory
-_WORDS: dict[str, Word] = {
-    "PENDING": "queued",
-    "RUNNING": "running",
-    "STOPPED": "cancelled",
-    "SUCCEEDED": "finished",
-    "FAILED": "failed",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +77,7 @@ class RayTarget(Target):
         if answer.status != 200:
             raise UnreachableError(f"{self.address} cannot say how {job_id} is: {_cause(answer.text)}.")
         info = answer.json()
-        word = _WORDS.get(str(info.get("status")), "unknown")
+        word = OF_RAY.get(str(info.get("status")), "unknown")
         detail = str(info.get("message") or "") if word in ("queued", "failed", "unknown") else ""
         if word == "failed":
             detail = _why(info.get("driver_exit_code"), str(info.get("error_type") or ""), detail)

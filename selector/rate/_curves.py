@@ -6,6 +6,7 @@ which nothing is known (null) is left out. So the signals do not depend on the o
 """
 
 import functools
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -122,9 +123,9 @@ class FromTraining(Rater):
     def needs(self) -> tuple[str, ...]:
         return ()
 
+    @abstractmethod
     def signals(self, curves: Curves) -> Mapping[str, pa.Array]:
         """By its short name, each score of the documents of the curves; null where there is none."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         super().prepare()

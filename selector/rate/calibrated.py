@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from selector.exact import Floats, floats
+from selector.exact import Floats, Ints, floats
 from selector.rate import Fit, HigherIs, Meaning, Pool, Rater, ScoreName
 from selector.rate._quantiles import mid_ranks, quantiles
 
@@ -42,13 +42,14 @@ class Calibrated(Fit):
         return {name: self.higher_is}
 
     def fit(self, sample: Pool, seed: int) -> pa.Table:
-        values, sources = [np.empty(0)], list[Any]()
+        values, sources = [np.empty(0)], list[pa.Array]()
         for batch in sample.batches(self.score, *self.needs):
             values.append(floats(batch[self.score]))
-            sources += batch["source"].to_pylist() if self.needs else []
-        whole, of_source = np.concatenate(values), np.array(sources, object)
+            sources += [batch[need].cast(pa.string()) for need in self.needs]
+        whole = np.concatenate(values)
+        names, code = _coded(pa.chunked_array(sources, pa.string()).combine_chunks())
         groups: list[tuple[str | None, Floats]] = [(None, whole)]
-        groups += [(source, whole[of_source == source]) for source in sorted(set(sources))]
+        groups += [(names[i], whole[code == i]) for i in sorted(range(len(names)), key=names.__getitem__)]
         return pa.concat_tables([self._of_group(source, group) for source, group in groups])
 
     def _of_group(self, source: str | None, values: Floats) -> pa.Table:
@@ -81,13 +82,13 @@ class _Calibrated(Rater):
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         values = floats(batch[self.declared.score])
-        of_fit = np.array(self.fitted["source"].to_pylist(), object)
-        of_row = np.array(batch["source"].to_pylist() if self.needs else [None] * len(values), object)
+        of_fit, code_of_fit = _coded(self.fitted["source"].combine_chunks())
+        of_rows, code = _coded(batch["source"] if self.needs else pa.nulls(len(values), pa.string()))
         scores = np.full(len(values), np.nan)
-        for source in {*of_row}:
-            rows, known = of_row == source, of_fit == (source if source in of_fit else None)
+        for i, source in enumerate(of_rows):
+            known = code_of_fit == of_fit.index(source if source in of_fit else None)
             at, to = (self.fitted[name].to_numpy()[known] for name in ("at", "to"))
-            scores[rows] = self._scores(values[rows], at, to)
+            scores[code == i] = self._scores(values[code == i], at, to)
         is_missing = batch[self.declared.score].is_null()
         state = pa.array(np.where(is_missing.to_numpy(zero_copy_only=False), "missing", "ok").tolist(), pa.string())
         return pa.record_batch({"score": pa.array(scores, mask=np.isnan(scores)), "state": state})
@@ -97,3 +98,9 @@ class _Calibrated(Rater):
             return quantiles(values, at, to)
         mean, deviation = at[0], to[0]
         return (values - mean) / deviation if deviation > 0 else np.where(np.isnan(values), np.nan, 0.0)
+
+
+def _coded(sources: pa.Array) -> tuple[list[Any], Ints]:
+    """The names of the sources, each once (None for null), and for each row the place of its own."""
+    coded = sources.cast(pa.string()).dictionary_encode(null_encoding="encode")
+    return coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)

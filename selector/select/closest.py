@@ -1,19 +1,17 @@
 """The typical documents of every cluster."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from selector import exact
-from selector.exact import Floats, Ints, UInt64
-from selector.select import Budget, Ranked
-from selector.select._quotas import Quota, quotas_of
+from selector.exact import Floats, UInt64
+from selector.select._quotas import InClusters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closest(Ranked):
+class Closest(InClusters):
     """Takes the documents that are closest to the centroid of their cluster (kM-Closest).
 
     A cluster's quota is its share of the budget, by largest remainder: `proportional` to its size, or `equal` for all;
@@ -27,18 +25,9 @@ class Closest(Ranked):
     `random` is as good where clusters are tight, and more diverse.
     """
 
-    quota: Quota = "proportional"
-
-    @property
-    def grouped_by(self) -> str:
-        return "cluster"
-
     @property
     def needs(self) -> tuple[str, ...]:
         return (*super().needs, "distance")
-
-    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        return quotas_of(self.quota, sizes, budget.amount)
 
     def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
         return exact.ascending(batch["distance"])

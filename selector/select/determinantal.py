@@ -1,8 +1,8 @@
 """Documents that span as much as they can."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,15 +10,15 @@ import pyarrow as pa
 from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints
-from selector.select import Budget, Grouped, Keys, SignalName
+from selector.select import Keys, SignalName
 from selector.select._alike import vectors
-from selector.select._quotas import Quota, quotas_of
+from selector.select._quotas import OneByOne
 
 _LEAST = 1e-6  # of what a document adds: less is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
-class Determinantal(Grouped):
+class Determinantal(OneByOne):
     """Takes, in every cluster, the document that adds most to the volume of those taken (greedy DPP).
 
     What is maximised is the determinant of the matrix of cosines of the documents taken: the square of the volume that
@@ -43,21 +43,10 @@ class Determinantal(Grouped):
 
     score: SignalName | None = None
     weight: float = 1.0
-    quota: Quota = "proportional"
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 100:
             raise PolicyError(f"determinantal.weight={self.weight:g} is not from 0 to 100. Write e.g. 1.0.")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (*super().needs, "embedding")
-
-    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        return quotas_of(self.quota, sizes, budget.amount)
-
-    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
-        return self.first_keys(group, given, seed, None)
 
     def first_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int, most_taken: int | None) -> Keys:
         count, known = group.num_rows, given.num_rows

@@ -1,20 +1,19 @@
 """Documents such that no other is far from all of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from selector.exact import Floats, Ints, keyed
-from selector.select import Budget, Grouped, Keys
+from selector.exact import Floats, keyed
+from selector.select import Keys
 from selector.select._alike import vectors
-from selector.select._quotas import Quota, quotas_of
+from selector.select._quotas import OneByOne
 
 
 @dataclass(frozen=True, kw_only=True)
-class KCenter(Grouped):
+class KCenter(OneByOne):
     """Takes, in every cluster, the document that is farthest from all taken so far, again and again (k-center greedy).
 
     A cluster begins with a document that is `drawn` by a keyed hash, or with the most `central` one, which is nearest
@@ -40,21 +39,10 @@ class KCenter(Grouped):
     largest_group: ClassVar[int | None] = 1 << 13
 
     start: Literal["drawn", "central"] = "drawn"
-    quota: Quota = "proportional"
 
     @property
     def is_probability_defined(self) -> bool:
         return self.start == "central"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (*super().needs, "embedding")
-
-    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        return quotas_of(self.quota, sizes, budget.amount)
-
-    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
-        return self.first_keys(group, given, seed, None)
 
     def first_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int, most_taken: int | None) -> Keys:
         points = vectors(group)

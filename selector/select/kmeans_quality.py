@@ -1,17 +1,14 @@
 """Quality inside every cluster: diverse because each cluster has its quota, good because quality decides in it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selector.exact import Ints
-from selector.exact.draws import Lottery
-from selector.select import Budget, Weighted
-from selector.select._quotas import Quota, quotas_of
+from selector.select import Weighted
+from selector.select._quotas import InClusters
 
 
 @dataclass(frozen=True, kw_only=True)
-class KmeansQuality(Weighted):
+class KmeansQuality(InClusters, Weighted):
     """Draws from every cluster, by size or equally, better documents more likely (kMQ, arXiv 2409.11378).
 
     A cluster's quota is its share of the budget, by largest remainder: `proportional` to its size, as in the paper, or
@@ -30,12 +27,3 @@ class KmeansQuality(Weighted):
     """
 
     purpose: ClassVar[str] = "kmeans_quality"
-
-    quota: Quota = "proportional"
-
-    @property
-    def grouped_by(self) -> str:
-        return "cluster"
-
-    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Lottery) -> Ints:
-        return quotas_of(self.quota, sizes, budget.amount)

@@ -1,8 +1,7 @@
 """Documents that are good and unlike those taken before them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +9,9 @@ import pyarrow as pa
 from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints
-from selector.select import Budget, Grouped, Keys, SignalName
+from selector.select import Keys, SignalName
 from selector.select._alike import vectors
-from selector.select._quotas import Quota, quotas_of
+from selector.select._quotas import OneByOne
 
 _UNIT = 2**24  # a score or a cosine of 1: the bits of it that count
 _SHARES = 2**10  # of relevance and of what is taken away from it
@@ -20,7 +19,7 @@ _LARGEST = 2.0**20  # score that counts as it is
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginalRelevance(Grouped):
+class MarginalRelevance(OneByOne):
     """Takes, in every cluster, the document with the best score less its likeness to those taken (MMR).
 
     A document is worth `weight` times its score, as it is, less 1 - `weight` times the largest cosine to a document
@@ -42,23 +41,12 @@ class MarginalRelevance(Grouped):
 
     score: SignalName
     weight: float = 0.5
-    quota: Quota = "proportional"
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise PolicyError(
                 f"marginal_relevance.weight={self.weight:g} is no weight, which is from 0 to 1. Write e.g. 0.5."
             )
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (*super().needs, "embedding")
-
-    def quotas(self, groups: Sequence[int | str], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        return quotas_of(self.quota, sizes, budget.amount)
-
-    def group_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int) -> Keys:
-        return self.first_keys(group, given, seed, None)
 
     def first_keys(self, group: pa.RecordBatch, given: pa.RecordBatch, seed: int, most_taken: int | None) -> Keys:
         points, count = vectors(group), group.num_rows
