@@ -19,11 +19,9 @@ Schedule = Literal["fixed_linear", "fixed_root", "fixed_discrete"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A score with a limit of its own, which is a percentile or a value of the score."""
+class _Limit:
+    """A limit that rises from step to step, in DeepSpeed's settings."""
 
-    score: ScoreName
-    difficulty: Literal["percentile", "value"] = "percentile"
     schedule: Schedule = "fixed_linear"
     least: int = 1
     greatest: int = 100
@@ -33,16 +31,30 @@ class Metric:
     limits: tuple[int, ...] = (10, 50, 100)
     until: tuple[int, ...] = (5, 10)
 
-    def __post_init__(self) -> None:
-        _check(self, f"fixed.metrics, {self.score}: ", is_percentile=self.difficulty == "percentile")
-
     def limit(self, step: int, steps: int) -> int:
-        """The limit of a step."""
-        return limit_of(self, step, steps)
+        """The limit of a step, of so many."""
+        if self.schedule == "fixed_discrete":
+            limits = zip(self.limits, self.until, strict=False)
+            return next((limit for limit, last in limits if step <= last), self.limits[-1])
+        over = Fraction(step) / (Fraction(str(self.full)) * steps)
+        degree = self.degree if self.schedule == "fixed_root" else 1
+        risen = _root(min(over, Fraction(1)), degree, self.greatest - self.least)
+        return (self.least + risen) // self.multiple * self.multiple
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(Order):
+class Metric(_Limit):
+    """A score with a limit of its own, which is a percentile or a value of the score."""
+
+    score: ScoreName
+    difficulty: Literal["percentile", "value"] = "percentile"
+
+    def __post_init__(self) -> None:
+        _check(self, f"fixed.metrics, {self.score}: ", is_percentile=self.difficulty == "percentile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_Limit, Order):
     """Draws each step from the documents below a limit in every one of some scores, and the limit rises.
 
     `schedule` says how (DeepSpeed's names): fixed_linear from `least` to `greatest` until the share `full` of the steps
@@ -66,14 +78,6 @@ class Fixed(Order):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"scores": ["difficulty"]})
 
     scores: tuple[ScoreName, ...] = ()
-    schedule: Schedule = "fixed_linear"
-    least: int = 1
-    greatest: int = 100
-    multiple: int = 1
-    degree: int = 2
-    full: float = 0.5
-    limits: tuple[int, ...] = (10, 50, 100)
-    until: tuple[int, ...] = (5, 10)
     steps: int = 20
     epochs: float = 1.0
     direction: Direction = "curriculum"
@@ -99,7 +103,9 @@ class Fixed(Order):
         drawn, sizes = [np.empty(0, np.int64)], list[int]()
         total = round(Fraction(str(self.epochs)) * len(ids))
         for step, visits in enumerate(exact.apportion(total, [1] * self.steps).tolist()):
-            is_open = worst < len(ids) * self.limit(step) // 100 if self.scores else np.ones(len(ids), np.bool_)
+            is_open = (
+                worst < len(ids) * self.limit(step, self.steps) // 100 if self.scores else np.ones(len(ids), np.bool_)
+            )
             for one, values in zip(self.metrics, measured, strict=True):
                 limit = one.limit(step, self.steps)
                 is_open &= values < len(ids) * limit // 100 if one.difficulty == "percentile" else values <= limit
@@ -117,10 +123,6 @@ class Fixed(Order):
         rank[order] = np.arange(len(order))
         return rank
 
-    def limit(self, step: int) -> int:
-        """The limit of a step."""
-        return limit_of(self, step, self.steps)
-
 
 def _values(chosen: Pool, score: str) -> Floats:
     """The value of a score for each row of the pool; infinite where there is none."""
@@ -128,17 +130,7 @@ def _values(chosen: Pool, score: str) -> Floats:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def limit_of(of: Metric | Fixed, step: int, steps: int) -> int:
-    """The limit of a step, of so many."""
-    if of.schedule == "fixed_discrete":
-        return next((limit for limit, last in zip(of.limits, of.until, strict=False) if step <= last), of.limits[-1])
-    over = Fraction(step) / (Fraction(str(of.full)) * steps)
-    degree = of.degree if of.schedule == "fixed_root" else 1
-    risen = _root(min(over, Fraction(1)), degree, of.greatest - of.least)
-    return (of.least + risen) // of.multiple * of.multiple
-
-
-def _check(of: Metric | Fixed, called: str, *, is_percentile: bool) -> None:
+def _check(of: _Limit, called: str, *, is_percentile: bool) -> None:
     """Raises PolicyError where these are no settings of a limit."""
     if not of.least <= of.greatest or (is_percentile and not 0 <= of.least <= of.greatest <= 100):
         kind = "percentiles, the smaller one first: write numbers from 0 to 100"

@@ -154,7 +154,7 @@ O3: list[tuple[dict[str, Any], list[int]]] = [
 @pytest.mark.parametrize(("options", "expected"), O3)
 def test_o3_limits_rise_as_deepspeeds(options: dict[str, Any], expected: list[int]) -> None:
     order = Fixed(scores=(NAME,), least=8, greatest=64, multiple=8, full=0.5, steps=200, **options)
-    assert [order.limit(step) for step in (0, 25, 50, 75, 100, 150)] == expected
+    assert [order.limit(step, order.steps) for step in (0, 25, 50, 75, 100, 150)] == expected
 
 
 def test_a_limit_of_its_own_may_be_a_value_of_the_score() -> None:
@@ -170,7 +170,7 @@ def test_a_limit_of_its_own_may_be_a_value_of_the_score() -> None:
 
 def test_o3_a_discrete_limit_holds_up_to_its_step() -> None:
     order = Fixed(scores=(NAME,), schedule="fixed_discrete", limits=(1, 2, 3), until=(5, 10))
-    assert [order.limit(step) for step in (0, 5, 6, 10, 11)] == [1, 1, 2, 2, 3]
+    assert [order.limit(step, order.steps) for step in (0, 5, 6, 10, 11)] == [1, 1, 2, 2, 3]
 
 
 def test_o3b_a_pool_is_within_the_limit_of_every_score() -> None:
