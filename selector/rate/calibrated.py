@@ -85,8 +85,9 @@ class _Calibrated(Rater):
         of_fit, code_of_fit = _coded(self.fitted["source"].combine_chunks())
         of_rows, code = _coded(batch["source"] if self.needs else pa.nulls(len(values), pa.string()))
         scores = np.full(len(values), np.nan)
+        place = {source: i for i, source in enumerate(of_fit)}
         for i, source in enumerate(of_rows):
-            known = code_of_fit == of_fit.index(source if source in of_fit else None)
+            known = code_of_fit == place.get(source, place.get(None, -1))  # none where the sample had no score at all
             at, to = (self.fitted[name].to_numpy()[known] for name in ("at", "to"))
             scores[code == i] = self._scores(values[code == i], at, to)
         is_missing = batch[self.declared.score].is_null()
