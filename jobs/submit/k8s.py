@@ -1,7 +1,8 @@
 """Kubernetes with KubeRay: a job is a RayJob, with a cluster of its own that goes when it is done.
 
-The job's files travel in a ConfigMap. A run that somebody cancels sees the mark in the root and ends by itself, since
-Kubernetes would signal the head's first process and not ours.
+What is handed over is what `deploy/kubernetes` has, filled in for one job (`kubernetes` beside this file is that
+folder). The job's files travel in a ConfigMap. A run that somebody cancels sees the mark in the root and ends by
+itself, since Kubernetes would signal the head's first process and not ours.
 """
 
 import base64
@@ -9,6 +10,7 @@ import importlib.metadata
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,7 +25,9 @@ from selector.errors import UnreachableError, UsageError
 _FILE = "rayjob.yaml"
 _MOST_BYTES = 900_000  # of a ConfigMap, which may have 1 MiB with all that is around its files
 _FOLDER = "/job"  # where the files lie in every pod
-_GRACE = 60  # seconds that a pod has to end
+_DEPLOYED = Path(__file__).parent / "kubernetes"
+_INSTANCE, _JOB, _QUEUE = "app.kubernetes.io/instance", "selector/job", "kueue.x-k8s.io/queue-name"
+_KINDS = "rayjob,configmap,networkpolicy,poddisruptionbudget"  # all that a job is made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class KubernetesTarget(Target):
             raise UsageError(f"--root {job.root} does not lie below {self.mount}, where the claim is mounted.")
 
     def written(self, job: Job, parcel: Parcel) -> Written | None:
-        documents = [self._config_map(job, parcel), self._ray_job(job, parcel)]
+        documents = [self._config_map(job, parcel), *self._guards(job), self._ray_job(job, parcel)]
         text = yaml.safe_dump_all(documents, sort_keys=False, width=100)
         return Written(files={_FILE: text.encode()}, command=("kubectl", "create", "-f", f"{job.id}/{_FILE}"))
 
@@ -116,7 +120,8 @@ class KubernetesTarget(Target):
             self.kill(job_id)
 
     def kill(self, job_id: str) -> None:
-        answer_of("kubectl", "delete", "rayjob", job_id, "-n", self.namespace, "--ignore-not-found", "--wait=false")
+        of_it = ("-l", f"{_JOB}={job_id}", "-n", self.namespace)
+        answer_of("kubectl", "delete", _KINDS, *of_it, "--ignore-not-found", "--wait=false")
 
     def _get(self, kind: str, name: str) -> tuple[str, ...]:
         return ("kubectl", "get", kind, name, "-n", self.namespace, "-o", "json")
@@ -145,92 +150,79 @@ class KubernetesTarget(Target):
 
     def _config_map(self, job: Job, parcel: Parcel) -> dict[str, Any]:
         data = {key: base64.b64encode(content).decode() for key, _, content in _keyed(files(job, parcel))}
-        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": self._metadata(job), "binaryData": data}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": self._metadata(job, job.id), "binaryData": data}
 
-    def _metadata(self, job: Job) -> dict[str, Any]:
-        labels = {"app.kubernetes.io/name": "selector", "selector/job": job.id}
-        if self.queue is not None:
-            labels["kueue.x-k8s.io/queue-name"] = self.queue
-        return {"name": job.id, "namespace": self.namespace, "labels": labels}
+    def _metadata(self, job: Job, name: str) -> dict[str, Any]:
+        labels = {"app.kubernetes.io/name": "selector", _INSTANCE: job.id, _JOB: job.id}
+        return {"name": name, "namespace": self.namespace, "labels": labels}
+
+    def _guards(self, job: Job) -> list[dict[str, Any]]:
+        """Who may talk to the job's pods, and which of them may be moved: rules for these pods alone."""
+        guards: list[dict[str, Any]] = []
+        for guard in [*_deployed("guard/disruption-budget.yaml"), *_deployed("guard/network-policies.yaml")]:
+            name = guard["metadata"]["name"].replace("selector", job.id, 1)
+            guards.append({**_of_instance(guard, job.id), "metadata": self._metadata(job, name)})
+        return guards
 
     def _ray_job(self, job: Job, parcel: Parcel) -> dict[str, Any]:
-        worker = {
-            "groupName": "workers",
-            "replicas": self.workers,
-            "minReplicas": 0,
-            "maxReplicas": self.workers,
-            "rayStartParams": {},
-            "template": self._pod(job, parcel, is_head=False),
-        }
-        cluster = {
-            "rayVersion": importlib.metadata.version("ray"),
-            "authOptions": {"mode": "token"},
-            "enableInTreeAutoscaling": True,
-            "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 60},
-            "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-                "template": self._pod(job, parcel, is_head=True),
-            },
-            "workerGroupSpecs": [worker],
-        }
-        spec = {
-            "entrypoint": f"python {_FOLDER}/{START}",
-            "jobId": job.id,
-            "submissionMode": "K8sJobMode",
-            "backoffLimit": self.tries,
-            "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": 600,
-            "rayClusterSpec": cluster,
-        }
-        return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": self._metadata(job), "spec": spec}
-
-    def _pod(self, job: Job, parcel: Parcel, *, is_head: bool) -> dict[str, Any]:
-        """A pod that runs as nobody special, writes to its scratch alone, and has time to end."""
-        amounts = {"cpu": "2", "memory": "8Gi"} if is_head else {"cpu": str(self.cpus), "memory": self.memory}
-        if self.gpus and not is_head:
+        """The RayJob that `deploy/kubernetes` has, with the workers of this target, for this job."""
+        (ray_job,) = _deployed("cpu/rayjob.yaml")
+        ray_job = {**_of_instance(ray_job, job.id), "metadata": self._metadata(job, job.id)}
+        spec = ray_job["spec"]
+        cluster = spec["rayClusterSpec"]
+        head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+        if self.gpus:
+            ((added,),) = _deployed("gpu/workers.yaml")
+            workers = _of_instance(added["value"], job.id)
+        cluster |= {"rayVersion": importlib.metadata.version("ray"), "workerGroupSpecs": [workers]}
+        workers |= {"replicas": self.workers, "maxReplicas": self.workers}
+        if self.queue is not None:  # Kueue admits a job whole: nothing may grow or shrink
+            ray_job["metadata"]["labels"][_QUEUE] = self.queue
+            spec["suspend"] = True
+            del cluster["autoscalerOptions"]
+            cluster["enableInTreeAutoscaling"] = False
+            workers["minReplicas"] = self.workers
+        spec |= {"entrypoint": f"python {_FOLDER}/{START}", "jobId": job.id, "backoffLimit": self.tries}
+        self._fill(spec["submitterPodTemplate"]["spec"], None)
+        for group in (head, workers):
+            self._fill(group["template"]["spec"], _volume(job, parcel))
+        amounts = {"cpu": str(self.cpus), "memory": self.memory}
+        if self.gpus:
             amounts["nvidia.com/gpu"] = str(self.gpus)
-        items = [{"key": key, "path": path} for key, path, _ in _keyed(files(job, parcel))]
-        volumes: list[dict[str, Any]] = [
-            {"name": "job", "configMap": {"name": job.id, "items": items}},
-            {"name": "scratch", "emptyDir": {}},
-        ]
-        mounts = [
-            {"name": "job", "mountPath": _FOLDER, "readOnly": True},
-            {"name": "scratch", "mountPath": "/tmp"},
-        ]
+        workers["template"]["spec"]["containers"][0]["resources"] = {"requests": amounts, "limits": dict(amounts)}
+        return ray_job
+
+    def _fill(self, pod: dict[str, Any], volume: dict[str, Any] | None) -> None:
+        """Gives a pod its image, and its volumes if it takes part in the work."""
+        (container,) = pod["containers"]
+        container["image"] = self.image
+        if volume is None:
+            return
+        pod["volumes"] = [volume if one["name"] == volume["name"] else one for one in pod["volumes"]]
+        container["env"].append({"name": "PYTHONPATH", "value": _FOLDER})
         if self.claim is not None:
-            volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": self.claim}})
-            mounts.append({"name": "shared", "mountPath": self.mount})
-        container = {
-            "name": "ray-head" if is_head else "ray-worker",
-            "image": self.image,
-            "env": [
-                {"name": "PYTHONPATH", "value": _FOLDER},
-                {"name": "HOME", "value": "/tmp"},
-                {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-            ],
-            "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-            "volumeMounts": mounts,
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
-        }
-        pod: dict[str, Any] = {
-            "terminationGracePeriodSeconds": _GRACE,
-            "securityContext": {
-                "runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [container],
-            "volumes": volumes,
-        }  # fmt: skip
-        if not is_head:
-            pod["automountServiceAccountToken"] = False
-        if self.gpus and not is_head:
-            pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-        return {"spec": pod}
+            pod["volumes"].append({"name": "shared", "persistentVolumeClaim": {"claimName": self.claim}})
+            container["volumeMounts"].append({"name": "shared", "mountPath": self.mount})
+
+
+def _deployed(path: str) -> list[Any]:
+    """The documents of a file of `deploy/kubernetes`."""
+    return list(yaml.safe_load_all((_DEPLOYED / path).read_text("utf-8")))
+
+
+def _of_instance(value: Any, name: str) -> Any:
+    """The same, where every label and selector that names an instance names this one."""
+    if isinstance(value, list):
+        return [_of_instance(one, name) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: name if key == _INSTANCE else _of_instance(one, name) for key, one in value.items()}
+
+
+def _volume(job: Job, parcel: Parcel) -> dict[str, Any]:
+    """The volume with the job's files."""
+    items = [{"key": key, "path": path} for key, path, _ in _keyed(files(job, parcel))]
+    return {"name": "job", "configMap": {"name": job.id, "items": items}}
 
 
 def _keyed(contents: dict[str, bytes]) -> list[tuple[str, str, bytes]]:

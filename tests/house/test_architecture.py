@@ -245,6 +245,6 @@ def test_the_flow_is_on_one_page() -> None:
 
 
 def test_tests_mirror_the_house() -> None:
-    """A folder of tests is a folder of selector/, or jobs/, or house/ for the rules of the whole."""
+    """A folder of tests is a folder of selector/, or jobs/, or deploy/, or house/ for the rules of the whole."""
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"}
-    assert folders <= {folder for floor in FLOORS for folder in floor} | {"jobs", "house"}
+    assert folders <= {folder for floor in FLOORS for folder in floor} | {"jobs", "deploy", "house"}

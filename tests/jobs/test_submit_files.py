@@ -55,7 +55,7 @@ def calls(folder: Path) -> list[list[str]]:
 def documents(target: KubernetesTarget, job: Job = JOB) -> tuple[Any, Any]:
     files = target.written(job, PARCEL)
     assert files is not None
-    config, ray_job = yaml.safe_load_all(files.files["rayjob.yaml"])
+    config, *_, ray_job = yaml.safe_load_all(files.files["rayjob.yaml"])
     return config, ray_job
 
 
@@ -174,6 +174,21 @@ def test_kubectl_creates_a_job_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     target.start(JOB, PARCEL, None)
     assert [call[2] for call in calls(tmp_path / "bin") if call[2] != "pods"] == ["rayjob", "-f", "rayjob"]
     assert JOB.id in there.read_text("utf-8")
+
+
+def test_kubectl_deletes_all_that_a_job_is_made_of_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(tmp_path / "bin", "kubectl", "")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    target = KubernetesTarget(image="image", namespace="team")
+    target.kill(JOB.id)
+    ((_, verb, kinds, *words),) = calls(tmp_path / "bin")
+    written = target.written(JOB, PARCEL)
+    assert written is not None and verb == "delete" and words[:4] == ["-l", f"selector/job={JOB.id}", "-n", "team"]
+    created = list(yaml.safe_load_all(written.files["rayjob.yaml"]))
+    assert {document["kind"].lower() for document in created} == {*kinds.split(",")}
+    assert all(document["metadata"]["labels"]["selector/job"] == JOB.id for document in created)
 
 
 def test_a_cluster_whose_command_is_not_here_is_exit_code_5(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
