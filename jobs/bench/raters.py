@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -28,6 +27,7 @@ from selector import plugins, tables
 from selector.corpus.tokens import find_tokenizer
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints
+from selector.models import agreement
 from selector.models.find import find_model
 from selector.plugins.options import columns_of, hints_of
 from selector.rate import Fit, Pool, Rater
@@ -38,7 +38,7 @@ from selector.rate._learned import Uses, features_of
 from selector.rate._learning import Examples, learn
 
 _AT_A_TIME = 512  # documents that a rater is given, as in a run
-_RESAMPLES = 1000
+_OF_CODE = ("code_complexity",)  # are timed alone: people judged prose
 _MATCHED = 0.1  # by how much of the longer one the words of two texts may differ
 _LEAST_SECONDS = 0.5  # of CPU that a rater is timed for
 
@@ -162,15 +162,14 @@ def raters(folder: Path, wanted: Sequence[str] = (), is_speed_only: bool = False
         print(f"| {plain.label} | {documents_a_second(plain, texts):,.0f} |", flush=True)
     if is_speed_only:
         return
-    candidates: list[Candidate] = [*BASELINES, *(plain for plain in chosen if plain not in BASELINES)]
+    compared = [plain for plain in chosen if plain not in BASELINES and plain.name not in _OF_CODE]
+    candidates: list[Candidate] = [*BASELINES, *compared]
     candidates += [other for other in CANDIDATES if not wanted or other.label in wanted]
     columns = [name for data in sets for name in _columns(data)]
     head = f"{' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
     print(f"\n| score | {head}")
     all_figures: dict[str, dict[str, Figure]] = {}
     for score, figures in agreements(candidates, sets):
-        if not any(np.ptp(figure.draws) for figure in figures.values()):
-            continue  # it is the same for all texts
         all_figures[score] = figures
         print(f"| {score} | {' | '.join(str(figures[name]) for name in columns)} |", flush=True)
     for plain in BASELINES:
@@ -182,15 +181,19 @@ def raters(folder: Path, wanted: Sequence[str] = (), is_speed_only: bool = False
 
 
 def agreements(candidates: Sequence[Candidate], sets: Sequence[Labelled]) -> Iterator[tuple[str, dict[str, Figure]]]:
-    """Each score of each candidate, with its figures by the names of their columns."""
+    """Each score of each candidate that is not the same for all texts, with its figures by the names of their
+    columns."""
     for candidate in candidates:
         by_score: dict[str, dict[str, Figure]] = {}
+        varied = set[str]()
         for data in sets:
             for name, scores in candidate.scores(data).items():
                 is_only = name in (candidate.label, candidate.label.split()[0])
                 label = candidate.label if is_only else f"{candidate.label}: {name}"
                 by_score.setdefault(label, {}).update(figures_of(scores, data))
-        yield from by_score.items()
+                values = scores.values if isinstance(scores, Gaps) else scores[~np.isnan(scores)]
+                varied |= {label} if len(np.unique(values)) > 1 else set()
+        yield from ((label, figures) for label, figures in by_score.items() if label in varied)
 
 
 def figures_of(scores: Floats | Gaps, data: Labelled) -> dict[str, Figure]:
@@ -199,8 +202,8 @@ def figures_of(scores: Floats | Gaps, data: Labelled) -> dict[str, Figure]:
         return _of_gaps(scores.values, data)
     known = np.where(np.isnan(scores), np.nanmedian(scores) if not np.isnan(scores).all() else 0.0, scores)
     if data.numbers is not None:
-        units = np.arange(len(known))
-        return {data.name: _figure(lambda rows: spearman(known[rows], data.numbers[rows]), units)}  # pyright: ignore
+        terms = agreement.rank_terms(known, data.numbers)
+        return {data.name: _figure(agreement.correlation, terms, np.arange(len(known)))}
     assert data.pairs is not None, "a set has numbers or pairs"
     return _of_gaps(known[data.pairs.better] - known[data.pairs.worse], data)
 
@@ -208,23 +211,13 @@ def figures_of(scores: Floats | Gaps, data: Labelled) -> dict[str, Figure]:
 def _of_gaps(gap: Floats, data: Labelled) -> dict[str, Figure]:
     assert data.pairs is not None, "gaps are of pairs"
     pairs, words = data.pairs, pl.Series(data.texts).str.count_matches(r"\S+").to_numpy().astype(np.float64)
-    is_right = np.where(gap == 0, 0.5, gap > 0)
+    is_right = np.where(gap == 0, 0.5, gap > 0)[:, None]
     longer = np.maximum(words[pairs.better], words[pairs.worse])
     matched = np.abs(words[pairs.better] - words[pairs.worse]) <= _MATCHED * longer
-    all_of, matched_of = _columns(data)
     return {
-        all_of: _figure(lambda rows: float(is_right[rows].mean()), pairs.debates),
-        matched_of: _figure(lambda rows: float(is_right[matched][rows].mean()), pairs.debates[matched]),
+        column: _figure(lambda means: means[:, 0], is_right[rows], pairs.debates[rows])
+        for column, rows in zip(_columns(data), (np.ones(len(gap), bool), matched), strict=True)
     }
-
-
-def spearman(a: Floats, b: Floats) -> float:
-    """The correlation of ranks, ties sharing the mean of theirs; 0 where one has only one value."""
-    ranks = np.array([pl.Series(values).rank("average").to_numpy() for values in (a, b)])
-    if (ranks.min(axis=1) == ranks.max(axis=1)).any():
-        return 0.0
-    correlation: npt.NDArray[np.float64] = np.corrcoef(ranks)
-    return float(correlation[0, 1])
 
 
 def plain_raters() -> list[Plain]:
@@ -291,15 +284,7 @@ def _columns(data: Labelled) -> list[str]:
     return [data.name] if data.pairs is None else [data.name, f"{data.name}, as long"]
 
 
-def _figure(value_of: Callable[[Ints], float], units: Ints) -> Figure:
-    """A value over all rows, and over rows of units that are drawn with replacement."""
-    rng = np.random.default_rng(0)
-    order = np.argsort(units, kind="stable")
-    numbers, starts, sizes = np.unique(units[order], return_index=True, return_counts=True)
-    draws = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        drawn = rng.integers(len(numbers), size=len(numbers))
-        ends = np.cumsum(sizes[drawn])
-        rows = np.repeat(starts[drawn] - (ends - sizes[drawn]), sizes[drawn]) + np.arange(ends[-1])
-        draws[i] = value_of(order[rows])
-    return Figure(value=value_of(np.arange(len(units))), draws=draws)
+def _figure(value_of: Callable[[Floats], Floats], table: Floats, units: Ints) -> Figure:
+    """A figure that is made of means of columns: of all rows, and of rows of units drawn with replacement."""
+    draws = value_of(agreement.drawn_means(table, np.unique(units, return_inverse=True)[1]))
+    return Figure(value=float(value_of(table.mean(axis=0, keepdims=True))[0]), draws=draws)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from selector.models.linear import Floats, Ints
 
 Figures = Callable[[Floats], dict[str, Floats]]
-"""Figures by name for each row of weights of the rows, (draws, rows)."""
+"""Figures by name for each row of means of columns, (draws, columns)."""
 
 DRAWS = 1000
 _AT_ONCE = 50  # draws
@@ -69,34 +69,50 @@ def rank_correlations(
 ) -> dict[str, Estimate]:
     """Spearman's rank correlation of each score with the labels; and under `X - Y` how much more that of the first
     score is than that of each other."""
-    ranked = {name: _standard(ranks(values)) for name, values in scores.items()}
-    target = _standard(ranks(labels))
-    terms = np.stack([target, target**2, *(t for r in ranked.values() for t in (r, r**2, r * target))], axis=1)
+    tables = [rank_terms(values, labels) for values in scores.values()]
 
-    def figures(weights: Floats) -> dict[str, Floats]:
-        sums = weights @ terms / weights.sum(axis=1, keepdims=True)
-        middle, square = sums[:, 0], sums[:, 1]
-        correlations = {
-            name: _pearson(sums[:, k], sums[:, k + 1], sums[:, k + 2], middle, square)
-            for name, k in zip(ranked, range(2, terms.shape[1], 3), strict=True)
-        }
+    def figures(means: Floats) -> dict[str, Floats]:
+        of_each = np.split(means, len(tables), axis=1)
+        correlations = {name: correlation(of_one) for name, of_one in zip(scores, of_each, strict=True)}
         return {**correlations, **_gains(correlations)}
 
-    return _estimates(figures, len(labels), group, seed)
+    return _estimates(figures, np.concatenate(tables, axis=1), group, seed)
 
 
 def accuracies(gaps: Mapping[str, Floats], chances: Floats, group: Ints | None, seed: int = 0) -> dict[str, Estimate]:
     """The share of judgements with which each score agrees, by the gap between the two texts' scores: a gap of 0 is
     half right, and so is a judgement of one half; and the gains of the first over the others."""
     right = {name: 0.5 + 0.5 * np.sign(gap) * np.sign(chances - 0.5) for name, gap in gaps.items()}
-    table = np.stack(list(right.values()), axis=1)
 
-    def figures(weights: Floats) -> dict[str, Floats]:
-        means = weights @ table / weights.sum(axis=1, keepdims=True)
+    def figures(means: Floats) -> dict[str, Floats]:
         shares = dict(zip(right, means.T, strict=True))
         return {**shares, **_gains(shares)}
 
-    return _estimates(figures, len(chances), group, seed)
+    return _estimates(figures, np.stack(list(right.values()), axis=1), group, seed)
+
+
+def rank_terms(scores: Floats, labels: Floats) -> Floats:
+    """Of each row what a rank correlation is made of: `correlation` takes the means of these columns."""
+    ours, theirs = _standard(ranks(scores)), _standard(ranks(labels))
+    return np.stack([ours, ours**2, ours * theirs, theirs, theirs**2], axis=1)
+
+
+def correlation(means: Floats) -> Floats:
+    """The correlation by the means of columns of `rank_terms`, one for each row; 0 where one side has one value."""
+    middle, square, product, other, other_square = means.T
+    spread = np.sqrt(np.maximum(square - middle**2, 0) * np.maximum(other_square - other**2, 0))
+    return np.divide(product - middle * other, spread, out=np.zeros_like(spread), where=spread > 0)
+
+
+def drawn_means(table: Floats, group: Ints, seed: int = 0) -> Floats:
+    """The means of a table's columns over each draw of whole groups of its rows, (DRAWS, columns)."""
+    rng, num_groups = np.random.default_rng(seed), int(group.max()) + 1
+    draws: list[Floats] = []
+    for _ in range(0, DRAWS, _AT_ONCE):
+        times = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), _AT_ONCE).astype(np.float64)
+        weights = times[:, group]
+        draws.append(weights @ table / weights.sum(axis=1, keepdims=True))
+    return np.concatenate(draws)
 
 
 def calibration_error(predicted: Floats, observed: Floats, num_bins: int = 10) -> float:
@@ -111,10 +127,10 @@ def _gains(figures: Mapping[str, Floats]) -> dict[str, Floats]:
     return {f"{first} - {other}": figures[first] - figures[other] for other in others}
 
 
-def _estimates(figures: Figures, num_rows: int, group: Ints | None, seed: int) -> dict[str, Estimate]:
-    plain = figures(np.ones((1, num_rows)))
-    by_row = _drawn(figures, np.arange(num_rows), seed)
-    by_group = _drawn(figures, group, seed) if group is not None and group.max(initial=-1) > 0 else {}
+def _estimates(figures: Figures, table: Floats, group: Ints | None, seed: int) -> dict[str, Estimate]:
+    plain = figures(table.mean(axis=0, keepdims=True))
+    by_row = figures(drawn_means(table, np.arange(len(table)), seed))
+    by_group = figures(drawn_means(table, group, seed)) if group is not None and group.max(initial=-1) > 0 else {}
     estimates: dict[str, Estimate] = {}
     for name, value in plain.items():
         low, high = np.quantile(by_row[name], (0.025, 0.975)).tolist()
@@ -123,21 +139,6 @@ def _estimates(figures: Figures, num_rows: int, group: Ints | None, seed: int) -
             value=float(value[0]), low=low, high=high, group_low=group_low, group_high=group_high
         )
     return estimates
-
-
-def _drawn(figures: Figures, group: Ints, seed: int) -> dict[str, Floats]:
-    """The figures of each draw of whole groups."""
-    rng, num_groups = np.random.default_rng(seed), int(group.max()) + 1
-    draws: list[dict[str, Floats]] = []
-    for _ in range(0, DRAWS, _AT_ONCE):
-        times = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), _AT_ONCE).astype(np.float64)
-        draws.append(figures(times[:, group]))
-    return {name: np.concatenate([draw[name] for draw in draws]) for name in draws[0]}
-
-
-def _pearson(middle: Floats, square: Floats, product: Floats, other: Floats, other_square: Floats) -> Floats:
-    spread = np.sqrt(np.maximum(square - middle**2, 0) * np.maximum(other_square - other**2, 0))
-    return np.divide(product - middle * other, spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _standard(values: Floats) -> Floats:
