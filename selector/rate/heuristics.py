@@ -21,7 +21,8 @@ different ones, in any case. An older datatrove counted occurrences. * Character
 behind a repeated one, so that none counts twice. * C4 removes lines, and then pages of fewer than `c4_sentences`
 sentences; a rater leaves the text as it is, and says which page would be left. Its paper has at least 3 sentences and 5
 words a line in one version, its code 5 and 3, as here. The list of bad words is not applied. * The share of characters
-in duplicate lines is 0.1 in FineWeb's paper and 0.01 in its code, as here: `fineweb_duplicate_characters`.
+in duplicate lines is 0.1 in FineWeb's paper and 0.01 in its code, as here: `fineweb_duplicate_characters`. * A line
+that ends in a quotation mark ends in punctuation for FineWeb, as for C4; lines of nothing but blanks do not count.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ _C4_END, _C4_CITATION = r"[.?!\"']$", r"\[\d*\]|\[edit\]|\[citation needed\]"
 _C4_DROPPED = r"(?i)javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
 _SENTENCE = r"[.!?]+[\"'\u2019\u201d)\]]*(?:\s|$)"
 _LONGEST_WORD = 1_000
-_SENTENCE_END = r"[\p{Sentence_Terminal}]\s*$"
+_LINE_END = r"[\p{Sentence_Terminal}\"'\u2019\u201d]\s*$"
 _SHORT_LINE = 30  # characters
 
 _TOP = {2: 0.2, 3: 0.18, 4: 0.16}
@@ -64,6 +65,8 @@ class Heuristics(Rater):
     the name of the first rule that is broken; `heuristics_c4_sentences` and so on are the numbers. The rules are those
     of English pages.
     """
+
+    version = 2
 
     rules: tuple[RuleSet, ...] = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
     c4_sentences: int = 5
@@ -271,7 +274,7 @@ def _fineweb(rater: Heuristics, page: _Page) -> Verdict:
     _, characters = lines.repeated()
     newlines = page.count("\n")
     numbers: dict[str, Floats] = {
-        "punctuated_lines": _share(lines.number(lines.pieces.str.contains(_SENTENCE_END)), lines.counts),
+        "punctuated_lines": _share(lines.number(lines.pieces.str.contains(_LINE_END)), lines.counts),
         "short_lines": _share(lines.number(lines.pieces.str.len_chars() <= _SHORT_LINE), lines.counts),
         "duplicate_characters": _share(characters, page.texts.str.len_chars().to_numpy() - newlines),
         "newlines": _share(newlines, page.num_words),

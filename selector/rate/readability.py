@@ -8,10 +8,11 @@ Unit: years of school; of `flesch_ease` points. Range: any number, of school tex
 A high value means harder; of `flesch_ease` easier.
 
 Measured (`python -m jobs.bench raters`): on the Wikipedia sentences of CEFR-SP the Spearman
-correlation of the Flesch-Kincaid grade with the mean of two annotators' levels is 0.528 (95 % interval 0.509 to 0.546);
-that of ARI is 0.565, of SMOG 0.471, of Flesch's ease 0.448, of the number of words 0.374, of characters 0.494. With the
+correlation of the Flesch-Kincaid grade with the mean of two annotators' levels is 0.556 (95 % interval XX);
+that of ARI is 0.568, of SMOG 0.517, of Flesch's ease 0.476, of the number of words 0.374, of characters 0.494. With the
 steps of GSM8K's solutions all formulas have about 0.1 (words 0.387); of judgements of arguments about 57 % are right
-(characters 77 %).
+(characters 77 %). Of 8,416 different English words of those sentences 92 % have the syllables that a dictionary of
+pronunciations gives them (by hyphenation alone 80 %, by vowels alone 88 %).
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from selector.rate._words import num_sentences, texts_of, words_of
 
 _REMEMBERED_WORDS = 1 << 18
 _MANY_SYLLABLES = 3
+_VOWELS, _SILENT = "[aeiouy]+", "[^aeiouyl]e$|[^aeiouy]es$|[^aeiouytd]ed$"  # of English words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +41,12 @@ class Readability(Rater):
     `flesch_kincaid` is 0.39 W/S + 11.8 Y/W - 15.59, `flesch_ease` 206.835 - 1.015 W/S - 84.6 Y/W, `smog`
     1.043 sqrt(30 P/S) + 3.1291, `ari` 4.71 C/W + 0.5 W/S - 21.43.
 
-    Syllables are one more than the places where pyphen may hyphenate, which misses some ("idea" has one). A
+    Syllables are one more than the places where pyphen may hyphenate; in English at least the runs of vowels, without a
+    silent e at the end, since hyphenation leaves single letters alone ("idea" has two by vowels, none to hyphenate). A
     text without a letter has no grade; one without a full stop is one sentence, so lists grade high.
     """
 
+    version = 2
     libraries = ("pyphen",)
 
     formula: Literal["flesch_kincaid", "flesch_ease", "smog", "ari"] = "flesch_kincaid"
@@ -81,4 +85,9 @@ class Readability(Rater):
         hyphens = pyphen.Pyphen(lang=self.language)
         if len(hyphens.hd.cache) > _REMEMBERED_WORDS:  # pyphen never forgets a word, and a corpus has no end of them
             hyphens.hd.cache.clear()
-        return np.array([1 + len(hyphens.positions(word)) for word in words], np.int64)
+        hyphenated = np.array([1 + len(hyphens.positions(word)) for word in words], np.int64)
+        if not self.language.startswith("en"):
+            return hyphenated
+        lower = pl.Series(words, dtype=pl.String).str.to_lowercase()
+        vowels = lower.str.count_matches(_VOWELS).to_numpy().astype(np.int64)
+        return np.maximum(hyphenated, vowels - lower.str.contains(_SILENT).to_numpy())

@@ -125,6 +125,7 @@ FINEWEB = [
     ("\n".join([*(LONG.format(i, "?") for i in range(110)), LONG.format(3, "?")]), "kept"),
     ("\n".join([*(LONG.format(i, "?") for i in range(90)), LONG.format(3, "?")]), "duplicate_characters"),
     ("\n".join(f"{'x' * 40}{i} and." for i in range(9)), "newlines"),
+    ("\n".join(LONG.format(i, ".\"\u201d' "[i % 4] if i < 17 else "") for i in range(100)), "kept"),  # 13 with a mark
     ("これは長い長い長い長い長い長い長い長い長い長い長い長い一行です。", "kept"),
     (" \n", "empty"),
 ]
