@@ -27,6 +27,7 @@ from selector.cli.app import (
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
+from selector.cli.metrics import MetricsAt, watched
 from selector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def demo(
     policy_file, root = prepare(folder, documents), str(folder / "runs")
     with only_our_output():
         loaded = Policy.load(policy_file)
-        finished = _run(loaded, root, _executor(executor))
+        with watched(None) as watch:
+            finished = _run(loaded, root, _executor(executor), watch)
     _end(finished, loaded, _repeated(policy_file, root, executor), json)
 
 
@@ -220,6 +222,7 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask a judge once more for the scores that it did not give.")
     ] = False,
+    metrics: MetricsAt = None,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
@@ -231,9 +234,10 @@ def run(
         loaded = load(policy, set_, no_foreign_plugins, allowed)
         if retry_failed:
             _retry(loaded, root, chosen)
-        finished = _run(loaded, root, chosen)
-        jobs.finished(root, finished)
-        compared = [_run(control(loaded, finished.uri, draw), root, chosen) for draw in range(controls)]
+        with watched(metrics) as watch:
+            finished = _run(loaded, root, chosen, watch)
+            jobs.finished(root, finished)
+            compared = [_run(control(loaded, finished.uri, draw), root, chosen, watch) for draw in range(controls)]
     again = _repeated(
         policy, root, executor, address=address, actors=actors, workers=workers, deadline=deadline,
         controls=controls or None, set=set_,
@@ -253,15 +257,15 @@ def work(
     address: Address = None,
     workers: Workers = None,
     deadline: Deadline = None,
+    metrics: MetricsAt = None,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
     """Do a share of a run's parts, beside others on other machines; `run` then selects."""
-    from selector.cli.progress import Watch
     from selector.cli.work import work as worked
     from selector.engine.share import Shared
 
-    with only_our_output(), jobs.as_job(root, is_whole=False), Watch() as watch:
+    with only_our_output(), jobs.as_job(root, is_whole=False), watched(metrics) as watch:
         chosen = _executor(executor, address=address, workers=workers, deadline=deadline)
         loaded = load(policy, set_, no_foreign_plugins, allowed)
         results = worked(loaded, root=root, executor=Shared.of(chosen, share), progress=watch)
@@ -288,12 +292,10 @@ def _executor(name: str, **options: Any) -> "Executor":
     return plugins.make("executors", name, given, "--executor", Executor)
 
 
-def _run(policy: Any, root: str, executor: Any) -> Any:
+def _run(policy: Any, root: str, executor: Any, watch: Any) -> Any:
     from selector import pipeline
-    from selector.cli.progress import Watch
 
-    with Watch() as watch:
-        return pipeline.build(policy, root=root, executor=executor, progress=watch)
+    return pipeline.build(policy, root=root, executor=executor, progress=watch)
 
 
 def _repeated(policy: Path, root: str, executor: str, **options: Any) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from selector import counts
 from selector.engine import inside
 from selector.engine.supervise import Failure, sentence
 from selector.engine.worker import ItemWork, pickled, unpickled
@@ -60,6 +61,7 @@ class Answers(Generic[Answer]):
     def report(self, attempt: ItemAttempt, outcome: bytes | Failure) -> list[Answer]:
         """The answers whose turn has come. Raises SelectorError if the item cannot be done."""
         if isinstance(outcome, Failure):
+            counts.add(counts.FAILURES, outcome.kind)
             self._failed(attempt.index, outcome)
             return []
         self._early[attempt.index] = outcome

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
+from selector import counts
 from selector.engine import job as jobs
 from selector.engine import lease
 from selector.engine.alive import Stall
@@ -146,6 +147,7 @@ class Journal:
     def counted(self, num_documents: int, num_tokens: int) -> None:
         """From now on tokens can be values from documents."""
         self._see(tokens_per_document=num_tokens / max(1, num_documents))
+        counts.put(counts.TOKENS, {"": num_tokens / max(1, num_documents)})
         self._note("counted", documents=num_documents, tokens=num_tokens)
 
     # What a run tells who watches it.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from selector import counts
 from selector.engine.part import Receipt, Skipped, Task
 from selector.engine.step import Map
 from selector.engine.store import Store, canonical_json, fingerprint
@@ -136,6 +137,8 @@ class Supervision:
 
     def report(self, attempt: Attempt, outcome: Reply) -> Receipt | None:
         """The receipt, once the part has come through. Raises SelectorError if the run is at fault."""
+        if isinstance(outcome, Failure):
+            counts.add(counts.FAILURES, outcome.kind)
         receipt = self._go_on(self._at_work.pop(attempt), outcome)
         self._judge()
         return receipt

@@ -8,10 +8,12 @@ import abc
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from selector import counts
 from selector.engine import alive
 from selector.engine.supervise import Failure
 from selector.engine.worker import LOADING, Command, ErrorMessage, Work
@@ -31,6 +33,9 @@ _AWAITED = {
     "starting": "workers are starting",
 }
 """What is waited for while nobody is at work, by the state of the worker that is nearest to it."""
+
+_AT = {"starting": "starting", "load": "starting", "prepare": "starting", "do": "busy", "idle": "idle"}
+"""What a worker is at, for those who count them."""
 
 Attempted = TypeVar("Attempted", bound="Assignment")
 Result = TypeVar("Result")
@@ -160,6 +165,7 @@ class WorkerPool(abc.ABC):
         """Ends all workers."""
         for worker in list(self.workers):
             self.end(worker)
+        counts.put(counts.WORKERS, {})
 
     def end(self, worker: Worker) -> None:
         """Ends one worker."""
@@ -196,6 +202,7 @@ class WorkerPool(abc.ABC):
             received = self.receive(self._patience())
         for worker, answer in received:
             self._note(worker, answer)
+        counts.put(counts.WORKERS, Counter(_AT[worker.state] for worker in self.workers))
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
             if now >= worker.since + self._limit(worker):

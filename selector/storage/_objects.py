@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from selector import counts
 from selector.errors import UnreachableError, UsageError
 from selector.storage import Storage
 
@@ -126,6 +127,7 @@ class ObjectStorage(Storage):
         until = time.monotonic() + _SECONDS
         for pause in (*_PAUSES, None):
             try:
+                counts.add(counts.REQUESTS)
                 obstore.put(self._store, key, data, mode="create", use_multipart=False)
                 return True
             except _errors().AlreadyExistsError:
@@ -158,6 +160,7 @@ class ObjectStorage(Storage):
                 return is_unclear and stored == data
             version = {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
             try:
+                counts.add(counts.REQUESTS)
                 obstore.put(self._store, key, data, mode=version, use_multipart=False)  # pyright: ignore[reportArgumentType]
                 return True
             except (_errors().PreconditionError, _errors().AlreadyExistsError):
@@ -222,6 +225,7 @@ class ObjectStorage(Storage):
         until = time.monotonic() + _SECONDS
         for pause in (*_PAUSES[: most - 1], None):
             try:
+                counts.add(counts.REQUESTS)
                 return request()
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
@@ -243,6 +247,7 @@ class ObjectStorage(Storage):
             ) from error
         if pause is None or time.monotonic() + pause >= until:
             raise UnreachableError(f"{self.address} does not answer as it should: {_line(error)}. {_CURE}") from error
+        counts.add(counts.RETRIES)
 
 
 class _Unclear(Exception):
