@@ -37,8 +37,8 @@ class FinishedRun:
     num_quarantined: int
 
 
-def flow(policy: Resolved, executor: Executor) -> list[Step]:
-    """The steps that a policy needs, in an order in which each comes after those that it reads."""
+def flow(policy: Resolved, executor: Executor, wanted: Sequence[str] = ("manifest",)) -> list[Step]:
+    """The steps that the wanted ones need, in an order in which each comes after those that it reads."""
     plan = Plan.of(policy, executor.device())
     steps: list[Step | None] = [
         plan.survey,
@@ -56,7 +56,7 @@ def flow(policy: Resolved, executor: Executor) -> list[Step]:
         plan.order,
         plan.manifest,
     ]
-    return needed([step for step in steps if step is not None], ["manifest"])
+    return needed([step for step in steps if step is not None], wanted)
 
 
 def run(

@@ -192,6 +192,27 @@ IDS = pa.schema(
     ]
 )
 
+# What arms of a study are evaluated on: documents that no selection has.
+HELD_OUT = pa.schema(
+    [
+        pa.field("doc_id", DOC_ID, nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),  # of the text, as UTF-8
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+
+# What an objective says of one manifest: a number for each metric, or one for each metric and held-out document.
+MEASURED = pa.schema(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("doc_id", DOC_ID),
+        pa.field("domain", pa.string()),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+    ]
+)
+
 
 def whole(column: Any) -> Any:
     """The values of a column as one Arrow array: where they lie in one already, that one, and no copy of it."""

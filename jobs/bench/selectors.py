@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from selector import plugins
@@ -29,6 +28,7 @@ from selector.policy.resolve import resolve
 from selector.select import Budget, Decisions, Pool, ScoreName, Selector
 from selector.steps.run import Run
 from selector.steps.select import Select
+from selector.tune.diversity import entropy, vendi_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,30 +182,12 @@ def measure(
             yield Measured(
                 selector=tried.label,
                 share=share,
-                entropies=[entropy(counts, num_sources) for counts in counted],
+                entropies=[entropy(counts.values(), num_sources) for counts in counted],
                 sources=[len(counts) for counts in counted],
                 topics=[len(some[f"corpus.{topic}"].unique()) for some in chosen] if topic else [],
                 vendi=[vendi_score(vectors_of(some["embedding"]).astype(np.float64)) for some in chosen],
                 qualities=[_mean(some[score]) for some in chosen],
             )
-
-
-def entropy(counts: Mapping[str, int], num_sources: int) -> float:
-    """The entropy of these shares, divided by that of so many equal ones."""
-    total = sum(counts.values())
-    shares = [count / total for count in counts.values() if count]
-    return -math.fsum(share * math.log(share) for share in shares) / math.log(num_sources) if num_sources > 1 else 0.0
-
-
-def vendi_score(vectors: npt.NDArray[np.float64]) -> float:
-    """The exponential of the entropy of the eigenvalues of the matrix of cosines, divided by their number (arXiv
-    2210.02410): 1 where all are the same, their number where none is like another."""
-    if not len(vectors):
-        return 0.0
-    small = vectors.T @ vectors if len(vectors) > vectors.shape[1] else vectors @ vectors.T
-    values = np.linalg.eigvalsh(small / len(vectors))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:

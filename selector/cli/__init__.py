@@ -6,10 +6,10 @@ too.
 """
 
 # In the order in which --help lists their commands.
-from selector.cli import runs, jobs, manifests, training, fit, machine  # noqa: I001
+from selector.cli import runs, jobs, manifests, training, tune, fit, machine  # noqa: I001
 from selector.cli.app import INTERRUPTED, QUARANTINED, TERMINATED, app, main
 
 __all__ = [
     "INTERRUPTED", "QUARANTINED", "TERMINATED",
-    "app", "fit", "jobs", "machine", "main", "manifests", "runs", "training",
+    "app", "fit", "jobs", "machine", "main", "manifests", "runs", "training", "tune",
 ]  # fmt: skip

@@ -52,7 +52,7 @@ def demo(
     with only_our_output():
         loaded = Policy.load(policy_file)
         with watched(None) as watch:
-            finished = _run(loaded, root, _executor(executor), watch)
+            finished = _run(loaded, root, executor_of(executor), watch)
     _end(finished, loaded, _repeated(policy_file, root, executor), json)
 
 
@@ -98,7 +98,7 @@ def plan(
     from selector.cli import report
 
     with only_our_output():
-        chosen = _executor(executor, address=address)
+        chosen = executor_of(executor, address=address)
         planned = pipeline.plan(load(policy, set_, no_foreign_plugins, allowed), root=root, executor=chosen)
     if json:
         training = {"training": planned.training} if planned.training is not None else {}
@@ -129,7 +129,7 @@ def what_if(
             "what-if compares a policy with another one. Say what is other: --set select.budget.tokens=1M."
         )
     with only_our_output(), Watch() as watch:
-        chosen = _executor(executor, address=address)
+        chosen = executor_of(executor, address=address)
         policies = [load(policy, words, no_foreign_plugins, allowed) for words in (None, set_)]
         change = compare(*policies, root=root, executor=chosen, progress=watch)
     if json:
@@ -167,7 +167,7 @@ def rate(
     if picture is not None and not compare:
         raise UsageError("--picture draws what --compare shows. Add --compare.")
     with only_our_output(), Watch() as watch:
-        chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
+        chosen = executor_of(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         rated = ratings.rate(
             load(policy, set_, no_foreign_plugins, allowed), root=root, executor=chosen, progress=watch
         )
@@ -230,7 +230,7 @@ def run(
     from selector.cli.controls import control
 
     with only_our_output(), jobs.as_job(root):
-        chosen = _executor(executor, address=address, actors=actors, workers=workers, deadline=deadline)
+        chosen = executor_of(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         loaded = load(policy, set_, no_foreign_plugins, allowed)
         if retry_failed:
             _retry(loaded, root, chosen)
@@ -266,7 +266,7 @@ def work(
     from selector.engine.share import Shared
 
     with only_our_output(), jobs.as_job(root, is_whole=False), watched(metrics) as watch:
-        chosen = _executor(executor, address=address, workers=workers, deadline=deadline)
+        chosen = executor_of(executor, address=address, workers=workers, deadline=deadline)
         loaded = load(policy, set_, no_foreign_plugins, allowed)
         results = worked(loaded, root=root, executor=Shared.of(chosen, share), progress=watch)
     steps = [
@@ -279,7 +279,8 @@ def work(
         print(f"{len(steps)} steps are done, {steps[-1]['name']} the last of them.")
 
 
-def _executor(name: str, **options: Any) -> "Executor":
+def executor_of(name: str, **options: Any) -> "Executor":
+    """The executor of this name, with those of the options that were given. Raises UsageError for one not its own."""
     from selector.engine.executor import Executor
 
     given = {key: value for key, value in options.items() if value is not None}

@@ -76,6 +76,8 @@ class Reader:
         return [taken[column.column] for column in columns]
 
     def _of_part(self, store: Store, task: Task, live: pa.Table, column: Column) -> pa.Array:
+        if column.column == "doc_draw":
+            return pa.array(keyed.uniforms(live["doc_id"], 0, "doc_draw"))
         if column.column in ("file", "row"):
             files, rows = task.part.find(live["place"].to_numpy())
             return pa.array(files if column.column == "file" else rows)

@@ -15,7 +15,7 @@ from selector import failpoint
 from selector.engine import journal, lease
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
-from selector.engine.store import FRESH, PASSING, Store, canonical_json, fingerprint
+from selector.engine.store import EVIDENCE, FRESH, PASSING, Store, canonical_json, fingerprint
 from selector.errors import DamagedError, UsageError
 from selector.storage import Storage
 
@@ -65,6 +65,7 @@ def find(store: Store, now: Clock = time.time) -> Garbage:
     finished = {run for run in runs if _manifest_key(run) in sizes}
     unfinished = runs - finished - at_work
     made_of = {key for run in finished for key in _kept(store, run, is_at_work=run in at_work)}
+    made_of |= {*store.seals(EVIDENCE)}
     needed = {*_seals(made_of), *_blobs(store, made_of), *_held(store, sizes, leases)}
     needed |= {f"{FRESH}{key.removeprefix(_SEALS)}" for key in needed if key.startswith(_SEALS)}
     journals = journal.read(store.storage)

@@ -36,6 +36,9 @@ is sealed."""
 FRESH = "fresh/"
 """Begins the key of a note beside an artefact, `fresh/<key>.json`: what to ask before the artefact is believed."""
 
+EVIDENCE = "evidence/"
+"""Begins the keys of what was measured of a policy, which no run is made of and which stays."""
+
 SMALL_BYTES = 1 << 14
 """In memory: a table up to this is stored as an Arrow file beside the others, which is written and read in a tenth of
 the time that Parquet takes. What compression saves of it is little."""

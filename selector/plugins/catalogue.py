@@ -33,6 +33,7 @@ KNOWN: Mapping[str, Column] = {
     },
     "file": Column(name="file", step="", table="", column="file", type=pa.uint32()),
     "row": Column(name="row", step="", table="", column="row", type=pa.uint32()),
+    "doc_draw": Column(name="doc_draw", step="", table="", column="doc_draw", type=pa.float64()),
     **{
         name: Column(name=name, step=INGEST, table="documents", column=name, type=tables.DOCUMENTS.field(name).type)
         for name in tables.BYTES
@@ -52,11 +53,11 @@ KNOWN: Mapping[str, Column] = {
 }
 """The columns that are there for every policy; the flow runs the steps that write them where somebody reads them."""
 
-RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance")
+RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance", "doc_draw")
 """Those of them that a rule may name."""
 
 NO_GROUPS = (
-    "doc_id", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance", "branches",
+    "doc_id", "doc_draw", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance", "branches",
     *("neighbours", "neighbour_cosines"),
 )  # fmt: skip
 """Those of them whose values are no groups of documents."""

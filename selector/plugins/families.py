@@ -45,6 +45,7 @@ _FOLDERS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
     "raters": ("selector.rate", ("Rater", "Fit")),
     "selectors": ("selector.select", ("Selector",)),
     "orders": ("selector.order", ("Order",)),
+    "objectives": ("selector.tune.objectives", ("Objective",)),
     "executors": (None, ()),
     "targets": (None, ()),
 }

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,17 @@ def read(
     for name, value in sorted(environment.items()):
         keys = name.removeprefix("SELECTOR_").lower().split("__")
         if name.startswith("SELECTOR_") and keys[0] in sections:
-            _set(data, keys, _parse(value, name))
+            set_at(data, keys, _parse(value, name))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise PolicyError(f"--set {override!r} is not of the form key=value, e.g. select.budget.tokens=50B.")
-        _set(data, key.split("."), _parse(value, f"--set {key}"))
+        set_at(data, key.split("."), _parse(value, f"--set {key}"))
     return data
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
+def set_at(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Puts a value where these keys lead to; of a budget's units the new one stays alone."""
     for key in keys[:-1]:
         inner = data.get(key)
         data[key] = inner = dict(inner) if isinstance(inner, Mapping) else {}

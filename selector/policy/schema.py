@@ -25,7 +25,7 @@ from selector.manifest.header import Header, fields_of, optional_fields_of
 from selector.plugins.options import hints_of, kind_of
 from selector.policy.sections import Policy
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -38,21 +38,21 @@ def policy_schema() -> dict[str, Any]:
     name, and its options are not checked."""
     schema = Policy.model_json_schema(mode="validation")
     for family in ("raters", "selectors", "orders"):
-        schema["$defs"][family] = _choice(family)
+        schema["$defs"][family] = choice(family)
     schema["$defs"]["ratings"] = _rating()
     schema["properties"]["rate"] = {"type": "array", "items": {"$ref": "#/$defs/ratings"}}
     for section, family in (("SelectPolicy", "selectors"), ("OrderPolicy", "orders")):
         schema["$defs"][section]["properties"]["using"] = {"$ref": f"#/$defs/{family}"}
     for name in ("Choice", "RaterChoice"):
         schema["$defs"].pop(name, None)
-    return {"$schema": _DRAFT, **schema, "title": "A policy of Selector"}
+    return {"$schema": DRAFT, **schema, "title": "A policy of Selector"}
 
 
 def manifest_schema() -> dict[str, Any]:
     """What manifest.json holds, and under `columns` what the Parquet parts beside it hold."""
     names = {name: f"{name}.parquet" for name in ("files", "ids", "unvisited")}
     columns = {names.get(name, name): _columns(table) for name, table in SCHEMAS.items()}
-    return {"$schema": _DRAFT, "title": "A manifest of Selector", **_of_type(Header), "columns": columns}
+    return {"$schema": DRAFT, "title": "A manifest of Selector", **_of_type(Header), "columns": columns}
 
 
 def write(folder: Path) -> None:
@@ -91,7 +91,7 @@ def _of_type(kind: Any) -> dict[str, Any]:
     return {"type": {int: "integer", float: "number", str: "string", type(None): "null"}[kind]}
 
 
-def _choice(family: str) -> dict[str, Any]:
+def choice(family: str) -> dict[str, Any]:
     """A plug-in's name, or one name with its options."""
     bare: list[str] = []  # names that can stand alone
     properties: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def _choice(family: str) -> dict[str, Any]:
 def _rating() -> dict[str, Any]:
     """A rater as a policy lists it: beside its options, `as` may give it another name."""
     reference = "#/$defs/raters"
-    alone = _choice("raters")["anyOf"][-1]
+    alone = choice("raters")["anyOf"][-1]
     called = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "description": "What to call it."}
     options = {name: {"$ref": f"{reference}/anyOf/2/properties/{name}"} for name in alone["properties"]}
     exact = {"required": ["as"], "minProperties": 2, "maxProperties": 2}

@@ -139,7 +139,7 @@ def test_verify_of_a_manifest_that_is_not_sound_ends_with_1_and_says_what_is_wro
 
 def test_plugins_prints_one_json_document_with_the_keys_of_the_contract() -> None:
     told = selector("plugins", "--json").json
-    assert list(told) == ["raters", "selectors", "orders", "executors", "targets"]
+    assert list(told) == ["raters", "selectors", "orders", "objectives", "executors", "targets"]
     found = {family: [member["name"] for member in members] for family, members in told.items()}
     assert {"column", "length"} <= {*found["raters"]} and {"local", "ray"} <= set(found["executors"])
     assert {"random", "top", "kmeans_quality"} <= set(found["selectors"])

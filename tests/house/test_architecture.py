@@ -31,11 +31,12 @@ FLOORS = (
     ("steps",),
     ("pipeline",),
     ("consume",),
+    ("tune",),
     ("testing",),
     ("cli",),
 )
 FAMILIES = ("rate", "select", "order")
-FAMILIES_OF_FILES = (*FAMILIES, "storage", "corpus/formats")
+FAMILIES_OF_FILES = (*FAMILIES, "storage", "corpus/formats", "tune/objectives")
 HOMES = {
     "ray": ("jobs/",),
     "duckdb": ("selector/policy/condition.py",),

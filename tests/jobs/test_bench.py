@@ -413,7 +413,7 @@ def test_selectors_are_measured_beside_the_control_over_real_columns(
 
 
 def test_the_entropy_of_equal_shares_is_one_and_an_interval_is_students() -> None:
-    assert abs(measures.entropy({"a": 5, "b": 5}, 2) - 1) < 1e-12 and measures.entropy({"a": 9}, 3) == 0
+    assert abs(measures.entropy([5, 5], 2) - 1) < 1e-12 and measures.entropy([9], 3) == 0
     same, different = np.array([[1.0, 0.0]] * 3), np.eye(3)
     assert abs(measures.vendi_score(same) - 1) < 1e-9 and abs(measures.vendi_score(different) - 3) < 1e-9
     half = np.linalg.cholesky([[1, 0.5], [0.5, 1]]).astype(np.float64)

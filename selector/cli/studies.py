@@ -1,0 +1,73 @@
+"""What a person sees of a study: its table, and in a sentence what follows from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_WORST_CHANCE = 0.005  # a smaller one is not shown in digits
+
+
+def print_study(content: Mapping[str, Any]) -> None:
+    """A study's table on stdout, a row for each arm and condition."""
+    better = "more is better" if content["better"] == "higher" else "less is better"
+    seeds, held_out = len(content["seeds"]), content["held_out"]
+    on = f", {held_out['documents']:,} held-out documents of {held_out['domains']:,} domains" if held_out else ""
+    print(f"{content['metric']} by {content['objective']} ({better}), {seeds} seed{'s' if seeds != 1 else ''}{on}\n")
+    crosses = {arm["name"]: ", ".join(arm["crosses"]) for arm in content["arms"]}
+    print_rows(
+        ["arm", "at", "rank", content["metric"], "95 %", "beside random", "95 %", "best", "crosses", "tokens"],
+        [
+            [
+                cell["arm"],
+                cell["condition"],
+                "" if cell["rank"] is None else str(cell["rank"]),
+                _number(cell["mean"]),
+                _interval(cell),
+                "" if cell["beside_random"] is None else f"{cell['beside_random']['mean']:+.4g}",
+                "" if cell["beside_random"] is None else _interval(cell["beside_random"], "+"),
+                _chance(cell["chance_of_being_best"]),
+                crosses[cell["arm"]],
+                f"{cell['tokens']:,}",
+            ]
+            for cell in content["cells"]
+        ],
+    )
+    print(f"\n{sentence(content)}")
+    if content["stopped"]:
+        print(f"stopped: {content['stopped']}")
+    if content["below_floor"]:
+        print(content["below_floor"])
+    for name in ("policy", "picture"):
+        if content.get(name):
+            print(f"{name}: {content[name]}")
+    print(f"study: {content['study']}")
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as it is, so that nothing of it is cut; without columns that are empty."""
+    used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    widths = {i: max(len(row[i]) for row in (headings, *rows)) for i in used}
+    for row in (headings, *rows):
+        print("  ".join(row[i].ljust(widths[i]) for i in used).rstrip())
+
+
+def sentence(content: Mapping[str, Any]) -> str:
+    """The winner, or why there is none."""
+    if content["winner"] is None:
+        return f"undecided: {content['reason']}"
+    return "; but ".join([f"{content['winner']} is the best by {content['metric']}", *content["flags"]])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _interval(cell: Mapping[str, Any], sign: str = "") -> str:
+    if cell["low"] is None or cell["high"] is None:
+        return "unknown"
+    return f"[{cell['low']:{sign}.4g}, {cell['high']:{sign}.4g}]"
+
+
+def _chance(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"< {_WORST_CHANCE:.1%}" if value < _WORST_CHANCE else f"{value:.0%}"

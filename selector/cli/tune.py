@@ -1,0 +1,110 @@
+"""Commands that compare policies, and say which is better and how sure that is."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from selector.cli.app import (
+    Address,
+    Deadline,
+    ExecutorName,
+    Json,
+    Root,
+    Verbose,
+    Workers,
+    app,
+    only_our_output,
+    opened_root,
+    print_json,
+)
+from selector.cli.loading import NoForeign
+from selector.cli.runs import executor_of
+
+if TYPE_CHECKING:
+    from selector.tune.study import Study
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file.")]
+SetStudy = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study.")]
+
+
+class _Commands(typer.core.TyperGroup):
+    """`tune STUDY` is `tune run STUDY`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {*self.commands, "-h", "--help"}
+        return super().parse_args(ctx, args if not args or args[0] in known else ["run", *args])
+
+
+tune = typer.Typer(
+    cls=_Commands, help="Compare policies, with controls and intervals: selector tune STUDY.", no_args_is_help=True
+)
+app.add_typer(tune, name="tune")
+
+
+@tune.command()
+def run(
+    study: StudyFile,
+    root: Root = "./runs",
+    set_: SetStudy = None,
+    no_foreign_plugins: NoForeign = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    deadline: Deadline = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Try the arms of a study, and say which policy is best; or find it done (the word run may be left out)."""
+    from selector.cli import studies
+    from selector.cli.progress import Watch
+    from selector.tune import kept
+    from selector.tune.run import run as tried
+
+    with only_our_output(), Watch() as watch:
+        chosen = executor_of(executor, address=address, workers=workers, deadline=deadline)
+        loaded = _load(study, set_, no_foreign_plugins)
+        outcome = tried(
+            loaded, root=root, executor=chosen, progress=watch, tell=lambda line: print(line, file=sys.stderr)
+        )
+        content = kept.keep(root, loaded, outcome)
+    if json:
+        print_json(content)
+    else:
+        studies.print_study(content)
+
+
+@tune.command()
+def show(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its YAML file, or the id that `tune` printed.")],
+    root: Root = "./runs",
+    set_: SetStudy = None,
+    no_foreign_plugins: NoForeign = False,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Show what a finished study says."""
+    from selector.cli import studies
+    from selector.tune import kept
+
+    with only_our_output():
+        name = study
+        if Path(study).is_file():
+            name = kept.name_of(_load(Path(study), set_, no_foreign_plugins))
+        content = kept.content(opened_root(root), name)
+    if json:
+        print_json(content)
+    else:
+        studies.print_study(content)
+
+
+def _load(path: Path, overrides: list[str] | None, no_foreign: bool) -> "Study":
+    from selector import plugins
+    from selector.tune.study import Study
+
+    if not no_foreign:
+        return Study.load(path, overrides or ())
+    with plugins.installed_only():
+        return Study.load(path, overrides or ())

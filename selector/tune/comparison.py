@@ -1,0 +1,206 @@
+"""Which of several arms is better, and how sure that is: pure functions on arrays of measurements.
+
+An array of measurements has the shape (seeds, documents), or (arms, seeds, documents): the value of each held-out
+document after training by each seed. A metric with one number per manifest has one document. Arms share seeds and
+documents, so what is compared are differences, in which what makes a document hard or a seed lucky falls out.
+
+A difference varies with the seeds and with the documents. Both are estimated, as a bootstrap over seeds x documents
+does (the noise between them counts in each, so an interval is rather too wide), and Student's t with the degrees of
+freedom that both have together (Satterthwaite) gives the tails that three seeds need.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtr, stdtrit
+
+from selector.exact import Floats, keyed
+
+DRAWS = 1000
+ALPHA = 0.05
+"""The chance that a study without any difference finds one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with its 95 % interval, and the probability of one so far from 0 if the truth were 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def estimate(values: Floats, weights: Floats) -> Estimate:
+    """The mean over seeds and documents. With one seed nothing is known of its interval: it is infinite."""
+    mean, error, freedom = spread(values, weights)
+    if error == 0:
+        same = mean == 0
+        return Estimate(mean=mean, low=mean, high=mean, p=1.0 if same else 0.0)
+    if not math.isfinite(error):
+        return Estimate(mean=mean, low=-math.inf, high=math.inf, p=1.0)
+    reach = float(stdtrit(freedom, 1 - ALPHA / 2)) * error
+    p = 2 * float(stdtr(freedom, -abs(mean) / error))
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, p=p)
+
+
+def spread(values: Floats, weights: Floats) -> tuple[float, float, float]:
+    """The weighted mean, its standard error, and the degrees of freedom of that."""
+    share = weights / weights.sum()
+    num_seeds, num_documents = values.shape
+    of_seeds, of_documents = values @ share, values.mean(axis=0)
+    mean = float(of_seeds.mean())
+    if np.ptp(values) == 0 and num_seeds > 1:
+        return mean, 0.0, 1.0
+    if num_seeds < 2:
+        return mean, math.inf, 1.0
+    by_seed = float(of_seeds.var(ddof=1)) / num_seeds
+    by_document = 0.0
+    if num_documents > 1:
+        by_document = float((share**2 * (of_documents - mean) ** 2).sum()) * num_documents / (num_documents - 1)
+    whole = by_seed + by_document
+    if whole == 0:
+        return mean, 0.0, 1.0
+    freedom = whole**2 / (by_seed**2 / (num_seeds - 1) + by_document**2 / max(1, num_documents - 1))
+    return mean, math.sqrt(whole), freedom
+
+
+def holm(p: Sequence[float]) -> Floats:
+    """The probabilities, adjusted for their number (Holm 1979): each is below a level only with that chance for all."""
+    given = np.asarray(p, np.float64)
+    order = np.argsort(given, kind="stable")
+    adjusted = np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1))
+    back = np.empty_like(adjusted)
+    back[order] = np.minimum(adjusted, 1.0)
+    return back
+
+
+def level(look: int, looks: int) -> float:
+    """The level at a look, counted from 1, of so many: later looks have more of it, and all of them together ALPHA."""
+    return ALPHA * 2 * look / (looks * (looks + 1))
+
+
+def pairs_of(num_arms: int) -> list[tuple[int, int]]:
+    """Every two arms, once."""
+    return [(first, second) for first in range(num_arms) for second in range(first + 1, num_arms)]
+
+
+def differences(values: Floats, weights: Floats) -> dict[tuple[int, int], Estimate]:
+    """How much more each arm has than each later one, with p adjusted for all pairs."""
+    pairs = pairs_of(len(values))
+    plain = [estimate(values[first] - values[second], weights) for first, second in pairs]
+    adjusted = holm([one.p for one in plain])
+    return {
+        pair: Estimate(mean=one.mean, low=one.low, high=one.high, p=float(p))
+        for pair, one, p in zip(pairs, plain, adjusted, strict=True)
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a bootstrap over seeds x documents says of each arm."""
+
+    low: Floats
+    high: Floats
+    chance: Floats  # of being best
+
+
+def bootstrap(values: Floats, weights: Floats, *, higher: bool, seed: int = 0) -> Drawn:
+    """95 % intervals of the arms' means, and the chance of each to be the best.
+
+    Seeds and documents are drawn again, both independently and for all arms alike. Deviations are widened to what
+    `spread` says, since so few seeds vary less among themselves than seeds do. With one seed nothing is known.
+    """
+    num_arms, num_seeds, num_documents = values.shape
+    means = np.array([spread(one, weights)[0] for one in values])
+    if num_seeds < 2:
+        return Drawn(low=np.full(num_arms, -np.inf), high=np.full(num_arms, np.inf), chance=np.full(num_arms, np.nan))
+    times_seeds, times_documents = _drawn(num_seeds, seed, "seeds"), _drawn(num_documents, seed, "documents")
+    weighted = times_documents * weights
+    of_documents = values.reshape(num_arms * num_seeds, num_documents) @ (weighted / weighted.sum(1, keepdims=True)).T
+    of_draws = np.einsum("asd,ds->ad", of_documents.reshape(num_arms, num_seeds, DRAWS), times_seeds / num_seeds)
+    apart = of_draws - means[:, None]
+    z = float(stdtrit(1e9, 1 - ALPHA / 2))
+    reach = np.empty(num_arms)
+    for arm, one in enumerate(values):
+        _, error, freedom = spread(one, weights)
+        reach[arm] = float(stdtrit(freedom, 1 - ALPHA / 2)) / z * error
+    own = apart.std(axis=1)
+    widened = apart * np.divide(reach, own, out=np.zeros(num_arms), where=own > 0)[:, None]
+    low, high = means + np.quantile(widened, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
+    factor = math.sqrt(num_seeds / (num_seeds - 1)) * float(stdtrit(num_seeds - 1, 1 - ALPHA / 2)) / z
+    common = apart.mean(axis=0)  # what all arms share in a draw does not make one of them better
+    at = means[:, None] + factor * (apart - common)
+    best = at == (at.max(axis=0) if higher else at.min(axis=0))
+    return Drawn(low=low, high=high, chance=(best / best.sum(axis=0)).mean(axis=1))
+
+
+def _drawn(count: int, seed: int, purpose: str) -> Floats:
+    """How often each of so many things is drawn in each draw; shape (draws, things)."""
+    number = np.arange(DRAWS * count, dtype=np.uint64)
+    words = np.column_stack([number, np.full_like(number, seed)])
+    drawn = (keyed.fractions(keyed.siphash(words, keyed.digest(f"bootstrap {purpose}".encode()))) * count).astype(int)
+    row: npt.NDArray[np.int64] = np.repeat(np.arange(DRAWS), count)
+    return np.bincount(row * count + drawn, minlength=DRAWS * count).reshape(DRAWS, count).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The best arm, or why there is none; `flags` are what speaks against it all the same."""
+
+    winner: int | None
+    reason: str = ""
+    flags: tuple[str, ...] = ()
+    is_separated: bool = False  # the best two of the largest scale are told apart: more seeds are of no use
+
+
+def decide(
+    values: Sequence[Sequence[Floats]],
+    weights: Floats,
+    *,
+    higher: bool,
+    names: Sequence[str],
+    conditions: Sequence[str],
+    settings: Sequence[str],
+    look: int = 1,
+    looks: int = 1,
+) -> Decision:
+    """Which arm is the best, if one is.
+
+    `values` are the measurements for each condition, the largest last, and there for each setting; shape (arms, seeds,
+    documents). The winner has the best mean in every condition, and is told apart from every other arm in the last
+    one, over all settings together, at the level of this look. Where it is not the best at each of the settings
+    there, that is a flag.
+    """
+    pooled = [np.mean(np.stack(of_settings), axis=0) for of_settings in values]
+    share = weights / weights.sum()
+    means = [(one @ share).mean(axis=1) * (1 if higher else -1) for one in pooled]
+    best = int(np.argmax(means[-1]))
+    if len(names) == 1:
+        return Decision(winner=None, reason="there is one arm", is_separated=True)
+    largest = differences(pooled[-1], weights)
+    second = int(np.argsort(-means[-1], kind="stable")[1])
+    most = level(look, looks)
+    unlike = {other: _of(largest, best, other) for other in range(len(names)) if other != best}
+    is_separated = unlike[second].p <= most
+    alike = [names[other] for other, one in unlike.items() if one.p > most]
+    firsts = [int(np.argmax(one)) for one in means]
+    if any(first != best for first in firsts):
+        ranks = ", ".join(f"{names[first]} at {where}" for first, where in zip(firsts, conditions, strict=True))
+        return Decision(winner=None, reason=f"ranks change with the scale: {ranks}", is_separated=is_separated)
+    if alike:
+        return Decision(winner=None, reason=f"{names[best]} is not told apart from {', '.join(alike)}")
+    flags = tuple(
+        f"{names[int(np.argmax(of_setting))]} is the best at {setting}"
+        for setting, one in zip(settings, values[-1], strict=True)
+        for of_setting in [(one @ share).mean(axis=1) * (1 if higher else -1)]
+        if int(np.argmax(of_setting)) != best
+    )
+    return Decision(winner=best, flags=flags, is_separated=True)
+
+
+def _of(pairs: dict[tuple[int, int], Estimate], first: int, second: int) -> Estimate:
+    return pairs[min(first, second), max(first, second)]

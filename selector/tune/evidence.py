@@ -1,0 +1,101 @@
+"""Evidence: what an objective measured of a policy, kept in the root for this study and for later ones.
+
+Its key says the policy with all that decides what it chooses (its plug-ins, models and the corpus), the objective, the
+held-out documents, the seed, the scale and the setting: nothing of clusters or of the machine. So it is still there
+when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from selector import plugins, tables
+from selector.engine.store import EVIDENCE, Store, fingerprint
+from selector.errors import SelectorError
+from selector.manifest import Manifest
+from selector.tune.objectives import Objective, Trial
+
+_COST = pa.schema([("tokens", pa.int64()), ("seconds", pa.float64()), ("manifest", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was measured of one trial, and what that cost."""
+
+    key: str
+    measured: pa.Table  # `tables.MEASURED`
+    tokens: int
+    seconds: float
+    is_new: bool  # measured now, and not found
+
+    def of(self, metric: str) -> float:
+        """The weighted mean of a metric."""
+        names = np.array(self.measured["metric"].to_pylist(), object)
+        rows = self.measured.filter(pa.array(names == metric))
+        weights = rows["weight"].to_numpy()
+        return float(rows["value"].to_numpy() @ weights / weights.sum())
+
+
+def policy_fingerprint(manifest: Manifest) -> str:
+    """Stands for a policy, its plug-ins, its models and its corpus."""
+    info = manifest.info
+    files = manifest.files.select(["uri", "sha256", "size"]).to_pylist()
+    return fingerprint([info["policy"], info["plugins"], info["models"], files])
+
+
+def key_of(objective: Objective, trial: Trial) -> str:
+    """Under which key evidence on a trial is stored."""
+    question: dict[str, Any] = {
+        "policy": policy_fingerprint(trial.manifest),
+        "objective": plugins.identity(objective),
+        "held_out": trial.held_out.fingerprint if objective.reads_held_out else None,
+        "seed": trial.seed,
+        "scale": trial.scale,
+        "setting": trial.setting,
+    }
+    return f"{EVIDENCE}{fingerprint(question)}"
+
+
+def of(store: Store, objective: Objective, trial: Trial, clock: Callable[[], float]) -> Evidence:
+    """The evidence on a trial: found, or else measured and stored."""
+    key = key_of(objective, trial)
+    stored = find(store, key)
+    if stored is not None:
+        return stored
+    began = clock()
+    measured = _checked(objective, trial, objective.measure(trial))
+    tokens = objective.tokens(trial.scale, trial.manifest.header.counts.tokens)
+    cost = pa.table([[tokens], [clock() - began], [trial.manifest.digest]], schema=_COST)
+    seal = store.seal(key, [("measured", measured), ("cost", cost)])
+    return _read(store, key, seal, is_new=True)
+
+
+def find(store: Store, key: str) -> Evidence | None:
+    """The evidence under a key, if there is any."""
+    seal = store.find(key)
+    return None if seal is None else _read(store, key, seal, is_new=False)
+
+
+def _read(store: Store, key: str, seal: Any, *, is_new: bool) -> Evidence:
+    (cost,) = store.table(seal, "cost").to_pylist()
+    return Evidence(
+        key=key, measured=store.table(seal, "measured"), tokens=cost["tokens"], seconds=cost["seconds"], is_new=is_new
+    )
+
+
+def _checked(objective: Objective, trial: Trial, measured: pa.Table) -> pa.Table:
+    """The table, if it is one of measurements. Raises SelectorError that puts the fault on the objective."""
+    name = plugins.name_of(objective)
+    if measured.schema != tables.MEASURED:
+        raise SelectorError(f"The objective {name} answers with the columns {measured.schema.names}, not with those of"
+                            f" tables.MEASURED: {tables.MEASURED.names}.")  # fmt: skip
+    missing = set(objective.metrics) - set(measured["metric"].to_pylist())
+    if missing:
+        raise SelectorError(f"The objective {name} gave the arm {trial.arm} no {', '.join(sorted(missing))}.")
+    values = measured["value"].to_numpy()
+    if not (abs(values) < float("inf")).all():
+        raise SelectorError(f"The objective {name} gave the arm {trial.arm} a value that is no number.")
+    return measured

@@ -1,0 +1,47 @@
+"""A finished study in the root: `studies/<id>/`, with its result and the policy of its winner.
+
+The id follows from what the study says. All of it can be made anew from the evidence, so each file is written over.
+"""
+
+import json
+import os
+from typing import Any
+
+from selector.engine.store import canonical_json, fingerprint
+from selector.errors import NotFoundError
+from selector.storage import Storage, open_storage
+from selector.tune.result import Outcome
+from selector.tune.study import Study
+
+FOLDER = "studies/"
+_RESULT, _POLICY = "result.json", "policy.best.yaml"
+
+
+def name_of(study: Study) -> str:
+    """The id of a study: 16 hex digits."""
+    return fingerprint(study.model_dump(mode="json"))[:16]
+
+
+def keep(root: str | os.PathLike[str], study: Study, outcome: Outcome) -> dict[str, Any]:
+    """Writes a study's folder; its result as JSON, with where it and the winner's policy lie."""
+    storage, name = open_storage(root), name_of(study)
+    home = f"{FOLDER}{name}/"
+    best = outcome.best_policy()
+    content = {"study": name, **outcome.content}
+    if best is not None:
+        storage.ensure(f"{home}{_POLICY}", best.encode())
+        content["policy"] = f"{storage.address}/{home}{_POLICY}"
+    else:
+        storage.delete(f"{home}{_POLICY}")
+    storage.ensure(f"{home}{_RESULT}", canonical_json(content))
+    return content
+
+
+def content(storage: Storage, name: str) -> dict[str, Any]:
+    """The result of a finished study. Raises NotFoundError."""
+    data = storage.get(f"{FOLDER}{name}/{_RESULT}")
+    if data is None:
+        names = sorted({key.split("/")[1] for key, _ in storage.list(FOLDER)})
+        known = f"There is: {', '.join(names)}." if names else "No study is finished there."
+        raise NotFoundError(f"There is no finished study {name} at {storage.address}. {known}")
+    return json.loads(data)

@@ -1,0 +1,289 @@
+"""What a study says: a table of policies by scales, a winner or why there is none, and the policy of the winner.
+
+It follows from the measurements alone, so a study that was killed and resumed says the same, byte for byte. What a
+machine took in seconds is in no table.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from selector.errors import SelectorError
+from selector.exact import Floats, keyed
+from selector.tune.arms import RANDOM, Arm, Condition, conditions_for, conditions_of, policy_of
+from selector.tune.comparison import Decision, Estimate, bootstrap, decide, differences, estimate
+from selector.tune.evidence import Evidence
+from selector.tune.objectives import HeldOut
+from selector.tune.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One measurement of a study."""
+
+    arm: Arm
+    condition: Condition
+    setting: str
+    seed: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a study says."""
+
+    study: Study
+    decision: Decision
+    content: dict[str, Any]  # as JSON
+
+    @property
+    def is_separated(self) -> bool:
+        """Whether more seeds would be of no use."""
+        return self.decision.is_separated
+
+    @property
+    def sentence(self) -> str:
+        """The winner, or why there is none."""
+        winner = self.content["winner"]
+        if winner is None:
+            return f"undecided: {self.content['reason']}"
+        flags = "".join(f"; but {flag}" for flag in self.content["flags"])
+        return f"{winner} is the best by {self.content['metric']}{flags}"
+
+    def best_policy(self) -> str | None:
+        """The winner's policy as YAML, with the evidence in its header; None where there is no winner."""
+        winner = self.content["winner"]
+        if winner is None:
+            return None
+        arm = next(arm for arm in self.content["arms"] if arm["name"] == winner)
+        budget = self.study.target or conditions_of(self.study)[-1].budget
+        policy = policy_of(self.study, Arm(name=winner, changes=arm["changes"]), budget, 0, is_studied=False)
+        data = policy.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        lines = [self.sentence, *_evidence_lines(self.content, winner)]
+        header = "".join(f"# {line}\n" for line in lines)
+        return header + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def outcome_of(
+    study: Study, arms: Sequence[Arm], observed: Sequence[Observed], held_out: HeldOut, stopped: str | None = None
+) -> Outcome:
+    """What follows from these measurements. A seed counts once all arms are measured by it."""
+    competing = [arm for arm in arms if arm.competes]
+    conditions, settings = conditions_of(study), study.plugin.settings
+    by_place = {(one.arm.name, one.condition, one.setting, one.seed): one for one in observed}
+    places = [(arm, condition, setting) for arm in arms for condition in conditions_for(arm, conditions)
+              for setting in settings]  # fmt: skip
+    seeds = [
+        seed
+        for seed in study.seed_numbers
+        if all((arm.name, condition, setting, seed) in by_place for arm, condition, setting in places)
+    ]
+    metric, better = study.deciding
+    if not seeds:
+        return _without_seeds(study, arms, stopped)
+
+    def values_of(name: str, arm: Arm, condition: Condition, setting: str) -> tuple[Floats, Floats]:
+        rows = [_rows(by_place[arm.name, condition, setting, seed].evidence.measured, name, held_out) for seed in seeds]
+        return np.stack([values for values, _ in rows]), rows[0][1]
+
+    def pooled(name: str, arm: Arm, condition: Condition) -> tuple[Floats, Floats]:
+        of_settings = [values_of(name, arm, condition, setting) for setting in settings]
+        return np.mean([values for values, _ in of_settings], axis=0), of_settings[0][1]
+
+    weights = pooled(metric, competing[0], conditions[-1])[1]
+    decision = decide(
+        [
+            [np.stack([values_of(metric, arm, condition, setting)[0] for arm in competing]) for setting in settings]
+            for condition in conditions
+        ],
+        weights,
+        higher=better == "higher",
+        names=[arm.name for arm in competing],
+        conditions=[condition.label for condition in conditions],
+        settings=settings,
+        look=max(1, len(seeds) - study.seeds.least + 1),
+        looks=study.seeds.most - study.seeds.least + 1,
+    )
+    if len(seeds) < study.seeds.least and decision.winner is not None:
+        decision = Decision(winner=None, reason=f"{len(seeds)} seeds are fewer than seeds.least, {study.seeds.least}")
+    cells: list[dict[str, Any]] = []
+    for condition in conditions:
+        here = [arm for arm in arms if condition in conditions_for(arm, conditions)]
+        values = np.stack([pooled(metric, arm, condition)[0] for arm in here])
+        compete = [i for i, arm in enumerate(here) if arm.competes]
+        drawn = bootstrap(values[compete], weights, higher=better == "higher")
+        means = np.array([estimate(one, weights).mean for one in values])
+        ranks = _ranks(means[compete] * (1 if better == "higher" else -1))
+        for i, arm in enumerate(here):
+            at = compete.index(i) if i in compete else None
+            own = estimate(values[i], weights)
+            cells.append(
+                {
+                    "arm": arm.name,
+                    "condition": condition.label,
+                    "mean": means[i],
+                    "low": own.low if at is None else drawn.low[at],
+                    "high": own.high if at is None else drawn.high[at],
+                    "rank": None if at is None else ranks[at],
+                    "chance_of_being_best": None if at is None else drawn.chance[at],
+                    "beside_random": _beside(here, i, values, weights),
+                    "settings": {
+                        setting: float((values_of(metric, arm, condition, setting)[0] @ weights).mean() / weights.sum())
+                        for setting in settings
+                        if len(settings) > 1
+                    },
+                    "other": {
+                        name: float(estimate(*pooled(name, arm, condition)).mean)
+                        for name in study.plugin.metrics
+                        if name != metric
+                    },
+                    "tokens": sum(
+                        by_place[arm.name, condition, setting, seed].evidence.tokens
+                        for setting in settings
+                        for seed in seeds
+                    ),
+                }
+            )
+    last = np.stack([pooled(metric, arm, conditions[-1])[0] for arm in competing])
+    pairs = differences(last, weights)
+    winner = None if decision.winner is None else competing[decision.winner].name
+    content: dict[str, Any] = {
+        "metric": metric,
+        "better": better,
+        "objective": study.objective.label,
+        "seeds": seeds,
+        "held_out": {}
+        if not study.plugin.reads_held_out
+        else {
+            "documents": held_out.documents.num_rows,
+            "domains": len(held_out.documents["domain"].unique()),
+            "fingerprint": held_out.fingerprint,
+        },
+        "winner": winner,
+        "reason": decision.reason,
+        "flags": list(decision.flags),
+        "stopped": stopped,
+        "below_floor": study.plugin.below_floor,
+        "conditions": [condition.label for condition in conditions],
+        "settings": [setting for setting in settings if setting],
+        "arms": [
+            {"name": arm.name, "changes": dict(arm.changes), "competes": arm.competes, "crosses": crosses}
+            for arm, crosses in zip(arms, _crossings(arms, cells), strict=True)
+        ],
+        "cells": cells,
+        "pairs": [
+            {"arms": [competing[first].name, competing[second].name], **_estimate(one)}
+            for (first, second), one in pairs.items()
+        ],
+        "domains": _domains(study, arms, conditions[-1], held_out, pooled),
+        "tokens": sum(cell["tokens"] for cell in cells),
+    }
+    return Outcome(study=study, decision=decision, content=_plain(content))
+
+
+def _rows(measured: pa.Table, metric: str, held_out: HeldOut) -> tuple[Floats, Floats]:
+    """The values of a metric and their weights: of the held-out documents in their order, or one."""
+    names = np.array(measured["metric"].to_pylist(), object)
+    table = measured.filter(pa.array(names == metric)).combine_chunks()
+    if table.num_rows == 1 and table["doc_id"].null_count:
+        return table["value"].to_numpy(), table["weight"].to_numpy()
+    words = keyed.words(table["doc_id"])
+    table = table.take(pa.array(np.lexsort((words[:, 1], words[:, 0]))))
+    if not table["doc_id"].combine_chunks().equals(held_out.documents["doc_id"].combine_chunks()):
+        raise SelectorError(f"The objective did not measure {metric} of every held-out document once.")
+    return table["value"].to_numpy(), table["weight"].to_numpy()
+
+
+def _beside(arms: Sequence[Arm], at: int, values: Floats, weights: Floats) -> dict[str, Any] | None:
+    """How much more an arm has than the random control."""
+    control = next((i for i, arm in enumerate(arms) if arm.name == RANDOM), None)
+    if control is None or control == at:
+        return None
+    return _estimate(estimate(values[at] - values[control], weights))
+
+
+def _estimate(one: Estimate) -> dict[str, Any]:
+    return {"mean": one.mean, "low": one.low, "high": one.high, "p": one.p}
+
+
+def _ranks(goodness: Floats) -> list[int]:
+    """From 1 for the best; equal ones have the same."""
+    return [1 + int((goodness > one).sum()) for one in goodness]
+
+
+def _crossings(arms: Sequence[Arm], cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """For each arm those that are better at one condition and worse at another."""
+    means: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        if cell["rank"] is not None:
+            means.setdefault(cell["arm"], {})[cell["condition"]] = cell["rank"]
+    crossed: list[list[str]] = []
+    for arm in arms:
+        own = means.get(arm.name, {})
+        crossed.append(
+            [
+                other
+                for other, ranks in means.items()
+                if len({np.sign(own[where] - ranks[where]) for where in own if own[where] != ranks[where]}) > 1
+            ]
+        )
+    return crossed
+
+
+def _domains(study: Study, arms: Sequence[Arm], condition: Condition, held_out: HeldOut, pooled: Any) -> dict[str, Any]:
+    """The deciding metric of each domain, by arm, in the last condition."""
+    names = np.array(held_out.documents["domain"].to_pylist(), object)
+    by_arm: dict[str, Any] = {}
+    for arm in arms:
+        values, weights = pooled(study.deciding[0], arm, condition)
+        if len(weights) != len(names):
+            return {}
+        by_arm[arm.name] = {
+            name: float((values[:, names == name] @ weights[names == name]).mean() / weights[names == name].sum())
+            for name in sorted(set(names))
+        }
+    return by_arm
+
+
+def _without_seeds(study: Study, arms: Sequence[Arm], stopped: str | None) -> Outcome:
+    metric, better = study.deciding
+    reason = f"no seed is finished{f': {stopped}' if stopped else ''}"
+    content: dict[str, Any] = {
+        "metric": metric, "better": better, "objective": study.objective.label, "seeds": [], "held_out": {},
+        "winner": None, "reason": reason, "flags": [], "stopped": stopped, "below_floor": study.plugin.below_floor,
+        "conditions": [condition.label for condition in conditions_of(study)], "settings": [],
+        "arms": [{"name": arm.name, "changes": dict(arm.changes), "competes": arm.competes, "crosses": []}
+                 for arm in arms],
+        "cells": [], "pairs": [], "domains": {}, "tokens": 0,
+    }  # fmt: skip
+    return Outcome(study=study, decision=Decision(winner=None, reason=reason), content=content)
+
+
+def _evidence_lines(content: Mapping[str, Any], winner: str) -> list[str]:
+    """What a header says of the evidence."""
+    held_out = content["held_out"]
+    on = f"{held_out['documents']} held-out documents of {held_out['domains']} domains, " if held_out else ""
+    lines = [f"{len(content['seeds'])} seeds, {on}objective {content['objective']}"]
+    lines += [
+        f"{cell['condition']}: {cell['arm']} {cell['mean']:.5g} [{cell['low']:.5g}, {cell['high']:.5g}]"
+        for cell in content["cells"]
+        if cell["arm"] in (winner, RANDOM)
+    ]
+    lines += [f"flag: {flag}" for flag in content["flags"]]
+    return [*lines, *([content["below_floor"]] if content["below_floor"] else [])]
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: numbers of ten digits, null where one is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.10g}") if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

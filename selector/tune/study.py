@@ -1,0 +1,157 @@
+"""What a user writes of a study: nested, frozen, every key checked, as a policy is.
+
+A study is a YAML file; `--set seeds.most=8` overrides it. Every key has a default but `base`, `objective`, and one of
+`arms` and `space`.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from selector import plugins
+from selector.errors import PolicyError
+from selector.policy import Policy
+from selector.policy.explain import explained
+from selector.policy.read import read
+from selector.policy.sections import BudgetPolicy, Choice
+from selector.policy.values import Amount, Portion, Rate, Share, Whole
+from selector.tune.objectives import Better, Objective
+
+CONTROLS = ("random", "all")
+"""The names of arms that a study adds by itself."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SeedsSection(_Section):
+    """Each seed is a pair: all arms are chosen, arranged and measured by it."""
+
+    first: Whole = Field(0, ge=0, description="Added to the policy's own seed; the next seeds follow.")
+    least: Amount = Field(3, description="As many in any case.")
+    most: Amount = Field(6, description="As many while the best two arms cannot be told apart.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.most < self.least:
+            raise ValueError(f"most is {self.most}, and least is {self.least}: write a larger most")
+        return self
+
+
+class CeilingSection(_Section):
+    """What a study may cost; what is stored already costs nothing."""
+
+    tokens: Amount | None = Field(None, description="That objectives train on, over all arms and seeds.")
+    hours: Rate | None = Field(None, description="Of measuring, over all arms and seeds.")
+
+
+class HeldOutSection(_Section):
+    """Which documents arms are evaluated on: drawn by a hash of the doc_id, so the same in every study of a corpus."""
+
+    share: Portion = Field(0.02, gt=0, description="Of the corpus: no arm may choose any of them.")
+    most: Amount = Field(100, description="Documents of each domain that are evaluated on; a domain is a source.")
+    where: str | None = Field(
+        None, min_length=1, description="An SQL condition: only such documents are evaluated on: source = 'books'."
+    )
+    alike: Share = Field(
+        0.5, description="One of which another document has this share of its text is not evaluated on."
+    )
+
+
+class ControlsSection(_Section):
+    """Arms that a study adds by itself."""
+
+    random: bool = Field(True, description="The same budget at random, in a random order.")
+    all: bool = Field(True, description="All documents that may be chosen, where that is affordable.")
+    affordable: Rate = Field(4.0, description="What `all` may cost, in budgets of the largest.")
+
+
+class Study(_Section):
+    """Policies to compare, how, and how long."""
+
+    base: dict[str, Any] = Field(description="A policy, or the path of one, seen from the study's folder.")
+    arms: dict[str, dict[str, Any]] = Field(
+        {}, description="What each arm says otherwise, by dotted keys: {top: {select.using: {top: {score: edu}}}}."
+    )
+    budgets: tuple[BudgetPolicy, ...] = Field(
+        (), description="The budgets that all arms are tried at, the smallest first; without them, the policy's own."
+    )
+    target: BudgetPolicy | None = Field(
+        None,
+        description="The budget of the run that the study is for. Arms then choose from so small a keyed sample of the"
+        " corpus that documents are repeated as often as they will be there.",
+    )
+    objective: Choice
+    metric: str | None = Field(None, description="That decides; without it, the objective's first.")
+    seeds: SeedsSection = SeedsSection()  # pyright: ignore[reportCallIssue]
+    ceiling: CeilingSection = CeilingSection()  # pyright: ignore[reportCallIssue]
+    held_out: HeldOutSection = HeldOutSection()  # pyright: ignore[reportCallIssue]
+    controls: ControlsSection = ControlsSection()  # pyright: ignore[reportCallIssue]
+
+    @field_validator("arms")
+    @classmethod
+    def _own_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in arms:
+            if name in CONTROLS:
+                raise ValueError(f"{name} is the name of an arm that a study adds by itself: give it another name")
+        return arms
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        units = {unit_of(budget) for budget in (*self.budgets, *([self.target] if self.target else []))}
+        if len(units) > 1:
+            raise ValueError(f"budgets and target are in {' and '.join(sorted(units))}: write all of them in one unit")
+        if self.target is not None and not self.budgets:
+            raise ValueError("target is compared with budgets, and there are none: write budgets too")
+        if not self.arms:
+            raise ValueError("there is nothing to compare: write arms, e.g. arms: {top: {select.using: {top: …}}}")
+        return self
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """The study in a mapping, with its base policy written out. Raises PolicyError."""
+        try:
+            study = cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise explained(cls, error) from error
+        metrics = study.plugin.metrics
+        if study.metric is not None and study.metric not in metrics:
+            raise PolicyError(
+                f"metric: {study.objective.label} does not measure {study.metric!r}. There is: {', '.join(metrics)}."
+            )
+        return study
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The study in a YAML file, with `key=value` overrides."""
+        data = read(path, cls.model_fields, overrides, {})
+        base = data.get("base")
+        if isinstance(base, str):
+            data["base"] = read(Path(path).parent / base, Policy.model_fields, (), {})
+        return cls.of(data)
+
+    @functools.cached_property
+    def plugin(self) -> Objective:
+        """The objective, made with its options."""
+        return plugins.make("objectives", self.objective.name, self.objective.options, "objective", Objective)
+
+    @property
+    def deciding(self) -> tuple[str, Better]:
+        """The metric that decides, and its better side."""
+        metric = self.metric or next(iter(self.plugin.metrics))
+        return metric, self.plugin.metrics[metric]
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds that there may be."""
+        return range(self.seeds.first, self.seeds.first + self.seeds.most)
+
+
+def unit_of(budget: BudgetPolicy) -> str:
+    """Which of documents, tokens and fraction a budget is in."""
+    return next(unit for unit in ("documents", "tokens", "fraction") if getattr(budget, unit) is not None)

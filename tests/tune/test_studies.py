@@ -1,0 +1,98 @@
+"""Whole studies over a small corpus: what they share, what they find, and what they do when they are killed."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from command import selector
+from runs import Noting, policy_of, write_corpus
+from selector.engine.local import LocalExecutor
+from selector.errors import PolicyError
+from selector.policy import Policy
+from selector.tune.run import run
+from selector.tune.study import Study
+
+ARMS = {
+    "long": {"select.using": {"top": {"score": "length"}}},
+    "drawn": {"select.using": {"quality_sampling": {"score": "length"}}},
+}
+
+
+def study_of(corpus: Path, **sections: Any) -> dict[str, Any]:
+    """A study whose base chooses at random from a small corpus."""
+    base = {
+        "seed": 7, "corpus": {"paths": [str(corpus)]}, "rate": ["length"],
+        "select": {"budget": {"fraction": 0.3}}, "manifest": {"quality": "length"},
+    }  # fmt: skip
+    return {"base": base, "arms": ARMS, "objective": "measured", **sections}
+
+
+@pytest.mark.slow
+def test_arms_share_what_is_stored_and_a_corpus_is_embedded_once(tmp_path: Path, tiny_model: Path) -> None:
+    base = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
+    temperatures = {
+        f"warm {i}": {"select.using.kmeans_quality": {"score": "readability", "temperature": 1.0 + i}} for i in range(3)
+    }
+    study = Study.of(
+        {
+            "base": {**base, "rate": ["readability"], "manifest": {"quality": "readability"}},
+            "arms": {**temperatures, "by quality": {"select.using": {"top": {"score": "readability"}}}},
+            "objective": {"measured": {"vectors": True}},
+            "seeds": {"least": 1, "most": 1},
+            "controls": {"all": False},
+        }
+    )
+    outcome = run(study, root=tmp_path / "runs", executor=Noting(notes=tmp_path / "notes"))
+    tasks = Counter(line.partition("/")[0] for line in (tmp_path / "notes").read_text("utf-8").splitlines())
+    keys = (tmp_path / "notes").read_text("utf-8").splitlines()
+    assert len(outcome.content["cells"]) == 5
+    assert tasks["embed"] == len({key for key in keys if key.startswith("embed/")}) == 6, "once for each part"
+    assert tasks["ingest"] == len({key for key in keys if key.startswith("ingest/")})
+
+
+@pytest.mark.slow
+def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_path: Path) -> None:
+    study, root = tmp_path / "study.yaml", tmp_path / "runs"
+    study.write_text(yaml.safe_dump(study_of(write_corpus(tmp_path / "corpus"))), "utf-8")
+    first = selector("tune", study, "--root", root)
+    assert first.code == 0, first.err
+    assert "long is the best by quality" in first.out and "random" in first.out
+    again = selector("tune", study, "--root", root)
+    assert again.out == first.out and again.err.count("stored") == first.err.count("long") * 4
+    shown = selector("tune", "show", study, "--root", root)
+    assert shown.out == first.out
+    content = selector("tune", "show", study, "--root", root, "--json").json
+    assert content["winner"] == "long" and content["seeds"] == [0, 1, 2, 3][: len(content["seeds"])]
+    best = Path(content["policy"]).read_text("utf-8")
+    assert best.startswith("# long is the best by quality\n")
+    assert Policy.load(content["policy"]).select.using.name == "top", "and it is a policy"
+    assert selector("gc", "--root", root, "--delete").code == 0
+    after = selector("tune", study, "--root", root)
+    assert after.out == first.out and "0.0 s" not in after.err, "what was measured outlives the garbage"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": {}}, "there is nothing to compare"),
+        ({"arms": {"random": {}}}, "random is the name of an arm that a study adds by itself"),
+        ({"metric": "beauty"}, "metric: measured does not measure 'beauty'. There is: quality"),
+        ({"seeds": {"least": 3, "most": 2}}, "most is 2, and least is 3"),
+        ({"target": {"tokens": 10}}, "there are none: write budgets too"),
+        ({"budgets": [{"tokens": 5}], "target": {"fraction": 0.5}}, "write all of them in one unit"),
+        ({"objective": "beauty"}, "There is no objective called 'beauty'"),
+        ({"trails": 3}, "has no key 'trails'"),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Study.of(study_of(tmp_path, **change))
+
+
+def test_an_arm_that_is_no_policy_is_named(tmp_path: Path) -> None:
+    study = Study.of(study_of(tmp_path, arms={"a": {"select.using": {"top": {}}}}))
+    with pytest.raises(PolicyError, match=r"arms\.a: select\.using\.top\.score is missing"):
+        run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
