@@ -33,6 +33,7 @@ STEPS = ["survey", "ingest", "dedup", "embed", "centroids", "cluster", "rate/rea
 COMMANDS = sorted(
     str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback
 )
+GROUPS = sorted(str(group.name) for group in app.registered_groups)
 
 
 @dataclass(frozen=True)
@@ -766,30 +767,35 @@ def test_a_process_of_its_own_says_the_same(made: Made) -> None:
 def test_the_command_alone_shows_what_there_is() -> None:
     ended = selector()
     assert ended.code == 2
-    for command in COMMANDS:
+    for command in (*COMMANDS, *GROUPS):
         assert re.search(rf"^│ {command} ", ended.out + ended.err, re.MULTILINE), command
     assert selector("--version").out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
 def test_every_command_has_help_and_every_option_a_sentence(command: str) -> None:
     ended = selector(command, "--help", env={"COLUMNS": "200"})
     assert (ended.code, ended.err) == (0, "")
     group: Any = typer.main.get_command(app)
-    described = group.commands[command]
-    assert described.help and described.help.endswith(".")
-    assert all(option.help for option in described.params if option.opts[0].startswith("-"))
-    assert {"--json", "--verbose"} <= {name for option in described.params for name in option.opts}
+    for described in leaves(group.commands[command]):
+        assert described.help and described.help.endswith(".")
+        assert all(option.help for option in described.params if option.opts[0].startswith("-"))
+        assert {"--json", "--verbose"} <= {name for option in described.params for name in option.opts}
+
+
+def leaves(command: Any) -> list[Any]:
+    """The commands that a command has below it, or itself."""
+    return list(getattr(command, "commands", {"": command}).values())
 
 
 def test_every_documented_command_exists_and_every_command_is_documented() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     blocks = "\n".join(re.findall(r"```console\n(.*?)```", readme, re.DOTALL))
     documented = re.findall(r"(?:^|&& )selector ([a-z-]+)(.*)$", blocks, re.MULTILINE)
-    assert {name for name, _ in documented} == set(COMMANDS)
+    assert {name for name, _ in documented} == {*COMMANDS, *GROUPS}
     group: Any = typer.main.get_command(app)
     for name, rest in documented:
-        known = {word for option in group.commands[name].params for word in option.opts}
+        known = {word for leaf in leaves(group.commands[name]) for option in leaf.params for word in option.opts}
         options = re.findall(r"(?<= )--?[a-z-]+", rest.partition("#")[0])
         assert set(options) <= known, f"selector {name}{rest}"
 
