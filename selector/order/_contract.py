@@ -80,7 +80,7 @@ class Order(abc.ABC):
     default and cannot be told from their types, and those whose default is for many more documents."""
     most_held: ClassVar[int] = 100_000_000
     """The most rows of a pool that it is asked to arrange in one piece; a run that has more is refused in words. An
-    order that is sorted by shards (a `Placed`, or a `Resorted` around one) is never asked in one piece by a run."""
+    order that is arranged by shards (a `Placed`, or an `Around` one) is never asked in one piece by a run."""
     reads_training: ClassVar[bool] = False
     """Whether it asks its pool for `training`: then the policy must say it, and another one makes another order."""
 
@@ -94,6 +94,12 @@ class Order(abc.ABC):
     def needs(self) -> tuple[str, ...]:
         """The pool's columns beside doc_id, num_tokens and the scores that options name."""
         return ()
+
+    @property
+    def ranks(self) -> Mapping[str, "Order"]:
+        """Further columns of the pool that the order reads: under each name the position that each row has in a placed
+        order, which visits it at most once. A row without a visit has the position of the row before."""
+        return {}
 
     @abc.abstractmethod
     def arrange(self, chosen: Pool, seed: int) -> Positions:

@@ -80,6 +80,7 @@ class Placed(Order):
 
     @final
     def arrange(self, chosen: Pool, seed: int) -> Positions:
+        chosen = with_ranks(self, chosen, seed)
         summary = self.summary(chosen, seed)
         shards = chosen.map(Read(order=self, summary=summary, seed=seed), *columns_read(self, chosen))
         counts, ids, groups, keys = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *shards, strict=True))
@@ -181,8 +182,24 @@ def _blamed(order: Placed) -> AbstractContextManager[None]:
 def columns_read(order: Order, chosen: Pool) -> list[str]:
     """The columns of the pool that the order may read: those of every order, and those that it names."""
     theirs = {"doc_id", "num_tokens", "round", "visits", "inclusion_probability"}
-    wanted = {*theirs, *columns_of(order)}
+    wanted = {*theirs, *columns_of(order), *order.ranks}
     return [name for name in chosen.schema.names if name in wanted]
+
+
+def with_ranks(order: Order, chosen: Pool, seed: int) -> Pool:
+    """The pool with the further columns that the order reads (`ranks`)."""
+    columns = dict[str, Ints]()
+    for name, by in order.ranks.items():
+        rows = by.arrange(chosen, seed).visits["document"].to_numpy()
+        columns[name] = standing(rows, np.arange(len(rows)), chosen.num_documents)
+    return chosen.with_columns(pa.table(columns)) if columns else chosen
+
+
+def standing(rows: Ints, positions: Ints, num_rows: int) -> Ints:
+    """The position of each of so many rows; one without a position has that of the row before."""
+    whole = np.full(num_rows, -1, np.int64)
+    whole[rows] = positions
+    return whole[np.maximum.accumulate(np.where(whole >= 0, np.arange(num_rows), 0))]
 
 
 def _numbers(order: Placed, method: str, answer: npt.NDArray[Any], length: int, kinds: str) -> npt.NDArray[Any]:

@@ -1,8 +1,8 @@
-"""What orders share that hold a whole pool: its documents from easy to hard, and those that are not visited."""
+"""What orders share that go by ranks: the documents from easy to hard, and those that are not visited."""
 
 import functools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,54 @@ from selector import exact, tables
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.order._contract import Positions, numbered
 from selector.order._difficulty import Direction, difficulty_keys
-from selector.order._placed import random_visits
+from selector.order._placed import Placed, random_visits
+from selector.plugins.options import ScoreName
 from selector.plugins.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByDifficulty(Placed):
+    """The rows of a pool from easy to hard or from hard to easy, for the ranks of another order (`Order.ranks`).
+
+    With `once`, of the rows of a document only the first.
+    """
+
+    score: ScoreName
+    direction: Direction
+    once: bool = False
+
+    def summary(self, chosen: Pool, seed: int) -> str:
+        return chosen.higher_is(self.score)
+
+    def visits(self, batch: pa.RecordBatch, summary: str, seed: int) -> Ints | None:
+        return first_rows(batch).astype(np.int64) if self.once else None
+
+    def keys(self, batch: pa.RecordBatch, summary: str, seed: int) -> UInt64:
+        return difficulty_keys(batch, self.score, summary, self.direction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ById(Placed):
+    """The documents of a pool by their ids, each once."""
+
+    def visits(self, batch: pa.RecordBatch, summary: None, seed: int) -> Ints:
+        return first_rows(batch).astype(np.int64)
+
+    def keys(self, batch: pa.RecordBatch, summary: None, seed: int) -> UInt64:
+        return np.zeros(batch.num_rows, np.uint64)
+
+
+def first_rows(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Which rows of a batch are the first of their document."""
+    ids = keyed.words(batch["doc_id"])
+    is_first = np.ones(len(ids), np.bool_)
+    is_first[1:] = (ids[1:] != ids[:-1]).any(axis=1)
+    return is_first
+
+
+def num_scored(score: str, batch: pa.RecordBatch) -> int:
+    """How many documents of a batch have a score."""
+    return int(np.count_nonzero(first_rows(batch) & ~np.isnan(exact.floats(batch[score]))))
 
 
 def ranked(chosen: Pool, score: str, direction: Direction) -> tuple[UInt64, Floats, Ints]:

@@ -11,63 +11,90 @@ filled with at most so many documents of each group, and that must be enough for
 """
 
 import heapq
-from bisect import bisect_left
+from array import array
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from selector.exact import Ints
+Numbers = npt.NDArray[np.integer]
+"""Small whole numbers, of whatever width: one for each visit."""
 
 _EXACT = 300  # so many places are tried with the exact test at every step; it takes as many steps for each
+_AT_ONCE = 1 << 20  # places that are looked at together
+_GROUP = (1 << 32) - 1  # the bits of a head that are its group
 
 
-def spaced(groups: Ints, window: int, most: int, before: Ints | None = None) -> Ints:
-    """The places of documents of these groups in another order, in which no window has more than `most` of a group.
+def spaced(groups: Numbers, window: int, most: int, before: Numbers | None = None) -> Numbers:
+    """The groups of documents of these groups in another order, in which no window has more than `most` of a group.
 
     The documents of a group stay in their order, and every document is placed as early as can be. Where no order keeps
-    to the cap, it is exceeded (`exceeded` says how often). Negative groups are of one document each. `before` are the
-    groups of the places before these.
+    to the cap, it is exceeded (`exceeded` says how often). Negative groups are of one document each, called -1 in the
+    answer; they stay in their order too. `before` are the groups of the places before these.
     """
-    before = np.empty(0, np.int64) if before is None else before[len(before) - min(window - 1, len(before)) :]
+    before = groups[:0] if before is None else before[len(before) - min(window - 1, len(before)) :]
     whole = np.concatenate([before, groups])
     if not exceeded(whole, window, most):
-        return np.arange(len(groups))  # what keeps to the cap is not moved
-    alone = np.flatnonzero(whole < 0)
-    whole[alone] = whole.max(initial=0) + 1 + alone
-    numbers = np.unique(whole, return_inverse=True)[1]
-    state = _State(np.bincount(numbers).tolist(), window, most)
+        return groups  # what keeps to the cap is not moved
+    names, numbers = _numbered(whole)
+    state = _State(np.bincount(numbers, minlength=len(names) + 1).tolist(), window, most, len(names))
     for group in numbers[: len(before)].tolist():
         state.put(group)
-    return _laid(state, _Queues.of(numbers[len(before) :], len(state.left)))
+    queues = _Queues.of(numbers[len(before) :], len(state.left))
+    del whole, numbers
+    laid = np.frombuffer(_laid(state, queues), np.int32)
+    return np.append(names, -1)[laid].astype(groups.dtype)
 
 
-def exceeded(groups: Ints, window: int, most: int) -> int:
+def exceeded(groups: Numbers, window: int, most: int) -> int:
     """How many documents are one too many of their group in the window that ends with them."""
-    known = np.flatnonzero(groups >= 0)
-    order = known[np.argsort(groups[known], kind="stable")]
-    first, last = order[:-most], order[most:]
-    return int(((groups[first] == groups[last]) & (last - first < window)).sum())
+    num, width = 0, max(_AT_ONCE, window)
+    for first in range(0, len(groups), width):
+        begin = max(first - window + 1, 0)
+        here = groups[begin : first + width]
+        known = np.flatnonzero(here >= 0)
+        order = known[np.argsort(here[known], kind="stable")]
+        one, other = order[:-most], order[most:]
+        num += int(((here[one] == here[other]) & (other - one < window) & (other >= first - begin)).sum())
+    return num
+
+
+def _numbered(groups: Numbers) -> tuple[Numbers, Numbers]:
+    """The groups that are there, ascending, and for each document the place of its own; negative ones share the next
+    number."""
+    groups = np.maximum(groups, -1)
+    is_used = np.zeros(int(groups.max(initial=-1)) + 2, np.bool_)
+    is_used[groups] = True
+    is_used[-1] = False
+    number = np.cumsum(is_used, dtype=np.int32) - np.int32(1)
+    number[-1] += 1
+    names = np.flatnonzero(is_used)
+    return names.astype(groups.dtype), number[groups]
 
 
 class _State:
-    """How many documents of each group are left, and which groups may come next."""
+    """How many documents of each group are left, and which groups may come next.
 
-    def __init__(self, left: list[int], window: int, most: int) -> None:
-        self.left, self.window, self.most = left, window, most
+    The last group, `alone`, stands for all documents that are the only ones of theirs.
+    """
+
+    def __init__(self, left: Sequence[int], window: int, most: int, alone: int) -> None:
+        self.left, self.window, self.most, self.alone = array("q", left), window, most, alone
         self.total, self.place = sum(left), 0
         self.recent: deque[int] = deque()  # the groups of the last window - 1 places
         self.count: dict[int, int] = {}  # of those, by group
-        self.last = [-1] * len(left)  # the last place of each group
+        self.last = array("q", [-1]) * len(left)  # the last place of each group
 
     def copy(self) -> "_State":
-        other = _State([], self.window, self.most)
-        other.left, other.last, other.count = self.left.copy(), self.last.copy(), self.count.copy()
+        other = _State([], self.window, self.most, self.alone)
+        other.left, other.last, other.count = self.left[:], self.last[:], self.count.copy()
         other.recent, other.total, other.place = self.recent.copy(), self.total, self.place
         return other
 
     def may(self, group: int) -> bool:
         """Whether a document of the group may come next."""
-        return self.left[group] > 0 and self.count.get(group, 0) < self.most
+        return self.left[group] > 0 and (self.count.get(group, 0) < self.most or group == self.alone)
 
     def put(self, group: int) -> int:
         """Places a document of the group; the group of the document that leaves the window, or this one."""
@@ -80,16 +107,21 @@ class _State:
         if len(self.recent) < self.window:
             return group
         gone = self.recent.popleft()
-        self.count[gone] -= 1
+        if self.count[gone] == 1 and gone != group:
+            del self.count[gone]
+        else:
+            self.count[gone] -= 1
         return gone
 
     def turn(self, group: int) -> tuple[int, int, int]:
         """When the rule takes the group, lowest first: most left, then least recently placed."""
+        if group == self.alone:
+            return -1, -1, group
         return -self.left[group], self.last[group], group
 
-    def lay_rest(self, laid: list[int], *, gives_up: bool) -> bool:
+    def lay_rest(self, laid: "array[int] | None", *, gives_up: bool) -> bool:
         """Lays the rest by the rule, and says whether it keeps to the cap; gives up where it cannot, if told to."""
-        groups = [group for group, left in enumerate(self.left) if left]
+        groups = np.flatnonzero(np.asarray(self.left)).tolist()
         ready = [self.turn(group) for group in groups if self.may(group)]
         waiting = [self.turn(group) for group in groups if not self.may(group)]
         heapq.heapify(ready)
@@ -102,54 +134,61 @@ class _State:
                 keeps = False
                 while waiting[0] != self.turn(waiting[0][2]):  # it has been placed since
                     heapq.heappop(waiting)
-            turn = heapq.heappop(ready or waiting)
-            laid.append(turn[2])
-            for group in {turn[2], self.put(turn[2])}:
-                if self.left[group] and (group == turn[2] or self.count[group] == self.most - 1):
-                    heapq.heappush(ready if self.may(group) else waiting, self.turn(group))
+            group = heapq.heappop(ready or waiting)[2]
+            if laid is not None:
+                laid.append(group)
+            gone = self.put(group)
+            if self.left[group]:
+                heapq.heappush(ready if self.may(group) else waiting, self.turn(group))
+            if self.is_free_again(gone, group):
+                heapq.heappush(ready, self.turn(gone))
         return keeps
+
+    def is_free_again(self, gone: int, placed: int) -> bool:
+        """Whether a group may come next because a document of it has left the window."""
+        return gone not in (placed, self.alone) and self.left[gone] > 0 and self.count.get(gone, 0) == self.most - 1
 
     def can_lay_rest(self) -> bool:
         """Whether the rule finds an order for the rest that keeps to the cap."""
-        return self.copy().lay_rest([], gives_up=True)
+        return self.copy().lay_rest(None, gives_up=True)
 
 
-def _laid(state: _State, queues: "_Queues") -> Ints:
-    """The documents of the queues in their new order."""
-    start, laid = state.copy(), list[int]()
+def _laid(state: _State, queues: "_Queues") -> "array[int]":
+    """The groups of the documents of the queues in their new order."""
+    start, laid = state.copy(), array("i")
     if not start.can_lay_rest():
         if state.total <= _EXACT:
             state.lay_rest(laid, gives_up=False)
         else:
             _quick(state, queues, laid, down_to=0)
-    else:
-        _quick(state, queues, laid, down_to=_EXACT)
-        _tested(state, queues, laid)
-        back = 1
-        while state.total:  # a dead end: goes back until the rule finds a way, as it does from the start
-            del laid[max(len(laid) - back, 0) :]
-            back *= 2
-            state = start.copy()
-            for group in laid:
+        return laid
+    _quick(state, queues, laid, down_to=_EXACT)
+    _tested(state, queues, laid)
+    back = 1
+    while state.total:  # a dead end: goes back until the rule finds a way, as it does from the start
+        del laid[max(len(laid) - back, 0) :]
+        back *= 2
+        state = start.copy()
+        for group in laid:
+            state.put(group)
+        if state.can_lay_rest():
+            rest = array("i")
+            state.copy().lay_rest(rest, gives_up=True)
+            for group in rest[: max(len(rest) - _EXACT, 0)]:
                 state.put(group)
-            if state.can_lay_rest():
-                rest = list[int]()
-                state.copy().lay_rest(rest, gives_up=True)
-                for group in rest[: max(len(rest) - _EXACT, 0)]:
-                    state.put(group)
-                    laid.append(group)
-                _tested(state, queues, laid)
-    order = np.empty(len(laid), np.int64)
-    order[np.argsort(np.array(laid, np.int64), kind="stable")] = queues.documents
-    return order
+                laid.append(group)
+            _tested(state, queues, laid)
+    return laid
 
 
-def _tested(state: _State, queues: "_Queues", laid: list[int]) -> None:
+def _tested(state: _State, queues: "_Queues", laid: "array[int]") -> None:
     """Lays a short rest, each document as early as the exact test lets it; nothing more, if it lets none."""
-    alive = [group for group, left in enumerate(state.left) if left]
-    small = state.copy()  # of those groups alone: it is copied often
+    alive: list[int] = np.flatnonzero(np.asarray(state.left)).tolist()
     number = {group: i for i, group in enumerate(alive)}
-    small.left, small.last = [*(state.left[group] for group in alive), 0], [*(state.last[group] for group in alive), 0]
+    small = _State([], state.window, state.most, number.get(state.alone, len(alive) + 1))  # it is copied often
+    small.left = array("q", [*(state.left[group] for group in alive), 0])
+    small.last = array("q", [*(state.last[group] for group in alive), 0])
+    small.total, small.place = state.total, state.place
     small.recent = deque(number.get(group, len(alive)) for group in state.recent)  # the last number: all others
     small.count = {len(alive): len(state.recent), **{number[group]: state.count.get(group, 0) for group in alive}}
     while small.total:
@@ -167,26 +206,29 @@ def _tested(state: _State, queues: "_Queues", laid: list[int]) -> None:
         laid.append(alive[i])
 
 
-def _quick(state: _State, queues: "_Queues", laid: list[int], *, down_to: int) -> None:
+def _quick(state: _State, queues: "_Queues", laid: "array[int]", *, down_to: int) -> None:
     """Places documents as early as the quick test lets them, until so many are left.
 
     It ends before that where no group may come next; if nothing is to be left, it goes on without the cap.
     """
     room = _Room(state)
-    left, count, most = state.left, state.count, state.most
+    left, alone = state.left, state.alone
     documents, ends = queues.documents, queues.ends
-    by_size = sorted((-n, group) for group, n in enumerate(left) if n)
-    heads = [(documents[ends[group] + n], group) for n, group in by_size]
-    ready = [head for head in heads if count.get(head[1], 0) < most]
-    waiting = [head for head in heads if count.get(head[1], 0) >= most]
+    sizes = np.array(left[:alone])
+    by_size = np.argsort(-sizes, kind="stable")
+    sizes = -sizes[by_size]
+    ready, waiting = list[int](), list[int]()  # the next document of a group, and that group
+    for group in np.flatnonzero(np.asarray(left)).tolist():
+        head = documents[ends[group] - left[group]] << 32 | group
+        (ready if state.may(group) else waiting).append(head)
     heapq.heapify(ready)
     heapq.heapify(waiting)
 
-    def is_old(heap: list[tuple[int, int]]) -> bool:
+    def is_old(heap: list[int]) -> bool:
         """Whether the group on top has been placed since."""
         if not heap:
             return False
-        document, group = heap[0]
+        document, group = heap[0] >> 32, heap[0] & _GROUP
         return not left[group] or document != documents[ends[group] - left[group]]
 
     while state.total > down_to:
@@ -194,27 +236,31 @@ def _quick(state: _State, queues: "_Queues", laid: list[int], *, down_to: int) -
             heapq.heappop(ready)
         least = room.least_left(state.total) if down_to and room.free <= 0 else 0
         if least:
-            large = [group for _, group in by_size[: bisect_left(by_size, (-least,))] if left[group] > least]
-            firsts = [(documents[ends[group] - left[group]], group) for group in large if count.get(group, 0) < most]
+            large = by_size[: np.searchsorted(sizes, -least)].tolist()
+            firsts = [
+                (documents[ends[group] - left[group]], group)
+                for group in large
+                if left[group] > least and state.may(group)
+            ]
             if not firsts:
                 return
             group = min(firsts)[1]
         elif ready or down_to:
             if not ready:
                 return
-            group = heapq.heappop(ready)[1]
+            group = heapq.heappop(ready) & _GROUP
         else:
             while is_old(waiting):
                 heapq.heappop(waiting)
-            group = heapq.heappop(waiting)[1]
-        room.take(left[group])
+            group = heapq.heappop(waiting) & _GROUP
+        room.take(1 if group == alone else left[group])
         laid.append(group)
         gone = state.put(group)
         if left[group]:
-            again = documents[ends[group] - left[group]], group
-            heapq.heappush(ready if count.get(group, 0) < most else waiting, again)
-        if gone != group and left[gone] and count[gone] == most - 1:
-            heapq.heappush(ready, (documents[ends[gone] - left[gone]], gone))
+            again = documents[ends[group] - left[group]] << 32 | group
+            heapq.heappush(ready if state.may(group) else waiting, again)
+        if state.is_free_again(gone, group):
+            heapq.heappush(ready, documents[ends[gone] - left[gone]] << 32 | gone)
 
 
 class _Room:
@@ -232,12 +278,14 @@ class _Room:
         self.ends = ends[(ends > 0) & (ends < state.total)]
         full, rest = np.divmod(self.ends, state.window)
         self.held = full * most + np.minimum(rest, most)  # how many of one group an end can hold
-        by_size = np.bincount(np.array(state.left, np.int64))
+        num_alone = state.left[state.alone]
+        by_size = np.bincount(np.array(state.left[: state.alone], np.int64), minlength=2)
+        by_size[1] += num_alone
         fewer, smaller = np.cumsum(by_size), np.cumsum(by_size * np.arange(len(by_size)))
         at = np.minimum(self.held, len(by_size) - 1)
-        spare = smaller[at] + self.held * (len(state.left) - fewer[at]) - self.ends
+        spare = smaller[at] + self.held * (state.alone + num_alone - fewer[at]) - self.ends
         self.spare = np.where(spare < 0, state.total + 1, spare)
-        self.bins: list[int] = np.searchsorted(self.held, np.arange(len(by_size))).tolist()
+        self.bins = array("q", np.searchsorted(self.held, np.arange(len(by_size))).astype(np.int64).tobytes())
         self.taken = [0] * (len(self.ends) + 1)
         self.free = 0  # so many documents can be placed before an end has none to spare
 
@@ -260,13 +308,14 @@ class _Room:
 class _Queues:
     """The documents of each group in their order, group after group; those of a group are before its end."""
 
-    def __init__(self, documents: list[int], ends: list[int]) -> None:
+    def __init__(self, documents: "array[int]", ends: "array[int]") -> None:
         self.documents, self.ends = documents, ends
 
     @classmethod
-    def of(cls, numbers: Ints, num_groups: int) -> "_Queues":
-        sizes = np.bincount(numbers, minlength=num_groups)
-        return cls(np.argsort(numbers, kind="stable").tolist(), np.cumsum(sizes).tolist())
+    def of(cls, numbers: Numbers, num_groups: int) -> "_Queues":
+        ends = np.cumsum(np.bincount(numbers, minlength=num_groups)).astype(np.int64)
+        documents = np.argsort(numbers, kind="stable").astype(np.int32)
+        return cls(array("i", documents.tobytes()), array("q", ends.tobytes()))
 
     def head(self, group: int, left: int) -> int:
         """The first document of a group that has so many left."""

@@ -7,70 +7,120 @@ the documents of one batch compare. Divide by the number of documents for weight
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import final
+from fractions import Fraction
+from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from selector import exact, tables
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints
-from selector.order._contract import Order, Positions
+from selector.exact import Floats, Ints, UInt64, keyed
+from selector.order._around import Along, Around, Visits, in_one_piece
+from selector.order._contract import Positions
+from selector.order._placed import with_ranks
 from selector.plugins.families import name_of
 from selector.plugins.pool import Pool
 
 _LAST_EPOCH = 65_535  # the greatest number of a visit
 
-Weigh = Callable[[Ints, Ints], Floats]
-"""The weights of visits, from the rows of the pool and the numbers of the visits; NaN: nothing is known of one."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Weighted(Order):
+class Weighted(Around):
     """The visits of another order, in their places, each with the weight that `weights` says.
 
     It is multiplied by the weight that the visit has already. A visit of which nothing is known weighs what the others
     do on average, and facts of the order's name say how many those are.
     """
 
-    inner: Order
     normalised: bool = True
 
+    def summary(self, visits: Visits, seed: int) -> Any:
+        """What weights need to know of all visits; picklable."""
+        return None
+
     @abc.abstractmethod
-    def weights(self, chosen: Pool, seed: int) -> Weigh:
-        """How visits are weighed, from 0 on."""
+    def weights(self, along: Along, summary: Any) -> Floats:
+        """The weight of each visit, from 0 on; NaN: nothing is known of it."""
 
     @final
     def arrange(self, chosen: Pool, seed: int) -> Positions:
         positions = self.inner.arrange(chosen, seed)
-        visits = positions.visits
-        weights = self.weights(chosen, seed)(visits["document"].to_numpy(), visits["visit"].to_numpy().astype(np.int64))
-        is_known = ~np.isnan(weights)
-        weights = np.where(is_known, weights, mean(weights[is_known]) if is_known.any() else 1.0)
-        weights = weights * visits["loss_weight"].to_numpy()
-        average = mean(weights)
-        if self.normalised and average > 0:
-            weights = weights / average
+        along, every = in_one_piece(self, with_ranks(self, chosen, seed), positions)
+        weights, before = self.weights(along, self.summary(every, seed)), positions.visits["loss_weight"].to_numpy()
+        known = Tally.of(weights[~np.isnan(weights)])
+        product = multiplied(weights, before, known.mean)
+        whole = Tally.of(product)
+        by = divisor(self.normalised, whole)
         at = tables.VISITS.get_field_index("loss_weight")
-        facts = {
-            "unknown": int(np.count_nonzero(~is_known)),
-            "mean_before": round(average, 6),
-            "least": round(float(weights.min()), 6) if len(weights) else None,
-            "greatest": round(float(weights.max()), 6) if len(weights) else None,
-        }
         return replace(
             positions,
-            visits=visits.set_column(at, tables.VISITS.field(at), pa.array(weights.astype(np.float32))),
-            facts={**positions.facts, name_of(self): facts},
+            visits=positions.visits.set_column(at, tables.VISITS.field(at), pa.array(divided(product, by))),
+            facts={**positions.facts, name_of(self): weight_facts(known, whole, by)},
         )
 
 
-def mean(values: Floats) -> float:
-    """The mean, the same in whatever order the values are; 1 of none."""
-    return float(exact.total(exact.parts(values)) / len(values)) if len(values) else 1.0
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What weights add up to, exactly; those of some visits at a time add up to that of all."""
+
+    count: int
+    parts: Ints
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, weights: Floats) -> "Tally":
+        least, greatest = float(weights.min(initial=np.inf)), float(weights.max(initial=-np.inf))
+        return cls(count=len(weights), parts=exact.parts(weights), least=least, greatest=greatest)
+
+    @classmethod
+    def sum(cls, tallies: Iterable["Tally"]) -> "Tally":
+        """What they add up to."""
+        whole = cls.of(np.empty(0))
+        for one in tallies:
+            whole = cls(
+                count=whole.count + one.count,
+                parts=whole.parts + one.parts,
+                least=min(whole.least, one.least),
+                greatest=max(whole.greatest, one.greatest),
+            )
+        return whole
+
+    @property
+    def mean(self) -> float:
+        """The mean, the same in whatever order the weights are; 1 of none."""
+        return float(Fraction(exact.total(self.parts)) / self.count) if self.count else 1.0
+
+
+def multiplied(weights: Floats, before: npt.NDArray[Any], unknown: float) -> Floats:
+    """The weights of visits, by those that they have already; one that is not known weighs `unknown`."""
+    return np.where(np.isnan(weights), unknown, weights) * before
+
+
+def divided(weights: npt.NDArray[Any], by: float) -> npt.NDArray[np.float32]:
+    """The weights as they are stored."""
+    return (weights / by).astype(np.float32)
+
+
+def divisor(is_normalised: bool, product: Tally) -> float:
+    """What weights that add up to this are divided by."""
+    return product.mean if is_normalised and product.mean > 0 else 1.0
+
+
+def weight_facts(known: Tally, product: Tally, by: float) -> dict[str, Any]:
+    """What the manifest says of weights: `known` are those that are, `product` those of all visits before they are
+    divided."""
+    return {
+        "unknown": product.count - known.count,
+        "mean_before": round(product.mean, 6),
+        "least": round(product.least / by, 6) if product.count else None,
+        "greatest": round(product.greatest / by, 6) if product.count else None,
+    }
 
 
 def released(ease: Floats, epoch: Ints, epochs: int) -> Floats:
@@ -86,10 +136,10 @@ def check_epochs(name: str, option: str, epochs: int) -> None:
         raise PolicyError(f"{name}.{option}={epochs} is no number of epochs: write a whole number from 1 on.")
 
 
-def code_of(chosen: Pool, known: pa.Array) -> Ints:
-    """For every row of the pool the place of its document among these ids; -1: it is not among them."""
-    ids = chosen.table("doc_id")["doc_id"].combine_chunks()
-    place: pa.Array = pc.index_in(ids, value_set=known)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+def code_of(ids: UInt64, known: pa.Array) -> Ints:
+    """For each visit the place of its document among the known ones; -1: it is not among them. `ids` are as in
+    `Along`."""
+    place: pa.Array = pc.index_in(keyed.ids(ids), value_set=known)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
     return place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 

@@ -1,22 +1,25 @@
 """Another order in which the visits of a document lie apart."""
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from selector.errors import PolicyError
-from selector.exact import Ints, UInt64, argsort, keyed
-from selector.order import Order, Pool, Positions
+from selector.exact import Ints
+from selector.order import Along, Order
+from selector.order._around import Visits
 from selector.order._contract import batch_of
-from selector.order._moved import kept_apart, moved_by
-from selector.order._spacing import exceeded
+from selector.order._moved import Moved, kept_apart, moved_by
+from selector.order._ranked import ById
+from selector.order._spacing import Numbers, exceeded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart(Order):
+class Apart(Moved):
     """Another order, moved so that each visit of a document comes at least `gap` places after the one before.
 
     Whatever repeats documents, `select` or the order. Every visit comes as early as it can, and none leaves its phase.
@@ -25,7 +28,8 @@ class Apart(Order):
     instead. The facts of the manifest say so: `apart` has the gap that is `possible` in every phase, the `closest` two
     visits of a document (null: none has two), how many are nearer than `gap`, also across the border of two phases, and
     how far visits moved. Without a `gap` it is the trainer's global batch (`training.global_batch_size`), and 512 where
-    the policy does not say that. The driver holds all visits, 450 bytes each; a million take ten to fifteen seconds.
+    the policy does not say that. The driver holds a number for each visit, and more for each document that is repeated;
+    a million take ten seconds or so.
 
     Evidence: up to 4 epochs of the same text are almost as good as new text (arXiv 2305.16264, laps over a whole
     corpus, so its gap is the corpus); laps that are shuffled anew promise a gap of 1 alone. That a gap helps by itself
@@ -38,7 +42,6 @@ class Apart(Order):
         {"inner": {"pooled": {"score": "difficulty", "epochs": 3}}, "gap": 3000}
     )
 
-    inner: Order
     gap: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,31 +52,46 @@ class Apart(Order):
     def reads_batch(self) -> bool:
         return self.gap is None
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        gap = batch_of(chosen) if self.gap is None else self.gap
-        positions = self.inner.arrange(chosen, seed)
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        document = _repeated(ids[positions.visits["document"].to_numpy()])
-        possible: list[int] = []
+    @property
+    def ranks(self) -> Mapping[str, Order]:
+        return {"rank": ById()}
 
-        def window_of(stretch: Ints) -> int:
-            bound = possible_gap(stretch)
-            possible.append(gap if bound is None else min(gap, bound))
-            return possible[-1]
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("rank",)
 
-        places = kept_apart(positions.visits["phase"], document, window_of, 1)
-        gaps = _gaps(document[places])
-        facts = {
-            "gap": gap,
-            "possible": min([gap, *possible]),
-            "closest": int(gaps.min()) if len(gaps) else None,
-            "nearer": exceeded(document[places], gap, 1),
-            **moved_by(places),
+    def summary(self, visits: Visits, seed: int) -> int:
+        """The gap that is asked for."""
+        return batch_of(visits.chosen) if self.gap is None else self.gap
+
+    def groups(self, along: Along, summary: int) -> Ints:
+        """A number for each visit's document, if it is visited several times."""
+        document = along.batch["rank"].to_numpy()
+        _, number, times = np.unique(document, return_inverse=True, return_counts=True)
+        return np.where(times[number] == 1, -1, document)
+
+    def laid(self, groups: Numbers, visits: Visits, summary: int) -> Numbers:
+        return kept_apart(groups, visits.begins, functools.partial(_kept_gap, summary), 1)
+
+    def facts(self, laid: Numbers, order: Numbers, visits: Visits, summary: int) -> Mapping[str, Any]:
+        ends = [*visits.begins[1:].tolist(), len(laid)]
+        phases = [laid[begin:end] for begin, end in zip(visits.begins.tolist(), ends, strict=False)]
+        return {
+            "gap": summary,
+            "possible": min([summary, *(_kept_gap(summary, phase) for phase in phases)]),
+            "closest": closest(laid),
+            "nearer": exceeded(laid, summary, 1),
+            **moved_by(order),
         }
-        return replace(positions.rearranged(places, ids), facts={**positions.facts, "apart": facts})
 
 
-def possible_gap(document: Ints) -> int | None:
+def _kept_gap(gap: int, document: Numbers) -> int:
+    """The gap of a phase in which visits are of these documents, where that gap is asked for."""
+    possible = possible_gap(document)
+    return gap if possible is None else min(gap, possible)
+
+
+def possible_gap(document: Numbers) -> int | None:
     """The largest gap with which these visits can be laid, by their documents; None: no document is there twice.
 
     Negative numbers are of one visit each.
@@ -85,20 +103,10 @@ def possible_gap(document: Ints) -> int | None:
     return (len(document) - int(np.count_nonzero(times == most))) // (most - 1)
 
 
-def _repeated(ids: UInt64) -> Ints:
-    """A number for each visit's document, if it is visited several times; -1 for the others."""
-    order = argsort(ids[:, 0], ids)
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (ids[order][1:] != ids[order][:-1]).any(axis=1)
-    number = np.empty(len(order), np.int64)
-    number[order] = np.cumsum(is_new) - 1
-    times = np.bincount(number)
-    alone = np.ones(len(order), np.bool_) if not len(order) else times[number] == 1
-    return np.where(alone, -1, number)
-
-
-def _gaps(document: Ints) -> Ints:
-    """How far each visit is from the one before of the same document."""
+def closest(document: Numbers) -> int | None:
+    """How far the closest two visits of a document are from each other, by the documents of visits; None: no document
+    is there twice."""
     known = np.flatnonzero(document >= 0)
     order = known[np.argsort(document[known], kind="stable")]
-    return np.diff(order)[document[order][1:] == document[order][:-1]]
+    gaps = np.diff(order)[document[order][1:] == document[order][:-1]]
+    return int(gaps.min()) if len(gaps) else None

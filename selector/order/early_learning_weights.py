@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 import numpy as np
 
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints
-from selector.order import Columns, Pool, TablePath
-from selector.order._weighted import Reported, Weigh, Weighted, check_epochs, code_of, ensembled
+from selector.exact import Floats
+from selector.order import Along, Columns, TablePath
+from selector.order._around import Visits
+from selector.order._weighted import Reported, Weighted, check_epochs, code_of, ensembled
 
 _NEAR_CERTAIN = 1e-4  # as in the published code: no probability is nearer to 0 or 1
 
@@ -25,7 +26,7 @@ class EarlyLearningWeights(Weighted):
     what the regulariser of that strength leaves of the gradient: with two classes, the given one and all others, and p
     and t of epoch e, 1 - `strength` p (1 - 2 t) / (p + t - 2 p t). Both stay within 0 and 1. Weights are normalised to
     a mean of 1 over all visits, not over a batch; `normalised: false` leaves them as they are. A document of which too
-    little is known weighs what the others do on average. The driver holds the table and all visits.
+    little is known weighs what the others do on average. The driver and every worker hold the table.
 
     Evidence: Early-Learning Regularization Prevents Memorization of Noisy Labels (arXiv 2007.00151, NeurIPS 2020),
     which adds strength 3 times log(1 - <p, t>), momentum 0.7, to the loss of image classifiers; reported: it holds
@@ -55,26 +56,24 @@ class EarlyLearningWeights(Weighted):
                 "0 on, below 1."
             )
 
-    def weights(self, chosen: Pool, seed: int) -> Weigh:
+    def summary(self, visits: Visits, seed: int) -> tuple[Reported, Floats]:
+        """What was reported, and the mean so far for each row of it."""
         reported = Reported.of(self.reported.table, "early_learning_weights")
-        document_of, target = code_of(chosen, reported.documents), ensembled(reported, self.momentum)
-        late = memorised_late(reported, target, self.early)
+        return reported, ensembled(reported, self.momentum)
 
-        def weigh(row: Ints, visit: Ints) -> Floats:
-            document = document_of[row]
-            if self.by == "memorised_late":
-                return np.clip(1 - self.strength * np.append(late, np.nan)[document], 0, 1)
-            now = reported.latest(document, visit)
-            weights = np.full(len(row), np.nan)
-            known = now[now >= 0]
-            p, t = (
-                np.clip(values[known], _NEAR_CERTAIN, 1 - _NEAR_CERTAIN) for values in (1 - reported.surprise, target)
-            )
-            left = gradient(np.column_stack([p, 1 - p]), np.column_stack([t, 1 - t]))[:, 0] / (1 - p)
-            weights[now >= 0] = np.clip(1 - self.strength * left, 0, 1)
-            return weights
-
-        return weigh
+    def weights(self, along: Along, summary: tuple[Reported, Floats]) -> Floats:
+        reported, target = summary
+        document = code_of(along.ids, reported.documents)
+        if self.by == "memorised_late":
+            late = memorised_late(reported, target, self.early)
+            return np.clip(1 - self.strength * np.append(late, np.nan)[document], 0, 1)
+        now = reported.latest(document, along.visit)
+        weights = np.full(len(document), np.nan)
+        known = now[now >= 0]
+        p, t = (np.clip(values[known], _NEAR_CERTAIN, 1 - _NEAR_CERTAIN) for values in (1 - reported.surprise, target))
+        left = gradient(np.column_stack([p, 1 - p]), np.column_stack([t, 1 - t]))[:, 0] / (1 - p)
+        weights[now >= 0] = np.clip(1 - self.strength * left, 0, 1)
+        return weights
 
 
 def memorised_late(reported: Reported, target: Floats, early: int) -> Floats:

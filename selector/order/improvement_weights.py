@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints
-from selector.order import Columns, Pool, TablePath
-from selector.order._weighted import Reported, Weigh, Weighted, check_epochs, code_of
+from selector.exact import Floats
+from selector.order import Along, Columns, TablePath
+from selector.order._around import Visits
+from selector.order._weighted import Reported, Weighted, check_epochs, code_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ImprovementWeights(Weighted):
     `strength`), a visit weighs 1 - a (1 - q) / (1 - p), and nothing where that is below 0: a first visit 1, and then a
     document that improved most least. Later epochs than the table has count as its last. Weights are normalised to a
     mean of 1 over all visits, not over a batch; `normalised: false` leaves them as they are. A document of which two
-    epochs are not known weighs what the others do on average. The driver holds the table and all visits.
+    epochs are not known weighs what the others do on average. The driver and every worker hold the table.
 
     Evidence: Self-Knowledge Distillation with Progressive Refinement of Targets (arXiv 2006.12000, ICCV 2021), whose
     targets are softened by the predictions of one epoch ago (strength 0.8), and which says that hard examples are
@@ -48,22 +49,19 @@ class ImprovementWeights(Weighted):
                 f"improvement_weights.strength={self.strength} is no share of the target: write a number from 0 to 1."
             )
 
-    def weights(self, chosen: Pool, seed: int) -> Weigh:
-        reported = Reported.of(self.reported.table, "improvement_weights")
-        document_of, begins = code_of(chosen, reported.documents), reported.begins
+    def summary(self, visits: Visits, seed: int) -> Reported:
+        return Reported.of(self.reported.table, "improvement_weights")
 
-        def weigh(row: Ints, visit: Ints) -> Floats:
-            document = document_of[row]
-            now = reported.latest(document, visit)
-            is_known = (now >= 0) & (now > begins[document])
-            share = self.strength * np.minimum(visit, self.epochs) / self.epochs
-            weights = np.ones(len(row))
-            weights[is_known] = emphasis(
-                share[is_known], reported.surprise[now[is_known]], reported.surprise[now[is_known] - 1]
-            )
-            return np.where(is_known | (visit == 0), weights, np.nan)
-
-        return weigh
+    def weights(self, along: Along, summary: Reported) -> Floats:
+        document, visit = code_of(along.ids, summary.documents), along.visit
+        now = summary.latest(document, visit)
+        is_known = (now >= 0) & (now > summary.begins[document])
+        share = self.strength * np.minimum(visit, self.epochs) / self.epochs
+        weights = np.ones(len(visit))
+        weights[is_known] = emphasis(
+            share[is_known], summary.surprise[now[is_known]], summary.surprise[now[is_known] - 1]
+        )
+        return np.where(is_known | (visit == 0), weights, np.nan)
 
 
 def emphasis(share: Floats, surprise: Floats, before: Floats) -> Floats:

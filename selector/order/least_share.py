@@ -1,22 +1,28 @@
 """Another order in which some groups have at least their share of every window, from the first position on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from selector.errors import PolicyError, did_you_mean
-from selector.exact import Ints, keyed
-from selector.order import Groups, Order, Pool, Positions, groups_in
-from selector.order._moved import stretches
+from selector.exact import Ints
+from selector.order import Along, Groups, groups_in
+from selector.order._around import Visits
+from selector.order._moved import Moved
+from selector.order._spacing import Numbers
 
 _MOST_PARTS = 10**9  # a share is a fraction of at most so many parts
+_AT_ONCE = 1 << 20  # visits that are looked at together
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeastShare(Order):
+class LeastShare(Moved):
     """Another order, moved so that any w visits in a row have at least floor(w x share) of a group, for every w.
 
     A group is all documents with one value of the column `by` (source, cluster, a label, corpus.x), in `shares` as
@@ -24,7 +30,7 @@ class LeastShare(Order):
     0, 4, 8 … (`at: start`). The other places are filled by the other order, with what the group has beyond its share
     taken evenly out of it. With several groups whose places collide a window may lack one of each. Without `shares`
     each group has its share of all visits. Groups, and what is in none of them, stay in their order, and no visit
-    leaves its phase. The driver holds all visits.
+    leaves its phase. The driver holds the group of each visit, up to 40 bytes a visit.
 
     Where a group has too few documents, its share is kept for as long as they last; the facts of the manifest say so:
     `missing` has how many there were too few of, by group, and `late` how many visits come after their place.
@@ -39,7 +45,6 @@ class LeastShare(Order):
 
     version: ClassVar[int] = 2
 
-    inner: Order
     by: str = "source"
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
     at: Literal["end", "start"] = "end"
@@ -59,34 +64,41 @@ class LeastShare(Order):
     def needs(self) -> tuple[str, ...]:
         return (self.by,)
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        positions = self.inner.arrange(chosen, seed)
-        groups = groups_in(chosen, self.by)
-        of_row = np.concatenate([np.empty(0, np.int64), *chosen.map(groups.of, self.by)])
-        group = of_row[positions.visits["document"].to_numpy()]
-        shares = self._shares(chosen, groups, group)
-        begins, _ = stretches(positions.visits["phase"])
-        ends = [*begins.tolist()[1:], len(group)]
-        places = [np.empty(0, np.int64)]
-        for begin, end in zip(begins.tolist(), ends, strict=False):
-            places.append(begin + shares.laid(group[begin:end], begin))
-        order = np.concatenate(places)
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        facts = {"by": self.by, **shares.unmet(group[order], [str(name) for name in groups.names])}
-        return replace(positions.rearranged(order, ids), facts={**positions.facts, "least_share": facts})
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.by,)
 
-    def _shares(self, chosen: Pool, groups: Groups, group: Ints) -> "Shares":
+    def summary(self, visits: Visits, seed: int) -> Groups:
+        groups = groups_in(visits.chosen, self.by)
+        names = [str(name) for name in groups.names]
+        absent = [name for name in self.shares if name not in names] if visits.chosen.num_documents else []
+        if absent:
+            hint = did_you_mean(absent[0], names)
+            raise PolicyError(f"least_share.shares: no chosen document has {self.by} {absent[0]!r}. {hint}")
+        return groups
+
+    def groups(self, along: Along, summary: Groups) -> Ints:
+        return summary.of(along.batch)
+
+    def laid(self, groups: Numbers, visits: Visits, summary: Groups) -> Numbers:
+        shares, laid = self._shares(groups, summary), np.empty_like(groups)
+        ends = [*visits.begins[1:].tolist(), len(groups)]
+        for begin, end in zip(visits.begins.tolist(), ends, strict=False):
+            laid[begin:end] = shares.laid(groups[begin:end], begin)
+        return laid
+
+    def facts(self, laid: Numbers, order: Numbers, visits: Visits, summary: Groups) -> Mapping[str, Any]:
+        names = [str(name) for name in summary.names]
+        return {"by": self.by, **self._shares(laid, summary).unmet(laid, names)}
+
+    def _shares(self, group: Numbers, groups: Groups) -> "Shares":
         """The share of each group, by its number; the last one is that of what is in no group."""
         if not self.shares:
             counts = np.bincount(group, minlength=groups.count + 1)
             counts[-1] = 0
             return Shares(part=counts, parts=np.full(len(counts), max(len(group), 1)), at=self.at)
-        names = [str(name) for name in groups.names]
-        absent = [name for name in self.shares if name not in names] if chosen.num_documents else []
-        if absent:
-            hint = did_you_mean(absent[0], names)
-            raise PolicyError(f"least_share.shares: no chosen document has {self.by} {absent[0]!r}. {hint}")
-        exact_ones = [Fraction(str(self.shares.get(name, 0))).limit_denominator(_MOST_PARTS) for name in names]
+        exact_ones = [Fraction(str(self.shares.get(str(name), 0))) for name in groups.names]
+        exact_ones = [share.limit_denominator(_MOST_PARTS) for share in exact_ones]
         return Shares(
             part=np.array([*(share.numerator for share in exact_ones), 0], np.int64),
             parts=np.array([*(share.denominator for share in exact_ones), 1], np.int64),
@@ -114,38 +126,55 @@ class Shares:
             return -(-(number + 1) * parts // part) - 1
         return number * parts // part
 
-    def laid(self, group: Ints, first: int) -> Ints:
-        """The rows of a stretch in their new order; it begins at the position `first`, and row i is of `group[i]`."""
+    def laid(self, group: Numbers, first: int) -> Numbers:
+        """The groups of a stretch in their new order; it begins at the position `first`."""
         sizes = np.bincount(group, minlength=len(self.part))
         begin = self.before(first)
         wanted = np.minimum(self.before(first + len(group)) - begin, sizes)
-        of_place = np.repeat(np.arange(len(sizes)), wanted)
-        place = self.place(of_place, begin[of_place] + _counted(wanted)) - first
-        turn = np.lexsort((of_place, place))
-        nth = np.arange(len(turn))
-        latest = np.minimum.accumulate((place[turn] - nth)[::-1])[::-1]  # so that none of the later ones has to be late
-        places = nth + np.maximum(latest, 0)
+        laid = np.full(len(group), -1, np.int32)
+        for places, of_group in self._kept(begin, wanted, first, len(group)):
+            laid[places] = of_group
+        laid[laid < 0] = group[self._is_beyond(group, sizes, sizes - wanted)]
+        return laid
 
-        by_group = np.argsort(group, kind="stable")
-        surplus, rank = (sizes - wanted)[group[by_group]], _counted(sizes)
-        size = sizes[group[by_group]]
-        is_free = np.empty(len(group), np.bool_)
-        is_free[by_group] = (rank + 1) * surplus // size > rank * surplus // size
-        laid, is_kept = np.empty(len(group), np.int64), np.zeros(len(group), np.bool_)
-        laid[places], is_kept[places] = of_place[turn], True
-        laid[~is_kept] = group[is_free]
-        order = np.empty(len(group), np.int64)
-        order[np.argsort(laid, kind="stable")] = by_group
-        return order
+    def _kept(self, begin: Ints, wanted: Ints, first: int, length: int) -> Iterator[tuple[Ints, Ints]]:
+        """The places that groups have for their shares, and their groups, some at a time and the last ones first."""
+        bound = length
+        for start in reversed(range(0, length, _AT_ONCE)):
+            stop = min(start + _AT_ONCE, length)
+            done, upto = (np.minimum(self.before(first + place) - begin, wanted) for place in (start, stop))
+            of_place = np.repeat(np.arange(len(wanted)), upto - done)
+            place = self.place(of_place, (begin + done)[of_place] + _counted(upto - done)) - first
+            turn = np.lexsort((of_place, place))
+            nth = int(done.sum()) + np.arange(len(turn))
+            latest = np.minimum.accumulate(np.append(bound, (place[turn] - nth)[::-1]))[:0:-1]  # so that none is late
+            bound = int(latest.min(initial=bound))
+            yield nth + np.maximum(latest, 0), of_place[turn]
 
-    def unmet(self, group: Ints, names: list[str]) -> dict[str, object]:
+    def _is_beyond(self, group: Numbers, sizes: Ints, surplus: Ints) -> Bools:
+        """Which visits are what their groups have beyond their shares: so many of each, evenly among its own."""
+        is_beyond, seen = np.empty(len(group), np.bool_), np.zeros_like(sizes)
+        for first in range(0, len(group), _AT_ONCE):
+            here = group[first : first + _AT_ONCE]
+            by_group = np.argsort(here, kind="stable")
+            of_group, counts = here[by_group], np.bincount(here, minlength=len(sizes))
+            rank, more, size = seen[of_group] + _counted(counts), surplus[of_group], sizes[of_group]
+            is_beyond[first + by_group] = (rank + 1) * more // size > rank * more // size
+            seen += counts
+        return is_beyond
+
+    def unmet(self, group: Numbers, names: list[str]) -> dict[str, object]:
         """What the manifest says of an order whose visits are of these groups: of which there are too few or late."""
-        sizes = np.bincount(group, minlength=len(self.part))
+        sizes, late = np.zeros(len(self.part), np.int64), 0
+        for first in range(0, len(group), _AT_ONCE):
+            here = group[first : first + _AT_ONCE]
+            by_group, counts = np.argsort(here, kind="stable"), np.bincount(here, minlength=len(sizes))
+            of_group = here[by_group].astype(np.int64)
+            number = sizes[of_group] + _counted(counts)
+            shared = self.part[of_group] > 0
+            late += int((first + by_group[shared] > self.place(of_group[shared], number[shared])).sum())
+            sizes += counts
         missing = np.maximum(self.before(len(group)) - sizes, 0)
-        by_group = np.argsort(group, kind="stable")
-        shared = self.part[group[by_group]] > 0
-        number, visits = _counted(sizes)[shared], by_group[shared]
-        late = int((visits > self.place(group[visits], number)).sum())
         return {"missing": {names[g]: int(missing[g]) for g in np.flatnonzero(missing)}, "late": late}
 
 

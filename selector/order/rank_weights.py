@@ -11,8 +11,9 @@ import pyarrow as pa
 from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints, keyed
-from selector.order import Columns, Direction, Pool, TablePath
-from selector.order._weighted import Weigh, Weighted, check_epochs, code_of, released
+from selector.order import Along, Columns, Direction, TablePath
+from selector.order._around import Visits
+from selector.order._weighted import Weighted, check_epochs, code_of, released
 
 _MISSING_RANK = 1000  # of a document that the run does not have
 _FAR = 8.0  # standard deviations; beyond, the normal distribution is 0 or 1 to 15 digits
@@ -31,7 +32,7 @@ class RankWeights(Weighted):
     negative; pairwise the least of (R - R of a negative + 1) / 2 over the query's negatives, for relevant documents
     alone. Epoch e, the number of the visit, weighs D (1 - e / m) + e / m, and 1 from m = `epochs` on; an
     anti-curriculum has 1 - D for D. Weights are normalised to a mean of 1 over all visits, not over a batch;
-    `normalised: false` leaves them as published. The driver holds the table and all visits.
+    `normalised: false` leaves them as published. The driver holds the table, every worker the eases of its documents.
 
     Ours: ties of scores are in the order of the ids; a document of several queries has the least of its eases; without
     a score R is 0 by norm_score, and by kde that of the lowest; where all scores are equal R is 1/2; a document that
@@ -55,12 +56,15 @@ class RankWeights(Weighted):
     def __post_init__(self) -> None:
         check_epochs("rank_weights", "epochs", self.epochs)
 
-    def weights(self, chosen: Pool, seed: int) -> Weigh:
-        documents, ease = self.eases()
-        of_row = np.append(ease, np.nan)[code_of(chosen, documents)]
+    def summary(self, visits: Visits, seed: int) -> tuple[pa.Array, Floats]:
+        return self.eases()
+
+    def weights(self, along: Along, summary: tuple[pa.Array, Floats]) -> Floats:
+        documents, ease = summary
+        of_visit = np.append(ease, np.nan)[code_of(along.ids, documents)]
         if self.direction == "anti_curriculum":
-            of_row = 1 - of_row
-        return lambda row, visit: released(of_row[row], visit, self.epochs)
+            of_visit = 1 - of_visit
+        return released(of_visit, along.visit, self.epochs)
 
     def eases(self) -> tuple[pa.Array, Floats]:
         """The documents that the table judges, and the ease of each."""

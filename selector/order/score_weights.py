@@ -1,12 +1,16 @@
 """Another order whose visits weigh little at first where a document is hard by a score."""
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from selector.order import Direction, Pool, ScoreName
-from selector.order._ranked import ranked
-from selector.order._weighted import Weigh, Weighted, check_epochs, released
+from selector.exact import Floats
+from selector.order import Along, Direction, Order, ScoreName
+from selector.order._around import Visits
+from selector.order._ranked import ByDifficulty, num_scored
+from selector.order._weighted import Weighted, check_epochs, released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class ScoreWeights(Weighted):
     e, the number of the visit, weighs D (1 - e / m) + e / m, and 1 from m = `epochs` on, as `rank_weights` has it. What
     is easy follows from what the score means; an anti-curriculum begins with the hard ones. A document without a score
     weighs what the others do on average. Weights are normalised to a mean of 1 over all visits, not over a batch;
-    `normalised: false` leaves them as they are. The driver holds all visits.
+    `normalised: false` leaves them as they are.
 
     Evidence: the release of weights is that of arXiv 2004.14269, which is about rankers; to take the rank in any score
     for the ease is our inference, and was not measured. Against it: where every document is visited once, nothing is
@@ -33,12 +37,19 @@ class ScoreWeights(Weighted):
     def __post_init__(self) -> None:
         check_epochs("score_weights", "epochs", self.epochs)
 
-    def weights(self, chosen: Pool, seed: int) -> Weigh:
-        ids, scores, order = ranked(chosen, self.score, self.direction)
-        is_known = ~np.isnan(scores[order])  # those without a score are last
-        is_new = np.ones(len(order), np.bool_)  # the rows of a document stand together
-        is_new[1:] = (ids[order][1:] != ids[order][:-1]).any(axis=1)
-        rank = np.cumsum(is_new) - 1
-        ease = np.empty(len(order))
-        ease[order] = np.where(is_known, 1 - rank / max(rank[is_known].max(initial=0), 1), np.nan)
-        return lambda row, visit: released(ease[row], visit, self.epochs)
+    @property
+    def ranks(self) -> Mapping[str, Order]:
+        return {"rank": ByDifficulty(score=self.score, direction=self.direction, once=True)}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("rank",)
+
+    def summary(self, visits: Visits, seed: int) -> int:
+        """How many documents have a score."""
+        return sum(visits.chosen.map(functools.partial(num_scored, self.score), "doc_id", self.score))
+
+    def weights(self, along: Along, summary: int) -> Floats:
+        rank = along.batch["rank"].to_numpy()
+        ease = np.where(rank < summary, 1 - rank / max(summary - 1, 1), np.nan)  # those without a score are last
+        return released(ease, along.visit, self.epochs)

@@ -1,22 +1,23 @@
 """Another order in which no window has more than a few documents of one cluster, source or label."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from selector.errors import PolicyError
-from selector.exact import keyed
-from selector.order import Order, Pool, Positions, groups_in
+from selector.exact import Ints
+from selector.order import Along, Groups, groups_in
+from selector.order._around import Visits
 from selector.order._contract import batch_of
-from selector.order._moved import kept_apart, moved_by
-from selector.order._spacing import exceeded
+from selector.order._moved import Moved, kept_apart, moved_by
+from selector.order._spacing import Numbers, exceeded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread(Order):
+class Spread(Moved):
     """Another order, moved so that any `window` visits in a row have at most `most` of one group.
 
     A group is all documents with one value of the column `by`: source, cluster, a label such as the fact that
@@ -25,8 +26,8 @@ class Spread(Order):
     (`training.global_batch_size`), and 512 where the policy does not say that.
 
     Where no order keeps to the cap, the facts of the manifest say so: `spread` has the number of visits that are one
-    too many in the window that ends with them, and how far visits moved. The driver holds all visits; a million take
-    five seconds or so.
+    too many in the window that ends with them, and how far visits moved. The driver holds the groups of all visits, up
+    to 30 bytes a visit; a million take five seconds or so.
 
     Evidence: knowledge that is seen in paraphrases is extracted, and without them is not (Physics of language models
     3.1, arXiv 2309.14316); that they should lie apart follows from what is known of repeats, and was not compared by
@@ -40,7 +41,6 @@ class Spread(Order):
         {"inner": {"blocked": {"by": "source"}}, "window": 512, "most": 200}
     )
 
-    inner: Order
     by: str = "source"
     window: int | None = None
     most: int = 256
@@ -59,20 +59,34 @@ class Spread(Order):
     def reads_batch(self) -> bool:
         return self.window is None
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        window = batch_of(chosen) if self.window is None else self.window
-        positions = self.inner.arrange(chosen, seed)
-        groups = groups_in(chosen, self.by)
-        of_row = np.concatenate([np.empty(0, np.int64), *chosen.map(groups.of, self.by)])
-        group = of_row[positions.visits["document"].to_numpy()]
-        group[group == groups.count] = -1
-        places = kept_apart(positions.visits["phase"], group, lambda _: window, self.most)
-        ids = keyed.words(chosen.table("doc_id")["doc_id"])
-        facts = {
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.by,)
+
+    def summary(self, visits: Visits, seed: int) -> "Kept":
+        window = batch_of(visits.chosen) if self.window is None else self.window
+        return Kept(groups=groups_in(visits.chosen, self.by), window=window)
+
+    def groups(self, along: Along, summary: "Kept") -> Ints:
+        group = summary.groups.of(along.batch)
+        return np.where(group == summary.groups.count, -1, group)
+
+    def laid(self, groups: Numbers, visits: Visits, summary: "Kept") -> Numbers:
+        return kept_apart(groups, visits.begins, lambda _: summary.window, self.most)
+
+    def facts(self, laid: Numbers, order: Numbers, visits: Visits, summary: "Kept") -> Mapping[str, Any]:
+        return {
             "by": self.by,
-            "window": window,
+            "window": summary.window,
             "most": self.most,
-            "exceeding": exceeded(group[places], window, self.most),
-            **moved_by(places),
+            "exceeding": exceeded(laid, summary.window, self.most),
+            **moved_by(order),
         }
-        return replace(positions.rearranged(places, ids), facts={**positions.facts, "spread": facts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """The groups, and the window in which they keep to the cap."""
+
+    groups: Groups
+    window: int

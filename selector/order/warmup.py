@@ -11,7 +11,8 @@ import numpy as np
 from selector.errors import PolicyError
 from selector.exact import Ints, Queued, UInt64, take
 from selector.order import Along, Resorted
-from selector.order._resorted import Labels, Visits, by_position
+from selector.order._around import Visits
+from selector.order._resorted import Labels, by_position
 
 Answer = TypeVar("Answer")
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from selector.errors import PolicyError
 from selector.exact import LAST, Ints, Queued, UInt64, take
 from selector.order import Along, Resorted, ScoreName, difficulty_keys
-from selector.order._resorted import Visits, by_position
+from selector.order._around import Visits
+from selector.order._resorted import by_position
 
 Answer = TypeVar("Answer")
 

@@ -15,7 +15,7 @@ from selector.errors import SelectorError
 from selector.exact import UInt64, keyed
 from selector.exact.rates import Training
 from selector.order import Order, Positions, arranged
-from selector.order._resorted import is_sorted_by_shards
+from selector.order._around import is_arranged_by_shards
 from selector.plugins import attached
 from selector.plugins.families import name_of
 from selector.plugins.options import plugins_in
@@ -82,7 +82,7 @@ class OrderStep(Whole):
         pool, shards = self.chosen.pool(done, own, number), self.chosen.shards(done, number)
         if self._reads_training or self._reads_batch:
             pool = replace(pool, training=self.training)
-        if is_sorted_by_shards(order):
+        if is_arranged_by_shards(order):
             keys, facts = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)
             return keys, {"facts": facts, "phases": {}}
         _check_can_be_held(self.label, order, pool.num_documents)
@@ -119,13 +119,13 @@ class OrderStep(Whole):
 
 def _check_can_be_held(label: str, order: Order, num_rows: int) -> None:
     """Raises SelectorError where an order that must be arranged in one piece has more rows than it may hold."""
-    holding = [one for one in plugins_in(order) if isinstance(one, Order) and not is_sorted_by_shards(one)]
+    holding = [one for one in plugins_in(order) if isinstance(one, Order) and not is_arranged_by_shards(one)]
     least = min(holding, key=lambda one: one.most_held)
     if num_rows > least.most_held:
         raise SelectorError(
             f"order.using: {label} must hold all visits at once ({name_of(least)} does), and {num_rows:,} chosen "
             f"documents are more than the {least.most_held:,} that it may hold. Choose fewer (select.budget), or write "
-            "an order that is sorted shard by shard: most are, and jittered, warmup and matched around one of them."
+            "an order that is arranged shard by shard: most are, and those around another one wherever that is."
         )
 
 

@@ -2,8 +2,9 @@
 
 Every shard deals its rows into ranges of the sort key, every range is sorted on its own, and what comes before a range
 is known by counting. Where the order says places of its own, the ranges deal again, by place. At last each shard gets
-back the positions of its rows. An order around it that sorts its visits anew is one more such sort, of what the shards
-got back. The answer is that of `arrange`, bit for bit.
+back the positions of its rows. An order around it goes on from what the shards got back: one that sorts its visits anew
+is one more such sort, one that moves them by their groups reads those in line, and one that weighs them leaves them
+where they are. The answer is that of `arrange`, bit for bit.
 """
 
 import functools
@@ -21,13 +22,15 @@ from selector.engine.step import Done
 from selector.engine.store import Store, fingerprint
 from selector.exact import Ints, UInt64, keyed
 from selector.order import Order, Placed, numbered
-from selector.order._moved import stretches
-from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed
-from selector.order._resorted import MOST_KEYS, Along, Resorted, Visits, phases_at, taken
+from selector.order._around import Along, Around, Visits, phases_at, stretches, taken
+from selector.order._moved import Moved
+from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed, standing
+from selector.order._resorted import MOST_KEYS, Resorted
 from selector.order._resorted import labelled as column_of
+from selector.order._weighted import Tally, Weighted, divided, divisor, multiplied, weight_facts
 from selector.plugins.blame import Blamed, blamed, with_blame
+from selector.plugins.families import name_of
 from selector.plugins.pool import Pool
-from selector.steps.chosen import ChosenShard
 
 Answer = TypeVar("Answer")
 
@@ -35,6 +38,7 @@ RANGE_ROWS = 1 << 18
 _SAMPLE = 1024  # of each shard, to find where ranges begin
 
 _KEYS = ("group", "key", "high", "low")  # what rows are sorted by
+_GROUPS = np.empty(0, np.int32)
 _SORTED = pa.schema([("group", pa.int64()), ("shard", pa.int32()), ("row", pa.int64())])
 _LINES = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("phase", tables.LABEL), ("loss_weight", pa.float32())])
 _PLACED = pa.schema(
@@ -49,6 +53,17 @@ POSITIONS = pa.schema(
         ("loss_weight", pa.float32()),
     ]
 )
+
+
+class ShardRows(Protocol):
+    """The rows of one shard, wherever their columns are, such as a `ChosenShard`. Picklable."""
+
+    @property
+    def number(self) -> int: ...
+
+    def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
+        """The rows with these columns; those of a document one after another."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,27 +85,30 @@ class _Range:
 
 
 def arranged(
-    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ChosenShard], seed: int
+    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ShardRows], seed: int
 ) -> tuple[list[str], dict[str, Any]]:
     """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`); and
     what the order says of itself.
 
-    `name` is what the policy calls the order, for the message where it fails. The order is one that is sorted by shards
-    (`is_sorted_by_shards`).
+    `name` is what the policy calls the order, for the message where it fails. The order is one that is arranged by
+    shards (`is_arranged_by_shards`).
     """
     answer = _arranged(done, inputs, name, order, pool, shards, seed, "order.shards")
     return answer.keys, answer.facts
 
 
 def _arranged(
-    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ChosenShard], seed: int, home: str
+    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ShardRows], seed: int, home: str
 ) -> "_Arranged":
     """The order over shards, with what each shard gets back below `home`."""
-    if isinstance(order, Resorted):
+    with_ranks, ranked = _with_ranks(done, inputs, name, order, pool, shards, seed)
+    if isinstance(order, Around):
         within = [inputs, "inner"]
         inner = _arranged(done, within, name, order.inner, pool, shards, seed, f"{done.passing}/inner")
-        return _sorted_anew(done, inputs, name, order, inner, pool, shards, seed, home)
+        outside = _Outside(done=done, inputs=inputs, name=name, pool=with_ranks, shards=ranked, seed=seed, home=home)
+        return _around(outside, order, inner)
     assert isinstance(order, Placed)
+    pool, shards = with_ranks, ranked
     with blamed("order", name, order):
         summary = order.summary(with_blame(pool, "order", name, order), seed)
     read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
@@ -116,42 +134,126 @@ def _arranged(
     return _given_back(done, inputs, lines, ranges, shards, _Unvisited(read=read), home)
 
 
-def _sorted_anew(
-    done: Done,
-    inputs: Any,
-    name: str,
-    order: Resorted,
-    inner: "_Arranged",
-    pool: Pool,
-    shards: Sequence[ChosenShard],
-    seed: int,
-    home: str,
-) -> "_Arranged":
-    """The visits of another order, sorted anew."""
+def _with_ranks(
+    done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ShardRows], seed: int
+) -> tuple[Pool, Sequence[ShardRows]]:
+    """The pool and its shards with the further columns that the order reads (`Order.ranks`)."""
+    for column, by in order.ranks.items():
+        in_it = _arranged(done, [inputs, column], name, by, pool, shards, seed, f"{done.passing}/ranks")
+        ranked = [_Ranked(shard=shard, column=column, key=key) for shard, key in zip(shards, in_it.keys, strict=True)]
+        rows = [
+            _RankedRows(store=done.store, shard=shard, num_rows=one.num_rows)
+            for shard, one in zip(ranked, pool.shards, strict=True)
+        ]
+        shards = ranked
+        pool = replace(pool, schema=pool.schema.append(pa.field(column, pa.int64())), shards=rows)
+    return pool, shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outside:
+    """What an order around another one is arranged with."""
+
+    done: Done
+    inputs: Any
+    name: str
+    pool: Pool
+    shards: Sequence[ShardRows]
+    seed: int
+    home: str
+
+    def key(self, shard: ShardRows) -> str:
+        """Where the positions of a shard's rows are stored."""
+        return f"{self.home}/{fingerprint([self.inputs, shard.number])}"
+
+
+def _around(outside: _Outside, order: Around, inner: "_Arranged") -> "_Arranged":
+    """What an order does to the visits of another one."""
+    done, name = outside.done, outside.name
     begins, phases = _stretches(done, inner)
     along = [
         _AlongShard(store=done.store, shard=shard, key=key, begins=begins, reads=order.reads)
-        for shard, key in zip(shards, inner.keys, strict=True)
+        for shard, key in zip(outside.shards, inner.keys, strict=True)
     ]
-    total = sum(span.rows for span in inner.ranges)
 
     def everywhere(work: Callable[[Along], Answer]) -> Iterator[Answer]:
         return done.map(Blamed(kind="order", name=name, plugin=order, work=_OfAlong(work=work)), along)
 
-    with blamed("order", name, order):
-        visits = Visits(each=everywhere, count=total, phases=phases, chosen=with_blame(pool, "order", name, order))
-        summary = order.summary(visits, seed)
+    pool = with_blame(outside.pool, "order", name, order)
+    total = sum(span.rows for span in inner.ranges)
+    visits = Visits(each=everywhere, count=total, begins=begins, phases=phases, chosen=pool)
+    if isinstance(order, Resorted):
+        return _sorted_anew(outside, order, inner, visits, along)
+    if isinstance(order, Moved):
+        return _moved(outside, order, inner, visits, along)
+    assert isinstance(order, Weighted)
+    return _weighed(outside, order, inner, visits, along)
+
+
+def _sorted_anew(
+    outside: _Outside, order: Resorted, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "_Arranged":
+    """The visits of another order, sorted anew."""
+    done, inputs = outside.done, outside.inputs
+    with blamed("order", outside.name, order):
+        summary = order.summary(visits, outside.seed)
         own = dict(order.facts(summary))
-        keeps_phases = order.phases(np.empty(0, np.int64), total) is None
-    keyed_by = _Anew(name=name, order=order, summary=summary, seed=seed)
+        keeps_phases = order.phases(np.empty(0, np.int64), visits.count) is None
+    keyed_by = _Anew(name=outside.name, order=order, summary=summary, seed=outside.seed)
     samples = list(done.map(functools.partial(_sample_anew, keyed_by), along))
-    cuts = _cuts([(sample, rows) for sample, rows in samples], -(-total // RANGE_ROWS))
+    cuts = _cuts([(sample, rows) for sample, rows in samples], -(-visits.count // RANGE_ROWS))
     deal = functools.partial(_deal_anew, keyed_by, cuts)
     sort = functools.partial(_sort_anew, done.passing)
     ranges = _in_line(exchange(done, "order", [inputs, "anew"], along, len(cuts) + 1, deal, sort))
-    lines = _Carried(order=order, total=total)
-    answer = _given_back(done, inputs, lines, ranges, shards, _StillUnvisited(keys=tuple(inner.keys)), home)
+    lines = _Carried(order=order, total=visits.count)
+    unvisited = _StillUnvisited(keys=tuple(inner.keys))
+    answer = _given_back(done, inputs, lines, ranges, outside.shards, unvisited, outside.home)
     return replace(answer, facts={**inner.facts, **own} if keeps_phases else own)
+
+
+def _moved(
+    outside: _Outside, order: Moved, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "_Arranged":
+    """The visits of another order, moved by their groups: those are all that is held, in line."""
+    done, inputs = outside.done, outside.inputs
+    with blamed("order", outside.name, order):
+        summary = order.summary(visits, outside.seed)
+    deal = functools.partial(_deal_in_line, _Grouping(name=outside.name, order=order, summary=summary))
+    num_ranges = max(-(-visits.count // RANGE_ROWS), 1)
+    line = functools.partial(_line, done.passing)
+    ranges = _in_line(exchange(done, "order", [inputs, "in line"], along, num_ranges, deal, line))
+    groups = np.concatenate([_GROUPS[:0], *(done.store.read(span.key, "groups")["group"] for span in ranges)])
+    with blamed("order", outside.name, order):
+        places, facts = order.moved(groups, visits, summary)
+    del groups
+    back = np.empty_like(places)  # where each visit goes
+    back[places] = np.arange(len(places), dtype=places.dtype)
+    del places
+    moves = [_Move(span=span, key=_stored_move(done, span, back)) for span in ranges]
+    keys = [outside.key(shard) for shard in outside.shards]
+    unvisited = _StillUnvisited(keys=tuple(inner.keys))
+    collect = functools.partial(_collect, unvisited, tuple(outside.shards), tuple(keys))
+    keys = exchange(done, "order", [inputs, "back"], moves, len(keys), _deal_moved, collect)
+    return replace(inner, keys=keys, facts={**inner.facts, **facts})  # no visit leaves its stretch of one phase
+
+
+def _weighed(
+    outside: _Outside, order: Weighted, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "_Arranged":
+    """The visits of another order, in their places, weighed."""
+    done, name = outside.done, outside.name
+    with blamed("order", name, order):
+        summary = order.summary(visits, outside.seed)
+    weigh = functools.partial(_weigh, _Weighing(name=name, order=order, summary=summary), done.passing)
+    raw = list(done.map(weigh, along))
+    known = Tally.sum(one.known for one in raw)
+    pairs = list(zip(along, raw, strict=True))
+    product = Tally.sum(done.map(functools.partial(_add_up, known.mean), pairs))
+    by = divisor(order.normalised, product)
+    store = functools.partial(_reweigh, known.mean, by)
+    keys = [outside.key(shard) for shard in outside.shards]
+    keys = list(done.map(store, list(zip(pairs, keys, strict=True))))
+    return replace(inner, keys=keys, facts={**inner.facts, name_of(order): weight_facts(known, product, by)})
 
 
 def _given_back(
@@ -159,7 +261,7 @@ def _given_back(
     inputs: Any,
     lines: "_Lines",
     ranges: "Sequence[_Range]",
-    shards: Sequence[ChosenShard],
+    shards: Sequence[ShardRows],
     unvisited: "_NotVisited",
     home: str,
 ) -> "_Arranged":
@@ -237,19 +339,19 @@ class _Reading:
     read: Read
     names: tuple[str, ...]
 
-    def __call__(self, store: Store, shard: ChosenShard) -> tuple[Ints, npt.NDArray[np.uint64]]:
+    def __call__(self, store: Store, shard: ShardRows) -> tuple[Ints, npt.NDArray[np.uint64]]:
         """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`."""
         counts, ids, groups, keys = self.read(shard.read(store, self.names))
         return counts, np.column_stack([groups.astype(np.uint64), keys, ids])
 
 
-def _count(store: Store, read: _Reading, shard: ChosenShard) -> _Counted:
+def _count(store: Store, read: _Reading, shard: ShardRows) -> _Counted:
     _, rows = read(store, shard)
     return _Counted(rows=len(rows), sizes=np.bincount(rows[:, 0].astype(np.int64)), sample=_sampled(rows))
 
 
 def _deal_by_key(
-    read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, shard: ChosenShard
+    read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, shard: ShardRows
 ) -> Mapping[int, pa.Table]:
     counts, rows = read(store, shard)
     row = np.repeat(np.arange(len(counts)), counts)
@@ -342,7 +444,7 @@ class _Carried:
 
 @dataclass(frozen=True, kw_only=True)
 class _Arranged:
-    """An order over shards: what each shard got back, and the ranges that its visits are in, first to last."""
+    """An order over shards: what each shard got back, and the ranges that its phases are in, first to last."""
 
     keys: list[str]
     ranges: Sequence[_Range]
@@ -362,7 +464,7 @@ class _AlongShard:
     """The visits of another order to the rows of one shard."""
 
     store: Store
-    shard: ChosenShard
+    shard: ShardRows
     key: str
     begins: Ints
     reads: tuple[str, ...]
@@ -412,6 +514,40 @@ class _Anew:
         return np.column_stack([*keys, *[none] * (MOST_KEYS - len(keys)), along.position.astype(np.uint64)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """A shard with one more column: the positions of its rows in another order."""
+
+    shard: ShardRows
+    column: str
+    key: str
+
+    @property
+    def number(self) -> int:
+        return self.shard.number
+
+    def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
+        others = [name for name in names if name != self.column]
+        batch = self.shard.read(store, others or ["doc_id"])
+        if self.column in names:
+            positions = store.read(self.key, "positions")
+            rank = standing(positions["row"].to_numpy(), positions["position"].to_numpy(), batch.num_rows)
+            batch = batch.append_column(self.column, pa.array(rank))
+        return batch.select(list(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RankedRows:
+    """The same, as a shard of a pool."""
+
+    store: Store
+    shard: _Ranked
+    num_rows: int
+
+    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.shard.read(self.store, columns)
+
+
 def _sample_anew(anew: _Anew, one: _AlongShard) -> tuple[npt.NDArray[np.uint64], int]:
     rows = anew(one.along(one.positions()))
     return _sampled(rows), len(rows)
@@ -436,6 +572,110 @@ def _sort_anew(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) ->
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Grouping:
+    """How visits are grouped by an order that moves them."""
+
+    name: str
+    order: Moved
+    summary: Any
+
+    def __call__(self, along: Along) -> npt.NDArray[np.int32]:
+        with blamed("order", self.name, self.order):
+            return self.order.groups(along, self.summary).astype(np.int32)
+
+
+def _deal_in_line(grouping: _Grouping, _: Store, one: _AlongShard) -> Mapping[int, pa.Table]:
+    """The visits of a shard, by the ranges that their positions are in."""
+    positions = one.positions()
+    position = positions["position"].to_numpy()
+    shard = np.full(len(position), one.shard.number, np.int32)
+    columns = [position, grouping(one.along(positions)), positions["row"], shard]
+    carried = [positions["phase"], positions["loss_weight"]]
+    return by_bucket(pa.table([*columns, *carried], names=["position", "group", *_LINES.names]), position // RANGE_ROWS)
+
+
+def _line(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> _Range:
+    """A range of visits in line, and their groups, once they are stored."""
+    none = pa.schema([("position", pa.int64()), ("group", pa.int32()), *_LINES])
+    whole = pa.concat_tables([none.empty_table(), *dealt]).unify_dictionaries().combine_chunks().sort_by("position")
+    rows = whole.select(_LINES.names).combine_chunks()
+    key = f"{passing}/in_line/{_digest(whole)}"
+    return _Range(
+        key=store.seal(key, [("rows", rows), ("groups", whole.select(["group"]))], form="arrow").key, rows=len(whole)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Move:
+    """A range of visits in line, and where each of them goes."""
+
+    span: _Range
+    key: str
+
+
+def _stored_move(done: Done, span: _Range, back: npt.NDArray[np.integer]) -> str:
+    """Where the visits of a range go, once it is stored."""
+    table = pa.table({"position": back[span.first : span.first + span.rows].astype(np.int64)})
+    return done.store.seal(f"{done.passing}/moves/{_digest(table)}", [("moves", table)], form="arrow").key
+
+
+def _deal_moved(store: Store, move: _Move) -> Mapping[int, pa.Table]:
+    rows, positions = store.read(move.span.key, "rows"), store.read(move.key, "moves")["position"]
+    whole = pa.table([rows["row"], positions, rows["phase"], rows["loss_weight"]], schema=_PLACED)
+    return by_bucket(whole, rows["shard"].to_numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weighing:
+    """How visits are weighed."""
+
+    name: str
+    order: Weighted
+    summary: Any
+
+    def __call__(self, along: Along) -> npt.NDArray[np.float64]:
+        with blamed("order", self.name, self.order):
+            return self.order.weights(along, self.summary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    """The weights of a shard's visits, as the order says them: where they are stored, and what those that are known
+    add up to."""
+
+    key: str
+    known: Tally
+
+
+def _weigh(weighing: _Weighing, passing: str, one: _AlongShard) -> _Raw:
+    weights = weighing(one.along(one.positions()))
+    table = pa.table({"weight": weights})
+    key = one.store.seal(f"{passing}/weights/{_digest(table)}", [("weights", table)], form="arrow").key
+    return _Raw(key=key, known=Tally.of(weights[~np.isnan(weights)]))
+
+
+def _product(unknown: float, pair: tuple[_AlongShard, _Raw]) -> npt.NDArray[np.float64]:
+    one, raw = pair
+    weights = one.store.read(raw.key, "weights")["weight"].to_numpy()
+    return multiplied(weights, one.positions()["loss_weight"].to_numpy(), unknown)
+
+
+def _add_up(unknown: float, pair: tuple[_AlongShard, _Raw]) -> Tally:
+    return Tally.of(_product(unknown, pair))
+
+
+def _reweigh(unknown: float, by: float, item: tuple[tuple[_AlongShard, _Raw], str]) -> str:
+    """Stores the positions of a shard's rows with their weights; its key."""
+    pair, key = item
+    one, _ = pair
+    weights = pa.array(divided(_product(unknown, pair), by))
+    at = POSITIONS.get_field_index("loss_weight")
+    positions = one.positions().set_column(at, POSITIONS.field(at), weights)
+    left = one.store.read(one.key, "left")
+    return one.store.seal(key, [("positions", positions), ("left", left)], form="arrow").key
+
+
 def _deal_back(lines: _Lines, store: Store, span: _Range) -> Mapping[int, pa.Table]:
     rows = lines(store, span)
     positions = span.first + np.arange(rows.num_rows)
@@ -446,7 +686,7 @@ def _deal_back(lines: _Lines, store: Store, span: _Range) -> Mapping[int, pa.Tab
 class _NotVisited(Protocol):
     """`tables.LEFT` of a shard: the rows that the order does not visit. Picklable."""
 
-    def __call__(self, store: Store, shard: ChosenShard, number: int, /) -> pa.Table: ...
+    def __call__(self, store: Store, shard: ShardRows, number: int, /) -> pa.Table: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,7 +695,7 @@ class _Unvisited:
 
     read: _Reading
 
-    def __call__(self, store: Store, shard: ChosenShard, number: int) -> pa.Table:
+    def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
         counts, _ = self.read(store, shard)
         return left_out(self.read.read.order, np.flatnonzero(counts == 0))
 
@@ -466,13 +706,13 @@ class _StillUnvisited:
 
     keys: tuple[str, ...]
 
-    def __call__(self, store: Store, shard: ChosenShard, number: int) -> pa.Table:
+    def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
         return store.read(self.keys[number], "left")
 
 
 def _collect(
     unvisited: _NotVisited,
-    shards: tuple[ChosenShard, ...],
+    shards: tuple[ShardRows, ...],
     keys: tuple[str, ...],
     store: Store,
     number: int,

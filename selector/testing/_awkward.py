@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector.exact import Ints, UInt64, keyed
-from selector.order import Placed
+from selector.order import Order, Placed, Pool, Positions
 from selector.rate import Rater
 from selector.select import Grouped, Keys
 
@@ -61,3 +61,12 @@ class Repeating(Placed):
 
 
 AWKWARD = {"raters": Prepared(), "selectors": Sifting(), "orders": Repeating()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Order):
+    """Must be asked for all visits at once."""
+
+    def arrange(self, chosen: Pool, seed: int) -> Positions:
+        ids = keyed.words(chosen.table("doc_id")["doc_id"])
+        return Positions.of(np.lexsort((ids[:, 1], ids[:, 0])), ids)

@@ -28,7 +28,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
 from selector.order import Placed
-from selector.order._resorted import Resorted
+from selector.order._around import Around
 from selector.steps import ranges, shards
 
 pytestmark = pytest.mark.slow
@@ -158,10 +158,11 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without, or th
     "threshold": {"least": 0.5},
 }
 PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
-SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
-UNTRAINED = [name for name in SORTED_ANEW if not getattr(plugins.find("orders", name), "reads_training", False)]
+AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Around)]
+UNTRAINED = [name for name in AROUND if not getattr(plugins.find("orders", name), "reads_training", False)]
 OF_VECTORS = ["designed"]
-BY_SHARDS = [name for name in (*PLACED, *UNTRAINED) if name not in OF_VECTORS]
+OF_TABLES = ["early_learning_weights", "improvement_weights", "rank_weights"]  # on doc_ids
+BY_SHARDS = [name for name in (*PLACED, *UNTRAINED) if name not in (*OF_VECTORS, *OF_TABLES)]
 LIMITS: dict[str, Any] = {
     "shares": {"source": {"web": {"least": 0.4}, "code": {"most": 0.05}, "chat": {"most": 0.0}}},
     "visits": {"most": 1},
@@ -203,7 +204,7 @@ def test_an_order_over_shards_and_ranges_is_that_of_one_sort(
     assert differences(asked.corpus, policy, Path(outcome.uri)) == []
 
 
-@pytest.mark.parametrize("name", [*BY_SHARDS, *OF_VECTORS, "spread", "pooled"])
+@pytest.mark.parametrize("name", [*BY_SHARDS, *OF_VECTORS, "pooled"])
 def test_any_order_is_simulated_by_its_name(
     name: str, homes: dict[str, tuple[Simulation, Path]], with_vectors: tuple[Simulation, Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.order import Order, Pool, Positions, ScoreName
+from selector.order._moved import matched
 from selector.order._spacing import exceeded, spaced
 from selector.order.by_score import ByScore
 from selector.order.jittered import Jittered
@@ -120,7 +121,7 @@ O13B: list[tuple[str, int, int, bool]] = [
 @pytest.mark.parametrize(("order", "window", "most", "is_feasible"), O13B)
 def test_o13b_the_rule_says_whether_the_rest_can_be_laid(order: str, window: int, most: int, is_feasible: bool) -> None:
     groups = np.array(["ABC".index(letter) for letter in order])
-    assert (exceeded(groups[spaced(groups, window, most)], window, most) == 0) == is_feasible
+    assert (exceeded(spaced(groups, window, most), window, most) == 0) == is_feasible
 
 
 def test_o13_what_is_impossible_is_said() -> None:
@@ -141,7 +142,7 @@ def is_possible(left: tuple[int, ...], recent: tuple[int, ...], window: int, mos
 
 @given(st.lists(st.integers(0, 3), max_size=9), st.integers(1, 4), st.integers(1, 3))
 def test_the_cap_is_kept_wherever_any_order_keeps_it(groups: list[int], window: int, most: int) -> None:
-    places = spaced(np.array(groups, np.int64), window, most)
+    places = matched(np.array(groups, np.int64), spaced(np.array(groups, np.int64), window, most))
     assert sorted(places.tolist()) == list(range(len(groups)))
     laid = np.array(groups, np.int64)[places]
     possible = is_possible((*(groups.count(g) for g in range(4)),), (), window, most)
@@ -160,7 +161,7 @@ def test_a_long_order_keeps_to_a_cap_that_leaves_hardly_any_room(
     assert exceeded(groups, window, most) == 0
     chance = np.random.default_rng(3)
     given_ = {"sorted": np.sort(groups), "shuffled": chance.permutation(groups), "as it is": groups}[shape]
-    places = spaced(given_, window, most)
+    places = matched(given_, spaced(given_, window, most))
     assert exceeded(given_[places], window, most) == 0
     assert shape != "as it is" or places.tolist() == list(range(len(groups))), "what keeps to it is not moved"
 

@@ -10,7 +10,7 @@ from runs import policy_of, run
 from selector.cli.report import print_manifest
 from selector.errors import SelectorError
 from selector.exact import keyed
-from selector.order.spread import Spread
+from selector.testing._awkward import Held
 
 pytestmark = pytest.mark.slow
 
@@ -128,16 +128,17 @@ def test_weights_and_gaps_reach_the_manifest_and_what_repeats_are_worth_is_said(
 def test_an_order_that_must_hold_more_visits_than_it_may_is_refused_in_words(
     place: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spread, "most_held", 59)
-    inner = {"spread": {"inner": "shuffled"}}
+    monkeypatch.setattr(Held, "most_held", 59)
+    held = "selector.testing._awkward:Held"
+    inner: dict[str, Any] = {held: {}}
     for using in (inner, {"jittered": {"inner": inner}}, {"least_share": {"inner": inner}}):
         (name,) = using
         with pytest.raises(
             SelectorError,
-            match=rf"order\.using: {name} must hold all visits at once \(spread does\), and 60 chosen documents are "
+            match=rf"order\.using: {name} must hold all visits at once \(_awkward does\), and 60 chosen documents are "
             r"more than the 59 that it may hold\. Choose fewer",
         ):
             visited(place, tiny_model, using)
-    assert len(visited(place, tiny_model, {"matched": {"inner": {"jittered": {"inner": "shuffled"}}}})) == 60
-    monkeypatch.setattr(Spread, "most_held", 60)
+    assert len(visited(place, tiny_model, {"matched": {"inner": {"spread": {"inner": "shuffled"}}}})) == 60
+    monkeypatch.setattr(Held, "most_held", 60)
     assert len(visited(place, tiny_model, inner)) == 60

@@ -18,11 +18,15 @@ from selector.engine.store import Store
 from selector.exact import Ints, UInt64, keyed
 from selector.exact.rates import Schedule, Training
 from selector.order import Order, Placed, ScoreName
-from selector.order._resorted import Along, Resorted, is_sorted_by_shards
+from selector.order._around import Along, Around, is_arranged_by_shards
+from selector.order._resorted import Resorted
+from selector.order.apart import Apart
 from selector.order.bands import Bands
 from selector.order.by_score import ByScore
 from selector.order.jittered import Jittered
+from selector.order.least_share import LeastShare
 from selector.order.matched import Matched
+from selector.order.score_weights import ScoreWeights
 from selector.order.shuffled import Shuffled
 from selector.order.spread import Spread
 from selector.order.warmup import Warmup
@@ -30,7 +34,7 @@ from selector.order.where_it_counts import WhereItCounts
 from selector.steps import ranges
 from selector.storage import Storage, open_storage
 from selector.testing import EXACT, SCORE, variants
-from selector.testing._awkward import Repeating
+from selector.testing._awkward import Held, Repeating
 from selector.testing._trials import TABLES, made_up, pickled_copy, pool_for
 from selector.testing.orders import TIMES, with_visits
 
@@ -80,6 +84,12 @@ ORDERS: list[Order] = [
     WhereItCounts(inner=Warmup(inner=Repeating(), share=0.4), phase="warmup"),
     Warmup(inner=WhereItCounts(inner=Shuffled(), phase="main")),
     Matched(inner=WhereItCounts(inner=Repeating(), score=ScoreName(EXACT))),
+    *(ScoreWeights(inner=inner, score=NAME, epochs=3) for inner in (SORTED, Repeating(), TURNS)),
+    *(Spread(inner=inner, window=6, most=2) for inner in (SORTED, Repeating(), TURNS, Bands(score=NAME))),
+    *(Apart(inner=inner, gap=gap) for inner in (SORTED, Repeating(), TURNS) for gap in (2, 20)),
+    *(LeastShare(inner=inner, at=at) for inner in (SORTED, Repeating(), TURNS) for at in ("end", "start")),
+    LeastShare(inner=Spread(inner=ScoreWeights(inner=Apart(inner=Repeating(), gap=4), score=NAME), window=3, most=1)),
+    Warmup(inner=Apart(inner=ScoreWeights(inner=Matched(inner=TURNS), score=NAME, normalised=False), gap=5), share=0.5),
 ]  # fmt: skip
 
 
@@ -134,18 +144,18 @@ def test_an_order_around_a_placed_one_is_the_same_over_shards_and_in_one_piece(
     assert over_shards == whole
 
 
-SORTED_ANEW = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Resorted)]
+AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Around)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SORTED_ANEW)
-def test_every_order_that_sorts_anew_is_the_same_over_shards_around_every_placed_order(
+@pytest.mark.parametrize("name", AROUND)
+def test_every_order_around_another_one_is_the_same_over_shards_around_every_placed_order(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
     table = with_visits(made_up(40, 3), [1, 2])
     given_ = {"score": SCORE} if name == "where_it_counts" else {}
-    tried = [order for order in variants("orders", name, **given_) if is_sorted_by_shards(order)]
+    tried = [order for order in variants("orders", name, **given_) if is_arranged_by_shards(order)]
     assert len(tried) > 15
     for order in tried:
         whole, over_shards = answers(order, table, 8)
@@ -198,6 +208,6 @@ def test_a_sort_that_is_killed_anywhere_goes_on_to_the_same_order(monkeypatch: p
 
 
 def test_an_order_around_one_that_must_be_held_is_held_too() -> None:
-    assert is_sorted_by_shards(Matched(inner=Jittered(inner=Shuffled())))
-    assert not is_sorted_by_shards(Matched(inner=Spread(inner=Shuffled())))
-    assert not is_sorted_by_shards(Spread(inner=Shuffled()))
+    assert is_arranged_by_shards(Matched(inner=Jittered(inner=Shuffled())))
+    assert is_arranged_by_shards(Matched(inner=Spread(inner=Shuffled())))
+    assert not is_arranged_by_shards(Matched(inner=Spread(inner=Held())))
