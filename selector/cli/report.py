@@ -18,7 +18,7 @@ from selector.engine.gc import Garbage
 from selector.engine.step import Result, Step
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
-from selector.manifest.describe import undone
+from selector.manifest.describe import rows_not_read, undone
 from selector.manifest.header import FORMAT_VERSION, content_of
 from selector.pipeline import FinishedRun
 from selector.policy import Policy
@@ -33,8 +33,8 @@ _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
 def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict[str, Any]:
-    """A run as `selector run --json` prints it; `shortfall`, `waiting` and `controls` are there only where there is
-    one."""
+    """A run as `selector run --json` prints it; `shortfall`, `waiting`, `feedback` (rows of it that are not read) and
+    `controls` are there only where there is one."""
     counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
     facts = finished.manifest.header.facts.select
@@ -46,6 +46,7 @@ def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict
         "seconds": finished.seconds,
         "steps": [{key: getattr(step, key) for key in keys} for step in finished.steps],
         **{name: facts[name] for name in ("shortfall", "waiting") if name in facts},
+        **({"feedback": feedback} if (feedback := rows_not_read(facts)) else {}),
         **(
             {"controls": [{"manifest": one.uri, "digest": one.manifest.digest} for one in controls]} if controls else {}
         ),

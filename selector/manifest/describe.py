@@ -182,6 +182,7 @@ def undone(header: Header) -> Iterator[str]:
         yield from _limits_not_met(chosen["limits"])
     if "fallback" in chosen:
         yield f"rounds: {chosen['fallback']}"
+    yield from _of_feedback(rows_not_read(chosen))
     if "waiting" in chosen:
         yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
     for reason, count in arranged.get("left", {}).items():
@@ -211,6 +212,25 @@ def best_where_little_counts(counts: float, training: Mapping[str, Any]) -> Iter
         " the end. Published orders of ascending quality lose their gain where the rate falls to nothing (arXiv"
         f" 2511.18903); {', or '.join(cures)}"
     )
+
+
+def rows_not_read(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What the facts of a choice say of feedback that no round asked for: numbers of rows; empty if there are none."""
+    names = ("unknown", "of_other_rounds", "other_rounds")
+    return {name: number for name in names if (number := chosen.get("feedback", {}).get(name))}
+
+
+def _of_feedback(feedback: Mapping[str, Any]) -> Iterator[str]:
+    """A line for rows of feedback that no round asked for."""
+    if number := feedback.get("unknown"):
+        yield f"feedback: {_rows_are(number)} about documents that the round did not choose, and not read"
+    if number := feedback.get("of_other_rounds"):
+        rounds = ", ".join(str(one) for one in feedback["other_rounds"])
+        yield f"feedback: {_rows_are(number)} of rounds that nothing waits for ({rounds}), and not read"
+
+
+def _rows_are(number: int) -> str:
+    return "1 row is" if number == 1 else f"{number:,} rows are"
 
 
 def _limits_not_met(limits: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -30,12 +32,18 @@ from selector.plugins.options import (
 )
 
 P = TypeVar("P")
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 _KEY = "key"
 """The column that a table may have instead of `doc_id`: the values of the column that `corpus.key` names."""
 _PACKAGED = "packaged:"
 """Begins the path of a table that comes with this package."""
 _TEXTS = "texts"  # the folder of those, beside this file
+
+_NUM_DIGITS = 32  # of an id, as it is written
+_VALUES = np.full(256, 255, np.uint8)  # of each digit, by its byte; 255: it is none
+for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    _VALUES[list(_digits)] = range(16)
 
 _ONE_THREAD = pyarrow.json.ReadOptions(use_threads=False)  # as in `engine.store.from_parquet`
 
@@ -132,8 +140,27 @@ def _ids(values: pa.ChunkedArray) -> pa.Array:
         return values.combine_chunks()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         return values.combine_chunks().cast(tables.DOC_ID)
-    written = values.cast(pa.string()).to_pylist()
-    return pa.array([None if value is None else bytes.fromhex(value) for value in written], tables.DOC_ID)
+    return _from_hex(tables.whole(values.cast(pa.string())))
+
+
+def _from_hex(written: pa.Array) -> pa.Array:
+    """Ids of what are 32 hex digits each; null where nothing is written. Raises ValueError with the first that is not.
+
+    Whole columns at once: a table that training writes has a row for every document of every round.
+    """
+    is_null = written.is_null().to_numpy(zero_copy_only=False)
+    digits = written.fill_null("0" * _NUM_DIGITS).cast(pa.binary())
+    is_id = pc.equal(pc.binary_length(digits), _NUM_DIGITS).to_numpy(zero_copy_only=False)
+    if is_id.all():
+        whole: Any = digits.cast(pa.binary(_NUM_DIGITS))
+        data = whole.buffers()[1] or b""
+        values = _VALUES[np.frombuffer(data, np.uint8, count=len(whole) * _NUM_DIGITS)].reshape(-1, _NUM_DIGITS)
+        is_id = (values < 16).all(axis=1)
+        if is_id.all():
+            data = pa.py_buffer((values[:, ::2] << 4 | values[:, 1::2]).tobytes())
+            ids = pa.Array.from_buffers(tables.DOC_ID, len(whole), [None, data])
+            return ids.take(pa.array(np.arange(len(ids)), mask=is_null)) if is_null.any() else ids
+    raise ValueError(repr(written[int(np.flatnonzero(~is_id)[0])].as_py()))
 
 
 def _ids_of_keys(keys: pa.ChunkedArray, where: str) -> pa.Array:

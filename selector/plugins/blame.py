@@ -19,12 +19,12 @@ _NOT_ITS_OWN = (SelectorError, OSError, MemoryError)  # a plug-in does no I/O: t
 
 
 def fault(kind: str, name: str, plugin: object, problem: str) -> SelectorError:
-    """The error that puts a problem on the plug-in that made it.
+    """The error that puts a problem on the plug-in that made it; its class will do.
 
     `kind` is "rater", "fit", "selector" or "order", `name` what the policy calls it; `problem` goes on after "The rater
     'name' ".
     """
-    cls = type(plugin)
+    cls = plugin if isinstance(plugin, type) else type(plugin)
     return SelectorError(
         f"The {kind} {name!r} {problem}. This is a fault of the {kind}, {cls.__module__}.{cls.__qualname__}."
     )
@@ -49,7 +49,7 @@ class Blamed:
 
     kind: str
     name: str
-    plugin: object
+    plugin: type[Any]  # not itself: it may hold tables
     work: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
     """The pool as a plug-in is given it: what its work raises is put on it, wherever that is done."""
 
     def mapped(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        return pool.mapper(Blamed(kind=kind, name=name, plugin=plugin, work=work), items)
+        return pool.mapper(Blamed(kind=kind, name=name, plugin=type(plugin), work=work), items)
 
     def exchanged(whole: Pool, by: str, work: GroupWork, columns: Sequence[str], returns: pa.Schema) -> Sequence[Shard]:
         assert pool.exchanger is not None
@@ -70,7 +70,7 @@ def with_blame(pool: Pool, kind: str, name: str, plugin: object) -> Pool:
         except SelectorError as error:
             problem = f"gives an exchange work that cannot be sent: {error}"
             raise fault(kind, name, plugin, problem.rstrip(".")) from error
-        blaming = Blamed(kind=kind, name=name, plugin=plugin, work=work)
+        blaming = Blamed(kind=kind, name=name, plugin=type(plugin), work=work)
         return pool.exchanger(replace(whole, mapper=pool.mapper), by, blaming, columns, returns)
 
     return replace(pool, mapper=mapped, exchanger=pool.exchanger and exchanged)

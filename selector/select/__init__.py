@@ -12,14 +12,14 @@ from selector.exact.spend import Budget
 from selector.plugins.options import Columns, ManifestPath, ModelPath, ScoreName, SignalName, TablePath, TextsPath
 from selector.plugins.pool import Pool
 from selector.select._check import Checker
-from selector.select._contract import Decisions, Reason, Selector, reasons, verdicts
+from selector.select._contract import Decisions, Ended, InRounds, IsTaken, Reason, Round, Selector, reasons, verdicts
 from selector.select._grouped import Grouped, Keys
 from selector.select._mixed import Mixed
 from selector.select._ranked import Group, Ranked, Reasons
 from selector.select._weighted import Weighted
 
 __all__ = [
-    "Budget", "Checker", "Columns", "Decisions", "Group", "Grouped", "Keys", "ManifestPath", "Mixed", "ModelPath",
-    "Pool", "Ranked", "Reason", "Reasons", "ScoreName", "Selector", "SignalName", "TablePath", "TextsPath", "Weighted",
-    "reasons", "verdicts",
+    "Budget", "Checker", "Columns", "Decisions", "Ended", "Group", "Grouped", "InRounds", "IsTaken", "Keys",
+    "ManifestPath", "Mixed", "ModelPath", "Pool", "Ranked", "Reason", "Reasons", "Round", "ScoreName", "Selector",
+    "SignalName", "TablePath", "TextsPath", "Weighted", "reasons", "verdicts",
 ]  # fmt: skip

@@ -65,8 +65,13 @@ class Checker:
     """
 
     def __init__(self, name: str, selector: Selector, budget: Budget) -> None:
-        self.name, self.selector, self.budget, self.fills_budget = name, selector, budget, selector.fills_budget
+        self.name, self.budget, self.fills_budget = name, budget, selector.fills_budget
+        self.selector: Any = selector
         self.totals = Totals()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs to blame the selector is its class; it itself may hold tables."""
+        return {**vars(self), "selector": type(self.selector)}
 
     def select(self, pool: Pool, seed: int) -> Decisions:
         """What the selector decides about a pool."""

@@ -70,6 +70,44 @@ class Selector(abc.ABC):
         """
 
 
+IsTaken = Callable[[pa.RecordBatch], npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round that is to be taken: by `selector`, of the documents of `pool` that earlier rounds left, so that all
+    rounds together spend `amount`.
+
+    Whoever takes it says then, with `after`, what it took: which documents, by which columns of the pool, to which
+    columns may have been added meanwhile. So a round can be held within limits that the selector knows nothing of, and
+    the next ones go on from what was really taken.
+    """
+
+    pool: Pool
+    number: int  # from 0 on
+    amount: int
+    is_last: bool
+    selector: Selector
+    after: Callable[[Pool, IsTaken, Sequence[str]], "Round | Ended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The end of the rounds: for good, or until that has happened which `waiting` says. As in `Decisions`."""
+
+    facts: Mapping[str, Any]
+    waiting: str | None = None
+    num_rounds: int | None = None
+
+
+class InRounds(Selector):
+    """Chooses in rounds, each after what the ones before have shown. The law: `select` takes what the rounds take."""
+
+    @abc.abstractmethod
+    def first_round(self, pool: Pool, budget: Budget, seed: int) -> Round:
+        """The round that begins the choice from a pool and a budget."""
+
+
 def reasons(codes: npt.NDArray[Any], choices: Sequence[Reason]) -> dict[str, pa.Array]:
     """The columns `reason` and `arguments` of a verdict: `codes` are indices into `choices`, one per document."""
     pairs = [(reason, {}) if isinstance(reason, str) else reason for reason in choices]

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from selector import exact
 from selector.exact import Floats, Ints, UInt64
+from selector.exact.apportion import apportion
 from selector.exact.spend import Budget
 from selector.plugins.pool import Pool
 from selector.select._ranked import Group, Ranked, Reasons
@@ -148,13 +149,10 @@ def rounded(weights: Sequence[float] | Floats) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class InClusters(Ranked):
-    """Another selector's order, in queues that are clusters, each with an amount of its own."""
+    """Another selector's order, in queues that are clusters."""
 
     inner: Ranked
     frozen: Any  # what the other selector knows of the whole pool
-    names: tuple[Any, ...] = ()
-    amounts: tuple[int, ...] = ()
-    is_drawn: bool = True
 
     @property
     def grouped_by(self) -> str:
@@ -191,11 +189,7 @@ class InClusters(Ranked):
         return self.inner.strata(batch, summary)
 
     def log_weights(self, batch: pa.RecordBatch, summary: Any, cuts: UInt64) -> Floats | None:
-        return self.inner.log_weights(batch, summary, cuts) if self.is_drawn else None
-
-    def quotas(self, groups: Sequence[Any], sizes: Ints, budget: Budget, summary: Any) -> Ints:
-        by_name = dict(zip(self.names, self.amounts, strict=True))
-        return np.array([by_name[name] for name in groups], np.int64)
+        return self.inner.log_weights(batch, summary, cuts)
 
     def reasons(self, group: Group) -> Reasons:
         return replace(super().reasons(group), never=self.inner.reasons(group).never)
@@ -206,6 +200,43 @@ class InClusters(Ranked):
     def _columns(self) -> tuple[str, ...]:
         own = self.inner._columns()  # pyright: ignore[reportPrivateUsage] (of one family)
         return tuple(dict.fromkeys((*own, "cluster")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByAmounts(InClusters):
+    """Of every cluster so much, all rounds so far together."""
+
+    names: tuple[Any, ...]
+    amounts: tuple[int, ...]
+    is_drawn: bool
+
+    def quotas(self, groups: Sequence[Any], sizes: Ints, budget: Budget, summary: Any) -> Ints:
+        by_name = dict(zip(self.names, self.amounts, strict=True))
+        return np.array([by_name[name] for name in groups], np.int64)
+
+    def log_weights(self, batch: pa.RecordBatch, summary: Any, cuts: UInt64) -> Floats | None:
+        return super().log_weights(batch, summary, cuts) if self.is_drawn else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByWeights(InClusters):
+    """One round of its own, of whatever documents earlier ones left: of every cluster by its weight.
+
+    No probability follows, since what a round leaves hangs on all rounds before it.
+    """
+
+    fills_budget = False  # a cluster may weigh nothing
+
+    names: tuple[Any, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def is_probability_defined(self) -> bool:
+        return False
+
+    def quotas(self, groups: Sequence[Any], sizes: Ints, budget: Budget, summary: Any) -> Ints:
+        by_name = dict(zip(self.names, self.weights, strict=True))
+        return apportion(budget.amount, [by_name[name] for name in groups], sizes)
 
 
 def _sizes(selector: InClusters, budget: Budget, batch: pa.RecordBatch) -> Mapping[Any, int]:

@@ -8,6 +8,10 @@ with what is then left. So every bound holds exactly, and where none binds the a
     a group below its `least` gets just that, first, and for what it really costs: its last document crosses the bound
     a group above its `most` gets just that, and never crosses it, nor the budget
     a document with too many visits has as many as it may, and what that saves is spent on the documents left out
+
+A selector that chooses in rounds is asked round by round, since the first ones may be trained on before the last one is
+known. Every bound then holds for the rounds up to each one, of what they may spend together, and so for the whole: a
+group gets its least share of the first round first, and of the later ones what it still lacks.
 """
 
 import dataclasses
@@ -29,13 +33,16 @@ from selector.exact.spend import UNLIMITED, Budget, Overshoot
 from selector.manifest.describe import INCLUDED
 from selector.plugins.pool import Beside, Pool, Shard
 from selector.policy.sections import SelectPolicy
-from selector.select import Checker, Decisions, Selector, reasons, verdicts
+from selector.select import Checker, Decisions, Ended, InRounds, Round, Selector, reasons, verdicts
 from selector.select._check import Totals
 
 Bools = npt.NDArray[np.bool_]
 
 _LEFT = "constraints.left.{}"  # a column: whether an answer left a document out
 _DECIDED = "constraints.decided."  # begins the columns of the verdict, once every document has one
+_DECIDED_FIELDS = [kind.with_name(f"{_DECIDED}{kind.name}") for kind in tables.VERDICTS]
+_HELD, _SPENT = "constraints.held", "constraints.spent"  # facts on the way
+_NO_MORE = "groups at a bound of select.shares get no more"
 _MOST_GIVEN = 1 << 20  # documents that a selector can be shown as chosen already
 _MOST_ANSWERS = 16  # about one group, each with what the limit of visits saved
 
@@ -46,6 +53,18 @@ class Bound:
 
     least: int = 0
     most: int = UNLIMITED
+
+    def of(self, amount: int, whole: int) -> "Bound":
+        """The same shares of an amount; this bound is of the whole one."""
+        if not whole:
+            return self
+        most = UNLIMITED if self.most == UNLIMITED else self.most * amount // whole
+        return Bound(least=-(-self.least * amount // whole), most=most)
+
+    def less(self, spent: int) -> "Bound":
+        """The bound on what comes on top of what is spent already."""
+        most = UNLIMITED if self.most == UNLIMITED else max(0, self.most - spent)
+        return Bound(least=max(0, self.least - spent), most=most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +113,32 @@ def constrained(
     Raises SelectorError where included documents cost more than the budget, or than their group may have.
     """
     asking = _Asking(label=label, selector=selector, columns=tuple(columns), seed=seed, budget=budget, limits=limits)
-    counted = list(pool.map(functools.partial(_counted, asking), *asking.own_columns))
-    sizes = sum(counted, _Sizes())
+    sizes = _sizes(asking, pool)
     _check_included(asking, sizes)
-    all_groups = _Which(by=limits.by, names=frozenset(), is_complement=True, included=limits.included)
+    if isinstance(selector, InRounds) and limits.by is not None:
+        return _in_rounds(asking, selector, pool, sizes)
+    everybody = _Which(by=limits.by, names=frozenset(), is_complement=True, included=limits.included)
     chosen = _Chosen(pool=pool, spent=sizes.included, given=_included(asking, pool, sizes))
+    answers, rest, after = _within(asking, everybody, chosen, sizes)
+    return _put_together(asking, after.pool, answers, sizes, rest)
+
+
+def _sizes(asking: "_Asking", pool: Pool) -> "_Sizes":
+    return sum(pool.map(functools.partial(_counted, asking), *asking.own_columns), _Sizes())
+
+
+def _within(
+    asking: "_Asking", everybody: "_Which", chosen: "_Chosen", sizes: "_Sizes"
+) -> tuple[list["_Answer"], list["_Answer"], "_Chosen"]:
+    """The answers about everybody such that every bound holds, those of them that are about groups at no bound, and
+    what is chosen then."""
+    limits, budget = asking.limits, asking.budget
     floors: dict[str, list[_Answer]] = {}
     while True:
         capped: dict[str, list[_Answer]] = {}
         now = chosen
         while True:
-            others = dataclasses.replace(all_groups, names=frozenset({*floors, *capped}))
+            others = dataclasses.replace(everybody, names=frozenset({*floors, *capped}))
             rest, after = asking.ask(now, others, _left(asking, now), budget.overshoot)
             spent = _spent(rest)
             over = [name for name in sorted(limits.bounds) if name not in floors.keys() | capped.keys()]
@@ -114,7 +148,7 @@ def constrained(
             for name in over:
                 amount = min(asking.most(name, sizes), _left(asking, now))
                 overshoot: Overshoot = "fill" if budget.overshoot == "fill" else "stop"
-                capped[name], now = asking.ask(now, _group(asking, name), amount, overshoot, "most")
+                capped[name], now = asking.ask(now, _group(everybody, name), amount, overshoot, "most")
         below = [
             name
             for name in sorted(limits.bounds)
@@ -125,9 +159,8 @@ def constrained(
         if not below:
             break
         for name in below:
-            floors[name], chosen = asking.floor(chosen, name, sizes)
-    answers = [answer for group in (*floors.values(), *capped.values(), rest) for answer in group]
-    return _put_together(asking, after.pool, answers, sizes, rest)
+            floors[name], chosen = asking.floor(chosen, everybody, name, sizes)
+    return [answer for group in (*floors.values(), *capped.values(), rest) for answer in group], rest, after
 
 
 def _left(asking: "_Asking", chosen: "_Chosen") -> int:
@@ -135,9 +168,130 @@ def _left(asking: "_Asking", chosen: "_Chosen") -> int:
     return max(0, asking.budget.amount - chosen.spent)
 
 
-def _group(asking: "_Asking", name: str) -> "_Which":
-    limits = asking.limits
-    return _Which(by=limits.by, names=frozenset({name}), is_complement=False, included=limits.included)
+def _group(everybody: "_Which", name: str) -> "_Which":
+    return dataclasses.replace(everybody, names=frozenset({name}), is_complement=False)
+
+
+def _in_rounds(asking: "_Asking", selector: InRounds, pool: Pool, sizes: "_Sizes") -> Constrained:
+    """What a selector decides in rounds, with every round held within the bounds of all rounds up to it."""
+    limits = dataclasses.replace(asking.limits, by=None, bounds={})
+    bounded = _Bounded(selector=selector, asking=asking, sizes=sizes)
+    columns = tuple(dict.fromkeys((*asking.columns, *asking.own_columns)))
+    outer = dataclasses.replace(asking, selector=bounded, columns=columns, limits=limits)
+    everybody = _Which(by=None, names=frozenset(), is_complement=True, included=limits.included)
+    chosen = _Chosen(pool=pool, spent=sizes.included, given=_included(outer, pool, sizes))
+    answers, rest, after = _within(outer, everybody, chosen, sizes)
+    within = _put_together(outer, after.pool, answers, sizes, rest)
+    facts = dict(within.decisions.facts)
+    held: Mapping[str, str] = facts.pop(_HELD)
+    spent: Mapping[str, int] = facts.pop(_SPENT)
+    shares = _shares(asking, Counter(spent) + sizes.included_by_group, held)
+    facts["limits"] = {**facts["limits"], "shares": shares}
+    why = f"{within.why_unspent}; {_NO_MORE}" if held else within.why_unspent
+    return Constrained(decisions=dataclasses.replace(within.decisions, facts=facts), why_unspent=why)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bounded(Selector):
+    """A selector in rounds, each of which is held within the bounds on all rounds up to it.
+
+    Where no bound ever held a group its answer is the selector's own. Else no probabilities are known, since what a
+    round was left with hangs on all bounds before it.
+    """
+
+    fills_budget = False
+
+    selector: InRounds
+    asking: "_Asking"  # with the bounds on the whole budget
+    sizes: "_Sizes"  # of the whole pool, for what is included
+
+    @property
+    def looks_at_given(self) -> bool:
+        return self.selector.looks_at_given
+
+    def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:
+        """What the rounds take. The facts also have what each group spends, and by which bound it was held."""
+        following: Round | Ended = self.selector.first_round(pool, budget, seed)
+        whole, left, taken = following.pool, None, Counter[str]()
+        answers: list[_Answer] = []
+        rounds: list[dict[str, Any]] = []
+        held: dict[str, str] = {}
+        while isinstance(following, Round):
+            now = self._asking(following, budget, taken)
+            everybody = _Which(by=now.limits.by, names=frozenset(), is_complement=True, included=None, left=left)
+            sizes = _Sizes(documents=self._documents(now, whole, everybody), included_by_group=taken)
+            chosen = _Chosen(pool=whole, spent=taken.total(), given=None)
+            more, _, _ = _within(now, everybody, chosen, sizes)
+            bound = {name: one.deciding.bound for one in more for name in one.which.names if one.deciding.bound}
+            held |= bound
+            rounds.append({"held": dict(sorted(bound.items()))} if bound else {})
+            answers += [one.in_round(following.number) for one in more]
+            taken = taken + _spent(more)
+            before, left = left, _LEFT.format(f"round.{following.number}")
+            whole = _with_left(whole, more, left)
+            is_taken = _TakenInRound(before=before, after=left)
+            following = following.after(whole, is_taken, is_taken.columns)
+        facts = {_HELD: held, _SPENT: dict(sorted(taken.items()))}
+        if not held:
+            own = self.selector.select(pool, budget, seed)
+            return dataclasses.replace(own, facts={**own.facts, **facts})
+        account = [{**one, **more} for one, more in zip(following.facts["rounds"], rounds, strict=True)]
+        shards = [
+            _Decided(
+                shard=shard,
+                included=None,
+                pieces=tuple((one.which, one.deciding, one.shards[i]) for one in answers),
+            )
+            for i, shard in enumerate(whole.shards)
+        ]
+        return Decisions(
+            decide=_as_decided,
+            columns=tuple(kind.name for kind in _DECIDED_FIELDS),
+            pool=dataclasses.replace(whole, schema=pa.schema([*whole.schema, *_DECIDED_FIELDS]), shards=shards),
+            facts={**following.facts, "rounds": account, **facts},
+            waiting=following.waiting,
+            num_rounds=following.num_rounds,
+        )
+
+    def _asking(self, now: Round, budget: Budget, taken: Counter[str]) -> "_Asking":
+        """What takes a round, and the bounds that hold for it and those before it."""
+        asking, included = self.asking, self.sizes.included
+        amount = included + now.amount
+        bounds = {
+            name: bound.of(amount, asking.budget.amount).less(self.sizes.included_by_group[name])
+            for name, bound in asking.limits.bounds.items()
+        }
+        return dataclasses.replace(
+            asking,
+            selector=now.selector,
+            columns=tuple(now.pool.schema.names),
+            budget=dataclasses.replace(
+                budget, amount=now.amount, overshoot=budget.overshoot if now.is_last else "stop"
+            ),
+            limits=Limits(by=asking.limits.by, bounds=bounds),
+            when=f"in round {now.number + 1}",
+        )
+
+    def _documents(self, asking: "_Asking", pool: Pool, which: "_Which") -> Counter[str]:
+        """How many documents of each group are left."""
+        count = functools.partial(_counted_of, asking, which)
+        return sum(pool.map(count, *dict.fromkeys((*asking.own_columns, *which.columns))), _Sizes()).documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TakenInRound:
+    """Which documents a round took: those that are left before it, and not after it."""
+
+    before: str | None  # a column
+    after: str
+
+    @property
+    def columns(self) -> list[str]:
+        return [name for name in (self.before, self.after) if name is not None]
+
+    def __call__(self, batch: pa.RecordBatch) -> Bools:
+        was_left = np.ones(batch.num_rows, np.bool_) if self.before is None else _flags(batch[self.before])
+        return was_left & ~_flags(batch[self.after])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +389,9 @@ class _Answer:
     kept: Counter[str]
     why_unspent: str
 
+    def in_round(self, number: int) -> "_Answer":
+        return dataclasses.replace(self, deciding=dataclasses.replace(self.deciding, round=number))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Deciding:
@@ -245,6 +402,7 @@ class _Deciding:
     most_visits: int | None
     by: str | None
     bound: str | None  # "at least 30 documents"
+    round: int | None = None  # in which what is kept is taken, where a round was asked for; None: the verdict says it
 
     def verdict(self, shards: tuple[Shard, Shard]) -> pa.RecordBatch:
         return self._shown(self.checker.verdict(self.decisions, self._batch(shards)), shards[1])
@@ -292,6 +450,9 @@ class _Deciding:
     def _shown(self, verdict: pa.RecordBatch, shard: Shard) -> pa.RecordBatch:
         """The verdict with the bound of the group in front of its reasons."""
         limited = self._limited(verdict)
+        if self.round is not None:
+            number = np.where(_flags(limited["kept"]), self.round, 0).astype(np.uint16)
+            limited = _with(limited, {"round": pa.array(number)})
         if self.bound is None or self.by is None or not verdict.num_rows:
             return limited
         (name,) = _named(shard.read([self.by])[self.by])[0]
@@ -338,6 +499,7 @@ class _Asking:
     seed: int
     budget: Budget
     limits: Limits
+    when: str = ""  # of which round the bounds are
 
     @property
     def own_columns(self) -> list[str]:
@@ -350,15 +512,15 @@ class _Asking:
     def most(self, name: str, sizes: _Sizes) -> int:
         return self.limits.bounds[name].most - sizes.included_by_group[name]
 
-    def floor(self, chosen: _Chosen, name: str, sizes: _Sizes) -> tuple[list[_Answer], _Chosen]:
+    def floor(self, chosen: _Chosen, everybody: _Which, name: str, sizes: _Sizes) -> tuple[list[_Answer], _Chosen]:
         """A group with its least share, which its last document may cross, unless that is above its most or above what
         is left."""
         room = min(self.most(name, sizes), _left(self, chosen))
         amount = min(self.least(name, sizes), room)
-        answers, after = self.ask(chosen, _group(self, name), amount, "cross", "least")
+        answers, after = self.ask(chosen, _group(everybody, name), amount, "cross", "least")
         if after.spent - chosen.spent > room:
             overshoot: Overshoot = "fill" if self.budget.overshoot == "fill" else "stop"
-            answers, after = self.ask(chosen, _group(self, name), amount, overshoot, "least")
+            answers, after = self.ask(chosen, _group(everybody, name), amount, overshoot, "least")
         return answers, after
 
     def ask(
@@ -379,7 +541,7 @@ class _Asking:
             if is_last:
                 return answers, chosen
             column = _LEFT.format(sum(name.startswith(_LEFT[:-2]) for name in chosen.pool.schema.names))
-            chosen = dataclasses.replace(chosen, pool=_with_left(chosen.pool, answer, column))
+            chosen = dataclasses.replace(chosen, pool=_with_left(chosen.pool, [answer], column))
             which = dataclasses.replace(which, left=column)
 
     def _answer(self, chosen: _Chosen, which: _Which, amount: int, overshoot: Overshoot, bound: str | None) -> _Answer:
@@ -394,18 +556,15 @@ class _Asking:
         budget = dataclasses.replace(self.budget, amount=amount, overshoot=overshoot)
         checker = Checker(self.label, self.selector, budget)
         decisions = checker.select(asked_of, self.seed)
-        if decisions.waiting and self.limits.by is not None:
-            raise SelectorError(
-                f"select.shares: {self.label} waits for feedback, and what a bound would do to its rounds is known "
-                "only at their end. Leave it out, or use a signal that is there."
-            )
         pairs = tuple(checker.shards(decisions, asked_of))
         deciding = _Deciding(
             checker=checker,
             decisions=dataclasses.replace(decisions, pool=None),
             most_visits=self.limits.visits,
             by=self.limits.by,
-            bound=None if bound is None else f"at {bound} {amount:,} {budget.unit}",
+            bound=None
+            if bound is None
+            else " ".join(filter(None, [f"at {bound} {amount:,} {budget.unit}", self.when])),
         )
         outcome = sum(pool.mapper(deciding.outcome, pairs), _Outcome())
         checker.add(outcome.raw)
@@ -470,11 +629,15 @@ def _included(asking: _Asking, pool: Pool, sizes: _Sizes) -> pa.Table | None:
     return pa.Table.from_batches(list(rows))
 
 
-def _with_left(pool: Pool, answer: _Answer, column: str) -> Pool:
-    """The pool with a column that says which documents the answer left out."""
+def _with_left(pool: Pool, answers: Sequence[_Answer], column: str) -> Pool:
+    """The pool with a column that says which documents the answers left out."""
     shards = [
-        _Left(shard=shard, name=column, which=answer.which, deciding=answer.deciding, pair=pair)
-        for shard, pair in zip(pool.shards, answer.shards, strict=True)
+        _Left(
+            shard=shard,
+            name=column,
+            pieces=tuple((answer.which, answer.deciding, answer.shards[i]) for answer in answers),
+        )
+        for i, shard in enumerate(pool.shards)
     ]
     schema = pa.schema([(column, pa.bool_())])
     asked_of = dataclasses.replace(pool, shards=shards)
@@ -488,13 +651,11 @@ def _with_left(pool: Pool, answer: _Answer, column: str) -> Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Left:
-    """A shard with a column that says which documents an answer left out."""
+    """A shard with a column that says which documents some answers left out."""
 
     shard: Shard
     name: str
-    which: _Which
-    deciding: _Deciding
-    pair: tuple[Shard, Shard]
+    pieces: tuple[tuple[_Which, _Deciding, tuple[Shard, Shard]], ...]
 
     @property
     def num_rows(self) -> int:
@@ -502,8 +663,9 @@ class _Left:
 
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         assert list(columns) == [self.name], "it is asked for once, to be stored"
-        left = self.which.mask(self.shard.read(self.which.columns or ["num_tokens"]))
-        left[left] = self.deciding.left(self.pair)
+        left = np.zeros(self.num_rows, np.bool_)
+        for which, deciding, pair in self.pieces:
+            left[which.mask(self.shard.read(which.columns or ["num_tokens"]))] = deciding.left(pair)
         return pa.record_batch({self.name: pa.array(left)})
 
 
@@ -520,11 +682,10 @@ def _put_together(
         )
         for i, shard in enumerate(pool.shards)
     ]
-    fields = [kind.with_name(f"{_DECIDED}{kind.name}") for kind in tables.VERDICTS]
     decisions = Decisions(
         decide=_as_decided,
-        columns=tuple(kind.name for kind in fields),
-        pool=dataclasses.replace(pool, schema=pa.schema([*pool.schema, *fields]), shards=shards),
+        columns=tuple(kind.name for kind in _DECIDED_FIELDS),
+        pool=dataclasses.replace(pool, schema=pa.schema([*pool.schema, *_DECIDED_FIELDS]), shards=shards),
         facts=_facts(asking, answers, sizes, rest),
         waiting=next((one.deciding.decisions.waiting for one in answers if one.deciding.decisions.waiting), None),
         num_rounds=rest[0].deciding.decisions.num_rounds if len(answers) == 1 else None,
@@ -532,9 +693,7 @@ def _put_together(
     )
     bound = any(answer.deciding.bound for answer in answers)
     why = rest[-1].why_unspent
-    return Constrained(
-        decisions=decisions, why_unspent=f"{why}; groups at a bound of select.shares get no more" if bound else why
-    )
+    return Constrained(decisions=decisions, why_unspent=f"{why}; {_NO_MORE}" if bound else why)
 
 
 def _facts(asking: _Asking, answers: Sequence[_Answer], sizes: _Sizes, rest: Sequence[_Answer]) -> dict[str, Any]:
@@ -546,24 +705,28 @@ def _facts(asking: _Asking, answers: Sequence[_Answer], sizes: _Sizes, rest: Seq
     if limits.included is not None:
         limited["included"] = {"documents": sizes.num_included, "spent": sizes.included}
     if limits.by is not None:
-        spent = _spent(answers) + sizes.included_by_group
         held = {
             name: answer.deciding.bound for answer in answers for name in answer.which.names if answer.deciding.bound
         }
-        limited["shares"] = {
-            "by": limits.by,
-            "unit": asking.budget.unit,
-            "groups": {
-                name: {
-                    "least": bound.least,
-                    "most": None if bound.most == UNLIMITED else bound.most,
-                    "spent": spent[name],
-                    "held": held.get(name),
-                }
-                for name, bound in sorted(limits.bounds.items())
-            },
-        }
+        limited["shares"] = _shares(asking, _spent(answers) + sizes.included_by_group, held)
     return {**rest[0].deciding.decisions.facts, "limits": limited}
+
+
+def _shares(asking: _Asking, spent: Counter[str], held: Mapping[str, str]) -> dict[str, Any]:
+    """What became of the shares."""
+    return {
+        "by": asking.limits.by,
+        "unit": asking.budget.unit,
+        "groups": {
+            name: {
+                "least": bound.least,
+                "most": None if bound.most == UNLIMITED else bound.most,
+                "spent": spent[name],
+                "held": held.get(name),
+            }
+            for name, bound in sorted(asking.limits.bounds.items())
+        },
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -648,6 +811,10 @@ def _counted(asking: _Asking, batch: pa.RecordBatch) -> _Sizes:
         included_by_group=Counter(dict(zip(names, costs.tolist(), strict=False))),
         num_included=int(included.sum()),
     )
+
+
+def _counted_of(asking: _Asking, which: _Which, batch: pa.RecordBatch) -> _Sizes:
+    return _counted(asking, batch.filter(pa.array(which.mask(batch))))
 
 
 def _count(which: _Which, batch: pa.RecordBatch) -> int:

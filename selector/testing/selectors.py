@@ -227,8 +227,6 @@ def law_limits_of_the_policy_hold(
     alone = decide(selector, table, 16, budget, seed)
     if not _keeps_its_budget(selector, table, budget, seed):
         return  # another law says so
-    if Checker("tried", selector, budget).select(pool_for(selector, table, 16), seed).waiting:
-        return  # what a limit does to rounds is known only at their end, and is refused
     with asserting("limits do not hold"):
         limits = Limits(by="source", bounds=by_source, visits=visits, included=_INCLUDED)
         decided = _within(selector, given, 16, budget, seed, limits)

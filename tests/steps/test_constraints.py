@@ -188,7 +188,46 @@ def test_limits_that_are_not_written_move_no_digest(place: Path, tiny_model: Pat
     assert first.manifest.digest == second.manifest.digest and "shares" not in first.manifest.info["policy"]["select"]
 
 
-def test_bounds_on_rounds_that_wait_are_refused(make: Any, place: Path) -> None:
-    using = {"iterative": {"inner": "random", "feedback": str(place / "later.jsonl")}}
-    with pytest.raises(SelectorError, match="waits for feedback"):
-        make(using=using, shares=BOUNDS)
+def test_every_limit_holds_in_rounds_that_wait_and_whatever_the_shards(
+    make: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run is stopped again and again."""
+    free, _ = make(), make(25)
+    home = next(
+        str(path.parent.parent)
+        for path in (place / "root-1048576").glob("*/manifest/manifest.json")
+        if Manifest.open(str(path.parent.parent)).digest == free.digest
+    )
+    wanted = ids_of(make(using={"top": {"score": "readability"}}, exclude=[home]))[:3]
+    must = write_jsonl(place / "rounds.jsonl", [{"doc_id": doc_id.hex()} for doc_id in wanted])
+    path, rows = place / "later.jsonl", list[dict[str, Any]]()
+    using = {"iterative": {"inner": "random", "rounds": 2, "feedback": str(path), "mode": "softmax"}}
+    limits: dict[str, Any] = {
+        "using": using, "shares": BOUNDS, "visits": {"most": 1}, "include": str(must), "exclude": [home],
+    }  # fmt: skip
+    before: list[bytes] = []
+    for number in (1, 2):
+        manifest = make(**limits)
+        ids, sources = ids_of(manifest), sources_of(manifest)
+        assert manifest.verify().ok and len(ids) == [17, 30][number - 1]
+        assert ids[: len(before)] == before and set(wanted) <= set(ids) and not set(ids) & set(ids_of(free))
+        assert sources["web"] <= 0.2 * len(ids) and sources["books"] >= 0.6 * len(ids)
+        facts = manifest.info["facts"]["select"]
+        assert ("waiting" in facts) == (number < 2)
+        new = sorted(set(ids) - set(before) - set(wanted))
+        rows += [{"doc_id": doc_id.hex(), "round": number, "score": float(i)} for i, doc_id in enumerate(new)]
+        write_jsonl(path, rows)
+        before = ids
+    assert facts["limits"]["shares"]["groups"]["books"]["spent"] == sources["books"]
+    write_jsonl(path, rows[:14])
+    monkeypatch.setenv("SELECTOR_FAILPOINT", "store.after_seal:raise:9")
+    for _ in range(100):
+        monkeypatch.setattr(failpoint, "_reached", {})
+        try:
+            stopped = make(25, **limits)
+        except (RuntimeError, SelectorError):
+            continue
+        assert alike(stopped, manifest)
+        break
+    else:
+        raise AssertionError("it makes no progress")
