@@ -33,8 +33,8 @@ _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
 def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict[str, Any]:
-    """A run as `selector run --json` prints it; `shortfall`, `waiting`, `feedback` (rows of it that are not read) and
-    `controls` are there only where there is one."""
+    """A run as `selector run --json` prints it; `shortfall`, `waiting`, `absent` (names that no document has),
+    `feedback` (rows of it that are not read) and `controls` are there only where there is one."""
     counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
     facts = finished.manifest.header.facts.select
@@ -45,7 +45,7 @@ def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict
         "tokens": counts["tokens"],
         "seconds": finished.seconds,
         "steps": [{key: getattr(step, key) for key in keys} for step in finished.steps],
-        **{name: facts[name] for name in ("shortfall", "waiting") if name in facts},
+        **{name: facts[name] for name in ("shortfall", "waiting", "absent") if name in facts},
         **({"feedback": feedback} if (feedback := rows_not_read(facts)) else {}),
         **(
             {"controls": [{"manifest": one.uri, "digest": one.manifest.digest} for one in controls]} if controls else {}

@@ -7,7 +7,7 @@ A reason is stored as a template and its arguments, which many documents share: 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.errors import NotFoundError
+from selector.errors import NotFoundError, listed
 from selector.exact import keyed
 from selector.manifest.digest import labels
 from selector.manifest.format import Stored
@@ -175,6 +175,8 @@ def undone(header: Header) -> Iterator[str]:
     chosen, arranged = header.facts.select, header.facts.order
     if without := header.counts.without_source:
         yield f"source: {without:,} documents have none, and their file's name stands for it"
+    for names in chosen.get("absent", []):
+        yield _absent(**names)
     if "shortfall" in chosen:
         budget, spent, unit, reason = (chosen["shortfall"][name] for name in ("budget", "spent", "unit", "reason"))
         yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
@@ -212,6 +214,15 @@ def best_where_little_counts(counts: float, training: Mapping[str, Any]) -> Iter
         " the end. Published orders of ascending quality lose their gain where the rate falls to nothing (arXiv"
         f" 2511.18903); {', or '.join(cures)}"
     )
+
+
+def _absent(option: str, column: str, names: Sequence[str], nearest: Mapping[str, str], known: Sequence[str]) -> str:
+    """What is said of names that an option has and no document."""
+    line = f"{option}: no document that may be chosen has the {column} {listed(names)}"
+    if nearest:
+        meant = listed([f"{near!r} for {name!r}" if len(names) > 1 else repr(near) for name, near in nearest.items()])
+        return f"{line}. Did you mean {meant}?"
+    return f"{line}. There is: {listed(known)}" if known else line
 
 
 def rows_not_read(chosen: Mapping[str, Any]) -> dict[str, Any]:

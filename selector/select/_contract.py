@@ -2,7 +2,7 @@
 
 import abc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -58,6 +58,12 @@ class Selector(abc.ABC):
     def needs(self) -> tuple[str, ...]:
         """The pool's columns beside doc_id, num_tokens and the scores that options name."""
         return ()
+
+    @property
+    def named_values(self) -> Mapping[str, tuple[str, Collection[str]]]:
+        """The values of columns that options name, as people write them: for each such option the column and the names.
+        Names that no document of the pool has are said, with the nearest of those that there are."""
+        return {}
 
     @abc.abstractmethod
     def select(self, pool: Pool, budget: Budget, seed: int) -> Decisions:

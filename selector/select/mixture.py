@@ -1,7 +1,7 @@
 """A stated mixture of sources, languages, topics or tiers of quality."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,6 +56,11 @@ class Mixture(Mixed):
                 raise PolicyError(
                     f"mixture.rises.{name}={rise} is not a number. Leave the group out to change nothing."
                 )
+
+    @property
+    def named_values(self) -> Mapping[str, tuple[str, Collection[str]]]:
+        named = {"weights": self.weights, "rises": self.rises}
+        return {option: (self.by, [*names]) for option, names in named.items() if names}
 
     def weigh(self, groups: Sequence[int | str | None], sizes: Ints) -> Floats:
         weights = sizes.astype(np.float64) if self.weights is None else weights_of(self.weights, groups)

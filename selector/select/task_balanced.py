@@ -1,6 +1,6 @@
 """Tasks in stated proportions, of what a student has still to learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -41,6 +41,10 @@ class TaskBalanced(Mixed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weights(self.targets, "task_balanced.targets")
+
+    @property
+    def named_values(self) -> Mapping[str, tuple[str, Collection[str]]]:
+        return {"targets": (self.by, [*self.targets])} if self.targets else {}
 
     def weigh(self, groups: Sequence[int | str | None], sizes: Ints) -> Sequence[float]:
         return [1.0] * len(groups) if self.targets is None else weights_of(self.targets, groups)

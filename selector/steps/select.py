@@ -24,6 +24,7 @@ from selector.rate._sums import is_missing, mean_of
 from selector.select import Decisions, Selector
 from selector.select._check import Checker, Totals
 from selector.steps import attach, survey
+from selector.steps.absent import absent
 from selector.steps.constraints import Limits, constrained
 from selector.steps.gather import Gather
 from selector.steps.listed import INCLUDED, num_included
@@ -107,6 +108,8 @@ class Select(Whole):
         facts: dict[str, Any] = dict(decisions.facts)
         if limits is not None and limits.included is not None:
             facts["limits"]["included"]["listed"] = num_included(done)
+        if missing := absent(selector, limits, pool):
+            facts["absent"] = missing
         if decisions.waiting:
             facts["waiting"] = decisions.waiting
         if spent < budget.amount:

@@ -107,6 +107,20 @@ def test_a_floor_that_cannot_be_met_is_said(make: Any) -> None:
     assert any(line.startswith("shares: source books has") and "of at least 60 documents" in line for line in lines)
 
 
+def test_names_that_no_document_has_are_said_with_the_nearest_that_there_are(make: Any) -> None:
+    mixture = {"mixture": {"weights": {"web": 1.0, "boks": 1.0}, "rises": {"nowhere": 1.0}}}
+    shares = {"source": {"coed": {"most": 0.5}, "lw": {"most": 0.5}, "web": {"most": 0.9}}}
+    manifest = make(25, mixture, shares=shares)
+    assert alike(manifest, make(1 << 20, mixture, shares=shares))
+    lines = [line for line in undone(manifest.header) if "no document that may be chosen" in line]
+    assert lines == [
+        "select.shares: no document that may be chosen has the source coed, lw. Did you mean 'code' for 'coed'?",
+        "mixture.weights: no document that may be chosen has the source boks. Did you mean 'books'?",
+        "mixture.rises: no document that may be chosen has the source nowhere. There is: books, code, web",
+    ]
+    assert "absent" not in make(using={"mixture": {"weights": {"web": 1.0}}}).info["facts"]["select"]
+
+
 def test_included_documents_are_chosen_first_and_paid_for(make: Any, place: Path) -> None:
     wanted = ids_of(make())[:4]
     path = write_jsonl(place / "must.jsonl", [{"doc_id": doc_id.hex()} for doc_id in wanted])
