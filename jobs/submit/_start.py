@@ -42,7 +42,7 @@ def main() -> None:
     sys.path.insert(0, str(folder))
     words = [str(folder / word) if word == "policy.json" else word for word in words]
     if "--share" in sys.argv:
-        words = ["work", words[1], "--json"]
+        words = ["work", *words[1:]]  # with all that limits what the policy may do
     sys.argv = ["selector", *words, *sys.argv[1:]]
     from selector.__main__ import main as run
 

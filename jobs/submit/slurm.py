@@ -62,6 +62,13 @@ class SlurmTarget(Target):
             if getattr(self, name) < least:
                 raise UsageError(f"--on slurm: {name}={getattr(self, name)} is too few. Give at least {least}.")
 
+    def check(self, job: Job, parcel: Parcel) -> None:
+        if self.shares and "actors" in job.options:
+            raise UsageError(
+                "--actors is for workers on Ray, and with shares=N every member of the array works without it. Leave "
+                "it out: cpus=N says how much a member has."
+            )
+
     def written(self, job: Job, parcel: Parcel) -> Written | None:
         contents = files(job, parcel)
         if not self.shares:

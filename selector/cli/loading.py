@@ -1,5 +1,6 @@
 """How commands read a policy: their own, or one from elsewhere that may not run code or look where it likes."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,8 @@ Allowed = Annotated[
         "--allowed",
         metavar="ROOT",
         envvar="SELECTOR_ALLOWED",
-        help="Refuse a policy that names anything outside of these folders or addresses; may be given several times.",
+        help="Refuse a policy that names anything outside of these folders or addresses, or sends a key that is not "
+        "among them (env:NAME); may be given several times.",
     ),
 ]
 
@@ -32,11 +34,12 @@ def load(policy: Path, overrides: list[str] | None, no_foreign: bool, allowed: l
     from selector import plugins
     from selector.policy import Policy, elsewhere
 
-    if not no_foreign:
+    with contextlib.ExitStack() as limits:
+        if no_foreign:
+            limits.enter_context(plugins.installed_only())
+        if allowed:
+            limits.enter_context(plugins.only_below(allowed))
         loaded = Policy.load(policy, overrides or ())
-    else:
-        with plugins.installed_only():
-            loaded = Policy.load(policy, overrides or ())
     if allowed:
         elsewhere.check_within(loaded, allowed)
     return loaded

@@ -23,6 +23,11 @@ _PACKAGED = {
 _SETTINGS = (".json", ".txt", ".model", ".safetensors")
 
 
+def is_packaged(name: str) -> bool:
+    """Whether this is the name of a model that arrives inside a Python package."""
+    return name in _PACKAGED
+
+
 def find_model(name: str, where: str = "embed.model") -> Path:
     """The folder of a model: a path, a packaged model's name, or `hf://owner/name@revision` (needs the network)."""
     if name.startswith("hf://"):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from selector import tables
 from selector.errors import CorpusError, PolicyError, did_you_mean
 from selector.exact import keyed
+from selector.plugins import allowed
 from selector.plugins.options import (
     TABLE_KINDS,
     ArtefactPath,
@@ -36,7 +37,7 @@ pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 _KEY = "key"
 """The column that a table may have instead of `doc_id`: the values of the column that `corpus.key` names."""
-_PACKAGED = "packaged:"
+PACKAGED = "packaged:"
 """Begins the path of a table that comes with this package."""
 _TEXTS = "texts"  # the folder of those, beside this file
 
@@ -88,7 +89,11 @@ def attach(plugin: P, loaded: Mapping[str, pa.Table]) -> P:
 def opened(plugin: P, path: str) -> P:
     """The plug-in with the artefacts that its options name. Raises PolicyError, naming the plug-in by its `path`, for
     one that cannot be read."""
-    given = {option.path: option.value.attached(load(option, path)) for option in written(plugin, ArtefactPath)}
+    options = written(plugin, ArtefactPath)
+    for option in options:
+        if not str(option.value).startswith(PACKAGED):
+            allowed.check(f"{path}.{option.path}", str(option.value))
+    given = {option.path: option.value.attached(load(option, path)) for option in options}
     return replaced(plugin, given)
 
 
@@ -178,8 +183,8 @@ def _checksum(data: bytes | None) -> str:
 
 def _read(option: Option, path: str) -> bytes | None:
     """The bytes of the file; None where an optional one is not there."""
-    if str(option.value).startswith(_PACKAGED):
-        return _packaged(str(option.value).removeprefix(_PACKAGED), f"{path}.{option.path}")
+    if str(option.value).startswith(PACKAGED):
+        return _packaged(str(option.value).removeprefix(PACKAGED), f"{path}.{option.path}")
     try:
         return Path(str(option.value)).expanduser().read_bytes()
     except FileNotFoundError as error:

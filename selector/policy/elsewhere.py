@@ -5,25 +5,40 @@ its modules; one that pip installed is asked for by name and version, since what
 """
 
 import ast
+import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from selector import __version__
 from selector.corpus import files
 from selector.engine.target import Parcel
-from selector.errors import PolicyError, UsageError, listed, without_secrets
+from selector.errors import DamagedError, NotFoundError, PolicyError, UsageError, listed
+from selector.manifest import Manifest
+from selector.models.find import is_packaged
+from selector.plugins import allowed
+from selector.plugins.attached import PACKAGED
 from selector.plugins.families import family_of, name_of
-from selector.plugins.options import ArtefactPath, ManifestPath, ModelPath, TablePath, TextsPath, plugins_in, written
+from selector.plugins.options import (
+    ArtefactPath,
+    Endpoint,
+    ManifestPath,
+    ModelPath,
+    TablePath,
+    TextsPath,
+    plugins_in,
+    written,
+)
 from selector.policy.sections import Policy
 
+_CORPUS, _FROM = "corpus.paths", "cluster.from"
 _MOST_FILES = 2_000  # of a module of a user's own
 
 
@@ -62,62 +77,87 @@ def identity(policy: Policy) -> dict[str, Any]:
     }
 
 
-def named_paths(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Every path or address that a policy names, with its key."""
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """Something outside of a policy that it names: a path or an address."""
+
+    key: str  # of the policy
+    value: str
+    kind: Any  # one of `plugins.options`, or None for what the corpus names
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it arrives with this package, or with a package of a model's."""
+        if self.kind is ModelPath:
+            return is_packaged(self.value)
+        return self.kind in (TablePath, TextsPath) and self.value.startswith(PACKAGED)
+
+
+def named(policy: Policy) -> Iterator[Named]:
+    """Everything outside of it that a policy names."""
     for path in policy.corpus.paths:
-        yield "corpus.paths", path
+        yield Named(key=_CORPUS, value=path, kind=None)
     if policy.corpus.tokenizer is not None:
-        yield "corpus.tokenizer", policy.corpus.tokenizer
-    yield "embed.model", policy.embed.model
+        yield Named(key="corpus.tokenizer", value=policy.corpus.tokenizer, kind=None)
+    yield Named(key="embed.model", value=policy.embed.model, kind=ModelPath)
     if policy.cluster.from_ is not None:
-        yield "cluster.from", policy.cluster.from_
+        yield Named(key=_FROM, value=policy.cluster.from_, kind=ManifestPath)
     if policy.order.parent is not None:
-        yield "order.parent", policy.order.parent
-    named = {**policy.plugins.by_path(), "select": policy.select.lists}
-    for key, plugin in named.items():
-        for option in written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath):
-            yield f"{key}.{option.path}", str(option.value)
+        yield Named(key="order.parent", value=policy.order.parent, kind=ManifestPath)
+    plugins = {**policy.plugins.by_path(), "select": policy.select.lists}
+    for key, plugin in plugins.items():
+        for option in written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath, Endpoint):
+            yield Named(key=f"{key}.{option.path}", value=str(option.value), kind=option.kind)
 
 
-def check_within(policy: Policy, allowed: Sequence[str]) -> None:
-    """Everything that a policy names lies below one of these folders or addresses, links followed. Raises PolicyError
-    before anything of it is opened."""
-    for key, value in named_paths(policy):
-        is_model_name = _is_model(key) and "/" not in value and not Path(value).exists()
-        if not is_model_name and not _is_within(value, allowed):
+def check_within(policy: Policy, roots: Sequence[str]) -> None:
+    """Everything that a policy names lies below one of these folders or addresses, links followed, and no secret of
+    the environment goes where they do not say. Raises PolicyError before anything of it is opened."""
+    for one in named(policy):
+        if not one.is_ours and not allowed.is_within(one.value, roots, is_pattern=one.key == _CORPUS):
+            raise allowed.refused(one.key, one.value, roots)
+    for key, plugin in policy.plugins.by_path().items():
+        for inner in plugins_in(plugin):
+            _check_variable(key, inner, roots)
+    near = [path for path in policy.corpus.paths if "://" not in path]
+    uris = [(_CORPUS, file.uri) for file in files.expand(near, policy.corpus.form).files] if near else []
+    folders = [one for one in named(policy) if one.kind is ModelPath and not one.is_ours and "://" not in one.value]
+    for key, path in [*uris, *((one.key, path) for one in folders for path in _in_model(one.value))]:
+        if not allowed.is_within(path, roots):
+            raise PolicyError(f"{key}: {path!r} is a link that leads out of {listed(roots)}.")
+    if policy.cluster.from_ is not None:
+        with contextlib.suppress(NotFoundError, DamagedError):  # of which the policy's own check tells
+            root = Manifest.open(policy.cluster.from_).root
+            if not allowed.is_within(root, roots):
+                raise allowed.refused(f"{_FROM}: its centroids lie in {root}", policy.cluster.from_, roots)
+
+
+def _check_variable(key: str, plugin: object, roots: Sequence[str]) -> None:
+    """What a plug-in takes from the environment as its key is meant for that."""
+    for field in dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ():
+        value = getattr(plugin, field.name)
+        is_named = field.name.endswith("_variable") and isinstance(value, str)
+        if is_named and value != field.default and f"{allowed.VARIABLE}{value}" not in roots:
             raise PolicyError(
-                f"{key}: {without_secrets(value)!r} does not lie below {listed(allowed)}, where this policy may look."
+                f"{key}.{field.name}: the environment variable {value!r} is not for this policy, which would send it "
+                f"to an address. Leave it out, or allow it: --allowed {allowed.VARIABLE}{value}."
             )
-    for file in files.expand([path for path in policy.corpus.paths if "://" not in path], policy.corpus.form).files:
-        if not _is_within(file.uri, allowed):
-            raise PolicyError(f"corpus.paths: {file.uri!r} is a link that leads out of {listed(allowed)}.")
 
 
-def _is_within(path: str, allowed: Sequence[str]) -> bool:
-    if "://" in path:
-        names = re.split(r"[/\\]", unquote(path))
-        return ".." not in names and any(path.startswith(f"{root.rstrip('/')}/") for root in allowed if "://" in root)
-    firm = re.split(r"[*?\[]", path, maxsplit=1)  # up to the first wildcard
-    start = os.path.realpath(os.path.expanduser(firm[0] if len(firm) == 1 else os.path.dirname(firm[0]) or "."))
-    if ".." in path.split("/"):
-        return False
-    roots = [os.path.realpath(os.path.expanduser(root)) for root in allowed if "://" not in root]
-    return any(start == root or start.startswith(f"{root.rstrip('/')}/") for root in roots)
-
-
-def _is_model(key: str) -> bool:
-    return key == "embed.model" or key.endswith(".model")
+def _in_model(folder: str) -> Iterator[str]:
+    """The files of a model's folder, if it is one."""
+    path = Path(folder).expanduser()
+    if next(path.glob("*.safetensors"), None) is not None:
+        yield from map(str, path.rglob("*"))
 
 
 def _check_paths(policy: Policy) -> None:
-    for key, value in named_paths(policy):
-        if "://" in value or os.path.isabs(value):
-            continue
-        if _is_model(key) and not value.startswith((".", "~")) and not Path(value).exists():
+    for one in named(policy):
+        if one.is_ours or "://" in one.value or os.path.isabs(one.value):
             continue
         raise PolicyError(
-            f"{key}: {value!r} is relative, and means another folder on another machine. Write {_absolute(value)}, if "
-            "that is where it lies on every node, or an address such as s3://bucket/…."
+            f"{one.key}: {one.value!r} is relative, and means another folder on another machine. Write "
+            f"{_absolute(one.value)}, if that is where it lies on every node, or an address such as s3://bucket/…."
         )
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from command import selector, write_policy
 from conftest import text_of, write_jsonl
+from jobs.submit._parcel import files
 from jobs.submit.k8s import KubernetesTarget
 from jobs.submit.slurm import SlurmTarget
 from selector.engine.job import Job
@@ -246,6 +247,29 @@ def test_slurms_array_shares_the_parts_and_the_last_job_selects(
     again = selector(*words, "--apply", "--json").json
     assert not again["new"] and again["state"] == "finished"
     assert sum(call[0] == "sbatch" for call in calls(bin_)) == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("--share", "2/8"), ("--executor", "local")])
+def test_what_limits_a_policy_of_somebody_elses_travels_with_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    options = {"allowed": ["/data", "s3://bucket"], "no-foreign-plugins": True, "deadline": 60.0}
+    contents = files(Job(id=JOB.id, target="slurm", root="/r", options=options), PARCEL)
+    contents["selector/__init__.py"] = b""
+    contents["selector/__main__.py"] = b"import sys\ndef main():\n    print(*sys.argv)\n"
+    for name, data in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, tmp_path / "start.py", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    limits = f"{tmp_path}/policy.json --json --allowed /data --allowed s3://bucket --deadline 60.0 --no-foreign-plugins"
+    verb = "work" if "--share" in arguments else "run"
+    assert ended.stdout.split() == ["selector", verb, *limits.split(), *arguments]
+
+
+def test_actors_are_refused_where_shares_work_without_ray() -> None:
+    job = Job(id=JOB.id, target="slurm", root="/r", options={"actors": 3})
+    with pytest.raises(UsageError, match="--actors is for workers on Ray"):
+        SlurmTarget(shares=2).check(job, PARCEL)
+    SlurmTarget().check(job, PARCEL)
 
 
 def test_what_slurm_is_handed_is_written_and_said_without_apply(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A policy that comes from elsewhere, or goes there."""
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from command import selector, write_policy
 from conftest import write_jsonl
 from selector.errors import PolicyError
+from selector.plugins import allowed
 from selector.policy import Policy, elsewhere
 
 CODE = "raise SystemExit('this was imported')\n"
@@ -49,42 +52,130 @@ def test_installed_plug_ins_are_used_all_the_same(tmp_path: Path) -> None:
     assert selector("check", policy, "--no-foreign-plugins").code == 0
 
 
-def outside(folder: Path) -> list[dict[str, Any]]:
-    """Policies that look beyond `corpus`, beside which lies `secret`."""
-    corpus, secret = folder / "corpus", folder / "secret"
-    link = corpus / "way_out.jsonl"
-    link.symlink_to(secret / "s.jsonl")
-    budget: dict[str, Any] = {"budget": {"documents": 3}}
-    return [
-        {"corpus": {"paths": [str(secret)]}},
-        {"corpus": {"paths": [f"{corpus}/../secret"]}},
-        {"corpus": {"paths": [f"{corpus}/*/../../secret/*.jsonl"]}},
-        {"corpus": {"paths": [f"{folder}/*/s.jsonl"]}},
-        {"corpus": {"paths": [f"{folder}/[s]ecret/s.jsonl"]}},
-        {"corpus": {"paths": [f"{corpus}x"]}},
-        {"corpus": {"paths": [str(link)]}},
-        {"corpus": {"paths": [f"{corpus}/*.jsonl"]}},
-        {"corpus": {"paths": ["~/x.jsonl"]}},
-        {"corpus": {"paths": ["s3://bucket/a.jsonl"]}},
-        {"corpus": {"paths": [str(corpus / "a.jsonl")], "tokenizer": "/etc/passwd"}},
-        {"embed": {"model": str(secret)}},
-        {"embed": {"model": "hf://owner/name@main"}},
-        {"select": {**budget, "exclude": [str(secret)]}},
-        {"select": {**budget, "include": str(secret / "s.jsonl")}},
-        {"order": {"parent": str(secret)}},
-    ]
+JUDGE = {"endpoint": "http://judge.example:8000/v1", "model": "m"}
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "another folder": {"corpus": {"paths": ["SECRET"]}},
+    "up and down": {"corpus": {"paths": ["CORPUS/../secret"]}},
+    "up behind a wildcard": {"corpus": {"paths": ["CORPUS/*/../../secret/*.jsonl"]}},
+    "a wildcard above": {"corpus": {"paths": ["FOLDER/*/s.jsonl"]}},
+    "a class of characters above": {"corpus": {"paths": ["FOLDER/[s]ecret/s.jsonl"]}},
+    "a name that begins like it": {"corpus": {"paths": ["CORPUSx"]}},
+    "a link": {"corpus": {"paths": ["CORPUS/way_out.jsonl"]}},
+    "a link below a wildcard": {"corpus": {"paths": ["CORPUS/*.jsonl"]}},
+    "a link that looks like a pattern": {"corpus": {"paths": ["CORPUS/[z]/s.jsonl"]}},
+    "a folder that is such a link": {"corpus": {"paths": ["CORPUS/[z]"]}},
+    "the home folder": {"corpus": {"paths": ["~/x.jsonl"]}},
+    "an object store": {"corpus": {"paths": ["s3://bucket/a.jsonl"]}},
+    "a hub": {"corpus": {"paths": ["hf://datasets/owner/name/a.jsonl"]}},
+    "an address of a file": {"order": {"parent": "file:///etc"}},
+    "a tokenizer": {"corpus": {"paths": ["CORPUS/a.jsonl"], "tokenizer": "/etc/passwd"}},
+    "a model": {"embed": {"model": "SECRET"}},
+    "the home folder as a model": {"embed": {"model": "~"}},
+    "a model of a hub": {"embed": {"model": "hf://owner/name@main"}},
+    "a model with a link": {"embed": {"model": "CORPUS/model"}},
+    "runs that are excluded": {"select": {"budget": {"documents": 3}, "exclude": ["SECRET"]}},
+    "a list that is included": {"select": {"budget": {"documents": 3}, "include": "SECRET/s.jsonl"}},
+    "a list behind such a link": {"select": {"budget": {"documents": 3}, "include": "CORPUS/[z]/s.jsonl"}},
+    "a parent": {"order": {"parent": "SECRET"}},
+    "centroids": {"cluster": {"from": "SECRET"}},
+    "centroids of a run that lies higher up": {"cluster": {"from": "CORPUS/manifest"}},
+    "what a rater has learned": {"rate": [{"fitted": {"artefact": "/etc/passwd"}}]},
+    "a table deep in a plug-in": {"rate": [{"together": {"raters": [{"level": {"taxonomy": "SECRET/s.jsonl"}}]}}]},
+    "a server": {"rate": [{"judge": JUDGE}]},
+}
+BELOW = re.compile("does not lie below|leads out of")
 
 
-@pytest.mark.parametrize("number", range(16))
-def test_a_policy_that_looks_outside_of_what_is_allowed_is_refused(number: int, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "secret" / "s.jsonl", [{"text": "secret"}])
-    (tmp_path / "corpus").mkdir()
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A folder `corpus` with links to `secret` beside it."""
+    write_jsonl(tmp_path / "secret" / "s.jsonl", [{"text": "secret", "doc_id": "0" * 32}])
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": "a"}])
-    sections = outside(tmp_path)[number]
-    base = {"corpus": {"paths": [str(tmp_path / "corpus" / "a.jsonl")]}, "select": {"budget": {"documents": 3}}}
-    policy = write_policy(tmp_path, {**base, **sections})
-    ended = selector("check", policy, "--allowed", tmp_path / "corpus")
-    assert ended.code == 2 and ("does not lie below" in ended.err or "leads out of" in ended.err), ended.err
+    (tmp_path / "corpus" / "way_out.jsonl").symlink_to(tmp_path / "secret" / "s.jsonl")
+    (tmp_path / "corpus" / "[z]").symlink_to(tmp_path / "secret")
+    for name in ("model", "manifest"):
+        (tmp_path / "corpus" / name).mkdir()
+    (tmp_path / "corpus" / "model" / "model.safetensors").touch()
+    (tmp_path / "corpus" / "model" / "config.json").symlink_to(tmp_path / "secret" / "s.jsonl")
+    (tmp_path / "corpus" / "manifest" / "manifest.json").write_text("{}", "utf-8")
+    return tmp_path
+
+
+def policy_in(house: Path, sections: dict[str, Any]) -> Path:
+    base = {"corpus": {"paths": ["CORPUS/a.jsonl"]}, "select": {"budget": {"documents": 1}}}
+    text = json.dumps({**base, **sections}).replace("CORPUS", str(house / "corpus"))
+    return write_policy(house, json.loads(text.replace("SECRET", str(house / "secret")).replace("FOLDER", str(house))))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_policy_that_looks_outside_of_what_is_allowed_is_refused(name: str, house: Path) -> None:
+    ended = selector("check", policy_in(house, OUTSIDE[name]), "--allowed", house / "corpus")
+    assert ended.code == 2 and BELOW.search(ended.err), ended.err
+
+
+@pytest.mark.parametrize(
+    ("sections", "roots"),
+    [
+        ({"rate": ["level"]}, []),  # its classes come with this package
+        ({"embed": {"model": "all-MiniLM-L6-v2"}, "rate": ["prototypicality"]}, []),
+        ({"rate": [{"judge": JUDGE}]}, ["http://judge.example:8000"]),
+        (
+            {"rate": [{"judge": {**JUDGE, "key_variable": "JUDGE_KEY"}}]},
+            ["http://judge.example:8000/v1", "env:JUDGE_KEY"],
+        ),
+    ],
+)
+def test_what_comes_with_it_and_what_is_allowed_is_taken(
+    sections: dict[str, Any], roots: list[str], house: Path
+) -> None:
+    words = [word for root in [house / "corpus" / "a.jsonl", *roots] for word in ("--allowed", root)]
+    ended = selector("check", policy_in(house, sections), *words)
+    assert ended.code == 0, ended.err
+
+
+def test_a_secret_of_the_environment_goes_nowhere_that_a_policy_of_somebody_elses_names(house: Path) -> None:
+    judge = {**JUDGE, "key_variable": "AWS_SESSION_TOKEN"}
+    words = ("--allowed", house / "corpus", "--allowed", "http://judge.example:8000")
+    ended = selector("check", policy_in(house, {"rate": [{"judge": judge}]}), *words)
+    assert ended.code == 2 and "AWS_SESSION_TOKEN' is not for this policy" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("address", "root", "is_within"),
+    [
+        ("s3://bucket/data/a.jsonl", "s3://bucket/data", True),
+        ("s3://bucket/data", "s3://bucket/data/", True),
+        ("s3://bucket/data", "s3://", True),
+        ("s3://bucket/database", "s3://bucket/data", False),
+        ("s3://bucket/data/../other", "s3://bucket/data", False),
+        ("s3://bucket/data/%2e%2e/other", "s3://bucket/data", False),
+        ("s3://bucket/data/%252E%252e/other", "s3://bucket/data", False),
+        ("s3://bucket/data/..\\other", "s3://bucket/data", False),
+        ("s3://bucket/data/a?endpoint_override=evil", "s3://bucket/data", False),
+        ("s3://bucket/data/a#b", "s3://bucket/data", False),
+        ("s3://bucket/data\t/a", "s3://bucket/data", False),
+        ("S3://bucket/data/a", "s3://bucket/data", False),
+        ("gs://bucket/data/a", "s3://bucket/data", False),
+        ("hf://datasets/owner/name@main/a", "hf://datasets/owner/name", True),
+        ("hf://datasets/owner/name@main/a", "hf://datasets/owner/name@other", False),
+        ("hf://datasets/owner@x/name2/a", "hf://datasets/owner/name", False),
+        ("http://judge:8000/v1", "http://judge:8000", True),
+        ("http://judge:8000@evil/v1", "http://judge:8000", False),
+        ("http://judge:80001/v1", "http://judge:8000", False),
+        ("http://judge.evil/v1", "http://judge", False),
+        ("https://judge/v1", "http://judge", False),
+        ("file:///data/a", "/data", True),
+        ("/data/a", "file:///data", True),
+        ("file:///data/../etc", "/data", False),
+        ("/data\0/a", "/data", False),
+        ("/data", "env:/data", False),
+        ("/anything", "/", True),
+        ("simplecache::s3://bucket/data/a", "s3://bucket/data", False),
+    ],
+)
+def test_an_address_lies_below_another_or_does_not(address: str, root: str, is_within: bool) -> None:
+    assert allowed.is_within(address, [root]) is is_within
+    assert not allowed.is_within(address, [])
 
 
 def test_a_policy_that_stays_within_is_taken(tmp_path: Path) -> None:
@@ -93,8 +184,6 @@ def test_a_policy_that_stays_within_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_policy_goes_whole_and_comes_back_the_same(tmp_path: Path) -> None:
-    import json
-
     policy = Policy.of(policy_of(tmp_path, rate=["length", "readability"], seed=3))
     parcel, requires = elsewhere.parcel(policy)
     again = Policy.of(json.loads(parcel.files["policy.json"]))
