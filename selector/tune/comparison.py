@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from selector.exact import Floats, keyed
 
 DRAWS = 1000
 ALPHA = 0.05
 """The chance that a study without any difference finds one."""
+_Z = float(ndtri(1 - ALPHA / 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,19 +124,21 @@ def bootstrap(values: Floats, weights: Floats, *, higher: bool, seed: int = 0) -
     of_documents = values.reshape(num_arms * num_seeds, num_documents) @ (weighted / weighted.sum(1, keepdims=True)).T
     of_draws = np.einsum("asd,ds->ad", of_documents.reshape(num_arms, num_seeds, DRAWS), times_seeds / num_seeds)
     apart = of_draws - means[:, None]
-    z = float(stdtrit(1e9, 1 - ALPHA / 2))
-    reach = np.empty(num_arms)
-    for arm, one in enumerate(values):
-        _, error, freedom = spread(one, weights)
-        reach[arm] = float(stdtrit(freedom, 1 - ALPHA / 2)) / z * error
-    own = apart.std(axis=1)
-    widened = apart * np.divide(reach, own, out=np.zeros(num_arms), where=own > 0)[:, None]
-    low, high = means + np.quantile(widened, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
-    factor = math.sqrt(num_seeds / (num_seeds - 1)) * float(stdtrit(num_seeds - 1, 1 - ALPHA / 2)) / z
-    common = apart.mean(axis=0)  # what all arms share in a draw does not make one of them better
-    at = means[:, None] + factor * (apart - common)
+    low, high = means + np.quantile(_widened(apart, values, weights), [ALPHA / 2, 1 - ALPHA / 2], axis=1)
+    # What all arms share in a draw does not make one of them better.
+    at = means[:, None] + _widened(apart - apart.mean(axis=0), values - values.mean(axis=0), weights)
     best = at == (at.max(axis=0) if higher else at.min(axis=0))
     return Drawn(low=low, high=high, chance=(best / best.sum(axis=0)).mean(axis=1))
+
+
+def _widened(apart: Floats, values: Floats, weights: Floats) -> Floats:
+    """Deviations of draws, made as wide as `spread` says of the values that were drawn from."""
+    reach = np.empty(len(values))
+    for arm, one in enumerate(values):
+        _, error, freedom = spread(one, weights)
+        reach[arm] = float(stdtrit(freedom, 1 - ALPHA / 2)) / _Z * error
+    own = apart.std(axis=1)
+    return apart * np.divide(reach, own, out=np.zeros(len(own)), where=own > 0)[:, None]
 
 
 def _drawn(count: int, seed: int, purpose: str) -> Floats:

@@ -16,7 +16,10 @@ from selector import plugins, tables
 from selector.engine.store import EVIDENCE, Store, fingerprint
 from selector.errors import SelectorError
 from selector.manifest import Manifest
-from selector.tune.objectives import Objective, Trial
+from selector.tune.objectives import HeldOut, Objective, Trial
+
+OUTPUTS = "outputs/"
+"""Begins the keys of the files that objectives keep, in a folder for each trial."""
 
 _COST = pa.schema([("tokens", pa.int64()), ("seconds", pa.float64()), ("manifest", pa.string())])
 
@@ -46,22 +49,32 @@ def policy_fingerprint(manifest: Manifest) -> str:
     return fingerprint([info["policy"], info["plugins"], info["models"], files])
 
 
-def key_of(objective: Objective, trial: Trial) -> str:
+def key_of(objective: Objective, manifest: Manifest, held_out: HeldOut, *, seed: int, scale: str, setting: str) -> str:
     """Under which key evidence on a trial is stored."""
     question: dict[str, Any] = {
-        "policy": policy_fingerprint(trial.manifest),
-        "objective": plugins.identity(objective),
-        "held_out": trial.held_out.fingerprint if objective.reads_held_out else None,
-        "seed": trial.seed,
-        "scale": trial.scale,
-        "setting": trial.setting,
+        "policy": policy_fingerprint(manifest),
+        "objective": [plugins.identity(objective), dict(objective.contents())],
+        "held_out": held_out.fingerprint if objective.reads_held_out else None,
+        "seed": seed,
+        "scale": scale,
+        "setting": setting,
     }
     return f"{EVIDENCE}{fingerprint(question)}"
 
 
-def of(store: Store, objective: Objective, trial: Trial, clock: Callable[[], float]) -> Evidence:
-    """The evidence on a trial: found, or else measured and stored."""
-    key = key_of(objective, trial)
+def keeping(store: Store, key: str) -> Callable[[str, bytes], str]:
+    """Keeps files beside the evidence under a key."""
+
+    def keep(name: str, data: bytes) -> str:
+        kept = f"{OUTPUTS}{key.removeprefix(EVIDENCE)}/{name}"
+        store.storage.ensure(kept, data)
+        return f"{store.storage.address}/{kept}"
+
+    return keep
+
+
+def of(store: Store, objective: Objective, key: str, trial: Trial, clock: Callable[[], float]) -> Evidence:
+    """The evidence on a trial under its key: found, or else measured and stored."""
     stored = find(store, key)
     if stored is not None:
         return stored

@@ -18,6 +18,7 @@ from selector.engine.step import Result
 from selector.engine.store import Store
 from selector.errors import UsageError
 from selector.manifest import Manifest
+from selector.pipeline import FinishedRun
 from selector.policy import Policy
 from selector.policy.sections import BudgetPolicy
 from selector.tune import evidence, held_out
@@ -129,27 +130,36 @@ class _Work:
                     break
         return outcome
 
-    def _manifest(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> tuple[Policy, Manifest]:
+    def _manifest(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> tuple[Policy, FinishedRun]:
         policy = policy_of(self.study, arm, budget, seed)
         try:
             finished = pipeline.build(policy, root=self.root, executor=self.executor, progress=self.progress)
         except UsageError as error:
             raise UsageError(f"arms.{arm.name}: {error}") from error
-        return policy, finished.manifest
+        return policy, finished
 
     def _trial(self, planned: Planned, held: HeldOut) -> Trial:
-        policy, manifest = self._manifest(planned.arm, planned.condition.budget, planned.seed)
+        policy, finished = self._manifest(planned.arm, planned.condition.budget, planned.seed)
+        manifest = finished.manifest
         columns = Chosen(
             policy=policy, manifest=manifest, root=self.root, executor=self.executor, progress=self.progress
         )
+        key = self._key(planned, manifest, held)
         return Trial(
             arm=planned.arm.name, manifest=manifest, held_out=held, seed=planned.seed, scale=planned.condition.scale,
-            setting=planned.setting, columns=columns,
+            setting=planned.setting, columns=columns, run=finished.uri, keep=evidence.keeping(self.store, key),
+        )  # fmt: skip
+
+    def _key(self, planned: Planned, manifest: Manifest, held: HeldOut) -> str:
+        return evidence.key_of(
+            self.study.plugin, manifest, held,
+            seed=planned.seed, scale=planned.condition.scale, setting=planned.setting,
         )  # fmt: skip
 
     def _measured(self, planned: Planned, trial: Trial) -> Evidence:
         metric, _ = self.study.deciding
-        measured = evidence.of(self.store, self.study.plugin, trial, self.clock)
+        key = self._key(planned, trial.manifest, trial.held_out)
+        measured = evidence.of(self.store, self.study.plugin, key, trial, self.clock)
         words = [planned.arm.name, planned.condition.label, planned.setting, f"seed {planned.seed}"]
         state = f"{measured.seconds:.1f} s" if measured.is_new else "stored"
         if self.tell is not None:
@@ -161,9 +171,9 @@ class _Work:
         first, most = self.study.seeds.first, self.study.ceiling.tokens
         _, whole = self._manifest(everything(), condition.budget, first)
         _, largest = self._manifest(arm, condition.budget, first)
-        tokens = whole.header.counts.tokens
+        tokens = whole.manifest.header.counts.tokens
         cost = self.study.plugin.tokens(condition.scale, tokens) * self.study.seeds.least
-        limit = self.study.controls.affordable * largest.header.counts.tokens
+        limit = self.study.controls.affordable * largest.manifest.header.counts.tokens
         return tokens <= limit and (most is None or cost <= most / 2)
 
 

@@ -37,12 +37,15 @@ class Trial:
 
     arm: str
     manifest: Manifest
+    run: str  # where the manifest's run lies
     held_out: HeldOut
     seed: int  # of the study: that of whatever the objective draws; arms with one seed are a pair
     scale: str  # one of `Objective.scales`
     setting: str  # one of `Objective.settings`
     columns: Callable[[Sequence[str]], pa.Table]
     """The documents of the manifest, each once and sorted by doc_id, with these columns of the catalogue."""
+    keep: Callable[[str, bytes], str]
+    """Keeps a file beside the evidence, under a name, and says where: a log, a curve."""
 
 
 class Objective(abc.ABC):
@@ -75,6 +78,10 @@ class Objective(abc.ABC):
     def below_floor(self) -> str | None:
         """Why its ranks show that the protocol works and not which policy is better, if that is so."""
         return None
+
+    def contents(self) -> Mapping[str, str]:
+        """Digests of what its options name outside of the study: what others gave is not reused."""
+        return {}
 
     def tokens(self, scale: str, num_tokens: int) -> int:
         """How many tokens are trained on to measure a manifest of so many."""
