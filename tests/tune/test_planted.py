@@ -93,14 +93,13 @@ def test_a_source_that_is_repeated_forty_times_loses_and_identical_arms_are_unde
 def test_a_study_that_is_killed_and_resumed_says_the_same_byte_for_byte(tmp_path: Path) -> None:
     study = study_of(corpus(tmp_path), FILTER, seeds={"least": 2, "most": 2})
     expected = tried(study, tmp_path / "whole").content
-    for hit in (3, 40, 60):
+    for hit in (3, 40):
         environment = killed_at("store.after_seal", hit, tmp_path / f"marker {hit}")
         child = CONTEXT.Process(target=_child, args=(study.model_dump(mode="json"), tmp_path / "killed", environment))
         child.start()
         child.join(300)
-        assert (child.exitcode == -signal.SIGKILL) == (tmp_path / f"marker {hit}").exists()
+        assert child.exitcode == -signal.SIGKILL and (tmp_path / f"marker {hit}").exists()
     resumed = tried(study, tmp_path / "killed").content
-    assert (tmp_path / "marker 3").exists() and (tmp_path / "marker 40").exists()
     assert json.dumps(resumed) == json.dumps(expected)
 
 
@@ -123,19 +122,12 @@ def test_no_arm_has_a_held_out_document_or_one_that_is_like_it(tmp_path: Path) -
     class Looking(Probe):
         def measure(self, trial: Trial) -> Any:
             chosen = {row["doc_id"] for row in trial.manifest.take(np.arange(len(trial.manifest))).to_pylist()}
-            seen.append((chosen, trial.held_out.documents["text"].to_pylist()))
             assert not chosen & set(trial.held_out.documents["doc_id"].to_pylist())
+            seen.append(trial.held_out.documents["text"].to_pylist())
             return super().measure(trial)
 
     object.__setattr__(study, "__dict__", {**study.__dict__, "plugin": Looking(orders=(5,))})
     run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
-    texts = seen[0][1]
-    numbers = [int(text.split()[1].rstrip(":")) for text in texts]
-    assert len(seen) == 4 and len(texts) > 10
-    assert min(numbers) < 200 <= max(numbers) or min(numbers) >= 200
-    assert not {number for number in numbers if number < 200 and _has_twin_outside(number, texts)}
-
-
-def _has_twin_outside(number: int, texts: list[str]) -> bool:
-    """Whether the text of this number is evaluated on without its near-duplicate, which an arm may then choose."""
-    return sum(text.startswith(f"Document {number}:") for text in texts) == 1
+    numbers = [int(text.split()[1].rstrip(":")) for text in seen[0]]
+    assert len(seen) == 4 and len(numbers) > 10
+    assert {numbers.count(number) for number in numbers if number < 200} <= {2}, "both of a pair, or none"

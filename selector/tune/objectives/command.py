@@ -111,12 +111,12 @@ class Command(Objective):
 
     def _problem(self, values: Mapping[str, str], output: Path) -> str | None:
         """Runs the command; what went wrong, if something did."""
-        told = {f"SELECTOR_TRIAL_{name.upper()}": value for name, value in values.items()}
+        variables = {f"SELECTOR_TRIAL_{name.upper()}": value for name, value in values.items()}
         with output.open("wb") as file:
             try:
                 process = subprocess.Popen(
                     self._filled(values), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                    env={**os.environ, **told}, start_new_session=True,
+                    env={**os.environ, **variables}, start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
                 return f"cannot be started ({error.strerror or error})"
