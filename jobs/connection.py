@@ -41,6 +41,8 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _MOST_HELD = 6.0  # seconds
 
 _FOLDER = "selector-ray-"
+_LONGEST = 20  # characters of the folder above: a socket's path has 107, of which Ray takes 66
+_INNER = "r"  # of that folder: Ray lets everybody write to its own, and nobody else gets into the one around it
 _JUST_MADE = 1.0  # seconds: nobody takes so long from making a folder to locking it
 
 _INIT_ERRORS = (OSError, RuntimeError, ValueError, exceptions.RayError)  # what ray.init raises
@@ -66,7 +68,7 @@ def start(undo: contextlib.ExitStack) -> None:
         _connect(
             undo,
             address="local",
-            _temp_dir=folder,
+            _temp_dir=os.path.join(folder, _INNER),
             include_dashboard=False,
             object_store_memory=100 * 2**20,  # only receipts travel
             num_gpus=None if LocalExecutor().device() == "cuda" else 0,
@@ -89,7 +91,7 @@ def remove_deserted() -> None:
 def _above() -> str:
     """Where folders for sockets lie, whose paths are short."""
     above = tempfile.gettempdir()
-    return above if len(above) < 30 else "/tmp"
+    return above if len(above) < _LONGEST else "/tmp"
 
 
 def _remove(folder: Path) -> None:

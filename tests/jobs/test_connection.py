@@ -7,13 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray as _ray
 
 from jobs.connection import interrupts_held_back, remove_deserted
-from jobs.executor import RayExecutor
 
 
 class Terminated(Exception):
@@ -103,49 +100,3 @@ def test_the_folder_of_a_ray_whose_process_was_killed_goes_with_what_is_at_work_
         Path(above, "selector-ray-89ab").symlink_to("/tmp")
         remove_deserted()
         assert Path(above, "selector-ray-4567").is_dir(), "it was made just now, and may be about to be locked"
-
-
-ray: Any = _ray
-
-
-@pytest.mark.slow
-def test_a_ray_of_our_own_listens_on_loopback_alone_and_its_token_is_in_no_command_line() -> None:
-    with RayExecutor(actors=1) as executor:
-        assert list(executor.map(abs, [-1])) == [1]
-        folder = Path(ray._private.worker._global_node.get_session_dir_path()).parent
-        token = os.environ["RAY_AUTH_TOKEN"]
-        processes = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _belongs(path, folder)]
-        assert len(processes) >= 4
-        addresses = [address for process in processes for address in _listens(process)]
-        assert addresses and not any(token in _command(process) for process in processes)
-        assert {address.rpartition(":")[0] for address in addresses} <= {
-            "0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F",
-        }, addresses  # fmt: skip
-
-
-def _command(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _belongs(process: Path, folder: Path) -> bool:
-    """Whether a process is one of the Ray that keeps its files there."""
-    return str(folder) in _command(int(process.name)) or any(name.startswith(str(folder)) for name in _open(process))
-
-
-def _open(process: Path) -> list[str]:
-    try:
-        return [os.readlink(link) for link in (process / "fd").iterdir()]
-    except OSError:
-        return []
-
-
-def _listens(process: int) -> list[str]:
-    """The addresses at which a process listens, in the kernel's hexadecimal."""
-    sockets = {name[8:-1] for name in _open(Path(f"/proc/{process}")) if name.startswith("socket:[")}
-    rows = [
-        row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text("ascii").splitlines()
-    ]
-    return [row[1] for row in rows if len(row) > 9 and row[3] == "0A" and row[9] in sockets]
