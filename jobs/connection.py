@@ -54,16 +54,7 @@ def start(undo: contextlib.ExitStack) -> None:
     folder = tempfile.mkdtemp(prefix=_FOLDER, dir=_above())
     undo.callback(shutil.rmtree, folder, ignore_errors=True)
     undo.callback(os.close, _locked(folder))  # until this process ends, however it does
-    undo.callback(_reread_environment)
-    undo.enter_context(
-        _environment(
-            RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), **{_LOOPBACK: "0"}
-        )
-    )
-    constants: Any = importlib.import_module("ray._private.ray_constants")
-    undo.callback(setattr, constants, "ENABLE_RAY_CLUSTER", constants.ENABLE_RAY_CLUSTER)
-    constants.ENABLE_RAY_CLUSTER = False  # what the variable says was read when Ray was imported
-    _reread_environment()
+    keep_to_ourselves(undo)
     try:
         _connect(
             undo,
@@ -78,6 +69,21 @@ def start(undo: contextlib.ExitStack) -> None:
         raise UnreachableError(
             f"Ray does not start on this machine: {cause(error)} Use the executor `local` to do without it."
         ) from error
+
+
+def keep_to_ourselves(undo: contextlib.ExitStack) -> None:
+    """A Ray that this process starts from now on listens on the loopback interface alone, and asks for a token that
+    only this process and those below it know."""
+    undo.callback(_reread_environment)
+    undo.enter_context(
+        environment(
+            RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), **{_LOOPBACK: "0"}
+        )
+    )
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    undo.callback(setattr, constants, "ENABLE_RAY_CLUSTER", constants.ENABLE_RAY_CLUSTER)
+    constants.ENABLE_RAY_CLUSTER = False  # what the variable says was read when Ray was imported
+    _reread_environment()
 
 
 def remove_deserted() -> None:
@@ -140,7 +146,7 @@ def join(undo: contextlib.ExitStack, address: str) -> None:
     try:
         if host:  # nobody there is told at once, somebody else than Ray after one try: Ray's default is 20
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
-        with _environment(RAY_gcs_server_port_wait_time_s="1"):
+        with environment(RAY_gcs_server_port_wait_time_s="1"):
             _connect(undo, address=address)
     except _INIT_ERRORS as error:
         raise UnreachableError(f"No Ray cluster answers at {address!r}: {sentence(cause(error))} {cure}") from error
@@ -200,7 +206,8 @@ def interrupts_held_back() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Generator[None]:
+def environment(**values: str) -> Generator[None]:
+    """These variables, until it is left."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -22,6 +22,7 @@ from ray import exceptions
 from ray.experimental import internal_kv
 
 from jobs import connection
+from jobs.nodes import Nodes
 from selector.engine import alive
 from selector.engine.supervise import Failure
 from selector.engine.worker import Command, Work, WorkerState
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 _LONG_WAIT = 60.0  # seconds without any worker after which we say so
 _STARTING = 120.0  # seconds that a worker has at least to start, where there is room for it
 _LISTENING = 1.0  # seconds after which signs of life are looked for
+_WITH_THE_WORD = 64 * 2**10  # bytes: Ray sends up to 100 KiB so
+_NODE_DIED = "its node has died"  # Ray's words, where it does not say on which one an actor was to start
 _SIGNS = b"selector.signs"  # where they lie in the store of the cluster's head
 
 
@@ -112,7 +115,7 @@ class _Actor(Worker):
 
     def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         if command == "load":
-            job.packed = job.packed or ray.put(job.work)
+            job.packed = job.packed or _packed(job.work)
             self.awaited = self.actor.load.remote(job.packed, job.num_threads)
         else:
             self.num_told += 1
@@ -139,18 +142,30 @@ class _Actor(Worker):
                 os.kill(self.process[1], signal.SIGKILL)
 
 
+def _packed(work: Work) -> Any:
+    """The work, small as it mostly is, so that it travels with the word itself. What is put among Ray's objects may be
+    fetched from any worker that has it, also from one whose machine stands still: that takes half a minute."""
+    return work if len(ray.cloudpickle.dumps(work)) <= _WITH_THE_WORD else ray.put(work)
+
+
 class Actors(WorkerPool):
     """The workers of a run on Ray. Those of a kind that is not asked for make room for those that are."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
+        self._nodes = Nodes(deadline)
         self._waiting_since: float | None = None  # while nobody is at work and there are only workers to come
         self._last_notice = 0.0  # that we are waiting
 
     def start(self, kind: Hashable) -> Worker:
         assert isinstance(kind, Kind)
         self._make_room(kind)
-        actor_class = ray.remote(**kind.options(), max_restarts=0, max_task_retries=0)(WorkerActor)
+        elsewhere: dict[str, Any] = {}
+        table = self._nodes.table
+        gone = sorted(node for node in self._nodes.lost() if node in table and table[node].is_alive)
+        if gone:  # Ray does not know yet, and would wait there for a quarter of a minute
+            elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(gone)})"}}
+        actor_class = ray.remote(**kind.options(), **elsewhere, max_restarts=0, max_task_retries=0)(WorkerActor)
         name = uuid.uuid4().hex
         actor = actor_class.remote(name)
         return _Actor(kind=kind, actor=actor, name=name, awaited=actor.process.remote())
@@ -161,7 +176,27 @@ class Actors(WorkerPool):
             if worker.kind not in kinds:
                 self.end(worker)
 
+    def close(self) -> None:
+        super().close()
+        self._nodes.close()
+
+    def leaving(self) -> Collection[str]:
+        return self._nodes.leaving
+
+    def is_lost(self, worker: Worker) -> bool:
+        return self._nodes.is_gone(worker.place[0])
+
     def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
+        self._nodes.check_head()
+        self._nodes.watch(frozenset(worker.place[0] for worker in self.workers if worker.place[0]))
+        lost = self._nodes.lost()
+        ended: list[tuple[Worker, Any]] = [
+            (worker, Ended(detail="Its machine does not answer.", cause="machine"))
+            for worker in self.workers
+            if worker.place[0] in lost
+        ]
+        if ended:
+            return ended
         actors = {actor.awaited: actor for actor in cast(list[_Actor], self.workers) if actor.awaited is not None}
         assert actors, "something is open, and nobody is at work"
         most = min(seconds, _LISTENING)
@@ -170,7 +205,7 @@ class Actors(WorkerPool):
             self._waiting_since = None
         elif seconds:
             self._wait_for_a_worker(actors[next(iter(actors))])
-        if not ready and seconds:
+        if not ready and seconds and self._nodes.is_head_sure:
             signs = [(actor, actor.sign()) for actor in actors.values() if actor.state == "do"]
             return [(actor, sign) for actor, sign in signs if sign is not None]
         return [(actors[reference], self._receive(actors[reference])) for reference in ready]
@@ -182,24 +217,31 @@ class Actors(WorkerPool):
         except exceptions.RayTaskError as error:
             return Failure.from_exception(error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayError as error:
-            is_beginning = actor.state in ("starting", "load")
-            actor.process = None  # there is no process any more
-            ran_out = isinstance(error, exceptions.OutOfMemoryError)
-            detail = "The worker ran out of memory." if ran_out else "The worker process died."
-            return Ended(detail=detail, trace=connection.cause(error) if is_beginning else str(error))
+            return self._ended(actor, error)
         if actor.state == "starting":
             actor.process = answer
         return answer
 
+    def _ended(self, actor: _Actor, error: exceptions.RayError) -> Ended:
+        """Why there is no answer. A machine that is gone is not the fault of what was done on it."""
+        node, is_beginning = actor.place[0], actor.state in ("starting", "load")
+        is_taken = isinstance(error, exceptions.RayActorError) and (error.preempted or _NODE_DIED in str(error))
+        trace = connection.cause(error) if is_beginning else str(error)
+        if is_taken or (node and self._nodes.is_gone(node)):
+            actor.process = None  # there is no process any more
+            return Ended(detail="Its machine is gone.", trace=trace, cause="machine")
+        actor.process = None
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return Ended(detail="The worker ran out of memory.", trace=trace, cause="memory")
+        return Ended(trace=trace)
+
     def _make_room(self, kind: Kind) -> None:
         """Ends idle workers of other kinds if the cluster is too small for both."""
-        available: Mapping[str, float] = ray.cluster_resources()
+        nodes = [node.resources for node in self._nodes.table.values() if node.is_alive]
         held = [worker.kind for worker in self.workers if isinstance(worker.kind, Kind)]
         for name, amount in kind.needs().items():
-            if (
-                amount
-                and amount + sum(other.needs().get(name, 0.0) for other in held) > available.get(name, 0.0) + 1e-6
-            ):
+            available = sum(node.get(name, 0.0) for node in nodes)
+            if amount and amount + sum(other.needs().get(name, 0.0) for other in held) > available + 1e-6:
                 self.keep([kind])
 
     def _wait_for_a_worker(self, first: _Actor) -> None:
@@ -209,7 +251,7 @@ class Actors(WorkerPool):
         if self._waiting_since is None:
             self._waiting_since = self._last_notice = now
         needs = {name: amount for name, amount in cast(Kind, first.kind).needs().items() if amount}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node.resources for node in self._nodes.table.values() if node.is_alive]
         has_room = any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes)
         limit = max(self.deadline, _STARTING) if has_room else self.deadline
         if now - self._waiting_since >= limit:

@@ -2,8 +2,8 @@
 
 The form is `name:action[:n]`, the action being `kill` (SIGKILL), `stop` (SIGSTOP) or `raise`, at the n-th
 time that this process reaches the place. With `SELECTOR_FAILPOINT_ONCE=FILE` it happens once over all
-processes, and FILE then exists: so a test can see that the place was reached. Without the variable a
-failpoint costs one look-up.
+processes, and FILE then holds its number: so a test can see that the place was reached, and by whom. Without the
+variable a failpoint costs one look-up.
 """
 
 import os
@@ -49,7 +49,9 @@ def reach(name: str) -> None:
     once = os.environ.get("SELECTOR_FAILPOINT_ONCE")
     if once:
         try:
-            os.close(os.open(once, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            marker = os.open(once, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            os.write(marker, str(os.getpid()).encode())
+            os.close(marker)
         except FileExistsError:
             return
     if action == "kill":

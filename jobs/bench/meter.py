@@ -100,21 +100,21 @@ def in_a_process(work: Callable[..., Answer], *arguments: Any) -> Answer:
 
 def _cpu_seconds() -> float:
     """Of this process, of all below it, and of those of them that have ended."""
-    return sum(sum(map(int, fields[11:15])) for _, fields in _processes()) / _TICKS
+    return sum(sum(map(int, fields[11:15])) for _, fields in processes(os.getpid())) / _TICKS
 
 
 def _pss_bytes() -> int:
     """The memory of this process and of all below it."""
     total = 0
-    for pid, _ in _processes():
+    for pid, _ in processes(os.getpid()):
         with contextlib.suppress(OSError):  # it has ended
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total * 1024
 
 
-def _processes() -> Iterator[tuple[int, list[str]]]:
-    """This process and all below it, each with the fields of its /proc/<pid>/stat that follow its name."""
+def processes(root: int) -> Iterator[tuple[int, list[str]]]:
+    """A process and all below it, each with the fields of its /proc/<pid>/stat that follow its name."""
     by_pid: dict[int, list[str]] = {}
     below: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -122,7 +122,7 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
             fields = Path(f"/proc/{name}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             by_pid[int(name)] = fields
             below.setdefault(int(fields[1]), []).append(int(name))
-    open_ = [os.getpid()]
+    open_ = [root]
     while open_:
         pid = open_.pop()
         open_ += below.get(pid, [])

@@ -26,6 +26,7 @@ class ItemAttempt:
     index: int
     given: bytes
     share: float = 1.0  # of the deadline
+    is_alone: bool = False
 
     @property
     def title(self) -> str:
@@ -56,7 +57,9 @@ class Answers(Generic[Answer]):
             index, self._num_taken = self._num_taken, self._num_taken + 1
         else:
             return None
-        return ItemAttempt(index=index, given=_sent(self._name, self._items, index))
+        is_last = self._failures.get(index, 0) == self._most_attempts - 1
+        given = _sent(self._name, self._items, index)
+        return ItemAttempt(index=index, given=given, is_alone=is_last and self._most_attempts > 1)
 
     def report(self, attempt: ItemAttempt, outcome: bytes | Failure) -> list[Answer]:
         """The answers whose turn has come. Raises SelectorError if the item cannot be done."""

@@ -62,6 +62,7 @@ class Attempt:
     task: Task
     last: bool = False  # in no hurry: ordinary work goes first
     final: bool = False  # it decides about a row, which may be a long one
+    is_alone: bool = False  # nobody else is to be at work on its machine
 
     @property
     def given(self) -> Task:
@@ -262,7 +263,10 @@ def _try(
     while len(records.failures) < most_failures:
         if is_hang_enough and any(failure.kind == "deadline" for failure in records.failures):
             return None
-        outcome = yield Attempt(task=task, last=len(records.failures) > 1)
+        # The last one before the rows are looked at: what a neighbour takes of the memory is not to cost a document.
+        died = bool(records.failures) and records.failures[-1].kind == "worker_died"
+        is_alone = died and len(records.failures) == most_failures - 1
+        outcome = yield Attempt(task=task, last=len(records.failures) > 1, is_alone=is_alone)
         if isinstance(outcome, Receipt):
             return outcome
         records.add(outcome)
@@ -303,7 +307,7 @@ def _find_losses(task: Task) -> Generator[Attempt, Reply, Losses]:
             continue
         if isinstance(outcome, Failure):
             # A node lost at the wrong moment must not cost a document: a single row has to fail twice.
-            outcome = yield Attempt(task=trial, last=True, final=True)
+            outcome = yield Attempt(task=trial, last=True, final=True, is_alone=outcome.kind == "worker_died")
         if isinstance(outcome, Receipt):
             num_through += outcome.num_rows
         else:

@@ -8,8 +8,8 @@ import abc
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -26,6 +26,9 @@ _LEAST = 30.0  # seconds that an attempt has at least, however few rows it is ab
 _BEGINNING = 120.0  # seconds that loading and preparing may take at least
 _LONG_WAIT = 60.0  # seconds that we listen at a time
 _STALLED = 10.0  # seconds without a sign that are at least a stall, where a fifth of what it may take is less
+_MOST_LOST = 8
+"""Times that an attempt may be lost with its machine before it counts as one at which the worker died: what ends a
+machine may be the attempt itself."""
 
 _AWAITED = {
     "prepare": LOADING,
@@ -34,7 +37,7 @@ _AWAITED = {
 }
 """What is waited for while nobody is at work, by the state of the worker that is nearest to it."""
 
-_AT = {"starting": "starting", "load": "starting", "prepare": "starting", "do": "busy", "idle": "idle"}
+_AT = {"starting": "starting", "load": "starting", "prepare": "starting", "do": "busy", "idle": "idle", "held": "idle"}
 """What a worker is at, for those who count them."""
 
 Attempted = TypeVar("Attempted", bound="Assignment")
@@ -60,6 +63,11 @@ class Assignment(Protocol):
         """What a person calls it."""
         ...
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else is to be at work on its machine, so that nobody else can be why it fails."""
+        ...
+
 
 class Supply(Protocol[Attempted, Reported]):
     """What there is to do."""
@@ -82,15 +90,23 @@ class Job(Generic[Attempted, Result]):
     num_workers: int
     num_threads: int | None = None  # of each of them, where that is for the executor to say
     outcomes: list[tuple[Any, Any]] = field(default_factory=list[tuple[Any, Any]])  # attempts that ended, and how
+    again: deque[Any] = field(default_factory=deque[Any])  # attempts that were lost, which is nobody's fault
+    lost: Counter[Any] = field(default_factory=Counter[Any])  # how often each was
+    alone: set[Any] = field(default_factory=set[Any])  # those whose worker ran out of memory
     packed: Any = None  # the work as an executor sends it to its workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What is received of a worker when its process has ended."""
+    """What is received of a worker when its process has ended.
+
+    One that was lost with its machine says nothing of its attempt, which is given out again. One that ran out of memory
+    may have done so because of its neighbours: the attempt is repeated without any.
+    """
 
     detail: str = "The worker process died."
     trace: str = ""
+    cause: Literal["died", "memory", "machine"] = "died"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -98,13 +114,14 @@ class Worker(abc.ABC):
     """A worker as the driver sees it."""
 
     kind: Hashable
-    state: Literal["starting", "idle", "load", "prepare", "do"] = "starting"
+    state: Literal["starting", "idle", "held", "load", "prepare", "do"] = "starting"
     job: Job[Any, Any] | None = None  # the one that it has loaded, or is loading
     attempt: Any = None
     since: float = 0.0  # when the state began, or the last sign of life came
     num_rows: int = 0  # that it has told to be done of its attempt
     is_proved: bool = False  # it has loaded something
     is_prepared: bool = False  # for the job
+    is_alone: bool = False  # nobody else on its machine is given anything; "held" until nobody is at work there
 
     @property
     def place(self) -> tuple[str, str]:
@@ -141,6 +158,14 @@ class WorkerPool(abc.ABC):
     def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
         """Everything that was received since the last time; waits so long at most if that is nothing."""
 
+    def leaving(self) -> Collection[str]:
+        """The nodes that will soon be gone: a worker there is given nothing more, and replaced."""
+        return ()
+
+    def is_lost(self, worker: Worker) -> bool:
+        """Whether a worker that is silent is so because its whole machine is."""
+        return False
+
     def work(self, job: Job[Attempted, Result]) -> Iterator[Result]:
         """What the supply reports, until nothing is open. Workers are at it while the caller looks at a result."""
         try:
@@ -174,20 +199,40 @@ class WorkerPool(abc.ABC):
 
     def _give(self, job: Job[Any, Any]) -> None:
         """Gives every idle worker of the job an attempt, as long as there are any; starts and replaces workers."""
+        leaving = self.leaving()
+        for worker in [worker for worker in self.workers if worker.state == "idle" and worker.place[0] in leaving]:
+            self.end(worker)
         wanted = min(job.num_workers, job.supply.num_open)
         while sum(worker.kind == job.kind for worker in self.workers) < wanted:
             self.workers.append(self.start(job.kind))
         mine = [worker for worker in self.workers if worker.kind == job.kind]
         num_at_it = sum(worker.job is job for worker in mine)
         for worker in mine:
-            if worker.state == "idle" and worker.job is job:
-                worker.attempt = job.supply.take()
+            if worker.state == "held" and not self._neighbours(worker):
+                self._tell(worker, "do" if worker.is_prepared else "prepare")
+            elif worker.state != "idle" or any(other.is_alone for other in self._on_machine(worker)):
+                continue
+            elif worker.job is job:
+                worker.attempt = job.again.popleft() if job.again else job.supply.take()
                 if worker.attempt is not None:
-                    self._tell(worker, "do" if worker.is_prepared else "prepare")
-            elif worker.state == "idle" and num_at_it < wanted:
+                    worker.is_alone = worker.attempt.is_alone or worker.attempt in job.alone
+                    if worker.is_alone and self._neighbours(worker):
+                        worker.state = "held"
+                    else:
+                        self._tell(worker, "do" if worker.is_prepared else "prepare")
+            elif num_at_it < wanted:
                 worker.job, num_at_it = job, num_at_it + 1
                 worker.is_prepared = not job.work.needs_preparation
                 self._tell(worker, "load")
+
+    def _on_machine(self, worker: Worker) -> list[Worker]:
+        node = worker.place[0]
+        return [other for other in self.workers if other.place[0] == node]
+
+    def _neighbours(self, worker: Worker) -> list[Worker]:
+        """The others that are at work on a worker's machine."""
+        busy = ("load", "prepare", "do")
+        return [other for other in self._on_machine(worker) if other is not worker and other.state in busy]
 
     def _tell(self, worker: Worker, command: Command) -> None:
         assert worker.job is not None
@@ -257,9 +302,8 @@ class WorkerPool(abc.ABC):
         elif isinstance(answer, Ended):
             self.end(worker)
             if worker.attempt is not None and job is not None:
-                failure = Failure(kind="worker_died", detail=answer.detail, trace=answer.trace)
-                job.outcomes.append((worker.attempt, failure))
-            elif state in ("starting", "load") and not worker.is_proved:
+                self._note_end(worker, answer, job)
+            elif state in ("starting", "load") and not worker.is_proved and answer.cause != "machine":
                 self._count_failed_start(answer.trace or answer.detail)
         elif state == "load" and isinstance(answer, Failure):
             self.end(worker)
@@ -277,9 +321,26 @@ class WorkerPool(abc.ABC):
         else:
             if job is not None:
                 job.outcomes.append((worker.attempt, answer))
-            worker.state, worker.attempt = "idle", None
+            worker.state, worker.attempt, worker.is_alone = "idle", None, False
+
+    def _note_end(self, worker: Worker, ended: Ended, job: Job[Any, Any]) -> None:
+        """What becomes of the attempt of a worker that ended."""
+        attempt = worker.attempt
+        job.lost[attempt] += ended.cause == "machine"
+        if ended.cause == "machine" and job.lost[attempt] < _MOST_LOST:
+            logger.warning("%s was lost with its machine and is done again: %s", attempt.title, ended.detail)
+            job.again.append(attempt)
+        elif ended.cause == "memory" and not worker.is_alone:
+            logger.warning("%s is done again, alone on its machine: %s", attempt.title, ended.detail)
+            job.alone.add(attempt)
+            job.again.append(attempt)
+        else:
+            job.outcomes.append((attempt, Failure(kind="worker_died", detail=ended.detail, trace=ended.trace)))
 
     def _end_late(self, worker: Worker) -> None:
+        if self.is_lost(worker):
+            self._note(worker, Ended(detail="Its machine does not answer.", cause="machine"))
+            return
         detail = f"It gave no sign of life for {self._limit(worker):g} seconds."
         self.end(worker)
         if worker.attempt is None or worker.job is None:
@@ -307,4 +368,6 @@ class WorkerPool(abc.ABC):
                 self.end(worker)
             elif worker.job is job:
                 worker.job = None
+                if worker.state == "held":
+                    worker.state, worker.attempt, worker.is_alone = "idle", None, False
         job.outcomes = []

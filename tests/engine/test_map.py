@@ -339,6 +339,11 @@ class Puppet(Worker):
 
     told: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     is_ended: bool = False
+    node: str = ""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.node, ""
 
     def tell(self, command: Command, job: Job[Any, Any], given: Any) -> None:
         self.told.append((command, given))
@@ -356,7 +361,7 @@ class Puppets(WorkerPool):
 
     def start(self, kind: Hashable) -> Worker:
         self.num_started += 1
-        return Puppet(kind=kind, state="idle")
+        return Puppet(kind=kind, state="idle", node="here" if self.num_started == 1 else "there")
 
     def receive(self, seconds: float) -> list[tuple[Worker, Any]]:
         if not seconds:
@@ -484,6 +489,110 @@ def test_rows_of_a_part_that_is_finished_are_not_counted_among_those_in_hand() -
         assert [answer for answers in worker_pool.work(job) for answer in answers] == [1, 1]
     counts = [word for word in heard.words if isinstance(word, int)]
     assert 8 in counts and counts[-1] == 3
+
+
+class Several:
+    """Attempts, in their order, and what became of each."""
+
+    def __init__(self, *attempts: Attempt) -> None:
+        self.waiting, self.outcomes = list(attempts), dict[Attempt, Any]()
+        self._num = len(attempts)
+
+    @property
+    def num_open(self) -> int:
+        return self._num - len(self.outcomes)
+
+    def take(self) -> Any:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def report(self, attempt: Attempt, outcome: Any, /) -> Any:
+        self.outcomes[attempt] = outcome
+        return outcome
+
+
+def outcomes_of(worker_pool: Puppets, *attempts: Attempt, num_workers: int) -> list[Any]:
+    supply = Several(*attempts)
+    job = Job(work=Rows(), supply=supply, kind=None, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
+    for _ in worker_pool.work(job):
+        pass
+    return [supply.outcomes[attempt] for attempt in attempts]
+
+
+@pytest.mark.parametrize(("num_out_of_memory", "is_blamed"), [(1, False), (2, True)])
+def test_work_whose_worker_ran_out_of_memory_is_done_again_alone_before_it_is_blamed(
+    num_out_of_memory: int, is_blamed: bool
+) -> None:
+    heavy, light, later = trial(0, 1), trial(1, 2), trial(2, 3)
+    company: list[int] = []
+    turns = {light: 3, later: 1}  # looks that each one takes
+
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return LATER if worker.state == "held" else None
+        if worker.attempt is heavy:
+            company.append(sum(other.state == "do" for other in worker_pool.workers) - 1)
+            if len(company) <= num_out_of_memory:
+                return Ended(detail="The worker ran out of memory.", cause="memory")
+            return "heavy"
+        turns[worker.attempt] -= 1
+        return "light" if turns[worker.attempt] <= 0 else LATER
+
+    worker_pool = Puppets(DEADLINE, play)
+    outcome, *others = outcomes_of(worker_pool, heavy, light, later, num_workers=2)
+    assert others == ["light", "light"] and company[0] == 1 and set(company[1:]) == {0}
+    blamed = Failure(kind="worker_died", detail="The worker ran out of memory.")
+    assert outcome == (blamed if is_blamed else "heavy")
+
+
+@pytest.mark.parametrize(("num_lost", "outcome"), [(1, "done"), (7, "done"), (8, "lost")])
+def test_what_is_lost_with_its_machine_is_nobodys_fault_unless_no_machine_survives_it(
+    num_lost: int, outcome: str
+) -> None:
+    lost: list[str] = []
+
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return None
+        if len(lost) == num_lost:
+            return "done"
+        lost.append("once more")
+        return Ended(detail="Its machine is gone.", cause="machine")
+
+    worker_pool = Puppets(DEADLINE, play)
+    blamed = Failure(kind="worker_died", detail="Its machine is gone.")
+    assert outcomes_of(worker_pool, trial(), num_workers=1) == [blamed if outcome == "lost" else "done"]
+    assert worker_pool.num_started == len(lost) + (outcome == "done")
+
+
+def test_a_late_worker_whose_machine_stands_still_is_no_failure_of_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return None
+        return LATER if worker_pool.num_started == 1 else "done"
+
+    worker_pool = Puppets(DEADLINE, play)
+    use_clock_of(worker_pool, monkeypatch)
+    monkeypatch.setattr(worker_pool, "is_lost", lambda _: True)
+    assert outcomes_of(worker_pool, trial(), num_workers=1) == ["done"]
+
+
+def test_a_worker_whose_machine_will_be_taken_away_ends_what_it_is_at_and_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places: list[str] = []
+
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return None
+        leaving.add("here")
+        places.append(worker.place[0])
+        return "done"
+
+    leaving = set[str]()
+    worker_pool = Puppets(DEADLINE, play)
+    monkeypatch.setattr(worker_pool, "leaving", lambda: leaving)
+    assert outcomes_of(worker_pool, trial(), trial(0, 1), trial(1, 2), num_workers=1) == ["done"] * 3
+    assert places == ["here", "there", "there"]
 
 
 @dataclass(frozen=True, kw_only=True)
