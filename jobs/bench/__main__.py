@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.parts import parts
 
             parts(chosen.files, chosen.rounds, chosen.executor, chosen.root)
+        elif chosen.benchmark == "nodes":
+            from jobs.bench.nodes import nodes_lost
+
+            nodes_lost()
         elif chosen.benchmark == "models":
             from jobs.bench.models import models
 
@@ -103,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("paths", metavar="PATH", nargs="+")
     consume.add_argument("--documents", type=_amount, default=17_850)
     consume.add_argument("--rounds", type=int, default=5)
+
+    measures.add_parser("nodes", help="how long a run takes to get over a worker, a machine, a head that is lost")
 
     models = measures.add_parser("models", help="raters with a model beside its bare forward pass")
     models.add_argument("--documents", type=int, default=128)
