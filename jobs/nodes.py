@@ -151,9 +151,11 @@ class Nodes:
         if not self._has_forgotten and silent < self._patience:
             return
         host, port = self._head_at
-        what = "has begun anew and forgotten this run" if self._has_forgotten else f"gave no answer for {silent:.0f} s"
+        reason = (
+            "has begun anew and forgotten this run" if self._has_forgotten else f"gave no answer for {silent:.0f} s"
+        )
         raise UnreachableError(
-            f"The head of the Ray cluster at {host}:{port} {what}. Finished parts are kept: run the same command "
+            f"The head of the Ray cluster at {host}:{port} {reason}. Finished parts are kept: run the same command "
             "again, with --address of a cluster that runs."
         )
 
@@ -184,17 +186,17 @@ class Nodes:
     def _look(self, threads: ThreadPoolExecutor, is_thorough: bool) -> None:
         wanted = self._watched | (self.lost() & self._knocks.keys())  # one that is lost may come back
         alive = {node: listed for node, listed in self._table.items() if listed.is_alive}
-        asked = {node: alive[node] for node in wanted if node in alive}
+        addresses = {node: alive[node] for node in wanted if node in alive}
         if self._watched - self._table.keys():
             is_thorough = True  # a machine that is new
         now = time.monotonic()
-        self._knocks = {node: seen for node, seen in self._knocks.items() if node in asked}
-        answers = {node: threads.submit(knock, listed.host, listed.port) for node, listed in asked.items()}
+        self._knocks = {node: seen for node, seen in self._knocks.items() if node in addresses}
+        answers = {node: threads.submit(knock, listed.host, listed.port) for node, listed in addresses.items()}
         head = threads.submit(knock, *self._head_at)
         new = {
             node: threads.submit(knock, listed.host, listed.port)
             for node, listed in alive.items()
-            if node not in self._reachable and node not in asked
+            if node not in self._reachable and node not in addresses
         }
         for node, answer in answers.items():
             self._knocks.setdefault(node, _Knocks(since=now)).note(answer.result())
