@@ -42,6 +42,33 @@ def print_study(content: Mapping[str, Any]) -> None:
     print(f"study: {content['study']}")
 
 
+def print_plan(planned: Mapping[str, Any]) -> None:
+    """What a study will do and cost."""
+    least, most = planned["seeds"]["least"], planned["seeds"]["most"]
+    print(f"{planned['metric']} by {planned['objective']}, {least} to {most} seeds\n")
+    print_rows(
+        ["arm", "at", "tokens", "measurements", "stored"],
+        [
+            [row["arm"], row["budget"], _count(row["tokens"]), str(row["measurements"]), str(row["stored"])]
+            for row in planned["arms"]
+        ],
+    )
+    done = planned["manifests_stored"], planned["measurements_stored"]
+    print(f"\nmanifests: {planned['manifests']:,} with {least} seeds, {done[0]:,} of them stored")
+    print(f"measurements: {planned['measurements']:,} with {least} seeds, {done[1]:,} of them stored")
+    if planned["searched"]["arms"]:
+        searched = planned["searched"]
+        print(f"searched: {searched['arms']:,} arms, {searched['measurements_at_most']:,} measurements at most")
+    print(f"tokens trained on: {_count(planned['tokens']['least'])} to {_count(planned['tokens']['most'])}")
+    print(f"steps for all arms together: {', '.join(planned['steps_to_run']) or 'all are stored'}")
+    if planned["below_floor"]:
+        print(planned["below_floor"])
+
+
+def _count(value: int | None) -> str:
+    return "not known yet" if value is None else f"{value:,}"
+
+
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table as wide as it is, so that nothing of it is cut; without columns that are empty."""
     used = [i for i in range(len(headings)) if any(row[i] for row in rows)]

@@ -77,6 +77,30 @@ def run(
 
 
 @tune.command()
+def plan(
+    study: StudyFile,
+    root: Root = "./runs",
+    set_: SetStudy = None,
+    no_foreign_plugins: NoForeign = False,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    json: Json = False,
+    _: Verbose = False,
+) -> None:
+    """Say what a study will run and cost, and what of it is stored."""
+    from selector.cli import studies
+    from selector.tune.plan import plan as planned
+
+    with only_our_output():
+        chosen = executor_of(executor, address=address)
+        foreseen = planned(_load(study, set_, no_foreign_plugins), root=root, executor=chosen)
+    if json:
+        print_json(foreseen)
+    else:
+        studies.print_plan(foreseen)
+
+
+@tune.command()
 def show(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Its YAML file, or the id that `tune` printed.")],
     root: Root = "./runs",

@@ -43,25 +43,43 @@ _AT_ONCE = 1 << 22  # bytes of text
 
 
 def of(base: Policy, options: HeldOutSection, root: str, executor: Executor, progress: Progress) -> HeldOut:
-    """The held-out documents of the corpus of a policy: stored in the root, or else found and stored."""
-    data = base.model_dump(mode="json", by_alias=True, exclude_none=True)
-    data["select"] = {"budget": {"documents": 1}, "using": "random"} | (
-        {"where": options.where} if options.where is not None else {}
-    )
-    data = {name: value for name, value in data.items() if name not in ("order", "manifest", "training")}
-    resolved = resolve(Policy.of({**data, "rate": data.get("rate", []) if options.where else []}))
-    rule = resolved.rule
-    columns = [*(KNOWN[name] for name in _OWN_COLUMNS), *(_renamed(rule) if rule else ())]
-    with reading(resolved, columns, root, executor, progress) as (done, gather):
-        key = f"held_out/{fingerprint([VERSION, gather.identities(done), options.model_dump(mode='json'), WIDTH])}"
-        seal = done.store.find(key) or _stored(done, gather, rule, options, key)
-        documents = done.store.table(seal, "held_out")
-    if not documents.num_rows:
+    """The held-out documents of the corpus of a policy: stored in the root, or else drawn and stored."""
+    held = _read(base, options, root, executor, progress)
+    assert held is not None, "what is missing is done"
+    if not held.documents.num_rows:
         raise CorpusError(
             f"held_out: none of the documents in {', '.join(base.corpus.paths)} can be evaluated on"
             f"{' by that rule' if options.where else ''}, or all of them have near-duplicates. Raise held_out.share,"
             " or alike."
         )
+    return held
+
+
+def stored(base: Policy, options: HeldOutSection, root: str, executor: Executor) -> HeldOut | None:
+    """The same if they are stored; nothing is written."""
+    return _read(base, options, root, executor, None)
+
+
+def _read(
+    base: Policy, options: HeldOutSection, root: str, executor: Executor, progress: Progress | None
+) -> HeldOut | None:
+    data = base.model_dump(mode="json", by_alias=True, exclude_none=True)
+    rule_of = {"where": options.where} if options.where is not None else {}
+    data["select"] = {"budget": {"documents": 1}, "using": "random", **rule_of}
+    data = {name: value for name, value in data.items() if name not in ("order", "manifest", "training")}
+    resolved = resolve(Policy.of({**data, "rate": data.get("rate", []) if options.where else []}))
+    rule = resolved.rule
+    columns = [*(KNOWN[name] for name in _OWN_COLUMNS), *(_renamed(rule) if rule else ())]
+    with reading(resolved, columns, root, executor, progress) as finished:
+        if finished is None:
+            return None
+        done, gather = finished
+        key = f"held_out/{fingerprint([VERSION, gather.identities(done), options.model_dump(mode='json'), WIDTH])}"
+        seal = done.store.find(key)
+        if seal is None and progress is None:
+            return None
+        seal = seal or _stored(done, gather, rule, options, key)
+        documents = done.store.table(seal, "held_out")
     return HeldOut(documents=documents, fingerprint=seal.tables["held_out"].sha256[:32])
 
 

@@ -71,6 +71,32 @@ class ControlsSection(_Section):
     affordable: Rate = Field(4.0, description="What `all` may cost, in budgets of the largest.")
 
 
+class Dimension(_Section):
+    """What a key of the policy may be: one of these."""
+
+    log: tuple[float | int, float | int] | None = Field(
+        None, description="A number between two, as likely in each decade: {log: [0.1, 10]}."
+    )
+    linear: tuple[float | int, float | int] | None = Field(
+        None, description="A number between two; a whole one where both are: {linear: [1, 8]}."
+    )
+    choices: tuple[Any, ...] | None = Field(None, min_length=1, description="One of these values.")
+    simplex: tuple[str, ...] | None = Field(
+        None, min_length=2, description="Shares of these names that come to one: {simplex: [web, books, code]}."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        kinds = ("log", "linear", "choices", "simplex")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"write one of {', '.join(kinds)}, not {' and '.join(given) or 'none of them'}")
+        low, high = self.log or self.linear or (1, 2)
+        if not low < high or (self.log is not None and low <= 0):
+            raise ValueError(f"[{low:g}, {high:g}] is no range{' above 0' if self.log else ''}: the lower comes first")
+        return self
+
+
 class Study(_Section):
     """Policies to compare, how, and how long."""
 
@@ -78,6 +104,13 @@ class Study(_Section):
     arms: dict[str, dict[str, Any]] = Field(
         {}, description="What each arm says otherwise, by dotted keys: {top: {select.using: {top: {score: edu}}}}."
     )
+    space: dict[str, Dimension] = Field(
+        {},
+        description="Where more arms are searched, by dotted keys of the policy: {select.budget.fraction: {log:"
+        " [0.001, 0.5]}}.",
+    )
+    trials: Amount = Field(20, description="Arms that are tried of the space.")
+    finalists: Amount = Field(2, description="The best of them that are compared with the other arms.")
     budgets: tuple[BudgetPolicy, ...] = Field(
         (), description="The budgets that all arms are tried at, the smallest first; without them, the policy's own."
     )
@@ -108,8 +141,10 @@ class Study(_Section):
             raise ValueError(f"budgets and target are in {' and '.join(sorted(units))}: write all of them in one unit")
         if self.target is not None and not self.budgets:
             raise ValueError("target is compared with budgets, and there are none: write budgets too")
-        if not self.arms:
-            raise ValueError("there is nothing to compare: write arms, e.g. arms: {top: {select.using: {top: …}}}")
+        if not self.arms and not self.space:
+            raise ValueError(
+                "there is nothing to compare: write arms, e.g. arms: {top: {select.using: {top: …}}}, or a space"
+            )
         return self
 
     @classmethod

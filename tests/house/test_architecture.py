@@ -43,6 +43,7 @@ HOMES = {
     "faiss": ("selector/models/neighbours.py",),
     "sentence_transformers": ("selector/models/",),
     "transformers": ("selector/models/",),
+    "optuna": ("selector/tune/search.py",),
     "typer": ("selector/cli/",),
     "rich": ("selector/cli/",),
     "hypothesis": ("selector/testing/",),

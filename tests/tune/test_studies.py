@@ -57,11 +57,15 @@ def test_arms_share_what_is_stored_and_a_corpus_is_embedded_once(tmp_path: Path,
 def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_path: Path) -> None:
     study, root = tmp_path / "study.yaml", tmp_path / "runs"
     study.write_text(yaml.safe_dump(study_of(write_corpus(tmp_path / "corpus"))), "utf-8")
+    planned = selector("tune", "plan", study, "--root", root)
+    assert "measurements: 9 with 3 seeds, 0 of them stored" in planned.out and not root.exists()
     first = selector("tune", study, "--root", root)
     assert first.code == 0, first.err
     assert "long is the best by quality" in first.out and "random" in first.out
     again = selector("tune", study, "--root", root)
     assert again.out == first.out and again.err.count("stored") == 4 * 3
+    planned = selector("tune", "plan", study, "--root", root, "--json").json
+    assert planned["measurements_stored"] == 9 == planned["manifests_stored"] and planned["steps_to_run"] == []
     shown = selector("tune", "show", study, "--root", root)
     assert shown.out == first.out
     content = selector("tune", "show", study, "--root", root, "--json").json
