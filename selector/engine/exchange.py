@@ -63,11 +63,15 @@ class ByBucket(Mapping[int, pa.Table]):
 
 
 def by_bucket(rows: pa.Table, buckets: npt.NDArray[Any]) -> ByBucket:
-    """The rows that go into each bucket, in their order; `buckets` has its number for every row."""
+    """The rows that go into each bucket, in their order; `buckets` has its number, from 0 on, for every row."""
+    if len(buckets) and int(buckets.max()) < 1 << 16:
+        buckets = buckets.astype(np.uint16)  # NumPy sorts these by their digits, in a few passes
     order = np.argsort(buckets, kind="stable")
-    numbers, firsts = np.unique(buckets[order], return_index=True)
-    ends = [*firsts[1:].tolist(), len(order)][: len(numbers)]
-    borders = {n: (first, end) for n, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True)}
+    in_order = buckets[order]
+    firsts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]][: len(order)]).tolist()
+    ends = [*firsts[1:], len(order)][: len(firsts)]
+    numbers = in_order[firsts].tolist()
+    borders = {n: (first, end) for n, first, end in zip(numbers, firsts, ends, strict=True)}
     return ByBucket(rows=rows.combine_chunks(), order=order, borders=borders)
 
 

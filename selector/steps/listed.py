@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from selector import tables
 from selector.corpus.columns import Column
@@ -26,6 +27,8 @@ from selector.manifest import Manifest
 from selector.plugins import attached
 from selector.plugins.options import Option
 from selector.steps import dedup
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 ITEM_ROWS, BUCKET_ROWS = 1 << 20, 1 << 20
 
@@ -44,8 +47,6 @@ EXCLUDED = Column(name="listed.excluded", step="listed", table="listed", column=
 _INCLUDE = -1  # the number of the list of included documents
 _DEALT = pa.schema([("doc_id", tables.DOC_ID), ("list", pa.int32()), ("part", pa.int32())])
 """An id of a list, or of a document: then `list` is null."""
-
-_PAIR = [("high", np.uint64), ("low", np.uint64)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,34 +180,38 @@ def _dealt(ids: pa.ChunkedArray | pa.Array, number: int | None, part: int) -> pa
 def _deal(num_buckets: int, store: Store, item: _Item) -> Mapping[int, pa.Table]:
     """The ids of an item by their ranges."""
     table = item.rows(store)
-    high = keyed.words(table["doc_id"])[:, 0] >> np.uint64(32)
+    high = keyed.in_place(table["doc_id"]).view(">u4")[:, 0].astype(np.uint64)
     return by_bucket(table, high * np.uint64(num_buckets) >> np.uint64(32))
 
 
 def _match(prefix: str, store: Store, bucket: int, dealt: Iterator[pa.Table]) -> str:
-    """Stores which documents of a bucket are in which lists, with their parts."""
+    """Stores which documents of a bucket are in which lists, with their parts, sorted by id."""
     table = pa.concat_tables([_DEALT.empty_table(), *dealt]).combine_chunks()
-    is_document = table["list"].is_null().to_numpy()
-    ids = np.ascontiguousarray(keyed.words(table["doc_id"])).view(_PAIR).reshape(-1)
-    documents = ids[is_document]
-    lists = table["list"].fill_null(0).to_numpy()
-    included = _contained(documents, ids[~is_document & (lists == _INCLUDE)])
-    excluded = np.full(len(documents), -1, np.int32)
-    for number in np.unique(lists[~is_document & (lists >= 0)])[::-1].tolist():  # the first manifest is told
-        excluded[_contained(documents, ids[~is_document & (lists == number)])] = number
+    is_document = table["list"].is_null()
+    of_documents, of_lists = table.filter(is_document), table.filter(pc.invert(is_document))
+    documents, lists = of_documents["doc_id"].combine_chunks(), of_lists["list"].to_numpy()
+    included, excluded = np.zeros(len(documents), np.bool_), np.full(len(documents), -1, np.int32)
+    for number in np.unique(lists)[::-1].tolist():  # the first manifest is told
+        ids = of_lists["doc_id"].combine_chunks().filter(pa.array(lists == number))
+        is_in = pc.is_in(documents, value_set=ids).to_numpy(zero_copy_only=False)
+        if number == _INCLUDE:
+            included = is_in
+        else:
+            excluded[is_in] = number
     is_listed = pa.array(included | (excluded >= 0))
-    of_documents = table.filter(pa.array(is_document))
     columns = [of_documents["doc_id"], pa.array(included), pa.array(excluded, mask=excluded < 0), of_documents["part"]]
     matched = pa.table(columns, schema=pa.schema([*LISTED, _DEALT.field("part")])).filter(is_listed)
+    matched = matched.take(pa.array(_by_id(keyed.words(matched["doc_id"]))))
     return store.seal(f"{prefix}-{bucket}", [("matched", matched)], form="arrow").key
 
 
-def _contained(ids: npt.NDArray[Any], among: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which of these ids are among others."""
-    known = np.unique(among)
-    if not len(known):
-        return np.zeros(len(ids), np.bool_)
-    return known[np.minimum(np.searchsorted(known, ids), len(known) - 1)] == ids
+def _by_id(words: keyed.UInt64) -> npt.NDArray[np.int64]:
+    """The places of ids, sorted."""
+    order = np.argsort(words[:, 0])
+    first = words[order, 0]
+    if (first[1:] == first[:-1]).any():
+        order = np.lexsort((words[:, 1], words[:, 0]))
+    return order
 
 
 def _deal_back(firsts: Sequence[int], store: Store, key: str) -> Mapping[int, pa.Table]:
@@ -216,12 +221,14 @@ def _deal_back(firsts: Sequence[int], store: Store, key: str) -> Mapping[int, pa
 
 
 def _share(stretches_of_parts: Sequence[_Documents], store: Store, number: int, dealt: Iterator[pa.Table]) -> pa.Table:
-    """Seals what is listed of each part of a stretch, sorted by id."""
+    """Seals what is listed of each part of a stretch, sorted by id, as the ranges of ids come and each range is."""
     item = stretches_of_parts[number]
     schema = pa.schema([*LISTED, _DEALT.field("part")])
     matched = pa.concat_tables([schema.empty_table(), *dealt]).combine_chunks()
-    words = keyed.words(matched["doc_id"])
-    matched = matched.take(pa.array(np.lexsort((words[:, 1], words[:, 0], matched["part"].to_numpy()))))
+    numbers = matched["part"].to_numpy() - item.first
+    if len(item.keys) < 1 << 16:
+        numbers = numbers.astype(np.uint16)  # NumPy sorts these by their digits
+    matched = matched.take(pa.array(np.argsort(numbers, kind="stable")))
     parts = matched["part"].to_numpy()
     rows: list[dict[str, Any]] = []
     for part in range(item.first, item.first + len(item.keys)):
