@@ -249,6 +249,13 @@ def _select(
         is_counted = unit == "documents"
         chances = inclusion.inclusion(lambda work: [work(whole)], spent_by_stratum, totals, is_counted=is_counted)
         chance = chances(stratum, log_weights)
+        if not is_counted:
+            spent_by_stratum, totals = (sums.reshape(len(clusters), 2) for sums in (spent_by_stratum, totals))
+            nowhere = np.zeros(len(clusters), np.bool_)
+            error = inclusion.within(
+                lambda work: [work(whole)], chances, spent_by_stratum, totals, quotas, nowhere, budget.overshoot
+            )
+            chance = np.full(len(ids), np.nan) if error is None else chance
     return kept.astype(np.int64), reason, chance
 
 

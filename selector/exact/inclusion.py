@@ -18,6 +18,7 @@ import numpy.typing as npt
 from selector import exact
 from selector.exact import Floats, Ints
 from selector.exact.pieces import slices
+from selector.exact.spend import Overshoot
 
 _MOST_STEPS = 100
 _CELLS, _MOST_CELLS = 1 << 18, 1 << 14
@@ -28,6 +29,7 @@ _MOST_EXACT = 256  # documents of a group whose probabilities can be exact
 _FEW = 64  # in so small a group steps may be wide
 _MOST_COST = 1 << 22  # squares of the sizes of such groups, added up: seconds
 _EXACT_ENOUGH, _MOST_ERROR = 1e-5, 0.02  # of the correction; squared, it is about the error that it leaves
+_MOST_BY_LENGTH = 0.005  # that documents' own lengths may move a probability which is told
 _STEP, _BEFORE, _AFTER = 0.2, 18.0, 5.0  # of the logarithm of time: between nodes, and of these about the centre
 _BLOCK = 1 << 18  # numbers that are worked on at once
 _UNIT = 2.0**34
@@ -95,8 +97,7 @@ def inclusion(draws: Draws, spent: Ints, total: Ints, *, is_counted: bool) -> In
     while that costs seconds, the smallest first). Those of a larger one are corrected for the chance by which the draw
     ends sooner or later, which leaves less than 0.002, and 0.0001 where a hundred are drawn; where a few documents
     weigh so much that it could leave more, they are not known. Where a document's own length decides too, they are
-    those of `solve`: exact where the weights are equal or a group is spent whole, and the nearer the more a group
-    spends beside a document.
+    those of `solve`, and `within` says how far they can be off.
     """
     log_time = solve(draws, spent, total)
     zeros = np.zeros(len(total))
@@ -127,6 +128,44 @@ def inclusion(draws: Draws, spent: Ints, total: Ints, *, is_counted: bool) -> In
     return replace(about, values=values, keys=keys, chances=chances[first])
 
 
+def within(
+    draws: Draws,
+    about: Inclusion,
+    spent: Ints,
+    total: Ints,
+    quotas: Ints,
+    is_never: npt.NDArray[np.bool_],
+    overshoot: Overshoot,
+) -> float | None:
+    """How far the probabilities of `about` can be from those of the draw, where documents' own lengths decide too;
+    None: too far for them to be told, which is more than 0.005. 0: nothing was left to chance.
+
+    `spent` and `total` are of groups and their strata, (groups, strata), `quotas` what each group might spend, unless
+    it never gets anything. It is the largest of what three things move, to the first order: that the time at which a
+    group is spent is itself drawn; that a document is taken only while there is room for all of it; and that some of
+    each quota strayed to or from other groups, which another draw would have spent otherwise. With `fill` short
+    documents are taken out of turn, which nothing here says. So it is an estimate, and a cautious one: it was never
+    below the largest difference from 20,000 draws by more than those waver, for groups of 4 to 2,000 documents.
+    """
+    is_certain = (quotas >= total.sum(axis=1)) | is_never
+    if is_certain.all():
+        return 0.0
+    is_open = (spent > 0) & (spent < total) & ~is_certain[:, None]
+    if overshoot == "fill" or not (is_open.any(axis=1) | is_certain).all():
+        return None
+    flat = is_open.reshape(-1)
+    unit = 2.0 ** functools.reduce(max, draws(_largest_size)).bit_length()
+    moments = _Moments(log_time=about.log_time, is_open=flat, unit=unit)
+    variance, growth, shortened, squares = functools.reduce(np.add, draws(moments)) / _UNIT
+    growth = np.where(flat & (growth > 0), growth, np.inf)
+    spread = variance / growth**2 / 2
+    shift = shortened / growth + spread * squares
+    moved = _Moved(log_time=about.log_time, is_open=flat, unit=unit, growth=growth, spread=spread, shift=shift)
+    strayed = np.repeat(np.abs(quotas - spent.sum(axis=1)), spent.shape[1]) / unit
+    most = float((functools.reduce(np.maximum, draws(moved)) + strayed / growth / math.e)[flat].max())
+    return most if most <= _MOST_BY_LENGTH else None
+
+
 def _corrected(draws: Draws, plain: Inclusion, is_open: npt.NDArray[np.bool_]) -> tuple[Inclusion, Floats]:
     """The probabilities to the second order, and how much the correction of a group can be.
 
@@ -143,6 +182,59 @@ def _corrected(draws: Draws, plain: Inclusion, is_open: npt.NDArray[np.bool_]) -
     rate = np.where(is_open, exact.expm1(np.minimum(most + np.where(is_open, plain.log_time, 0.0), 1.0)) + 1, 0.0)
     largest = np.where(rate < 2, rate * rate * (exact.expm1(-rate) + 1), 4 * math.exp(-2))
     return replace(plain, spread=spread, growth=growth, shift=shift), largest * spread
+
+
+def _largest_size(drawn: Drawn) -> int:
+    return int(drawn.sizes.max(initial=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moments:
+    """For each group, x, p as in `_Spread` and s a document's size in units: the sums of s^2 p (1 - p), s x exp(-x),
+    s^2 (1 - p) x exp(-x) and s x^2 exp(-x)."""
+
+    log_time: Floats
+    is_open: npt.NDArray[np.bool_]
+    unit: float
+
+    def __call__(self, drawn: Drawn) -> Ints:
+        sums = np.zeros((4, len(self.is_open)), np.int64)
+        for piece in slices(len(drawn.group)):
+            some = drawn.where(piece)
+            some = some.where(self.is_open[some.group])
+            sizes, rate, chance = _at(some, self.log_time, self.unit)
+            growth = sizes * rate * (1 - chance)
+            terms = (sizes * sizes * chance * (1 - chance), growth, sizes * (1 - chance) * growth, rate * growth)
+            for one, term in zip(sums, terms, strict=True):
+                np.add.at(one, some.group, np.rint(_UNIT * term).astype(np.int64))
+        return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moved:
+    """For each group by how much the probability of one of its documents moves at most."""
+
+    log_time: Floats
+    is_open: npt.NDArray[np.bool_]
+    unit: float
+    growth: Floats
+    spread: Floats
+    shift: Floats
+
+    def __call__(self, drawn: Drawn) -> Floats:
+        largest = np.zeros(len(self.is_open))
+        some = drawn.where(self.is_open[drawn.group])
+        sizes, rate, chance = _at(some, self.log_time, self.unit)
+        later = (self.shift[some.group] - sizes * (1 - chance)) / self.growth[some.group]
+        moved = rate * (1 - chance) * (np.abs(later) + self.spread[some.group] * rate)
+        np.maximum.at(largest, some.group, moved)
+        return largest
+
+
+def _at(drawn: Drawn, log_time: Floats, unit: float) -> tuple[Floats, Floats, Floats]:
+    """The sizes of documents in units, their rates until their groups' times, and their probabilities by then."""
+    rate = np.minimum(exact.expm1(drawn.log_weight + log_time[drawn.group]) + 1, 700.0)
+    return drawn.sizes / unit, rate, -exact.expm1(-rate)
 
 
 def _members(is_small: npt.NDArray[np.bool_], drawn: Drawn) -> tuple[Ints, Floats]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from selector.errors import SelectorError
 from selector.exact import Floats, Ints, UInt64, keyed
 from selector.exact.apportion import apportion, tally
-from selector.exact.inclusion import Drawn, Inclusion, inclusion
+from selector.exact.inclusion import Drawn, Inclusion, inclusion, within
 from selector.exact.pieces import slices
 from selector.exact.spend import UNLIMITED, Budget, Queued, Taken, take
 from selector.plugins.options import columns_of
@@ -151,7 +151,8 @@ class Ranked(Selector):
         """The logarithms of the weights by which chance drew, up to a factor for each stratum; None: nothing is drawn.
 
         `cuts` is the key of the first document that its group's quota did not pay. Inclusion probabilities follow from
-        these weights (`exact.inclusion`); where nothing is drawn they are 1 and 0.
+        these weights (`exact.inclusion`); where nothing is drawn they are 1 and 0. With a budget in tokens they are
+        known only where no document's own length can move them by more than 0.005, and null elsewhere.
         """
         return None
 
@@ -217,7 +218,7 @@ class Ranked(Selector):
         ):
             spent, cuts = spent + shard_spent, np.maximum(cuts, shard_cuts)
 
-        chances = None
+        chances, is_known, more = None, self.is_probability_defined, dict[str, Any]()
         is_drawn = self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None
         if is_drawn and self.is_probability_defined:
             weigh = functools.partial(_weighed, view, taken, totals.shape[1])
@@ -228,6 +229,10 @@ class Ranked(Selector):
 
             is_counted = budget.unit == "documents"
             chances = inclusion(draws, spent.reshape(-1), totals.reshape(-1), is_counted=is_counted)
+            if not is_counted:
+                might = quotas - laps * sizes
+                error = within(draws, chances, spent, totals, might, ~is_given, budget.overshoot)
+                is_known, more = error is not None, {"probabilities": {"within": error}}
         decide = _Decide(
             view=view,
             taken=taken,
@@ -238,9 +243,12 @@ class Ranked(Selector):
             cuts=cuts,
             num_strata=totals.shape[1],
             chances=chances,
+            is_known=is_known,
         )
         known = tuple(_LINED_UP.names)
-        decisions = Decisions(decide=decide, columns=columns, pool=lined_up, known=known, facts=decide.facts)
+        decisions = Decisions(
+            decide=decide, columns=columns, pool=lined_up, known=known, facts={**decide.facts, **more}
+        )
         return decisions if is_given.all() else dataclasses.replace(decisions, fills_budget=False)
 
 
@@ -369,6 +377,7 @@ class _Decide:
     cuts: Floats
     num_strata: int
     chances: Inclusion | None
+    is_known: bool  # whether probabilities are
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         answers = map(self._answer, _in_pieces(batch))
@@ -401,7 +410,7 @@ class _Decide:
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
             chance = np.where(laps > 0, 1.0, self.chances(drawn, log_weight)) * allowed
-        if not selector.is_probability_defined:
+        if not self.is_known:
             chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)

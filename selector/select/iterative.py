@@ -49,6 +49,7 @@ from selector.select._rounds import (
 Bools = npt.NDArray[np.bool_]
 
 _MOST_LISTED = 4096  # clusters in the facts of a manifest
+_KEPT_FACTS = {"probabilities"}  # that are those of the last round, as of one draw
 _MOST_VECTORS = 1 << 14  # that a probe is trained on
 
 
@@ -149,7 +150,7 @@ class Iterative(InRounds):
         return replace(
             decisions,
             decide=_InRounds(decide=decisions.decide, earlier=tuple(earlier[:-1])),
-            facts=course.facts,
+            facts={**{name: decisions.facts[name] for name in _KEPT_FACTS & decisions.facts.keys()}, **course.facts},
             waiting=course.waiting,
             num_rounds=course.num_rounds,
             fills_budget=course.waiting is None and self.inner.fills_budget,

@@ -45,7 +45,7 @@ class Select(Whole):
     order) and `chosen` (what is said of those that are kept); and `facts` (`FACTS`: as `Decisions` has them)."""
 
     name: str = field(default="select", metadata=APART)
-    version = 9
+    version = 10
     libraries = ("duckdb",)  # which says what a rule means
 
     selector: Selector = field(metadata=APART)

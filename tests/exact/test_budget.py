@@ -369,6 +369,54 @@ def test_where_few_documents_weigh_all_and_too_many_are_there_no_probability_is_
     assert not np.isnan(chances([0] * 300, weights, [1] * 300, [200], is_counted=True)).any()
 
 
+def within(weights: Any, sizes: Any, quota: int, spent: int, overshoot: Any = "stop") -> tuple[Any, float | None]:
+    """The probabilities of one group where lengths decide too, and how far they can be off."""
+    drawn = inclusion.Drawn(group=np.zeros(len(sizes), np.int64), log_weight=weights, sizes=sizes)
+    total, taken = np.array([sizes.sum()]), np.array([spent])
+    about = inclusion.inclusion(lambda work: [work(drawn)], taken, total, is_counted=False)
+    error = inclusion.within(
+        lambda work: [work(drawn)],
+        about,
+        taken[:, None],
+        total[:, None],
+        np.array([quota]),
+        np.array([False]),
+        overshoot,
+    )
+    return about(drawn.group, weights), error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overshoot", ["stop", "cross"])
+def test_where_lengths_decide_too_probabilities_are_told_that_draws_agree_with(overshoot: str) -> None:
+    rng, trials = np.random.default_rng(4), 5000
+    sizes, weights = np.repeat(np.arange(20, 40), 50), 0.5 * rng.normal(size=1000)
+    quota, frequency, spent = int(sizes.sum()) // 3, np.zeros(1000), 0
+    for _ in range(trials // 1000):
+        order = np.argsort(-(weights + rng.gumbel(size=(1000, 1000))), axis=1)
+        after = np.cumsum(sizes[order], axis=1)
+        taken = (after <= quota) if overshoot == "stop" else (after - sizes[order] < quota)
+        np.add.at(frequency, order[taken], 1 / trials)
+        spent += int(sizes[order][taken].sum())
+    found, error = within(weights, sizes, quota, spent // trials, overshoot)
+    assert error is not None and error < 0.005
+    apart = np.abs(frequency - found)
+    assert (apart < 4 * np.sqrt(found * (1 - found) / trials) + error).all()
+    by_length = np.abs((frequency - found).reshape(20, 50).mean(axis=1))
+    assert (by_length < 4 * np.sqrt(0.25 / trials / 50) + error).all()
+
+
+def test_where_lengths_decide_too_much_no_probability_is_told() -> None:
+    sizes = np.array([3, 1, 4, 1, 5] * 4)
+    assert within(np.zeros(20), sizes, 20, 19)[1] is None, "few documents"
+    many = np.tile(sizes, 500)
+    found, error = within(np.zeros(10_000), many, 14_000, 14_000)
+    assert error is not None and set(found) == {0.5}
+    assert within(np.zeros(10_000), many, 14_000, 14_000, "fill")[1] is None, "short documents are taken out of turn"
+    assert within(np.zeros(10_000), many, 14_000, 12_000)[1] is None, "much strayed"
+    assert within(np.zeros(20), sizes, 60, 56)[1] == 0.0, "all are taken"
+
+
 def test_a_group_spent_whole_or_not_at_all_leaves_nothing_to_chance() -> None:
     assert chances([0, 0, 1], [0, 5, 0], [1, 2, 9], [3, 0]).tolist() == [1, 1, 0]
 

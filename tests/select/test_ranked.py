@@ -152,8 +152,8 @@ def test_a_document_of_no_tokens_costs_one(selector: Selector, overshoot: Oversh
     kept = np.flatnonzero(decided["kept"].to_numpy())
     cost = int((kept < 60).sum() + 20 * (kept >= 60).sum())
     assert amount - 20 < cost < amount + 20 and (cost <= amount or overshoot == "cross")
-    chances = decided["inclusion_probability"].to_numpy().astype(float)
-    np.testing.assert_allclose(chances @ np.maximum([*empty, *full], 1), cost, rtol=1e-5)
+    is_known = decided["inclusion_probability"].null_count == 0
+    assert is_known == isinstance(selector, Top), "documents' own lengths decide too, and they are few"
     if isinstance(selector, KmeansQuality):
         assert abs((kept < 60).sum() - 6) <= 20, "a cluster of such documents has its share as every other"
 
