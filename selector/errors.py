@@ -36,6 +36,10 @@ class GoneError(CorpusError):
     """A file of the corpus that was there when the run began, and is no longer. A run looks at the corpus again."""
 
 
+class ChangedError(CorpusError):
+    """A file of the corpus that changed while a run was reading it. The same command starts over."""
+
+
 class NotFoundError(SelectorError):
     """A manifest, position or document that is not there. Exit code 4."""
 

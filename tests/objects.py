@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from selector.storage import open_storage
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret-that-nobody-may-see-51c9",
@@ -25,6 +28,7 @@ class Proxy:
     upstream: tuple[str, int]
     port: int = 0
     requests: list[str] = field(default_factory=list[str])
+    num_bytes: int = 0  # of answers that were passed on
     fault: Callable[[str, int], str] = lambda *_: ""  # by "METHOD path" and how many of it came before
     ignores_conditions: bool = False
     stall: float = 30.0
@@ -33,6 +37,14 @@ class Proxy:
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def put(self, folder: Path, prefix: str) -> str:
+        """The address under which the files of a folder lie in the bucket from now on."""
+        bucket = open_storage("s3://bucket")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                bucket.ensure(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return f"s3://bucket/{prefix}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
         data = response.read()
+        proxy.num_bytes += len(data)
         connection.close()
         if fault == "lost":
             self.close_connection = True

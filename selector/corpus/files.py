@@ -5,16 +5,18 @@ own, or else under the first by the alphabet: neither the order of paths nor whe
 """
 
 import fnmatch
+import functools
 import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from selector.corpus import formats
-from selector.errors import CorpusError, did_you_mean, without_secrets
+from selector.corpus import formats, objects
+from selector.errors import CorpusError, UsageError, did_you_mean
+from selector.storage import Storage
 
 HIDDEN = "hidden"
 UNKNOWN = "unknown ending"
@@ -24,6 +26,7 @@ DEAD = "a dead link"
 SPECIAL = "no regular file"
 LOCKED = "a folder that cannot be listed"
 NOT_UTF8 = "its name is not UTF-8"
+UNSEEN = "its name has characters that cannot be seen"
 NO_DATA_FILE = "not one of the data files of the dataset that is saved in its folder"
 _CURES = {
     NOT_UTF8: "Give the file another name.",
@@ -34,10 +37,11 @@ _CURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file that is read: its absolute path, and the name of its format."""
+    """A file that is read: its absolute path or its address, and the name of its format."""
 
     uri: str
     format: str
+    version: str | None = None  # of an object: the one that was listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +74,13 @@ def expand(paths: Sequence[str], form: str | None = None) -> CorpusFiles:
         raise CorpusError(f"corpus.format: there is no format called {form!r}. {did_you_mean(form, _stems())}")
     listed: dict[str, File | Unread] = {}
     for path in paths:
-        if "://" in path:
-            raise CorpusError(
-                f"corpus.paths: {without_secrets(path)!r} is an address, and this version reads local files. "
-                "Copy it and give its path."
-            )
-        here = _under(os.path.expanduser(path), form)
+        here = _far(path, form) if "://" in path else _under(os.path.expanduser(path), form)
         if not any(isinstance(one, File) for one in here.values()):
             raise CorpusError(_nothing(path, [one for one in here.values() if isinstance(one, Unread)]))
         listed |= {name: one for name, one in here.items() if not isinstance(listed.get(name), File)}
     owners: dict[tuple[int, int] | str, str] = {}
     for name in sorted(listed, key=lambda name: (os.path.realpath(name) != name, name)):
-        if isinstance(listed[name], File):
+        if isinstance(listed[name], File) and "://" not in name:
             owner = owners.setdefault(_identity(name), name)
             if owner != name:
                 listed[name] = Unread(uri=name, reason=f"{SAME}: as {owner}")
@@ -112,12 +111,61 @@ def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
     `*/web/*` is of a path that begins anywhere. `*web*`, without a slash, is of a name alone: what the folders above
     the corpus are called must not decide.
     """
+    uri = objects.without_revision(uri)
     for pattern, label in constants.items():
-        whole = pattern if pattern.startswith("*") and "/" in pattern else os.path.abspath(os.path.expanduser(pattern))
+        if "://" in pattern:
+            whole = objects.without_revision(pattern.rstrip("/"))
+        elif pattern.startswith("*") and "/" in pattern:
+            whole = pattern
+        else:
+            whole = os.path.abspath(os.path.expanduser(pattern))
         paths = (whole, f"{whole}/*")
         if any(fnmatch.fnmatchcase(uri, path) for path in paths) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
             return label
     return None
+
+
+def _far(address: str, form: str | None) -> dict[str, File | Unread]:
+    """What an address of a policy leads to, by the address of each object. Raises CorpusError for an object that is
+    named and not read, and for an address that is more than a place."""
+    try:
+        listing = objects.listing(address)
+    except UsageError as error:
+        raise CorpusError(f"corpus.paths: {error}") from error
+    wanted = formats.ending_of(address)
+    listed: dict[str, File | Unread] = {}
+    saved: dict[str, tuple[set[str], str] | None] = {}
+    for one in listing.objects:
+        if one.is_below and form is None and one.folder not in saved:
+            read = functools.partial(_object_in, listing.storage, one.folder)
+            saved[one.folder] = _saved(listing.names_in(one.folder), read)
+        own = saved.get(one.folder) if one.is_below else None
+        if not one.entry.key.isprintable():
+            listed[one.uri] = Unread(uri=one.uri, reason=UNSEEN)
+        elif one.is_hidden:
+            listed[one.uri] = Unread(uri=one.uri, reason=HIDDEN)
+        elif own is not None and one.name not in own[0]:
+            listed[one.uri] = Unread(uri=one.uri, reason=NO_DATA_FILE)
+        else:
+            file = _read(one.uri, own[1] if own is not None else form, None if one.is_below else wanted)
+            version = formats.version_in(one.entry)
+            formats.expect(one.uri, version)
+            listed[one.uri] = replace(file, version=version) if isinstance(file, File) else file
+    if len(listed) == 1 and not listing.objects[0].is_below and not glob.has_magic(address):
+        (one,) = listed.values()
+        if isinstance(one, Unread):
+            if one.reason == UNKNOWN:
+                formats.format_of(one.uri)
+            raise CorpusError(f"corpus.paths: {one.uri!r} cannot be read: {one.reason}. {_CURES.get(one.reason, '')}")
+    return listed
+
+
+def _object_in(storage: Storage, folder: str, name: str) -> bytes:
+    """The bytes of an object in a folder. Raises OSError."""
+    data = storage.get(f"{folder}/{name}" if folder else name)
+    if data is None:
+        raise OSError(f"{name} is gone")
+    return data
 
 
 def _under(path: str, form: str | None) -> dict[str, File | Unread]:
@@ -181,7 +229,11 @@ def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
         except OSError as error:
             yield Unread(uri=_text(folder), reason=f"{LOCKED}: {error.strerror}")
             continue
-        own = None if form is not None or is_hidden else _saved(folder, names)
+        own = (
+            None
+            if form is not None or is_hidden
+            else _saved(names, lambda name, at=folder: Path(at, name).read_bytes())
+        )
         for name in names:
             path = os.path.join(folder, name)
             hidden = is_hidden or name.startswith(".")
@@ -198,10 +250,10 @@ def _below(folders: Sequence[str], form: str | None) -> Iterator[File | Unread]:
             yield _read(os.path.join(folder, name), own[1] if own else None, None)  # the survey will miss it
 
 
-def _saved(folder: str, names: Sequence[str]) -> tuple[set[str], str] | None:
+def _saved(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[set[str], str] | None:
     """Which files of a folder are read, and in which format, where the folder itself is of one."""
     for form in formats.known().values():
-        own = form.of_folder(names, lambda name: Path(folder, name).read_bytes())
+        own = form.of_folder(names, read)
         if own is not None:
             return set(own), form.name
     return None
@@ -283,14 +335,18 @@ def _text(name: str) -> str:
 
 def _nothing(path: str, unread: Sequence[Unread]) -> str:
     """The message for a path that gives no file to read."""
-    is_folder = os.path.isdir(os.path.expanduser(path))
+    is_folder, is_far = os.path.isdir(os.path.expanduser(path)), "://" in path
     if unread:
         counts = Counter(one.reason.partition(":")[0] for one in unread)
         first = {one.reason.partition(":")[0]: one.uri for one in reversed(unread)}
         summary = "; ".join(f"{count} {reason}, e.g. {first[reason]}" for reason, count in sorted(counts.items()))
         problem = f"{'the folder ' if is_folder else ''}{path!r} holds no file that is read ({summary})"
     else:
-        problem = f"the folder {path!r} holds no such file" if is_folder else f"there is no file at {path!r}"
+        problem = (
+            f"the folder {path!r} holds no such file"
+            if is_folder
+            else f"there is no {'object' if is_far else 'file'} at {path!r}"
+        )
     cure = (
         f" Plain text: write {os.path.join(path, '*.txt')!r}, or corpus.format: txt."
         if is_folder and any(one.reason == ON_REQUEST for one in unread)
@@ -299,7 +355,7 @@ def _nothing(path: str, unread: Sequence[Unread]) -> str:
     plain = sorted(ending for form in formats.known().values() for ending in form.endings if ending.count(".") == 1)
     packed = ", ".join(ending for one in formats.compressions() for ending in one.endings)
     return (
-        f"corpus.paths: {problem} (looked from {os.getcwd()}).{cure} "
+        f"corpus.paths: {problem}{'' if is_far else f' (looked from {os.getcwd()})'}.{cure} "
         f"Give files, folders or globs of {', '.join(plain)}; what is text may be packed: {packed}."
     )
 

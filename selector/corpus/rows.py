@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.corpus import formats
-from selector.errors import CorpusError
 
 
 class Rows:
@@ -62,13 +61,11 @@ class Rows:
     def _open(self, number: int) -> formats.ReadAt:
         if number not in self._opened:
             uri, form, size = (self._files[name][number].as_py() for name in ("uri", "format", "size"))
-            path = _path(uri)
-            self._opened[number] = formats.find(form, uri).rows_at(path, size, self._cache)
+            self._opened[number] = formats.find(form, uri).rows_at(_path(uri), size, self._cache)
         return self._opened[number]
 
 
 def _path(uri: str) -> str:
+    """What formats take: a path, or the address of an object."""
     scheme, separator, rest = uri.partition("://")
-    if separator and scheme != "file":
-        raise CorpusError(f"{uri} cannot be read: there are only local files so far. Give a path.")
-    return str(Path(rest if separator else uri))
+    return uri if separator and scheme != "file" else str(Path(rest if separator else uri))

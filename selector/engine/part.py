@@ -45,6 +45,11 @@ class Piece:
     end: int
     source: str | None  # the file's constant source, if the policy gives one
 
+    @property
+    def is_far(self) -> bool:
+        """Whether the file is an object in a storage, and not a local file."""
+        return "://" in self.uri
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

@@ -487,7 +487,9 @@ class Policy(_Section):
     def resolved(self) -> dict[str, Any]:
         """The policy as JSON with every default and plug-in option spelt out, independent of how paths were listed."""
         data = self.model_dump(mode="json", by_alias=True)
-        data["corpus"]["paths"] = sorted({str(Path(path)) for path in self.corpus.paths})
+        data["corpus"]["paths"] = sorted(
+            {path.rstrip("/") if "://" in path else str(Path(path)) for path in self.corpus.paths}
+        )
         data["rate"] = [
             {choice.name: plugins.options_spelt_out(rater)} | ({"as": choice.alias} if choice.alias else {})
             for choice, rater in zip(self.rate, self.plugins.raters.values(), strict=True)

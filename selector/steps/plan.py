@@ -85,6 +85,7 @@ class Plan:
             uris=self.resolved.uris,
             forms=tuple(file.format for file in corpus_files.files),
             sources=self.resolved.sources,
+            versions=tuple(file.version for file in corpus_files.files),
             unread=corpus_files.unread,
         )
 

@@ -18,7 +18,7 @@ from selector.corpus.files import Unread
 from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
 from selector.engine.store import FRESH, Store, canonical_json, fingerprint
-from selector.errors import CorpusError
+from selector.errors import ChangedError, CorpusError
 from selector.exact import keyed
 
 PIECES = pa.schema(
@@ -55,6 +55,7 @@ class Survey(Map):
     uris: tuple[str, ...] = field(metadata=APART, default=())
     forms: tuple[str, ...] = field(metadata=APART, default=())  # the format of each file; without them, its name tells
     sources: tuple[str | None, ...] = field(metadata=APART, default=())  # the constant source of each file
+    versions: tuple[str | None, ...] = field(metadata=APART, default=())  # of each file where a listing told it
     unread: tuple[Unread, ...] = field(metadata=APART, default=())  # files of the corpus's folders that are none of it
 
     def rows_in(self, done: Done) -> int:
@@ -68,10 +69,12 @@ class Survey(Map):
         forms = self.forms or [formats.format_of(uri).name for uri in self.uris]
         files = [
             Piece(
-                file=number, uri=uri, format=form, sha256="", version=_version_of(uri), first_row=0, num_rows=0,
-                start=0, end=0, source=source,
+                file=number, uri=uri, format=form, sha256="", version=version or _version_of(uri), first_row=0,
+                num_rows=0, start=0, end=0, source=source,
             )
-            for number, (uri, form, source) in enumerate(zip(self.uris, forms, self.sources, strict=True))
+            for number, (uri, form, source, version) in enumerate(
+                zip(self.uris, forms, self.sources, self.versions or (None,) * len(self.uris), strict=True)
+            )
         ]  # fmt: skip
         return grouped(
             files, lambda file: file.uri, lambda file: (1, _size_of(file.version)), (_MEAN_FILES, MEAN_BYTES)
@@ -103,6 +106,8 @@ class Survey(Map):
             ranges: list[formats.Range] = []
             form: str | None = file.format
             is_fresh = formats.is_fresh(file.version)
+            if file.is_far:
+                formats.expect(file.uri, file.version)
             try:
                 with formats.reading(file.uri):
                     sha256 = formats.sha256_of(file.uri)
@@ -111,6 +116,8 @@ class Survey(Map):
                 form, unread = None, f"no rows: {error}"
             except formats.Corrupt as error:
                 loss, unread = "corrupt_file", str(error)
+            except ChangedError:
+                raise
             except CorpusError as error:
                 loss, unread = "cannot_be_read", str(error)
             if loss is not None:

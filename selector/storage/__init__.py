@@ -7,6 +7,7 @@ that was created before it began.
 """
 
 import abc
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,13 +17,31 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from selector.errors import FullError, PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
 
+class Entry(NamedTuple):
+    """An object as a listing has it. Its version is another one once its bytes are."""
+
+    key: str
+    num_bytes: int
+    version: str
+
+
+class Stale(Exception):
+    """An object is not of the version that was asked for, or is gone."""
+
+
 class Storage(abc.ABC):
     """Objects by key. A key is a relative path of plain names joined by `/`."""
+
+    num_names: ClassVar[int] = 1
+    """How many names of the address of an object say in which storage it lies; the others are its key."""
+
+    has_revisions: ClassVar[bool] = False
+    """Whether such a name may say a revision after an `@`."""
 
     @property
     @abc.abstractmethod
@@ -70,6 +89,29 @@ class Storage(abc.ABC):
         A storage that can, reads no others."""
         data = self.get(key)
         return None if data is None else data[start : start + length]
+
+    def entry(self, key: str) -> Entry | None:
+        """The object as a listing would have it, or None where there is no such object."""
+        data = self.get(key)
+        return None if data is None else Entry(key, len(data), hashlib.sha256(data).hexdigest())
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """As `list`, with versions. A storage that can, reads no object for that."""
+        for key, _ in self.list(prefix):
+            entry = self.entry(key)
+            if entry is not None:
+                yield entry
+
+    def get_of(self, entry: Entry, start: int, length: int) -> bytes:
+        """So many bytes of this version of an object from `start` on, fewer where it ends before. Raises Stale."""
+        data = self.get(entry.key)
+        if data is None or hashlib.sha256(data).hexdigest() != entry.version:
+            raise Stale(entry.key)
+        return data[start : start + length]
+
+    def fixed(self) -> "Storage":
+        """The storage as it is now: where an address names a revision that moves, the one to which it leads."""
+        return self
 
     def open(self, key: str) -> io.BufferedIOBase | None:
         """The object as a file to read from, or None where there is no such object. A storage that can, does not hold
@@ -126,21 +168,63 @@ def open_storage(address: str | os.PathLike[str]) -> Storage:
     scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
     if not rest:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
-    if re.search(r"[?#\x00-\x1f]|::|@", address) and scheme != "file":
-        raise UsageError(
-            f"The address {without_secrets(address)!r} carries a query, credentials or a chained protocol. "
-            "Give only a path."
-        )
-    if scheme == "file" and "://" in address and not rest.startswith("/"):
+    if scheme != "file":
+        check_plain(address)
+    elif "://" in address and not rest.startswith("/"):
         raise UsageError(
             f"The address {address!r} names a host. Write file:// and an absolute path, or the path alone."
         )
     return _serving(scheme)(rest)
 
 
+def check_plain(address: str) -> None:
+    """The address of a storage, or of objects there, is no more than a place. Raises UsageError."""
+    scheme, _, rest = address.partition("://")
+    has_revisions = re.fullmatch(r"\w+", scheme) is not None and _serving(scheme).has_revisions
+    if re.search(r"[?#%\\]|::|//|@" if not has_revisions else r"[?#%\\]|::|//|@.*@", rest) or "::" in scheme:
+        raise UsageError(
+            f"The address {without_secrets(address)!r} carries a query, credentials, a chained protocol or encoded "
+            "characters. Give only a path."
+        )
+    if not rest.isprintable() or any(name in (".", "..") for name in rest.split("/")):
+        raise UsageError(
+            f"The address {without_secrets(address)!r} has characters that cannot be seen, or leads upwards. Give only "
+            "a path."
+        )
+    if not re.fullmatch(r"\w+", scheme):
+        raise PolicyError(f"There is no storage called {scheme!r}. {did_you_mean(scheme, _schemes())}")
+
+
+def located(address: str) -> tuple[Storage, str]:
+    """The storage in which an object lies, and its key there, of an address as listings make them."""
+    storage, names = home_of(address)
+    if not names or any(name in ("", ".", "..") for name in names):
+        raise UsageError(f"The address {without_secrets(address)!r} is not that of an object. Give one with its name.")
+    return storage, "/".join(names)
+
+
+def home_of(address: str) -> tuple[Storage, list[str]]:
+    """The whole storage to which an address leads, and the names that follow there."""
+    scheme, _, rest = address.partition("://")
+    num_names = _serving(scheme).num_names
+    names = rest.rstrip("/").split("/")
+    return _kept_open(f"{scheme}://{'/'.join(names[:num_names])}", os.getpid()), names[num_names:]
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_open(address: str, pid: int) -> Storage:  # noqa: ARG001 - it is part of what is kept
+    """The storage at an address, whose connections this process uses again. Those of another one it may not."""
+    return open_storage(address)
+
+
+def _schemes() -> list[str]:
+    """The schemes of addresses that we know ourselves."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
 def _serving(scheme: str) -> Any:
     """The class of a scheme: in the file of that name, or at an entry point. An address imports nothing else."""
-    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    files = _schemes()
     if scheme in files:
         module = importlib.import_module(f"{__name__}.{scheme}")
         classes = [value for value in vars(module).values() if inspect.isclass(value)]

@@ -17,13 +17,12 @@ from typing import Any, TypeVar
 
 from selector import counts
 from selector.errors import UnreachableError, UsageError
-from selector.storage import Storage
+from selector.storage import Entry, Stale, Storage, _patience
+from selector.storage._aside import asked_aside, used_here
+from selector.storage._patience import line_of
 
 Answer = TypeVar("Answer")
 
-_SECONDS = 45.0  # that all tries of a request have
-_PATIENCE = 12.0  # seconds that one try has
-_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the second try, the third…
 _SMALL = 64 * 2**10  # bytes of an object that is rather written again than compared
 _AT_ONCE = 32  # requests of `get_many`
 _NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
@@ -64,23 +63,25 @@ class ObjectStorage(Storage):
 
     @functools.cached_property
     def _store(self) -> Any:
+        used_here()
         try:
             return self.open_bucket(
                 prefix=self.prefix or None,
                 client_options={
-                    "timeout": datetime.timedelta(seconds=_PATIENCE),
+                    "timeout": datetime.timedelta(seconds=_patience.TRY),
                     "connect_timeout": datetime.timedelta(seconds=5),
                     "allow_http": True,  # where the environment names such an endpoint
                 },
-                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=_PATIENCE)},
+                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=_patience.TRY)},
             )
         except ImportError as error:
             raise UsageError(
                 f"{self.address} needs the package obstore. Type: pip install 'selector[objects]'"
             ) from error
         except _errors().BaseError as error:
-            raise UsageError(f"{self.address} cannot be used: {_line(error)}.") from error
+            raise UsageError(f"{self.address} cannot be used: {line_of(error)}.") from error
 
+    @asked_aside
     def get(self, key: str) -> bytes | None:
         answer = self._get(key)
         return None if answer is None else answer[0]
@@ -101,12 +102,14 @@ class ObjectStorage(Storage):
         except FileNotFoundError:
             return None
 
+    @asked_aside
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) < 2:
             return [self.get(key) for key in keys]
         with ThreadPoolExecutor(min(_AT_ONCE, len(keys))) as threads:
             return list(threads.map(self.get, keys))
 
+    @asked_aside
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         import obstore
 
@@ -120,12 +123,13 @@ class ObjectStorage(Storage):
             data = self.get(key)
             return None if data is None else data[start : start + length]
 
+    @asked_aside
     def put_if_absent(self, key: str, data: bytes) -> bool:
         import obstore
 
         is_unclear = False
-        until = time.monotonic() + _SECONDS
-        for pause in (*_PAUSES, None):
+        until = time.monotonic() + _patience.SECONDS
+        for pause in (*_patience.PAUSES, None):
             try:
                 counts.add(counts.REQUESTS)
                 obstore.put(self._store, key, data, mode="create", use_multipart=False)
@@ -146,12 +150,13 @@ class ObjectStorage(Storage):
             time.sleep(pause)
         raise UnreachableError(f"{self.address} refuses to create {key}, which is not there. {_CURE}")
 
+    @asked_aside
     def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
         import obstore
 
         is_unclear = False
-        until = time.monotonic() + _SECONDS
-        for pause in (*_PAUSES, None):
+        until = time.monotonic() + _patience.SECONDS
+        for pause in (*_patience.PAUSES, None):
             answer = self._get(key)
             if answer is None:
                 return False
@@ -173,6 +178,7 @@ class ObjectStorage(Storage):
             time.sleep(pause)
         raise UnreachableError(f"{self.address} refuses to change {key}, which nobody else changes. {_CURE}")
 
+    @asked_aside
     def ensure(self, key: str, data: bytes) -> None:
         import obstore
 
@@ -182,16 +188,53 @@ class ObjectStorage(Storage):
             self._tried(lambda: obstore.put(self._store, key, data, use_multipart=False), key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for entry in self.entries(prefix):
+            yield entry.key, entry.num_bytes
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        assert prefix == "" or prefix.endswith("/"), prefix
+        yield from self._entries(prefix)
+
+    @asked_aside
+    def _entries(self, prefix: str) -> Sequence[Entry]:
         import obstore
 
-        assert prefix == "" or prefix.endswith("/"), prefix
-
-        def read() -> list[tuple[str, int]]:
+        def read() -> list[Entry]:
             chunks = obstore.list(self._store, prefix.rstrip("/") or None)
-            return sorted((meta["path"], meta["size"]) for chunk in chunks for meta in chunk)
+            return sorted(_entry(meta["path"], meta) for chunk in chunks for meta in chunk)
 
-        yield from self._tried(read, prefix)
+        return self._tried(read, prefix)
 
+    @asked_aside
+    def entry(self, key: str) -> Entry | None:
+        import obstore
+
+        try:
+            return _entry(key, self._tried(lambda: obstore.head(self._store, key), key))
+        except FileNotFoundError:
+            return None
+
+    @asked_aside
+    def get_of(self, entry: Entry, start: int, length: int) -> bytes:
+        import obstore
+
+        length = min(length, entry.num_bytes - start)
+        if length <= 0:
+            return b""
+        options: Any = {"if_match": entry.version, "range": (start, start + length)}
+
+        def read() -> bytes:
+            data = bytes(obstore.get(self._store, entry.key, options=options).bytes())
+            if len(data) != length:
+                raise _Unclear(f"{len(data)} of {length} bytes came")
+            return data
+
+        try:
+            return self._tried(read, entry.key)
+        except (FileNotFoundError, _errors().PreconditionError) as error:
+            raise Stale(entry.key) from error
+
+    @asked_aside
     def delete(self, key: str) -> bool:
         import obstore
 
@@ -201,6 +244,7 @@ class ObjectStorage(Storage):
             self._tried(lambda: obstore.delete(self._store, key), key)
         return True
 
+    @asked_aside
     def delete_folder(self, prefix: str) -> None:
         import obstore
 
@@ -213,23 +257,22 @@ class ObjectStorage(Storage):
                 continue
 
     def _size(self, key: str) -> int | None:
-        import obstore
+        entry = self.entry(key)
+        return None if entry is None else entry.num_bytes
 
-        try:
-            return self._tried(lambda: obstore.head(self._store, key)["size"], key)
-        except FileNotFoundError:
-            return None
-
-    def _tried(self, request: Callable[[], Answer], key: str, most: int = len(_PAUSES) + 1) -> Answer:
-        """The answer to a request that may be made twice. Raises FileNotFoundError and UnreachableError."""
-        until = time.monotonic() + _SECONDS
-        for pause in (*_PAUSES[: most - 1], None):
+    def _tried(self, request: Callable[[], Answer], key: str, most: int | None = None) -> Answer:
+        """The answer to a request that may be made twice. Raises FileNotFoundError, obstore's PreconditionError and
+        UnreachableError."""
+        until = time.monotonic() + _patience.SECONDS
+        for pause in (*_patience.PAUSES[: None if most is None else most - 1], None):
             try:
                 counts.add(counts.REQUESTS)
                 return request()
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     self._check_final(error, None, until)
+                raise
+            except _errors().PreconditionError:
                 raise
             except (_Unclear, _errors().BaseError) as error:
                 self._check_final(error, pause, until)
@@ -242,12 +285,16 @@ class ObjectStorage(Storage):
         kinds = (_errors().PermissionDeniedError, _errors().UnauthenticatedError, _errors().NotSupportedError)
         if isinstance(error, kinds) or re.search(r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature", str(error)):
             raise UnreachableError(
-                f"{self.address} does not let us in: {_line(error)}. Check the bucket's name and the credentials in "
+                f"{self.address} does not let us in: {line_of(error)}. Check the bucket's name and the credentials in "
                 "the environment."
             ) from error
         if pause is None or time.monotonic() + pause >= until:
-            raise UnreachableError(f"{self.address} does not answer as it should: {_line(error)}. {_CURE}") from error
+            raise UnreachableError(f"{self.address} does not answer as it should: {line_of(error)}. {_CURE}") from error
         counts.add(counts.RETRIES)
+
+
+def _entry(key: str, meta: Any) -> Entry:
+    return Entry(key, meta["size"], meta.get("e_tag") or meta.get("version") or f"{meta['last_modified']}")
 
 
 class _Unclear(Exception):
@@ -262,9 +309,3 @@ def _errors() -> Any:
     from obstore import exceptions
 
     return exceptions
-
-
-def _line(error: Exception) -> str:
-    """The first telling line of an error, without the query of an address and what may be a secret in it."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"[?][^\s\"')]*", "", text)[:240].rstrip(". ")

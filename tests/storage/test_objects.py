@@ -17,7 +17,7 @@ from selector.engine.local import LocalExecutor
 from selector.errors import SelectorError, UnreachableError, UsageError
 from selector.pipeline import build
 from selector.policy import Policy
-from selector.storage import Storage, _objects, check, open_storage
+from selector.storage import Storage, _patience, check, open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_a_fault_at_any_kind_of_request_changes_no_answer(
 def test_a_storage_that_never_answers_is_an_error_in_words_in_time(
     storage: Storage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_objects, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(_patience, "PAUSES", (0.01, 0.01))
     for fault in ("503", "reset"):
         proxy.fault = lambda *_, fault=fault: fault
         for request in (
@@ -91,13 +91,13 @@ def test_a_storage_that_never_answers_is_an_error_in_words_in_time(
             with pytest.raises(SelectorError, match="does not answer as it should") as raised:
                 request()
             assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
-    assert sum(_objects._PAUSES) < 60  # pyright: ignore[reportPrivateUsage]
+    assert _patience.SECONDS + _patience.TRY < 60
 
 
 def test_an_answer_that_stalls_is_asked_for_again(
     storage: Storage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_objects, "_PATIENCE", 0.3)
+    monkeypatch.setattr(_patience, "TRY", 0.3)
     proxy.stall, proxy.fault = 1.5, once("stall", "PUT")
     assert storage.put_if_absent("a", b"first") and storage.get("a") == b"first"
 

@@ -40,10 +40,12 @@ from selector.corpus.formats._checks import (
     fresh,
     is_fresh,
     opened,
+    opened_now,
     reading,
     sha256_of,
     version_of,
 )
+from selector.corpus.formats._far import expect, version_in
 from selector.engine import alive
 from selector.engine.part import Part, Piece
 from selector.errors import CorpusError, did_you_mean
@@ -69,16 +71,19 @@ __all__ = [
     "compressions",
     "ending_of",
     "endings",
+    "expect",
     "find",
     "format_of",
     "fresh",
     "is_fresh",
     "known",
     "opened",
+    "opened_now",
     "part_rows",
     "reading",
     "rows",
     "sha256_of",
+    "version_in",
     "version_of",
 ]  # fmt: skip
 
@@ -150,13 +155,13 @@ class Compression(abc.ABC):
     damage: ClassVar[tuple[type[Exception], ...]] = ()  # raised by what unpacks, beside an OSError without a number
 
     @abc.abstractmethod
-    def open(self, file: str | BufferedReader) -> BufferedIOBase:
-        """The unpacked bytes of a file, which is given as its path or open. To read past damage, or past an end that
-        comes too early, raises one of `damage`, or an OSError without a number."""
+    def open(self, file: BufferedReader) -> BufferedIOBase:
+        """The unpacked bytes of an open file, which is closed with them. To read past damage, or past an end that comes
+        too early, raises one of `damage`, or an OSError without a number."""
 
 
 class Format(abc.ABC):
-    """One kind of corpus file. A path is that of a local file."""
+    """One kind of corpus file. A path is that of a local file, or the address of an object."""
 
     name: str  # as `tables.FILES` has it
     endings: tuple[str, ...]  # of the names of its files, in lower case; where several fit, the longest decides

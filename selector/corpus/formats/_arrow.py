@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.corpus.formats._checks import at_random
 from selector.corpus.formats._columnar import Columnar, Groups
 
 _MAGIC, _OLD_MAGIC = b"ARROW1", b"FEA1"
@@ -14,7 +15,8 @@ class Batches(Groups):
     """The batches of a file. Those of a packed one with a footer are unpacked one by one, when they are asked for."""
 
     def __init__(self, path: str) -> None:
-        self._map = pa.memory_map(path)
+        with at_random(path) as (file, is_far):
+            self._map: Any = file if is_far else pa.memory_map(file)
         if not self._map.size():
             raise pa.ArrowInvalid("it is empty")
         magic = self._map.read(len(_MAGIC))
@@ -30,17 +32,21 @@ class Batches(Groups):
             stream: Any = pa.ipc.open_stream(self._map)
             self.schema, batches = stream.schema, list(stream)
             self._batch, num_batches = batches.__getitem__, len(batches)
-        self._map.seek(0)
-        whole = self._map.read_buffer()
         of_first = next((batch for batch in map(self._batch, range(num_batches)) if batch.num_rows), None)
         columns = of_first.columns if of_first is not None else []
         buffers = [buffer for column in columns for buffer in column.buffers() if buffer is not None and buffer.size]
-        self.is_mapped = all(whole.address <= one.address < whole.address + whole.size for one in buffers)
+        self.is_mapped = not is_far and all(map(self._is_in, buffers))
         counted = self._batch
         if has_footer and not self.is_mapped:  # rows are counted by the narrowest column
             narrowest = min(range(len(self.schema)), key=lambda index: _width(self.schema.field(index).type))
             counted = pa.ipc.open_file(self._map, options=pa.ipc.IpcReadOptions(included_fields=[narrowest])).get_batch
         self.num_rows = [counted(index).num_rows for index in range(num_batches)]
+
+    def _is_in(self, buffer: pa.Buffer) -> bool:
+        """Whether a buffer is part of the map."""
+        self._map.seek(0)
+        whole = self._map.read_buffer()
+        return whole.address <= buffer.address < whole.address + whole.size
 
     def sizes(self) -> Sequence[int]:
         return [self._batch(index).get_total_buffer_size() for index in range(len(self.num_rows))]

@@ -9,22 +9,22 @@ that is too much, train from plain files.
 Descriptors and maps are few, however many files there are: those that were not used for longest are closed.
 """
 
-import contextlib
 import errno
 import fcntl
-import hashlib
+import functools
 import os
 import shutil
 import stat
 import tempfile
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from selector.corpus.formats import _far
 from selector.corpus.formats._checks import changed, check_limit, opened
+from selector.engine.scratch import Folder, is_locked, name_of
 from selector.errors import FullError, SelectorError, UnreachableError
 
 MOST_OPEN = 64  # of each kind
@@ -62,11 +62,14 @@ class Cache:
         self._corpus = corpus
         self._files: Recent[BufferedReader] = Recent(BufferedReader.close)
         self._copies: Recent[BufferedReader] = Recent(BufferedReader.close)
-        self._folder: _Folder | None = None
+        self._folder: Folder | None = None
         self.maps: Recent[Any] = Recent()  # what formats map into memory
 
     def file(self, path: str, size: int) -> int:
-        """The descriptor of a file, open, once its size is what it was when the corpus was read. Raises CorpusError."""
+        """The descriptor of a file, open, once its size is what it was when the corpus was read; of an object, that of
+        a copy. Raises CorpusError."""
+        if _far.is_far(path):
+            return self.copy(path, size, ["whole"], functools.partial(_fetch, path, size))
         descriptor = self._files.get(path, lambda: opened(path, size)).fileno()
         size_now = os.fstat(descriptor).st_size
         if size_now != size:
@@ -81,13 +84,16 @@ class Cache:
         return self._copies.get((path, *parts), lambda: self._copy(path, size, parts, write)).fileno()
 
     def _copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> BufferedReader:
-        now = os.stat(path) if os.path.exists(path) else None
-        version = f"{now.st_size} {now.st_mtime_ns}" if now else ""
-        name = _name_of([os.path.abspath(path), str(size), version, *parts])
+        if _far.is_far(path):
+            name = name_of([_far.file_of(path).name, str(size), *parts])
+        else:
+            now = os.stat(path) if os.path.exists(path) else None
+            version = f"{now.st_size} {now.st_mtime_ns}" if now else ""
+            name = name_of([os.path.abspath(path), str(size), version, *parts])
         try:
             while True:
                 if self._folder is None:
-                    self._folder = _Folder(_name_of(self._corpus))
+                    self._folder = Folder(name_of(self._corpus))
                 try:
                     return _copy(self._folder.path / name, write)
                 except FileNotFoundError:  # it went with the process that this one was forked from
@@ -99,34 +105,9 @@ class Cache:
             raise _scratch_full(path, error) from error
 
 
-class _Folder:
-    """The folder of a corpus's copies, locked against removal as long as this is there."""
-
-    def __init__(self, name: str) -> None:
-        """Raises OSError."""
-        while True:
-            above = _above()
-            _sweep(above, name)
-            self.path = above / name
-            with contextlib.suppress(FileNotFoundError):  # just now somebody removed it, or the one above
-                self.path.mkdir(mode=0o700, exist_ok=True)
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-                if self.is_there():
-                    break
-                os.close(self._descriptor)
-        self._close = weakref.finalize(self, _give_up, self._descriptor, str(self.path), os.getpid())
-
-    def is_there(self) -> bool:
-        """Whether the folder of this name is the one that is open."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
-
-    def __del__(self) -> None:
-        if hasattr(self, "_close"):
-            self._close()
+def _fetch(path: str, size: int, copy: BufferedWriter) -> None:
+    with opened(path, size) as file:
+        shutil.copyfileobj(file, copy)
 
 
 def _copy(path: Path, write: Write) -> BufferedReader:
@@ -135,7 +116,7 @@ def _copy(path: Path, write: Write) -> BufferedReader:
     copy = os.fdopen(descriptor, "rb")
     try:
         while True:
-            if _is_locked(descriptor) and not _is_whole(descriptor):
+            if is_locked(descriptor) and not _is_whole(descriptor):
                 _fill(descriptor, write)
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who is writing it
             if _is_whole(descriptor):
@@ -146,15 +127,6 @@ def _copy(path: Path, write: Write) -> BufferedReader:
             path.unlink(missing_ok=True)
         copy.close()
         raise
-
-
-def _is_locked(descriptor: int) -> bool:
-    """Whether this process has a file for itself now: nobody writes it, and nobody reads it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _fill(descriptor: int, write: Write) -> None:
@@ -171,39 +143,6 @@ def _fill(descriptor: int, write: Write) -> None:
 
 def _is_whole(descriptor: int) -> bool:
     return stat.S_IMODE(os.fstat(descriptor).st_mode) == _WHOLE
-
-
-def _give_up(descriptor: int, folder: str, pid: int) -> None:
-    """Closes a folder, and removes it if nobody else uses it. A child that was forked leaves that to its parent."""
-    with contextlib.suppress(OSError):
-        if os.getpid() == pid and _is_locked(descriptor):
-            shutil.rmtree(folder)
-            os.rmdir(os.path.dirname(folder))
-    with contextlib.suppress(OSError):
-        os.close(descriptor)
-
-
-def _sweep(above: Path, but: str) -> None:
-    """Removes the folders that nobody uses."""
-    for path in above.iterdir():
-        if path.name != but:
-            with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                _give_up(descriptor, str(path), os.getpid())
-
-
-def _above() -> Path:
-    """Where this user's folders lie: one that is theirs alone. Raises OSError."""
-    folder = Path(tempfile.gettempdir(), f"selector-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(errno.EACCES, f"{folder} is not a folder of this user's own")
-    return folder
-
-
-def _name_of(parts: Sequence[str]) -> str:
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _scratch_full(path: str, error: OSError) -> SelectorError:

@@ -11,13 +11,16 @@ import os
 import time
 from collections.abc import Generator
 from io import BufferedReader
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from selector.corpus.formats import _far
 from selector.engine import alive
 from selector.engine.part import Piece
-from selector.errors import CorpusError, GoneError, UnreachableError
+from selector.errors import ChangedError, CorpusError, GoneError, UnreachableError
 
 _BLOCK = 4 << 20  # bytes that are read at a time
 _TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system
@@ -35,6 +38,8 @@ class NoRows(Exception):
 
 def sha256_of(path: str) -> str:
     """The checksum of all bytes of a file."""
+    if _far.is_far(path):
+        return _far.sha256_of(path)
     checksum = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
@@ -44,7 +49,10 @@ def sha256_of(path: str) -> str:
 
 
 def version_of(path: str) -> str:
-    """Size, times and inode of a file: equal as long as nobody has written to it; see `is_fresh`."""
+    """Size, times and inode of a file: equal as long as nobody has written to it; see `is_fresh`. Of an object
+    its size, and what its storage calls its version."""
+    if _far.is_far(path):
+        return _far.version_of(path)
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -65,7 +73,10 @@ def fresh(version: str) -> str:
 
 
 def check_version(piece: Piece) -> None:
-    """The file is as the survey found it. Raises CorpusError."""
+    """The file is as the survey found it. Raises ChangedError. Of an object no other version is read from now on."""
+    if piece.is_far:
+        _far.expect(piece.uri, piece.version)
+        return
     version = piece.version.removesuffix(_FRESH)
     is_same = version_of(piece.uri) == version
     if is_same and version != piece.version and (piece.uri, version, piece.sha256) not in _compared:
@@ -74,7 +85,7 @@ def check_version(piece: Piece) -> None:
         if is_same and is_settled:
             _compared.add((piece.uri, version, piece.sha256))
     if not is_same:
-        raise CorpusError(
+        raise ChangedError(
             f"The corpus file {piece.uri} changed while the run was reading it. Run the same command again."
         )
 
@@ -94,8 +105,32 @@ def reading(path: str, *damage: type[Exception]) -> Generator[None]:
         raise Corrupt(str(error)) from error
 
 
+def opened_now(path: str) -> BufferedReader:
+    """The file as it is now, open. Raises OSError."""
+    return _far.opened(path) if _far.is_far(path) else open(path, "rb")
+
+
+@contextlib.contextmanager
+def at_random(path: str) -> Generator[tuple[Any, bool]]:
+    """What Arrow opens to read a file at random, and whether that reads it far away, by ranges. Raises OSError."""
+    copy = _far.copy_of(path) if _far.is_far(path) else None
+    if copy is not None:
+        with copy:
+            yield f"/dev/fd/{copy.fileno()}", False
+    elif _far.is_far(path):
+        file = _far.file_of(path)
+        yield pa.PythonFile(file, "r") if file.size > _far.SMALL else pa.BufferReader(file.range(0, file.size)), True
+    else:
+        yield path, False
+
+
 def opened(path: str, size: int) -> BufferedReader:
     """The file, open, once its size is what it was when the corpus was read."""
+    if _far.is_far(path):
+        size_now = _far.file_of(path).size
+        if size_now != size:
+            raise changed(path, f"it has {size_now:,} bytes and had {size:,}")
+        return _far.opened(path)
     try:
         file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     except OSError as error:

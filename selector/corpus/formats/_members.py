@@ -12,10 +12,10 @@ from typing import Any
 _BLOCK = 1 << 20
 
 
-def unpacked(file: str | BufferedReader, unpacker: Callable[[], Any]) -> BufferedIOBase:
+def unpacked(file: BufferedReader, unpacker: Callable[[], Any]) -> BufferedIOBase:
     """The unpacked bytes of a file, each member by an unpacker of its own, which is one of `bz2` or `lzma`. To read a
     file that ends within a member raises EOFError; of damaged bytes, what the unpacker raises."""
-    return BufferedReader(_Members(open(file, "rb") if isinstance(file, str) else file, unpacker), _BLOCK)
+    return BufferedReader(_Members(file, unpacker), _BLOCK)
 
 
 class _Members(io.RawIOBase):

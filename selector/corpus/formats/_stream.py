@@ -11,7 +11,6 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader, BufferedWriter
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -195,11 +194,13 @@ class Streamed(formats.Format):
 
     def open(self, file: str | BufferedReader) -> BufferedIOBase:
         """The unpacked bytes of a file, which is given as its path or open."""
-        if self.compression is not None:
-            if not (os.path.getsize(file) if isinstance(file, str) else os.fstat(file.fileno()).st_size):
-                raise OSError(f"it is empty, and {self.compression.name} has a beginning and an end")
-            return self.compression.open(file)
-        return Path(file).open("rb") if isinstance(file, str) else file
+        file = formats.opened_now(file) if isinstance(file, str) else file
+        if self.compression is None:
+            return file
+        if not file.peek(1):
+            file.close()
+            raise OSError(f"it is empty, and {self.compression.name} has a beginning and an end")
+        return self.compression.open(file)
 
     def _start_of(self, path: str) -> Start:
         """Where rows begin in a file."""

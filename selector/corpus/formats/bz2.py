@@ -14,5 +14,5 @@ class Bz2(Compression):
     endings = (".bz2",)
     damage = (EOFError,)
 
-    def open(self, file: str | BufferedReader) -> BufferedIOBase:
+    def open(self, file: BufferedReader) -> BufferedIOBase:
         return unpacked(file, bz2.BZ2Decompressor)

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from io import BufferedIOBase, BufferedReader
+from typing import Any
 
 from selector.corpus.formats import Compression
 
@@ -14,5 +15,7 @@ class Gz(Compression):
     endings = (".gz",)
     damage = (EOFError, zlib.error)
 
-    def open(self, file: str | BufferedReader) -> BufferedIOBase:
-        return gzip.open(file)
+    def open(self, file: BufferedReader) -> BufferedIOBase:
+        unpacked: Any = gzip.GzipFile(fileobj=file)
+        unpacked.myfileobj = file  # which is closed with it
+        return unpacked

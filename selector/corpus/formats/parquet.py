@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from selector.corpus.formats._checks import at_random
 from selector.corpus.formats._columnar import UNIT_BYTES, Columnar, Groups
 
 
@@ -21,7 +22,9 @@ class Parquet(Columnar):
 
 class _RowGroups(Groups):
     def __init__(self, path: str) -> None:
-        self._file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        with at_random(path) as (file, is_far):
+            # From far away columns are asked for all at once: the parts of them that are wanted, and no others.
+            self._file = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=is_far)
         metadata: Any = self._file.metadata
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         self.schema: Any = self._file.schema_arrow

@@ -14,5 +14,5 @@ class Xz(Compression):
     endings = (".xz",)
     damage = (EOFError, lzma.LZMAError)
 
-    def open(self, file: str | BufferedReader) -> BufferedIOBase:
+    def open(self, file: BufferedReader) -> BufferedIOBase:
         return unpacked(file, lzma.LZMADecompressor)

@@ -17,8 +17,8 @@ class Zst(Compression):
     name = "zst"
     endings = (".zst", ".zstd")
 
-    def open(self, file: str | BufferedReader) -> BufferedIOBase:
-        return io.BufferedReader(_Unpacked(open(file, "rb") if isinstance(file, str) else file), _BLOCK)
+    def open(self, file: BufferedReader) -> BufferedIOBase:
+        return io.BufferedReader(_Unpacked(file), _BLOCK)
 
 
 class _Unpacked(io.RawIOBase):
