@@ -47,8 +47,8 @@ def keep(store: Store, run_id: str, artifacts: Iterable[str]) -> None:
 def clear_up(storage: Storage, own: str, now: Clock = time.time) -> None:
     """Removes what runs that were killed have left half written, and their leases. Where another run than that of the
     lease `own` is at work, it may be that one's, and stays for the next time."""
-    dead = lease.dead(storage, now)
-    if dead and not lease.live(storage, now).keys() - {own, *dead}:
+    live, dead = lease.states(storage, now)
+    if dead and not live.keys() - {own, *dead}:
         old = dict(storage.leftovers(_JUST_NOW))
         for key in [key for key, _ in storage.leftovers(0.0) if key in old or not key.startswith(lease.FOLDER)]:
             storage.delete(key)

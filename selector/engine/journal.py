@@ -36,6 +36,7 @@ JOB = "SELECTOR_JOB"
 _ALONE = "runs"  # the folder of the journals of runs that are no jobs
 
 _WRITTEN = 1.0  # seconds between two looks at whether there is something to write
+_FAR, _FAR_AT_MOST = 3.0, 15.0  # seconds between two writes where the root is far away
 _PAGE = 5.0  # seconds after which a page of the log is written, and more as the run grows old
 _MOST_LINES = 10_000  # of a page; a run that does more parts between two pages tells the number of the rest
 
@@ -218,15 +219,24 @@ class Journal:
                 self._num_left_out += 1
 
     def _write_again(self) -> None:
+        written = self._now()
         while not self._over.wait(_WRITTEN):
             try:
-                self._write()
+                if self._now() - written >= self._pause():
+                    written = self._now()
+                    self._write()
                 job = self._seen.job
                 if job is not None and self._cancelled is not None and jobs.is_cancelled(self._storage, job):
                     self._cancelled()
                     self._cancelled = None
             except SelectorError as error:  # the work itself will meet what is wrong
                 logger.debug("The run's journal cannot be written: %s", error)
+
+    def _pause(self) -> float:
+        """Seconds between two pages of progress: more where each is a request over a network, as the run grows old."""
+        if not self._storage.is_far:
+            return 0.0
+        return max(_FAR, min(_FAR_AT_MOST, (self._now() - self._seen.began) / 5))
 
     def _write(self, *, turn: bool = False) -> None:
         """Writes what there is to say, and a page of the log if it is time."""
@@ -264,7 +274,8 @@ def living(storage: Storage, runs: Sequence[Seen]) -> set[str]:
     unended = [seen for seen in runs if seen.ended is None]
     if not unended:
         return set()
-    alive = lease.live(storage).keys() - {*lease.dead(storage)}
+    live, dead = lease.states(storage)
+    alive = live.keys() - {*dead}
     return {seen.key for seen in unended if seen.lease in alive}
 
 

@@ -80,7 +80,7 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._renewing.join()
-        self._storage.delete(self.key)
+        self._storage.delete_many([self.key])
 
     @property
     def run(self) -> str | None:
@@ -138,8 +138,14 @@ def here() -> tuple[str, int]:
 def dead(storage: Storage, now: Clock = time.time) -> list[str]:
     """The keys of leases whose run does not live any more: they have run out, or their process, on this machine, is
     gone."""
-    living = live(storage, now)
-    return [key for key, _ in storage.list(FOLDER) if key not in living or _is_gone(living[key])]
+    return states(storage, now)[1]
+
+
+def states(storage: Storage, now: Clock = time.time) -> tuple[dict[str, Held], list[str]]:
+    """As `live` and `dead`, of the same moment."""
+    stored = _stored(storage)
+    living = _live(stored, now)
+    return living, [key for key in stored if key not in living or _is_gone(living[key])]
 
 
 def _is_gone(held: Held) -> bool:
@@ -149,10 +155,20 @@ def _is_gone(held: Held) -> bool:
 
 def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:
     """What every lease says that has not run out, by its key. One that cannot be read has."""
+    return _live(_stored(storage), now)
+
+
+def _stored(storage: Storage) -> dict[str, bytes | None]:
+    """The bytes of every lease, by its key."""
+    keys = [key for key, _ in storage.list(FOLDER)]
+    return dict(zip(keys, storage.get_many(keys), strict=True))
+
+
+def _live(stored: Mapping[str, bytes | None], now: Clock) -> dict[str, Held]:
     leases: dict[str, Held] = {}
-    for key, _ in storage.list(FOLDER):
+    for key, data in stored.items():
         try:
-            body = json.loads(storage.get(key) or b"")
+            body = json.loads(data or b"")
             is_sound = body.pop("check") == fingerprint(body)
             held = Held(
                 run=body["run"],

@@ -245,8 +245,10 @@ class Runner:
     def _forget(self, folders: Sequence[str]) -> None:
         """Removes what a step kept in passing, unless another run that lives may want it: `gc` takes it then."""
         storage, own = self.store.storage, [] if self._lease is None else [self._lease.key]
-        live = lease.live(storage) if folders else {}
-        others = [live[key] for key in live.keys() - {*own, *lease.dead(storage)}]
+        if not folders:
+            return
+        live, dead = lease.states(storage)
+        others = [live[key] for key in live.keys() - {*own, *dead}]
         for folder in folders:
             if not any(held.holds(f"{folder}/") for held in others):
                 self.store.forget_passing(folder)

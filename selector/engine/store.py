@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import failpoint
+from selector.engine import copies
 from selector.errors import DamagedError
 from selector.storage import Storage, open_storage
 
@@ -45,6 +47,15 @@ the time that Parquet takes. What compression saves of it is little."""
 
 RECENT_BYTES = 1 << 25
 """Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""
+
+
+MOST_SEALS = 1 << 14
+"""Of a root that is far away: how many seals a store keeps at hand."""
+
+WHOLE_BYTES = 1 << 22
+"""An object of several tables up to this is asked for whole, where it is far away: most often more of them are read."""
+
+_FEW = 4  # seals that are rather asked for than looked for in a listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +94,27 @@ class Seal:
 
 
 class Store:
-    """The artefacts below one root. Cheap to open; safe to use from many processes at once."""
+    """The artefacts below one root. Cheap to open; safe to use from many processes at once.
 
-    def __init__(self, storage: Storage) -> None:
+    Of a root that is far away it keeps what it has read and written at hand: seals, which never change, and the last
+    objects of tables, also as copies on this machine.
+    """
+
+    def __init__(self, storage: Storage, *, keeps: bool | None = None) -> None:
+        """`keeps` says otherwise whether anything is kept at hand."""
         self.storage = storage
+        self._keeps = storage.is_far if keeps is None else keeps
+        self._sealed: dict[str, Seal] = {}
         self._recent = _Recent()
+        if self._keeps:
+            _in_use[storage.address] = self
 
     @classmethod
     def open(cls, root: str | os.PathLike[str]) -> "Store":
         return cls(open_storage(root))
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Store.open, (self.storage.address,)
+        return _opened_again, (self.storage.address,)
 
     def seal(self, key: str, tables: Iterable[tuple[str, pa.Table | Blob]], form: Form | None = None) -> Seal:
         """The seal that holds, once the named tables are stored: another's, if another was first.
@@ -117,9 +137,12 @@ class Store:
             else:
                 self._put(blobs[name].key, [data])
                 self._recent.put(sha256, data)
+                self._keep(sha256, data)
         if together:
             blobs |= _side_by_side({name: blobs[name] for name in together}, together.values())
-            self._put(blobs[next(iter(together))].key, list(together.values()))
+            first = blobs[next(iter(together))]
+            self._put(first.key, list(together.values()))
+            self._keep(first.beside or first.sha256, b"".join(together.values()) if self._keeps else b"")
         seal = Seal(key=key, tables=blobs)
         failpoint.reach("store.before_seal")
         while not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
@@ -127,11 +150,27 @@ class Store:
             if earlier is not None:
                 return earlier
         failpoint.reach("store.after_seal")
+        return self._known(seal)
+
+    def _known(self, seal: Seal) -> Seal:
+        """The seal, which is at hand from now on."""
+        if self._keeps:
+            self._sealed[seal.key] = seal
+            if len(self._sealed) > MOST_SEALS:
+                self._sealed.pop(next(iter(self._sealed)))
         return seal
+
+    def _keep(self, sha256: str, data: bytes) -> None:
+        """An object of tables is at hand from now on, if there is room for it."""
+        if self._keeps and data:
+            self._recent.put(sha256, data)
+            for _ in copies.here().kept(sha256, [data]):
+                pass
 
     def _put(self, key: str, pieces: Sequence[bytes]) -> None:
         failpoint.reach("store.before_blob")
-        if not self.storage.put_pieces_if_absent(key, pieces):  # most often it is new, and its sha256 is known
+        is_new = self.storage.put_pieces_if_absent(key, pieces)  # most often it is, and its sha256 is known
+        if not is_new and not self.storage.holds(key, pieces):
             self.storage.ensure_pieces(key, lambda: pieces)
 
     def sealed(self, key: str) -> Seal:
@@ -143,15 +182,26 @@ class Store:
 
     def find(self, key: str) -> Seal | None:
         """The seal of an artefact, or None if it was never finished. Raises DamagedError if the seal is not sound."""
+        if key in self._sealed:
+            return self._sealed[key]
         data = self.storage.get(_seal_key(key))
-        if data is None:
-            return None
-        return seal_from_bytes(key, data)
+        return None if data is None else self._known(seal_from_bytes(key, data))
 
     def find_many(self, keys: Sequence[str]) -> "dict[str, Seal]":
         """The seals of those of these artefacts that are finished, asked for many at a time. Raises DamagedError."""
-        stored = zip(keys, self.storage.get_many([_seal_key(key) for key in keys]), strict=True)
-        return {key: seal_from_bytes(key, data) for key, data in stored if data is not None}
+        seals = {key: self._sealed[key] for key in keys if key in self._sealed}
+        unknown = self._listed([key for key in keys if key not in seals])
+        stored = zip(unknown, self.storage.get_many([_seal_key(key) for key in unknown]), strict=True)
+        return seals | {key: self._known(seal_from_bytes(key, data)) for key, data in stored if data is not None}
+
+    def _listed(self, keys: Sequence[str]) -> Sequence[str]:
+        """Those of these artefacts that may be finished: where one listing tells, no other is asked for."""
+        names = [_seal_key(key) for key in keys]
+        folders = {name.rpartition("/")[0] for name in names}
+        if not self.storage.is_far or len(keys) < _FEW or len(folders) > 1:
+            return keys
+        listed = self.storage.keys_if_few(f"{folders.pop()}/", max(1000, 20 * len(keys)))
+        return keys if listed is None else [key for key, name in zip(keys, names, strict=True) if name in listed]
 
     def read(self, key: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of a finished artefact. Raises DamagedError."""
@@ -174,23 +224,49 @@ class Store:
     def blob(self, seal: Seal, name: str) -> bytes:
         """The bytes of one table, checked against the seal. Raises DamagedError."""
         blob = seal.tables[name]
-        if blob.beside is None:
-            data = self.storage.get(blob.key)
-        else:
-            data = self.storage.get_range(blob.key, blob.start, blob.num_bytes)
-        if data is None:
-            raise DamagedError(seal.key, f"its table {name!r} is gone")
-        if len(data) != blob.num_bytes or hashlib.sha256(data).hexdigest() != blob.sha256:
-            raise DamagedError(seal.key, f"its table {name!r} does not have the bytes that were sealed")
-        return data
+        data = self._at_hand(blob)
+        if data is not None and _is_of(blob, data):
+            return data
+        data = self._fetched(seal, blob)
+        if data is not None and _is_of(blob, data):
+            return data
+        self._sealed.pop(seal.key, None)
+        gone = "is gone" if data is None else "does not have the bytes that were sealed"
+        raise DamagedError(seal.key, f"its table {name!r} {gone}")
+
+    def _at_hand(self, blob: Blob) -> bytes | None:
+        """The bytes of a table of a root that is far away, where this process or this machine has them."""
+        if not self._keeps:
+            return None
+        whole = self._recent.get(blob.beside or blob.sha256)
+        if whole is not None:
+            return whole[blob.start : blob.start + blob.num_bytes]
+        copy = copies.here().open(blob.beside or blob.sha256)
+        if copy is None:
+            return None
+        with copy:
+            copy.seek(blob.start)
+            return copy.read(blob.num_bytes)
+
+    def _fetched(self, seal: Seal, blob: Blob) -> bytes | None:
+        """The bytes of a table as they are stored; None if they are gone."""
+        ends = (one.start + one.num_bytes for one in seal.tables.values() if one.beside == blob.beside)
+        if blob.beside is not None and not (self._keeps and max(ends) <= WHOLE_BYTES):
+            return self.storage.get_range(blob.key, blob.start, blob.num_bytes)
+        whole = self.storage.get(blob.key)
+        if whole is None:
+            return None
+        self._keep(blob.beside or blob.sha256, whole)
+        return whole[blob.start : blob.start + blob.num_bytes]
 
     def is_sound(self, key: str) -> bool:
         """Whether an artefact is there and every byte of it is as it was sealed."""
+        stored = Store(self.storage, keeps=False)
         try:
-            seal = self.find(key)
+            seal = stored.find(key)
             for name in seal.tables if seal is not None else ():
                 assert seal is not None
-                self.blob(seal, name)
+                stored.blob(seal, name)
         except DamagedError:
             return False
         return seal is not None
@@ -200,16 +276,20 @@ class Store:
 
         Its blobs stay: sealing it again puts right any that are not sound, for every artefact that shares them.
         """
-        self.storage.delete(_seal_key(key))
+        self._sealed.pop(key, None)
+        self.storage.delete_many([_seal_key(key)])
         failpoint.reach("store.after_discard")
 
     def forget_passing(self, folder: str) -> None:
         """Removes all that a step kept in passing, in this folder: seals first, so that none names what is gone."""
-        home = f"artifacts/{folder}/"
-        for key in list(self.seals(f"{folder}/")):
-            self.storage.delete(_seal_key(key))
+        keys = [key for key, _ in self.storage.list(f"artifacts/{folder}/")]
+        self._sealed = {key: seal for key, seal in self._sealed.items() if not key.startswith(f"{folder}/")}
+        self.storage.delete_many([key for key in keys if key.endswith(".json")])
         failpoint.reach("store.before_blobs_go")
-        self.storage.delete_folder(home)
+        if self.storage.is_far:  # where a folder is no more than its objects
+            self.storage.delete_many([key for key in keys if not key.endswith(".json")])
+        else:
+            self.storage.delete_folder(f"artifacts/{folder}/")
 
     def seals(self, prefix: str = "") -> Iterator[str]:
         """The keys of all artefacts but those in passing, or of all below a prefix that ends in `/`."""
@@ -217,6 +297,24 @@ class Store:
         for key, _ in self.storage.list(f"{home}{prefix}"):
             if key.endswith(".json"):
                 yield key.removeprefix(home).removesuffix(".json")
+
+
+_in_use: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary()
+"""Stores of roots that are far away, by the address."""
+
+
+def _opened_again(address: str) -> Store:
+    """The store of a root as work brings it along, over and over: what it keeps at hand stays."""
+    return _in_use.get(address) or _opened_once(address, os.getpid())
+
+
+@functools.lru_cache(maxsize=4)
+def _opened_once(address: str, pid: int) -> Store:  # noqa: ARG001 - a process that was forked opens its own
+    return Store.open(address)
+
+
+def _is_of(blob: Blob, data: bytes) -> bool:
+    return len(data) == blob.num_bytes and hashlib.sha256(data).hexdigest() == blob.sha256
 
 
 def _written(table: pa.Table, form: Form | None) -> tuple[Form, bytes, str]:

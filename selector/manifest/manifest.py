@@ -67,7 +67,10 @@ class Manifest:
         data = storage.get("manifest.json")
         if data is not None:
             return cls(open_storage(above or "/"), name, data)
-        homes = ["manifest"] if storage.get("manifest/manifest.json") is not None else _homes(storage)
+        data = storage.get("manifest/manifest.json")
+        if data is not None:
+            return cls(storage, "manifest", data)
+        homes = _homes(storage)
         if len(homes) > 1:
             runs = [home.removesuffix("/manifest") for home in homes]
             raise NotFoundError(

@@ -37,6 +37,9 @@ class Stale(Exception):
 class Storage(abc.ABC):
     """Objects by key. A key is a relative path of plain names joined by `/`."""
 
+    is_far: ClassVar[bool] = False
+    """Whether each request goes over a network, so that it pays to make few of them."""
+
     num_names: ClassVar[int] = 1
     """How many names of the address of an object say in which storage it lies; the others are its key."""
 
@@ -68,10 +71,14 @@ class Storage(abc.ABC):
     def delete(self, key: str) -> bool:
         """True if the object was there; afterwards it is not."""
 
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Afterwards none of these objects is there. A storage that can, does it at once."""
+        for key in keys:
+            self.delete(key)
+
     def delete_folder(self, prefix: str) -> None:
         """Deletes every object under a prefix that ends in `/`, in any order."""
-        for key in [key for key, _ in self.list(prefix)]:
-            self.delete(key)
+        self.delete_many([key for key, _ in self.list(prefix)])
 
     def ensure(self, key: str, data: bytes) -> None:
         """Afterwards the object holds `data`. For keys that decide what their objects hold: anything else is damage."""
@@ -83,6 +90,10 @@ class Storage(abc.ABC):
     def get_many(self, keys: Sequence[str]) -> "list[bytes | None]":
         """As `get` of each. A storage that can, asks for many at a time."""
         return [self.get(key) for key in keys]
+
+    def keys_if_few(self, prefix: str, most: int) -> set[str] | None:
+        """The keys under a prefix, if there are at most so many; None if there are more, or that is costly to tell."""
+        return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         """So many bytes of the object from `start` on, fewer where it ends before; None where there is no such object.
@@ -129,13 +140,13 @@ class Storage(abc.ABC):
         if self.put_pieces_if_absent(key, _observed(pieces(), whole.update)):
             return whole.hexdigest()
         whole = hashlib.sha256()
-        if not self._holds(key, _observed(pieces(), whole.update)):
+        if not self.holds(key, _observed(pieces(), whole.update)):
             data = b"".join(pieces())  # whole, since damage is rare
             self.ensure(key, data)
             whole = hashlib.sha256(data)
         return whole.hexdigest()
 
-    def _holds(self, key: str, pieces: Iterable[bytes]) -> bool:
+    def holds(self, key: str, pieces: Iterable[bytes]) -> bool:
         """Whether the object is these pieces, all of which are read if it is."""
         file = self.open(key)
         if file is None:

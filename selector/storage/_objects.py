@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from selector import counts
 from selector.errors import UnreachableError, UsageError
@@ -25,6 +25,7 @@ Answer = TypeVar("Answer")
 
 _SMALL = 64 * 2**10  # bytes of an object that is rather written again than compared
 _AT_ONCE = 32  # requests of `get_many`
+_IS_THERE = r"status code: 412|BlobAlreadyExists"  # in the error of a create; another 409 asks for another try
 _NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
 
 
@@ -32,6 +33,7 @@ class ObjectStorage(Storage):
     """Objects in a bucket, below a prefix."""
 
     scheme: str
+    is_far: ClassVar[bool] = True
 
     def __init__(self, path: str) -> None:
         bucket, _, prefix = path.partition("/")
@@ -134,14 +136,14 @@ class ObjectStorage(Storage):
                 counts.add(counts.REQUESTS)
                 obstore.put(self._store, key, data, mode="create", use_multipart=False)
                 return True
-            except _errors().AlreadyExistsError:
-                # Or else the storage asks for another try (409), and the object is not there.
+            except _errors().AlreadyExistsError as error:
                 if is_unclear:
                     stored = self.get(key)
                     if stored is not None:
                         return stored == data
-                elif self._size(key) is not None:
+                elif re.search(_IS_THERE, str(error)) or self._size(key) is not None:
                     return False
+                # Or else the storage asks for another try (409), and the object is not there.
             except (FileNotFoundError, _errors().BaseError) as error:
                 self._check_final(error, pause, until)
                 is_unclear = True
@@ -206,6 +208,20 @@ class ObjectStorage(Storage):
         return self._tried(read, prefix)
 
     @asked_aside
+    def keys_if_few(self, prefix: str, most: int) -> set[str] | None:
+        import obstore
+
+        def read() -> set[str] | None:
+            keys: set[str] = set()
+            for chunk in obstore.list(self._store, prefix.rstrip("/") or None, chunk_size=1000):
+                keys |= {meta["path"] for meta in chunk}
+                if len(keys) > most:
+                    return None
+            return keys
+
+        return self._tried(read, prefix)
+
+    @asked_aside
     def entry(self, key: str) -> Entry | None:
         import obstore
 
@@ -245,16 +261,13 @@ class ObjectStorage(Storage):
         return True
 
     @asked_aside
-    def delete_folder(self, prefix: str) -> None:
+    def delete_many(self, keys: Sequence[str]) -> None:
         import obstore
 
-        keys = [key for key, _ in self.list(prefix)]
         for start in range(0, len(keys), 1000):
-            some = keys[start : start + 1000]
-            try:
-                self._tried(lambda some=some: obstore.delete(self._store, some), prefix)
-            except FileNotFoundError:
-                continue
+            some = list(keys[start : start + 1000])
+            with contextlib.suppress(FileNotFoundError):
+                self._tried(lambda some=some: obstore.delete(self._store, some), some[0])
 
     def _size(self, key: str) -> int | None:
         entry = self.entry(key)

@@ -24,6 +24,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class HfStorage(Storage):
     """The files of a dataset, as one revision has them."""
 
+    is_far: ClassVar[bool] = True
     num_names: ClassVar[int] = 3
     has_revisions: ClassVar[bool] = True
 

@@ -26,7 +26,7 @@ from selector.corpus.formats import _cache, _columnar, _stream
 from selector.corpus.formats._arrow import Batches
 from selector.corpus.render import NoText, columns, file_columns, render
 from selector.corpus.rows import Rows
-from selector.errors import CorpusError, FullError, PolicyError, UnreachableError
+from selector.errors import CorpusError, FullError, PolicyError, UnreachableError, UsageError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -325,8 +325,8 @@ def test_text_that_is_not_utf8_in_parquet_is_noticed(tmp_path: Path) -> None:
 def test_addresses_and_formats_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", DOCUMENTS)
     assert corpus(path, uri=f"file://{path}").read([0], [2], ["key"]) == [{"key": 2}]
-    with pytest.raises(CorpusError, match=r"s3://bucket/a\.jsonl cannot be read: there are only local files so far"):
-        corpus(path, uri="s3://bucket/a.jsonl").read([0], [0], ["text"])
+    with pytest.raises(UsageError, match=r"There is no storage called 'ftp'"):
+        corpus(path, uri="ftp://bucket/a.jsonl").read([0], [0], ["text"])
     with pytest.raises(CorpusError, match=r"has the format 'parqet'\. Did you mean 'parquet'\?"):
         corpus(path, format="parqet").read([0], [0], ["text"])
 
