@@ -8,6 +8,7 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.steps.gather import Gather
 from selector.steps.plan import Plan
+from selector.steps.rate import check
 from selector.steps.run import Run
 
 SAMPLE = 65_536
@@ -69,7 +71,8 @@ def rate(
     plan = Plan.of(resolved, executor.device())
     scores = list(resolved.catalogue.scores.values())
     with Lease.taken(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
-        done = runner.run(needed(steps, ["survey", "ingest", "dedup", *plan.raters]))
+        warnings = {step: partial(check, step=step) for step in plan.raters}
+        done = runner.run(needed(steps, ["survey", "ingest", "dedup", *plan.raters]), warnings)
         sample = _sample(done, plan, scores)
         num_documents = done["dedup"].rows_out
     return {

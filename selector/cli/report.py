@@ -33,8 +33,8 @@ _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
 def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict[str, Any]:
-    """A run as `selector run --json` prints it; `shortfall`, `waiting`, `absent` (names that no document has),
-    `feedback` (rows of it that are not read) and `controls` are there only where there is one."""
+    """A run as `selector run --json` prints it; `scores`, `shortfall`, `waiting`, `absent` (names that no document has),
+    `feedback` (rows of it that are not read) and `controls` are there only where there are some."""
     counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
     facts = finished.manifest.header.facts.select
@@ -47,6 +47,7 @@ def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict
         "steps": [{key: getattr(step, key) for key in keys} for step in finished.steps],
         **{name: facts[name] for name in ("shortfall", "waiting", "absent") if name in facts},
         **({"feedback": feedback} if (feedback := rows_not_read(facts)) else {}),
+        **({"scores": scores} if (scores := finished.manifest.header.facts.scores) else {}),
         **(
             {"controls": [{"manifest": one.uri, "digest": one.manifest.digest} for one in controls]} if controls else {}
         ),
@@ -178,6 +179,8 @@ def print_manifest(manifest: Manifest, console: Console | None = None) -> None:
     for table in shown:
         console.print()
         console.print(table)
+    if scores := description["facts"].get("scores"):
+        console.print(f"\n{_shown(_coverage(scores))}", soft_wrap=True)
     if repeats := description["facts"].get("repeats"):
         console.print(f"\n{_repeats(repeats)}", soft_wrap=True)
     for line in undone(manifest.header):
@@ -536,6 +539,19 @@ def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:
         mark = "taken" if is_taken else ""
         table.add_row(_number(row["num_clusters"]), *numbers, mark, style="bold" if is_taken else "")
     return table
+
+
+def _coverage(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many documents have each score, in a sentence; those that all have come first."""
+    whole = [name for name, of in scores.items() if of["scored"] == of["documents"]]
+    parts = [
+        f"{name} {of['scored']:,} of {of['documents']:,} ({of['scored'] / of['documents']:.1%})"
+        for name, of in scores.items()
+        if name not in whole
+    ]
+    if whole:
+        parts.insert(0, f"{', '.join(whole)} all {scores[whole[0]]['documents']:,}")
+    return f"documents with a score: {'; '.join(parts)}"
 
 
 def _repeats(facts: Mapping[str, Any]) -> str:

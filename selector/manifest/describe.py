@@ -177,6 +177,7 @@ def undone(header: Header) -> Iterator[str]:
         yield f"source: {without:,} documents have none, and their file's name stands for it"
     for names in chosen.get("absent", []):
         yield _absent(**names)
+    yield from hardly_scored(header.facts.scores or {})
     if "shortfall" in chosen:
         budget, spent, unit, reason = (chosen["shortfall"][name] for name in ("budget", "spent", "unit", "reason"))
         yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
@@ -197,6 +198,24 @@ def undone(header: Header) -> Iterator[str]:
         yield f"order: {visits} missing of {name} for its least share"
     if header.facts.training is not None and "best" in header.facts.training:
         yield from best_where_little_counts(header.facts.training["best"]["counts"], header.policy["training"])
+
+
+LEAST_SCORED = 0.05  # of the documents: with fewer, the score is likely to be a mistake
+
+_WITHOUT = {
+    "missing": "what the rater reads has nothing of them: compare its keys, or its columns, with the corpus",
+    "failed": "what the rater reads of them cannot be rated",
+    "not_applicable": "the rater has nothing to say of such documents",
+}
+
+
+def hardly_scored(scores: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each score that no document has, or almost none."""
+    for name, of in scores.items():
+        if of["documents"] and of["scored"] < LEAST_SCORED * of["documents"]:
+            states = "; ".join(f"{count:,} {state}: {_WITHOUT[state]}" for state, count in of["without"].items())
+            num_scored = f"{of['scored']:,}" if of["scored"] else "none"
+            yield f"score {name}: {num_scored} of {of['documents']:,} documents have it ({states})"
 
 
 _LITTLE = 0.5  # of what an average visit counts; ours

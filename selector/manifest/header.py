@@ -102,6 +102,8 @@ class Facts:
     `order.left` counts the visits that the order does not make, by the reason as in `counts.reasons`; `corpus.files`
     the files of the corpus, by the ending of their names: how many are `read`, and how many are not for each reason.
     `cluster` is there where clusters are: their `health`, and what each number of them that was `tried` comes to.
+    `scores` is there where documents are rated: of each score how many `documents` were asked for, how many have it
+    (`scored`), and how many of the others do not for each state, where almost none has it (`without`).
     `repeats` is there where documents are visited several times: the `tokens` of all visits, those of the first ones
     (`tokens_once`), and how many tokens of new text all of them are worth (`worth_tokens`).
     `training` is there where the policy says how the order will be trained on: how much a visit of each tenth of the
@@ -113,6 +115,7 @@ class Facts:
     order: Json
     corpus: Json | None = None
     cluster: Json | None = None
+    scores: Json | None = None
     repeats: Json | None = None
     training: Json | None = None
 

@@ -20,7 +20,9 @@ from selector.engine.step import Done
 from selector.engine.store import Seal, Store, canonical_json, fingerprint
 from selector.manifest.describe import Reasons
 from selector.manifest.digest import labels
+from selector.plugins.catalogue import RATE
 from selector.steps import dedup, survey
+from selector.steps.rate import coverage
 from selector.steps.select import shards_of
 from selector.steps.shards import SHARD_ROWS
 from selector.steps.survey import Survey
@@ -48,6 +50,12 @@ def clusters(done: Done) -> dict[str, Any]:
         return {}
     (health,) = done.table("cluster", "health").to_pylist()
     return {"cluster": {"health": health, "tried": _evidence(done)}}
+
+
+def scores(done: Done) -> dict[str, Any]:
+    """How many documents have each score; nothing where nothing is rated."""
+    covered = {name: of for step in done if step.startswith(RATE) for name, of in coverage(done, step).items()}
+    return {"scores": covered} if covered else {}
 
 
 def _evidence(done: Done) -> list[dict[str, Any]]:

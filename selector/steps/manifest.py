@@ -48,7 +48,7 @@ class ManifestStep(Whole):
     """`manifest`: the run and the digest of the manifest that was committed, with `quarantine.jsonl` beside it."""
 
     name: str = field(default="manifest", metadata=APART)
-    version = 7
+    version = 8
 
     survey: Survey = field(metadata=APART)
     policy: Mapping[str, Any]
@@ -110,6 +110,7 @@ class ManifestStep(Whole):
                 "order": facts["facts"],
                 "corpus": {"files": account.files(done, self.survey)},
                 **account.clusters(done),
+                **account.scores(done),
                 **({"repeats": repeats(by_visit)} if max(by_visit, default=0) else {}),
                 **self._training_facts(done, visits),
             },

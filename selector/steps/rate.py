@@ -4,17 +4,21 @@ What the scores come to is stored beside them and added up, so that no later ste
 """
 
 import functools
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from selector import tables
 from selector.engine import alive
 from selector.engine.part import Resources, Task
 from selector.engine.slices import joined
 from selector.engine.step import APART, Done, Fold, Step, Tables
 from selector.engine.store import Store, fingerprint
+from selector.manifest.describe import LEAST_SCORED, hardly_scored
 from selector.models.judge import FOLDER
 from selector.plugins import attached
 from selector.plugins.catalogue import KNOWN
@@ -25,6 +29,8 @@ from selector.rate._fitted import rater_of
 from selector.rate._sums import added, sums_of
 from selector.steps import attach
 from selector.steps.gather import Gather
+
+logger = logging.getLogger(__name__)
 
 _AT_A_TIME = 512  # documents that a rater is given: how these are cut changes no answer, and after each there is a sign
 
@@ -115,6 +121,31 @@ class Rate(Fold):
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""
         return batch_of(self.gather.reader.read(store, task, [KNOWN["doc_id"], *self.gather.columns]))
+
+
+def coverage(done: Done, step: str) -> dict[str, dict[str, Any]]:
+    """Of each score of a step that rates how many documents were rated and how many have it; where almost none has it,
+    also the states of the others."""
+    return done.once(f"{step}: coverage", lambda: _coverage(done, step))
+
+
+def _coverage(done: Done, step: str) -> dict[str, dict[str, Any]]:
+    covered: dict[str, dict[str, Any]] = {}
+    for row in done.table(step, "sums", ["score", "count", "missing"]).to_pylist():
+        name, num_documents = row["score"], row["count"] + row["missing"]
+        covered[name] = {"documents": num_documents, "scored": row["count"]}
+        if row["count"] < LEAST_SCORED * num_documents:
+            column, states = tables.state_of(name), Counter[str]()
+            for part in done.tables(step, "ratings", [column]):
+                states.update({pair["values"]: pair["counts"] for pair in part[column].value_counts().to_pylist()})
+            covered[name]["without"] = {state: count for state, count in sorted(states.items()) if state != "ok"}
+    return covered
+
+
+def check(done: Done, step: str) -> None:
+    """Warns of scores that no document has, or almost none."""
+    for line in hardly_scored(coverage(done, step)):
+        logger.warning(line)
 
 
 def batch_of(table: pa.Table) -> pa.RecordBatch:

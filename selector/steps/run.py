@@ -25,7 +25,7 @@ from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
 from selector.policy import Policy
 from selector.policy.resolve import Resolved
-from selector.steps import account, columns, dedup, health, survey
+from selector.steps import account, columns, dedup, health, rate, survey
 from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
 from selector.steps.rate import Rate
@@ -92,6 +92,7 @@ class Run:
             "cluster": functools.partial(health.check, gates=self.resolved.policy.cluster.gates),
             "select": self._not_empty,
             "order": self._not_empty,
+            **{rater.name: functools.partial(rate.check, step=rater.name) for rater in self.raters},
         }
 
     def _surveyed(self, lease: Lease | None, done: Done) -> None:
