@@ -87,6 +87,17 @@ NEIGHBOURS = pa.schema(
 )
 
 # What a step in which documents of different parts meet has stored of each part.
+PAIRS = pa.schema(
+    [
+        ("criterion", pa.string()),
+        ("first", pa.string()),  # the text, as it was shown
+        ("second", pa.string()),
+        ("better", pa.float64()),  # the chance that the first is the better one, over both orders
+        ("disagreement", pa.float64()),  # between the orders
+    ]
+)
+"""Comparisons that a rater made. A file of them is of one criterion, and has the other columns."""
+
 SHARES_OF_PARTS = pa.schema([("key", pa.string()), ("num_documents", pa.int64())])
 
 

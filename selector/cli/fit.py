@@ -76,6 +76,9 @@ def fit_rater(
         print_json(_as_json(fitted, read, out))
         return
     print(f"{out}: {fitted.learned.kind}, of {len(read.texts):,} texts and {len(read.values):,} rows", file=sys.stderr)
+    if read.num_left_out:
+        lacking = "two texts or a judgement" if pair is not None else "a text or a label"
+        print(f"{read.num_left_out:,} rows of {labelled} lack {lacking}, and are left out", file=sys.stderr)
     for line in _lines(fitted.agreement):
         print(line)
 
@@ -86,6 +89,7 @@ def _as_json(fitted: Any, read: "Labelled", out: Path) -> dict[str, Any]:
         "kind": fitted.learned.kind,
         "texts": len(read.texts),
         "rows": len(read.values),
+        "left_out": read.num_left_out,
         "penalty": fitted.penalty,
         "calibration_error": fitted.calibration_error,
         "agreement": {

@@ -42,6 +42,7 @@ class Labelled:
     rows: Ints  # (rows, 1) or (rows, 2): places of texts
     values: Floats
     group: Ints | None  # of each text
+    num_left_out: int = 0  # rows of the file without a text, or without what was said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class Fit:
 def labels(path: Path, text: str, label: str, group: str | None) -> Labelled:
     """The texts of a file with their labels; rows without a label are left out."""
     of_each: list[tuple[str, float, Any]] = []
-    for row in _rows(path, (*render.file_columns(text), *_columns(label, group))):
+    read = _rows(path, (*render.file_columns(text), *_columns(label, group)))
+    for row in read:
         value = _number(_value(row, label), path, label)
         if value is None:
             continue
@@ -70,7 +72,7 @@ def labels(path: Path, text: str, label: str, group: str | None) -> Labelled:
     texts, values, names = zip(*of_each, strict=True)
     return Labelled(
         texts=texts, rows=np.arange(len(texts))[:, None], values=np.array(values, np.float64),
-        group=None if group is None else _numbered(names),
+        group=None if group is None else _numbered(names), num_left_out=len(read) - len(texts),
     )  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
     group_of: dict[int, Any] = {}
     rows: list[tuple[int, int]] = []
     chances: list[float] = []
-    for row in _rows(path, _columns(first, second, better, group)):
+    read = _rows(path, _columns(first, second, better, group))
+    for row in read:
         chance = _chance(_value(row, better), path, first, second, better)
         pair = [_value(row, column) for column in (first, second)]
         if chance is None or not all(isinstance(text, str) and text.strip() for text in pair):
@@ -92,7 +95,10 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
     if not rows:
         raise CorpusError(f"{path}: no row has two texts ({first!r}, {second!r}) and a judgement ({better!r}).")
     grouped = None if group is None else _numbered([group_of[place] for place in range(len(places))])
-    return Labelled(texts=list(places), rows=np.array(rows), values=np.array(chances), group=grouped)
+    return Labelled(
+        texts=list(places), rows=np.array(rows), values=np.array(chances), group=grouped,
+        num_left_out=len(read) - len(rows),
+    )  # fmt: skip
 
 
 def encoder(model: str, max_tokens: int, long_documents: Literal["mean", "truncate"]) -> Encoder:
@@ -249,7 +255,7 @@ def _number(value: Any, path: Path, column: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise CorpusError(f"{path}: the label {value!r} in {column!r} is no number. Write numbers.") from error
-    if not math.isfinite(number):
+    if math.isnan(number):
         return None
     if abs(number) > _LARGEST:
         raise CorpusError(f"{path}: the label {value!r} in {column!r} is beyond {_LARGEST:.1e}. Write smaller numbers.")

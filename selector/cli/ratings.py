@@ -30,7 +30,7 @@ from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.steps.gather import Gather
 from selector.steps.plan import Plan
-from selector.steps.rate import check
+from selector.steps.rate import finish
 from selector.steps.run import Run
 
 SAMPLE = 65_536
@@ -71,8 +71,8 @@ def rate(
     plan = Plan.of(resolved, executor.device())
     scores = list(resolved.catalogue.scores.values())
     with Lease.taken(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
-        warnings = {step: partial(check, step=step) for step in plan.raters}
-        done = runner.run(needed(steps, ["survey", "ingest", "dedup", *plan.raters]), warnings)
+        after = {step: partial(finish, step=step) for step in plan.raters}
+        done = runner.run(needed(steps, ["survey", "ingest", "dedup", *plan.raters]), after)
         sample = _sample(done, plan, scores)
         num_documents = done["dedup"].rows_out
     return {

@@ -33,8 +33,8 @@ _WIDE = 80  # a terminal of so many columns has room for long bars
 
 
 def as_json(finished: FinishedRun, controls: Sequence[FinishedRun] = ()) -> dict[str, Any]:
-    """A run as `selector run --json` prints it; `scores`, `shortfall`, `waiting`, `absent` (names that no document has),
-    `feedback` (rows of it that are not read) and `controls` are there only where there are some."""
+    """A run as `selector run --json` prints it; `scores`, `shortfall`, `waiting`, `absent` (names that no document
+    has), `feedback` (rows of it that are not read) and `controls` are there only where there are some."""
     counts = finished.manifest.info["counts"]
     keys = ("name", "fingerprint", "cached", "rows_in", "rows_out", "seconds")
     facts = finished.manifest.header.facts.select

@@ -226,6 +226,9 @@ def joined(manifest: Manifest, whole: pa.Table, kind: Kind | None = None) -> pa.
     if kind is None and has_losses and has_rollouts:
         raise UsageError("The reports have losses and rollouts. Say which: --kind loss, or --kind rollouts.")
     kind = kind or ("rollouts" if has_rollouts else "loss")
+    if not (has_rollouts if kind == "rollouts" else has_losses):
+        reported = "losses" if has_losses else "rollouts"
+        raise UsageError(f"The reports have {reported} alone, and --kind is {kind}. Leave --kind out.")
     values = whole.filter(whole["n" if kind == "rollouts" else "loss"].is_valid())
     keyed = pa.table({"doc_id": _doc_ids(manifest, values), **{name: values[name] for name in values.schema.names[3:]}})
     groups = keyed.group_by(["doc_id", "round"], use_threads=False)

@@ -29,6 +29,11 @@ Head = Literal["language model", "classifier"]
 """What a model says of a window: the next token after each, or numbers for the whole."""
 
 _HEADS = ("score.", "classifier.")  # begin the names of the weights of a classifier's head
+_ARCHITECTURES: Mapping[Head, tuple[str, ...]] = {
+    "language model": ("ForCausalLM", "LMHeadModel", "LMHead", "ForConditionalGeneration"),
+    "classifier": ("ForSequenceClassification", "RewardModel"),
+}
+"""How the names of architectures end that have such a head."""
 _ROWS: Mapping[Device, int] = {"cpu": 32, "cuda": 2048}
 """Tokens whose losses are computed at once: on a CPU as many as stay in its cache, once their logits are float32."""
 
@@ -67,6 +72,32 @@ class Causal:
     @property
     def batch_tokens(self) -> int:
         return BATCH_TOKENS[self.device]
+
+    def check(self) -> None:
+        """Looks at what the folder holds, without loading a weight. Raises PolicyError where that cannot be such a
+        model: no settings, no tokenizer, or an architecture or weights of another kind."""
+        assert self._config is not None and self.tokenizer is not None
+        named: list[str] = getattr(self._config, "architectures", None) or []
+        heads = [name for name in self._weights if name.startswith(_HEADS)]
+        if self.head == "language model" and heads:
+            raise PolicyError(f"{self.where}: {self.folder} is no language model but a classifier: it has {heads[0]}.")
+        ends = _ARCHITECTURES[self.head]
+        if named and not heads and not any(name.endswith(ends) for name in named):
+            raise PolicyError(
+                f"{self.where}: {self.folder} is no {self.head}: its config.json says that it is a {named[0]}, and it"
+                f" would have to be a …{ends[0]}."
+            )
+
+    @property
+    def _weights(self) -> list[str]:
+        """The names of the weights in the folder."""
+        from safetensors import safe_open
+
+        names: list[str] = []
+        for file in sorted(Path(self.folder).glob("*.safetensors")):
+            with safe_open(file, "np") as weights:
+                names += weights.keys()
+        return names
 
     def load(self) -> None:
         """Loads the model. Raises PolicyError if it cannot be used, or is not the one that was planned with."""
@@ -187,7 +218,10 @@ class Causal:
         """The model's tokenizer, as transformers loads it; nothing is downloaded, and none of its code is run."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except (ValueError, OSError, KeyError) as error:
+            raise PolicyError(f"{self.where}: the tokenizer in {self.folder} cannot be loaded: {error}.") from error
         if not tokenizer.is_fast:
             raise PolicyError(f"{self.where}: {self.folder} has no tokenizer.json. Take a model with one.")
         return tokenizer
@@ -196,7 +230,10 @@ class Causal:
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        try:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except (ValueError, OSError, KeyError) as error:
+            raise PolicyError(f"{self.where}: {self.folder} holds no model that is known: {error}.") from error
 
     @functools.cached_property
     def _model(self) -> Any:

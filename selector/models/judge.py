@@ -106,6 +106,8 @@ class Client:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        self._last.clear()
+        self._last.update({question: cast(Answers, answer) for question, answer in known.items()})
         failures = [answer for answer in known.values() if isinstance(answer, Failure)]
         if len(unknown) >= _FEW and len(failures) == len(unknown):
             raise UnreachableError(
@@ -113,6 +115,16 @@ class Client:
                 f" {failures[0].reason}. What it answered before is kept: the same command goes on."
             )
         return [cast(Answers, known[question]) for question in questions]
+
+    def known(self, questions: Sequence[Question]) -> list[Answers]:
+        """What is known of each question: nobody is asked."""
+        unknown = Failure(reason="it was not answered")
+        return [self._last.get(question) or self._kept(question) or unknown for question in questions]
+
+    @functools.cached_property
+    def _last(self) -> dict[Question, Answers]:
+        """What came of the questions that were asked last."""
+        return {}
 
     def _kept(self, question: Question) -> Answers | None:
         data = self.storage.get(question.key) if self.storage is not None else None

@@ -59,8 +59,29 @@ def checksums(plugin: object, path: str) -> dict[str, str]:
         data = _read(option, path)
         by_path[option.path] = _checksum(data)
         if data is not None:
-            _table(option, path, data)
+            _check_rows(option, path, _table(option, path, data))
     return by_path
+
+
+def _check_rows(option: Option, path: str, rows: pa.Table) -> None:
+    """The table has rows where the plug-in cannot do without, and one at most for each document that it is joined to.
+    Raises PolicyError."""
+    where = f"{path}.{option.path}: the table {str(option.value)!r}"
+    key = None if option.columns.is_many else option.columns.key
+    if key is None:
+        if not rows.num_rows and not option.is_optional:
+            raise PolicyError(f"{where} has no rows. Write one at least.")
+        return
+    if len(option.columns.types) == 1:  # a list of documents
+        return
+    counted = rows[key].drop_null().value_counts()
+    is_again = counted.field("counts").to_numpy() > 1
+    if is_again.any():
+        first = counted.field("values").filter(pa.array(is_again))[0]
+        named = first.as_py().hex()
+        if _KEY in rows.schema.names:
+            named = repr(rows[_KEY][rows[key].index(first).as_py()].as_py())
+        raise PolicyError(f"{where} has several rows for one document, such as {named}. Keep one row for each.")
 
 
 def load(option: Option, path: str, checksum: str | None = None) -> pa.Table:

@@ -56,17 +56,24 @@ class ModelPath(_Path):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     planned: str | None = None
+    where: str = ""  # the key of the policy that names it, for messages
+
+    def located(self, folder: str, where: str) -> Self:
+        """The folder that it was found in, with the key of the policy that names it."""
+        copy = type(self)(folder)
+        copy.where = where
+        return copy
 
     def placed(
         self, device: Literal["cpu", "cuda"], precision: Literal["float32", "bfloat16", "float16"], planned: str | None
     ) -> Self:
         """The same path, with what a run decided of its model."""
         copy = type(self)(self)
-        copy.device, copy.precision, copy.planned = device, precision, planned
+        copy.device, copy.precision, copy.planned, copy.where = device, precision, planned, self.where
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _replaced, (type(self), str(self), self.device, self.precision, self.planned)
+        return _replaced, (type(self), str(self), self.where, self.device, self.precision, self.planned)
 
 
 class Endpoint(_Path):
@@ -124,8 +131,8 @@ class ArtefactPath(TablePath):
     the plug-in needs and gives may depend on it. It is joined to nothing."""
 
 
-def _replaced(kind: type[ModelPath], path: str, *placed: Any) -> ModelPath:
-    return kind(path).placed(*placed)
+def _replaced(kind: type[ModelPath], path: str, where: str, *placed: Any) -> ModelPath:
+    return kind(path).located(path, where).placed(*placed)
 
 
 def _reattached(kind: type[TablePath], path: str, table: pa.Table | None) -> TablePath:

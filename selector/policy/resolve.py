@@ -195,6 +195,8 @@ def resolve(policy: Policy) -> Resolved:
         columns[path] = _columns_of(plugin, catalogue, path)
         with_models, contents[path] = _with_models(path, plugin)
         contents[path] |= {**attached.checksums(plugin, path), **_manifests(plugin, path)}
+        if isinstance(with_models, Rater | Fit):
+            _check(with_models, path)
         return with_models
 
     raters = {label: checked(f"rate.{label}", rater) for label, rater in as_written.raters.items()}
@@ -325,12 +327,22 @@ def _with_models(path: str, plugin: P) -> tuple[P, dict[str, str]]:
     sums: dict[str, str] = {}
     for option in written(plugin, ModelPath):
         folder = find_model(option.value, f"{path}.{option.path}")
-        folders[option.path] = ModelPath(folder)
+        folders[option.path] = option.value.located(str(folder), f"{path}.{option.path}")
         sums[option.path] = f"{checksum(folder)} {settings_checksum(folder)}"
     for option in written(plugin, Endpoint):
         check_address(option.value, f"{path}.{option.path}")
         sums[option.path] = ""  # what answers is named by another option
     return replaced(plugin, folders), sums
+
+
+def _check(rater: Rater | Fit, path: str) -> None:
+    """What the options name goes together. Raises PolicyError, naming the rater by its `path` in the policy."""
+    try:
+        rater.check()
+    except PolicyError as error:
+        if str(error).startswith(path):
+            raise
+        raise PolicyError(f"{path}: {error}") from error
 
 
 def _manifests(plugin: Plugin | Lists, path: str) -> dict[str, str]:

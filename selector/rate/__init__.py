@@ -60,6 +60,14 @@ class _Scoring(abc.ABC):
         """
         return None
 
+    def check(self) -> None:
+        """Raises PolicyError where what its options name (a model) is not what it needs, as far as that can be known
+        before any work, where no model is loaded. By default it asks the raters that are options.
+        """
+        for inner in inner_plugins(self):
+            if isinstance(inner, _Scoring):
+                inner.check()
+
     def scores(self, name: str) -> dict[str, Meaning]:
         """The scores it gives and what a large one means, or "label"; by default one, called as the rater is."""
         if not hasattr(self, "higher_is"):
@@ -110,6 +118,13 @@ class Rater(_Scoring):
         failed: a failed score is never a number. A rater with one score may call its column `score`; one with several
         whose names depend on what it is called may answer with the names of `scores("score")`.
         """
+
+    def pairs(self, batch: pa.RecordBatch) -> pa.Table | None:
+        """The comparisons that its scores of a batch are made of (`tables.PAIRS`), if it compares documents.
+
+        A run writes them to files, from which `selector fit-rater` learns. Asked after `rate`, with the same batch.
+        """
+        return None
 
 
 class Fit(_Scoring):

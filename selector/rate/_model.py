@@ -32,7 +32,16 @@ class Modelled(Rater):
     def needs(self) -> tuple[str, ...]:
         return ("text",)
 
+    def check(self) -> None:
+        for model in self.models.values():
+            model.check()
+            if hasattr(self, "stride"):
+                _widths(model, getattr(self, "max_tokens"), getattr(self, "stride"))  # noqa: B009
+            else:
+                model.window(getattr(self, "max_tokens", None))
+
     def prepare(self) -> None:
+        self.check()
         for model in self.models.values():
             model.load()
 
@@ -54,18 +63,13 @@ def causal(path: ModelPath, name: str, head: Head, precision: Precision) -> Caus
     """The model that an option called `name` names."""
     return Causal(
         folder=str(path), head=head, device=path.device,
-        precision=path.precision if precision == "auto" else precision, planned=path.planned, where=name,
+        precision=path.precision if precision == "auto" else precision, planned=path.planned, where=path.where or name,
     )  # fmt: skip
 
 
 def losses_of(model: Causal, texts: Sequence[str], max_tokens: int | None, stride: int | None) -> tuple[Floats, Ints]:
     """Of each text the sum of -ln p of its tokens that count, and how many do."""
-    width = model.window(max_tokens)
-    step = width // 2 if stride is None else stride
-    if width < 2:
-        raise PolicyError(f"{model.where}: max_tokens is {width}, and a loss needs a token before: write 2 or more.")
-    if not 1 <= step < width:
-        raise PolicyError(f"{model.where}: stride is {step}, and has to be from 1 to {width - 1}, below max_tokens.")
+    width, step = _widths(model, max_tokens, stride)
     windows: list[Window] = []
     owners: list[int] = []
     for i, tokens in enumerate(model.tokens(texts)):
@@ -80,6 +84,17 @@ def losses_of(model: Causal, texts: Sequence[str], max_tokens: int | None, strid
         np.array([len(window.tokens) - window.first for window in windows], np.int64),
     )
     return sums, counted
+
+
+def _widths(model: Causal, max_tokens: int | None, stride: int | None) -> tuple[int, int]:
+    """How many tokens a window has, and after how many the next one begins."""
+    width = model.window(max_tokens)
+    step = width // 2 if stride is None else stride
+    if width < 2:
+        raise PolicyError(f"{model.where}: max_tokens is {width}, and a loss needs a token before: write 2 or more.")
+    if not 1 <= step < width:
+        raise PolicyError(f"{model.where}: stride is {step}, and has to be from 1 to {width - 1}, below max_tokens.")
+    return width, step
 
 
 def mean_losses(model: Causal, texts: Sequence[str], max_tokens: int | None, stride: int | None) -> Floats:

@@ -40,8 +40,8 @@ class Classifier(Modelled):
     def scores(self, name: str) -> dict[str, Meaning]:
         return {name: "label" if self.positive is None else self.higher_is}
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         labels = self.models["model"].labels
         if self.positive is not None and self.positive not in labels:
             raise PolicyError(

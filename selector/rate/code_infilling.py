@@ -55,8 +55,8 @@ class CodeInfilling(Modelled):
                 f"code_infilling.max_tokens is {self.max_tokens}: below {_FEWEST_WINDOW} a part has nothing around it."
             )
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         assert parser_of(self.language, "code_infilling") is not None
         vocabulary = self.models["model"].vocabulary
         missing = [mark for mark in self.marks if mark not in vocabulary]

@@ -46,22 +46,34 @@ class ExpectedScore(Modelled):
         if not 0 <= self.least < self.most <= 9:
             raise PolicyError("expected_score: least and most are digits, the first below the second.")
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         assert self._marks
+        if self._room < 1:
+            raise PolicyError("expected_score: the question leaves no room for a text. Raise max_tokens.")
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         model, texts = self.models["model"], texts_of(batch)
-        before, after = (model.tokens([part])[0] for part in self.question.split(_TEXT))
-        room = model.window(self.max_tokens) - len(model.begins) - len(before) - len(after)
-        if room < 1:
-            raise PolicyError("expected_score: the question leaves no room for a text. Raise max_tokens.")
+        before, after = self._around
+        room = self._room
         questions = [[*model.begins, *before, *tokens[:room], *after] for tokens in model.tokens(texts)]
         logits = model.next_words(questions, self._marks)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         expected = chances @ np.arange(self.least, self.most + 1) / chances.sum(axis=1)
         is_nothing = np.array([not text.strip() for text in texts], bool)
         return answer(np.where(is_nothing, np.nan, expected))
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The tokens of the question before and after the text."""
+        before, after = self.models["model"].tokens(self.question.split(_TEXT))
+        return before, after
+
+    @property
+    def _room(self) -> int:
+        """How many tokens of a text there is room for."""
+        model = self.models["model"]
+        return model.window(self.max_tokens) - len(model.begins) - sum(map(len, self._around))
 
     @functools.cached_property
     def _marks(self) -> tuple[int, ...]:

@@ -66,6 +66,10 @@ class ImportanceWeight(Fit):
         counted = sample.map(functools.partial(_counted, self.words, self.buckets), "text")
         raw = sum(counted, np.zeros(self.buckets, np.int64))
         target = Ngrams.of(self.target.table["text"], self.words, self.buckets).counts(self.buckets)
+        if not target.any():
+            raise PolicyError(
+                f"importance_weight.target: no text of {str(self.target)!r} has a word. Write some texts."
+            )
         return pa.table({"ratio": log_ratios(target, raw, self.smoothing)})
 
     def rater(self, fitted: pa.Table) -> Rater:

@@ -96,6 +96,11 @@ class Influence(Rater):
     def scores(self, name: str) -> dict[str, Meaning]:
         return {name: "closer", f"{name}_subtask": "label"}
 
+    def check(self) -> None:
+        for checkpoint in self._models:
+            checkpoint.model.check()
+            checkpoint.model.window(self.max_tokens)
+
     def prepare(self) -> None:
         super().prepare()
         assert self._wanted is not None
@@ -140,7 +145,10 @@ class Influence(Rater):
     def _models(self) -> tuple[Checkpoint, ...]:
         return tuple(
             Checkpoint(
-                model=Causal(folder=str(path), device=path.device, planned=path.planned, where="influence.checkpoints"),
+                model=Causal(
+                    folder=str(path), device=path.device, planned=path.planned,
+                    where=path.where or "influence.checkpoints",
+                ),
                 max_tokens=self.max_tokens, parameters=self.parameters, dimension=self.dimension, seed=self.seed,
             )
             for path in self.checkpoints

@@ -13,13 +13,15 @@ a sample and learn from that: `selector fit-rater`.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from selector import tables
 from selector.engine.step import APART
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed
@@ -55,7 +57,8 @@ class Judge(Fit):
     tokens, before it asks the first one (`most_questions` stops it there). Only the first `most_characters` of a text
     are shown. Scores are called `<name>_<criterion>`; `<name>_disagreement` is how much the two orders differ, over all
     criteria. Where too few answers can be read a score is missing, where the server gave none it has failed: `selector
-    run --retry-failed` asks for those again. Answers are kept below the root and asked for once.
+    run --retry-failed` asks for those again. Answers are kept below the root and asked for once; the comparisons are
+    written there too, a file for each criterion, as `selector fit-rater` reads them: the run says where.
 
     `per_minute` is a limit of questions for all workers together; `key_variable` names the environment variable that
     holds the key, on every worker.
@@ -138,21 +141,9 @@ class _Judged(Rater):
         )  # fmt: skip
 
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        texts = ["" if text is None else text[: self.judge.most_characters] for text in batch["text"].to_pylist()]
         num_criteria, num_opponents = len(self.judge.criteria), len(self.opponents)
-        questions = [
-            self._question(criterion, *pair)
-            for text in texts
-            for criterion in self.judge.criteria
-            for opponent in self.opponents
-            for pair in ((text, opponent), (opponent, text))
-        ]
-        answers = self._client.answers(questions)
-        shape = (len(texts), num_criteria, num_opponents, 2)
-        firsts = np.array([first_share(answer, self.judge.answers) for answer in answers], np.float64).reshape(shape)
-        has_failed = np.array([isinstance(answer, Failure) for answer in answers], bool).reshape(shape)
-        chances = (firsts[..., 0] + 1 - firsts[..., 1]) / 2
-        disagreement = np.abs(firsts[..., 0] - (1 - firsts[..., 1]))
+        texts = self._shown(batch)
+        chances, disagreement, has_failed = self._compared(texts, self._client.answers)
         columns: dict[str, pa.Array] = {}
         lost = np.asarray(has_failed.any(axis=(2, 3)))
         gaps = disagreement.reshape(len(texts), num_criteria * num_opponents)
@@ -164,6 +155,47 @@ class _Judged(Rater):
             columns[name] = pa.array(values, mask=state != "ok")
             columns[f"{name}.state"] = pa.array(state)
         return pa.record_batch(columns)
+
+    def pairs(self, batch: pa.RecordBatch) -> pa.Table:
+        """Each comparison that could be read, of a document with an opponent that is another text."""
+        texts = self._shown(batch)
+        chances, disagreement, _ = self._compared(texts, self._client.known)
+        is_pair = ~np.isnan(chances)
+        is_pair &= (np.array(texts, object)[:, None] != np.array(self.opponents, object))[:, None, :]
+        document, criterion, opponent = (pa.array(places) for places in np.nonzero(is_pair))
+        return pa.table(
+            {
+                "criterion": pa.array(self.judge.criteria, pa.string()).take(criterion),
+                "first": pa.array(texts, pa.string()).take(document),
+                "second": pa.array(self.opponents, pa.string()).take(opponent),
+                "better": chances[is_pair],
+                "disagreement": disagreement[is_pair],
+            },
+            schema=tables.PAIRS,
+        )
+
+    def _shown(self, batch: pa.RecordBatch) -> list[str]:
+        """What the model is shown of each text."""
+        return ["" if text is None else text[: self.judge.most_characters] for text in batch["text"].to_pylist()]
+
+    def _compared(
+        self, texts: Sequence[str], ask: Callable[[Sequence[Question]], list[Answers]]
+    ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+        """Of each text by each criterion with each opponent: the chance that it is the better one, how much the two
+        orders differ, and in which of them no answer came."""
+        questions = [
+            self._question(criterion, *pair)
+            for text in texts
+            for criterion in self.judge.criteria
+            for opponent in self.opponents
+            for pair in ((text, opponent), (opponent, text))
+        ]
+        answers = ask(questions)
+        shape = (len(texts), len(self.judge.criteria), len(self.opponents), 2)
+        firsts = np.array([first_share(answer, self.judge.answers) for answer in answers], np.float64).reshape(shape)
+        has_failed = np.array([isinstance(answer, Failure) for answer in answers], bool).reshape(shape)
+        chances = (firsts[..., 0] + 1 - firsts[..., 1]) / 2
+        return chances, np.abs(firsts[..., 0] - (1 - firsts[..., 1])), has_failed
 
     def _question(self, criterion: str, first: str, second: str) -> Question:
         user = f"{_CRITERIA[criterion]}\n\nExcerpt A:\n<<<\n{first}\n>>>\n\nExcerpt B:\n<<<\n{second}\n>>>\n\nA or B?"

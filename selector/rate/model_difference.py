@@ -34,8 +34,8 @@ class ModelDifference(Modelled):
     stride: int | None = None
     precision: Precision = "auto"
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         if self.models["large"].vocabulary != self.models["small"].vocabulary:
             raise PolicyError(
                 f"model_difference: {self.large} and {self.small} have different tokenizers, so their losses are of"

@@ -47,8 +47,8 @@ class Qurating(Modelled):
         means: dict[bool, HigherIs] = {True: "harder", False: "better"}
         return {f"{name}_{criterion}": means[criterion in self.harder] for criterion in self.criteria}
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         if (outputs := self.models["model"].num_outputs) != len(self.criteria):
             raise PolicyError(
                 f"qurating.criteria: {self.model} has {outputs} outputs, and {len(self.criteria)} are named. Name each."

@@ -40,8 +40,8 @@ class Regression(Modelled):
     def __post_init__(self) -> None:
         check_number("regression", self.higher_is)
 
-    def prepare(self) -> None:
-        super().prepare()
+    def check(self) -> None:
+        super().check()
         if (outputs := self.models["model"].num_outputs) != 1:
             raise PolicyError(
                 f"regression: {self.model} has {outputs} outputs. Take classifier or qurating for several."

@@ -48,16 +48,6 @@ class Table(Rater):
     def scores(self, name: str) -> dict[str, Meaning]:
         return {self.column if name == "table" else name: self.higher_is}
 
-    def prepare(self) -> None:
-        ids = self.table.table["doc_id"].drop_null()
-        counts = ids.value_counts()
-        if len(counts) < len(ids):
-            again = counts.filter(pa.array(counts.field("counts").to_numpy() > 1)).field("values")[0].as_py()
-            raise PolicyError(
-                f"table.table: {str(self.table)!r} has several rows for one document, such as {again.hex()}."
-                " Keep one row for each."
-            )
-
     def rate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         values = batch[f"table.{self.column}"]
         is_missing = values.is_null().to_numpy(zero_copy_only=False)

@@ -4,6 +4,7 @@ What the scores come to is stored beside them and added up, so that no later ste
 """
 
 import functools
+import io
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from selector import tables
 from selector.engine import alive
@@ -21,10 +23,10 @@ from selector.engine.store import Store, fingerprint
 from selector.manifest.describe import LEAST_SCORED, hardly_scored
 from selector.models.judge import FOLDER
 from selector.plugins import attached
-from selector.plugins.catalogue import KNOWN
+from selector.plugins.catalogue import KNOWN, RATE
 from selector.plugins.options import Endpoint, replaced, written
 from selector.rate import Fit, Rater
-from selector.rate._answer import ratings_table
+from selector.rate._answer import ratings_table, shown_to
 from selector.rate._fitted import rater_of
 from selector.rate._sums import added, sums_of
 from selector.steps import attach
@@ -107,13 +109,17 @@ class Rate(Fold):
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         declared = self.rater if isinstance(self.rater, Fit) else None
-        batch, rated = self.batch(task, store), list[pa.Table]()
+        rater, batch = self._prepared["rater"], self.batch(task, store)
+        rated, pairs = list[pa.Table](), list[pa.Table]()
         for first in range(0, max(1, batch.num_rows), _AT_A_TIME):
             piece = batch.slice(first, _AT_A_TIME)
-            rated.append(ratings_table(self._prepared["rater"], self.label, piece, declared=declared))
+            rated.append(ratings_table(rater, self.label, piece, declared=declared))
+            compared = rater.pairs(piece.select(shown_to(declared or rater)))
+            pairs += [] if compared is None else [compared]
             alive.sign(first + piece.num_rows)
         ratings = joined(rated)
-        return {"ratings": ratings, "sums": sums_of(ratings)}
+        beside = {"pairs": pa.concat_tables(pairs)} if pairs else {}
+        return {"ratings": ratings, "sums": sums_of(ratings), **beside}
 
     def fold(self, done: Done, parts: Iterator[Mapping[str, pa.Table]]) -> Tables:
         yield "sums", added(part["sums"] for part in parts)
@@ -142,10 +148,40 @@ def _coverage(done: Done, step: str) -> dict[str, dict[str, Any]]:
     return covered
 
 
-def check(done: Done, step: str) -> None:
-    """Warns of scores that no document has, or almost none."""
+def finish(done: Done, step: str, *, is_dry: bool = False) -> None:
+    """Warns of scores that no document has, or almost none; and writes what can be learned from, but in a dry run."""
+    if not is_dry:
+        write_pairs(done, step)
     for line in hardly_scored(coverage(done, step)):
         logger.warning(line)
+
+
+def write_pairs(done: Done, step: str) -> None:
+    """Puts the comparisons that a step's scores are made of into files below the root, one for each criterion, and says
+    where; nothing where it made none, or where they are there."""
+    storage, result = done.store.storage, done[step]
+    folder = f"{FOLDER}pairs/{step.removeprefix(RATE)}-{result.fingerprint[:12]}/"
+    if any(storage.list(folder)) or not any("pairs" in seal.tables for seal in result.parts):
+        return
+    files: dict[str, tuple[io.BytesIO, pq.ParquetWriter]] = {}
+    written_schema = tables.PAIRS.remove(0)
+    for seal in result.parts:
+        pairs = done.store.table(seal, "pairs")
+        for criterion in pairs["criterion"].unique().to_pylist():
+            if criterion not in files:
+                file = io.BytesIO()
+                files[criterion] = file, pq.ParquetWriter(file, written_schema, compression="zstd")
+            some = pairs.filter(pa.array([name == criterion for name in pairs["criterion"].to_pylist()]))
+            files[criterion][1].write_table(some.drop_columns("criterion"))
+    for criterion, (file, writer) in files.items():
+        writer.close()
+        key = f"{folder}{criterion}.parquet"
+        storage.ensure(key, file.getvalue())
+        logger.warning(
+            "%s: the pairs that were judged by %s are in %s. To learn from them: selector fit-rater %s --pair first"
+            " second --better better --higher-is better --out %s.parquet",
+            step, criterion, path := f"{storage.address}/{key}", path, criterion,
+        )  # fmt: skip
 
 
 def batch_of(table: pa.Table) -> pa.RecordBatch:

@@ -92,7 +92,7 @@ class Run:
             "cluster": functools.partial(health.check, gates=self.resolved.policy.cluster.gates),
             "select": self._not_empty,
             "order": self._not_empty,
-            **{rater.name: functools.partial(rate.check, step=rater.name) for rater in self.raters},
+            **{rater.name: functools.partial(self._rated, rater.name) for rater in self.raters},
         }
 
     def _surveyed(self, lease: Lease | None, done: Done) -> None:
@@ -200,6 +200,9 @@ class Run:
             if self.store.find(task.key) is None
         ]
         _check_space(self.store, f"the vectors of {sum(wanted)} documents", sum(wanted) * _BYTES_PER_VECTOR)
+
+    def _rated(self, step: str, done: Done) -> None:
+        rate.finish(done, step, is_dry=self.is_dry)
 
     def finish(self, done: Done, runner: Runner) -> Manifest:
         """The committed manifest, once what lies beside it is written: the log, the list of artefacts."""

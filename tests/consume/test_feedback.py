@@ -142,6 +142,10 @@ def test_rollouts_are_added_up_by_document_also_where_it_is_named_by_its_id(mani
     assert counts == [(0, 1, 16, 5), (1, 1, 8, 0), (2, 1, 4, 4)]
     with Feedback(tmp_path / "heap", manifest, rank=0) as feedback:
         feedback.write(position=[5], step=2, loss=[0.5])
+    with Feedback(tmp_path / "losses", manifest, rank=0) as feedback:
+        feedback.write(position=[5], step=2, loss=[0.5])
+    with pytest.raises(UsageError, match=r"have losses alone, and --kind is rollouts\. Leave --kind out"):
+        append(tmp_path / "losses", manifest, tmp_path / "tried.parquet", "rollouts")
     with pytest.raises(UsageError, match="have losses and rollouts"):
         append(tmp_path / "heap", manifest, tmp_path / "tried.parquet")
     assert append(tmp_path / "heap", manifest, tmp_path / "losses.parquet", "loss").rows == 1

@@ -208,7 +208,7 @@ def fitted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.mark.slow
 def test_the_command_says_how_well_it_agrees_beside_the_plain_measures(fitted: tuple[Path, Any]) -> None:
     _, printed = fitted
-    assert (printed["kind"], printed["texts"], printed["rows"]) == ("ridge", 80, 80)
+    assert (printed["kind"], printed["texts"], printed["rows"], printed["left_out"]) == ("ridge", 80, 80, 2)
     figures = printed["agreement"]["Spearman"]
     assert list(figures)[:4] == ["fitted", "words", "characters", "Flesch-Kincaid"]
     assert list(figures)[4:] == ["fitted - words", "fitted - characters", "fitted - Flesch-Kincaid"]
@@ -257,6 +257,7 @@ def test_a_judgement_names_the_better_column_or_is_a_chance(
     [
         ({"text": "a", "grade": "good"}, ["--label", "grade"], r"the label 'good' in 'grade' is no number"),
         ({"text": "a", "grade": 1e308}, ["--label", "grade"], r"the label 1e\+308 in 'grade' is beyond 3\.4e\+38"),
+        ({"text": "a", "grade": "inf"}, ["--label", "grade"], r"the label 'inf' in 'grade' is beyond 3\.4e\+38"),
         ({"text": "a", "grade": 1}, ["--label", "grad"], r"has no column 'grad'\. Did you mean 'grade'\?"),
         ({"a": "1", "b": "2", "best": "c"}, ["--pair", "a", "b", "--better", "best"], r"names neither 'a' nor 'b'"),
         ({"text": "a", "grade": 1}, [], r"Say what was said of the texts"),

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -246,6 +247,18 @@ def test_a_run_says_what_it_will_cost_keeps_every_answer_and_asks_again_for_what
     assert first.code == 0, first.err
     assert "judge: up to 104 questions to m (26 documents, 2 opponents, 2 orders, 1 criteria)" in caplog.text
     num_asked = len(server.questions)
+    (pairs,) = (tmp_path / "runs/judged/pairs").glob("judge-*/educational_value.parquet")
+    assert f"selector fit-rater {pairs} --pair first second --better better" in caplog.text
+    judged = pq.read_table(pairs).to_pylist()
+    digits = [(row["better"], row["first"].count("1") - row["second"].count("1")) for row in judged]
+    assert len(judged) == 26 * 2 - 2 - 1, "each with two opponents but for itself, and one was refused"
+    assert all(better == (0.5 if gap == 0 else gap > 0) for better, gap in digits)
+    learned = tmp_path / "judged.jsonl"
+    fitted = selector(
+        "fit-rater", pairs, "--pair", "first", "second", "--better", "better", "--higher-is", "better", "--model",
+        tiny_model, "--uses", "counts", "--duplicates", 1, "--out", learned, "--json",
+    )  # fmt: skip
+    assert fitted.code == 0 and fitted.json["rows"] == len(judged), fitted.err
     assert run().json["digest"] == first.json["digest"]
     assert len(server.questions) == num_asked, "what is done is found"
     again = run("--retry-failed")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from conftest import write_jsonl
 from rated import scores_of
 from runs import policy_of, write_corpus
 from selector import plugins
@@ -144,9 +145,12 @@ def test_a_table_is_joined_by_key_where_it_has_no_ids(tmp_path: Path) -> None:
 
 
 def test_a_table_with_two_rows_for_a_document_or_without_the_column_is_refused(tmp_path: Path) -> None:
-    twice = of_table(tmp_path, [{"key": "a", "grade": 1}, {"key": "a", "grade": 2}])
-    with pytest.raises(PolicyError, match=rf"several rows for one document, such as {keyed.digest(b'a').hex()}"):
-        twice.prepare()
+    for key, named in (("key", "'a'"), ("doc_id", "61" * 16)):
+        rows = [{key: "a" if key == "key" else "61" * 16, "grade": grade} for grade in (1, 2)]
+        options = {"table": str(write_jsonl(tmp_path / "twice.jsonl", rows)), "column": "grade", "higher_is": "better"}
+        twice = plugins.make("raters", "table", options, "rate.mine", Rater)
+        with pytest.raises(PolicyError, match=rf"^rate\.mine\.table: .*several rows for one document, such as {named}"):
+            attached.checksums(twice, "rate.mine")
     with pytest.raises(PolicyError, match=r"has no column 'grade'\. Did you mean 'grades'\?"):
         of_table(tmp_path, [{"key": "a", "grades": 1}])
     with pytest.raises(PolicyError, match=r"has a column 'grade' that is not double"):

@@ -20,6 +20,7 @@ from selector.engine.local import LocalExecutor
 from selector.errors import PolicyError, SelectorError
 from selector.models.causal import Causal, Window, windows_of
 from selector.policy import Policy
+from selector.policy.resolve import resolve
 from selector.testing import check_rater
 
 TEXTS = [text_of(3, 4), "", "a", "Zwei Worte.", text_of(5, 60), "日本語 🎉", text_of(3, 4)]
@@ -279,10 +280,31 @@ def test_a_classifier_names_a_class_or_says_how_likely_one_is(models: dict[str, 
 
 
 def test_a_model_of_another_kind_is_refused_in_words(models: dict[str, Path]) -> None:
-    with pytest.raises(PolicyError, match=r"is no classifier: it has no weights for score\.weight"):
+    with pytest.raises(PolicyError, match=r"is no classifier: its config\.json says that it is a GPT2LM"):
         scores_of("regression", {"model": str(models["small"])}, text=["a"])
     with pytest.raises(PolicyError, match=r"is no language model but a classifier: it has score\.weight"):
         scores_of("perplexity", {"model": str(models["one"])}, text=["a"])
+
+
+def test_what_a_folder_of_a_model_cannot_do_is_refused_before_any_work(models: dict[str, Path], tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"text": "a b c"}])
+    encoder, small = "all-MiniLM-L6-v2", str(models["small"])
+    for rater, message in (
+        (
+            {"perplexity": {"model": encoder}},
+            r"^rate\.x\.model: .* is no language model: its config.json says that it is",
+        ),
+        ({"perplexity": {"model": str(models["one"])}}, r"^rate\.x\.model: .* is no language model but a classifier"),
+        ({"perplexity": {"model": small, "max_tokens": 99}}, r"^rate\.x\.model: .* reads at most 64 tokens, not 99"),
+        ({"perplexity": {"model": small, "stride": 64}}, r"^rate\.x\.model: stride is 64, and has to be from 1 to 63"),
+        ({"regression": {"model": small}}, r"^rate\.x\.model: .* is no classifier: its config.json says"),
+        ({"regression": {"model": str(models["four"])}}, r"^rate\.x: regression: .* has 4 outputs"),
+        ({"model_difference": {"large": small, "small": encoder}}, r"^rate\.x\.small: .* is no language model"),
+    ):
+        select = {"budget": {"documents": 1}, "using": "random"}
+        written: dict[str, Any] = {"corpus": {"paths": [str(corpus)]}, "rate": [{**rater, "as": "x"}], "select": select}
+        with pytest.raises(PolicyError, match=message):
+            resolve(Policy.of({**written, "order": {"using": "shuffled"}}))
 
 
 def test_equal_windows_go_through_the_model_once(models: dict[str, Path]) -> None:
