@@ -69,6 +69,18 @@ def groups_in(chosen: Pool, by: str, first: Sequence[GroupName] = (), where: str
     return Groups(by=by, names=(*(name for name in first if name in values), *sorted(values - set(first))))
 
 
+def group_sizes(chosen: Pool, groups: Groups) -> Ints:
+    """How many rows of a pool each group has, the last one being what is in none."""
+    sizes = np.zeros(groups.count + 1, np.int64)
+    for counts in chosen.map(functools.partial(_sizes, groups), groups.by):
+        sizes += counts
+    return sizes
+
+
+def _sizes(groups: Groups, batch: pa.RecordBatch) -> Ints:
+    return np.bincount(groups.of(batch), minlength=groups.count + 1)
+
+
 def _values(by: str, batch: pa.RecordBatch) -> list[Any]:
     """The values of a batch, each once."""
     return batch[by].unique().to_pylist()

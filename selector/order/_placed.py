@@ -6,7 +6,7 @@ distributed sort and a prefix sum, and its author writes only the keys.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -50,6 +50,11 @@ class Placed(Order):
         """How often each row is seen, 0 for not at all; None: once, so each document as often as select decided."""
         return None
 
+    def drawn(self, batch: pa.RecordBatch, summary: Any, seed: int) -> "Drawn | None":
+        """The visits of a batch, for an order that draws documents again and again; None: `visits`, `groups` and `keys`
+        say them. Of a document that has several rows, `visit` says which of them each is."""
+        return None
+
     def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
         """The group of each row: numbers from 0 on, of which the last is about as large as the number of groups."""
         return np.zeros(batch.num_rows, np.int64)
@@ -74,9 +79,21 @@ class Placed(Order):
         """The phase of each visit, as an index into the names of the phases: by its group alone."""
         return np.zeros(len(group), np.int64), ["main"]
 
+    def phases_along(self, position: Ints, summary: Any) -> tuple[Ints, Sequence[str]] | None:
+        """The same, by the position of each visit; None: `phases` says it."""
+        return None
+
     def loss_weights(self, group: Ints, summary: Any) -> npt.NDArray[np.float32]:
         """The loss weight of each visit, by its group alone."""
         return np.ones(len(group), np.float32)
+
+    def facts(self, summary: Any) -> Mapping[str, Any]:
+        """What the manifest says of the order."""
+        return {}
+
+    def phase_facts(self, summary: Any) -> Mapping[str, Mapping[str, Any]]:
+        """What the manifest says of phases, by their names."""
+        return {}
 
     @final
     def arrange(self, chosen: Pool, seed: int) -> Positions:
@@ -94,9 +111,27 @@ class Placed(Order):
         dealt = np.argsort(place, kind="stable")
 
         order, group = by_group[dealt], group[dealt]
-        phase, weights = labelled(self, group, summary)
+        phase, weights = labelled(self, group, np.arange(len(group)), summary)
         visits = pa.table([rows[order], numbered(ids[order]), phase, weights], schema=tables.VISITS)
-        return Positions(visits=visits, left=left_out(self, np.flatnonzero(counts == 0)))
+        left = left_out(self, np.flatnonzero(counts == 0))
+        return Positions(visits=visits, left=left, phases=self.phase_facts(summary), facts=self.facts(summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The visits of a batch: of each the row that is visited, and its group and its key in a placed order."""
+
+    row: Ints
+    group: Ints
+    key: UInt64
+
+    @classmethod
+    def of(cls, draws: Iterable[tuple[Ints, int | Ints, UInt64]]) -> "Drawn":
+        """Draw after draw: the rows, their groups or that of all, and their keys."""
+        listed = [(row, np.broadcast_to(group, len(row)), key) for row, group, key in draws]
+        none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
+        row, group, key = (np.concatenate(columns) for columns in zip(none, *listed, strict=True))
+        return cls(row=row, group=group, key=key)
 
 
 def has_places(order: Placed) -> bool:
@@ -111,10 +146,12 @@ def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints, summary: Any) ->
     return _numbers(order, "place", place, len(group), "iu").astype(np.int64)
 
 
-def labelled(order: Placed, group: Ints, summary: Any) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
-    """The phase and the loss weight of visits of these groups."""
+def labelled(
+    order: Placed, group: Ints, position: Ints, summary: Any
+) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
+    """The phase and the loss weight of visits of these groups, at these positions."""
     with _blamed(order):
-        codes, names = order.phases(group, summary)
+        codes, names = order.phases_along(position, summary) or order.phases(group, summary)
         words, answer = pa.array(names, pa.string()), order.loss_weights(group, summary)
     phase = pa.DictionaryArray.from_arrays(
         _natural(order, "phases", codes, len(group), len(names)).astype(np.int32), words
@@ -160,6 +197,8 @@ class Read:
     seed: int
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64]:
+        if type(self.order).drawn is not Placed.drawn:
+            return self._drawn(batch)
         with _blamed(self.order):
             counts = self.order.visits(batch, self.summary, self.seed)
         if counts is None:
@@ -173,6 +212,15 @@ class Read:
             groups, keys = self.order.groups(seen, self.summary), self.order.keys(seen, self.summary, self.seed)
         groups = _natural(self.order, "groups", groups, len(ids))
         return counts, ids, groups, _numbers(self.order, "keys", keys, len(ids), "u").astype(np.uint64)
+
+    def _drawn(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64]:
+        ids = keyed.words(batch["doc_id"])
+        with _blamed(self.order):
+            drawn = self.order.drawn(batch.append_column("visit", pa.array(numbered(ids))), self.summary, self.seed)
+        assert drawn is not None
+        by_row = np.argsort(drawn.row, kind="stable")
+        row = drawn.row[by_row]
+        return np.bincount(row, minlength=len(ids)), ids[row], drawn.group[by_row], drawn.key[by_row]
 
 
 def _blamed(order: Placed) -> AbstractContextManager[None]:

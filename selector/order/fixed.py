@@ -2,18 +2,20 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from selector import exact
 from selector.errors import PolicyError
-from selector.exact import Floats, Ints, keyed
-from selector.order import Direction, Order, Pool, Positions, ScoreName
-from selector.order._ranked import laps, left_out, ranked
+from selector.exact import Ints
+from selector.order import Direction, Order, ScoreName
+from selector.order._draws import Bools, InSteps, Steps
+from selector.order._ranked import ByDifficulty
 
 Schedule = Literal["fixed_linear", "fixed_root", "fixed_discrete"]
 
@@ -54,7 +56,7 @@ class Metric(_Limit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(_Limit, Order):
+class Fixed(_Limit, InSteps):
     """Draws each step from the documents below a limit in every one of some scores, and the limit rises.
 
     `schedule` says how (DeepSpeed's names): fixed_linear from `least` to `greatest` until the share `full` of the steps
@@ -65,7 +67,7 @@ class Fixed(_Limit, Order):
     document must be within every limit, so the pool can be smaller than a step, which then goes through it several
     times: the fact `smallest_pool` tells of that, `empty_steps` of those that drew from everything because the pool was
     empty. There are `epochs` times as many visits as documents, evenly over the steps; what no step draws is told as
-    left. The driver holds all keys and visits.
+    left.
 
     Evidence: DeepSpeed's data efficiency library, whose schedules these are; we read its code, and know its reported
     savings from summaries only, which are those of a curriculum together with dropping tokens at random. A resumed run
@@ -75,6 +77,7 @@ class Fixed(_Limit, Order):
     `paced` and `pooled` are simpler; with many steps `shuffled` is as good.
     """
 
+    chance = "fixed"
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"scores": ["difficulty"]})
 
     scores: tuple[ScoreName, ...] = ()
@@ -92,42 +95,33 @@ class Fixed(_Limit, Order):
         if not 0 <= self.epochs <= 1000:
             raise PolicyError(f"fixed.epochs={self.epochs} is no number of epochs: write a number from 0 to 1000.")
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        ids, worst = keyed.words(chosen.table("doc_id")["doc_id"]), np.zeros(chosen.num_documents, np.int64)
-        for score in self.scores:  # of these the greatest of its ranks
-            worst = np.maximum(worst, self._rank(chosen, score))
-        measured = [
-            self._rank(chosen, one.score) if one.difficulty == "percentile" else _values(chosen, one.score)
-            for one in self.metrics
-        ]
-        drawn, sizes = [np.empty(0, np.int64)], list[int]()
-        total = round(Fraction(str(self.epochs)) * len(ids))
-        for step, visits in enumerate(exact.apportion(total, [1] * self.steps).tolist()):
-            is_open = (
-                worst < len(ids) * self.limit(step, self.steps) // 100 if self.scores else np.ones(len(ids), np.bool_)
-            )
-            for one, values in zip(self.metrics, measured, strict=True):
-                limit = one.limit(step, self.steps)
-                is_open &= values < len(ids) * limit // 100 if one.difficulty == "percentile" else values <= limit
-            pool = np.flatnonzero(is_open)
-            sizes.append(len(pool))
-            drawn += laps(pool if len(pool) else np.arange(len(ids)), ids, visits, seed, f"fixed/{step}")
-        positions = Positions.of(np.concatenate(drawn), ids)
-        facts = {"smallest_pool": min(sizes), "empty_steps": sizes.count(0)}
-        return replace(left_out(positions, len(ids), "no step of the schedule drew it"), facts={"fixed": facts})
+    @property
+    def ranks(self) -> Mapping[str, Order]:
+        ranked = [*self.scores, *(one.score for one in self.metrics if one.difficulty == "percentile")]
+        return {_rank_by(score): ByDifficulty(score=score, direction=self.direction) for score in ranked}
 
-    def _rank(self, chosen: Pool, score: str) -> Ints:
-        """The rank of each row of the pool by a score."""
-        _, _, order = ranked(chosen, score, self.direction)
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return rank
+    def visits_of_steps(self, num_rows: int) -> Ints:
+        return exact.apportion(round(Fraction(str(self.epochs)) * num_rows), [1] * self.steps)
+
+    def is_open(self, batch: pa.RecordBatch, step: int, known: int) -> Bools:
+        """Which rows are within every limit; `known` is the number of rows of the pool."""
+        limits = [(score, self.limit(step, self.steps), True) for score in self.scores]
+        limits += [(one.score, one.limit(step, self.steps), one.difficulty == "percentile") for one in self.metrics]
+        is_open = np.ones(batch.num_rows, np.bool_)
+        for score, limit, is_percentile in limits:
+            if is_percentile:
+                is_open &= batch[_rank_by(score)].to_numpy() < known * limit // 100
+            else:
+                is_open &= exact.floats(batch[score]) <= limit  # not where there is none
+        return is_open
+
+    def facts(self, summary: Steps) -> Mapping[str, Any]:
+        pools = summary.pools.tolist()
+        return {"fixed": {"smallest_pool": min(pools), "empty_steps": pools.count(0)}}
 
 
-def _values(chosen: Pool, score: str) -> Floats:
-    """The value of a score for each row of the pool; infinite where there is none."""
-    values = exact.floats(chosen.table(score)[score])
-    return np.where(np.isnan(values), np.inf, values)
+def _rank_by(score: str) -> str:
+    return f"rank by {score}"
 
 
 def _check(of: _Limit, called: str, *, is_percentile: bool) -> None:

@@ -1,20 +1,23 @@
 """Draws at every step from all that is available by then: a pool that grows from easy to hard."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
+import pyarrow as pa
 
 from selector import exact
 from selector.errors import PolicyError
-from selector.order import Direction, Order, Pool, Positions, ScoreName
+from selector.exact import Ints
+from selector.order import Direction, Order, Pool, ScoreName
+from selector.order._draws import Bools, InSteps
 from selector.order._pacing import PoolPacing, check_pacing, cycle, pool_size
-from selector.order._ranked import laps, left_out, ranked
+from selector.order._ranked import ByDifficulty
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pooled(Order):
+class Pooled(InSteps):
     """Divides all visits evenly over steps, and draws those of a step from the pool that is available at its beginning.
 
     The pool has the easiest documents: the share `start` of them at first, all once the share `full` of the steps is
@@ -23,7 +26,7 @@ class Pooled(Order):
     documents). There are `epochs` times as many visits as documents, exactly. A step goes through its pool in laps,
     each shuffled anew, so that within a step no document is seen twice more often than another; the last lap is a
     random sample. So easy documents are seen several times, and some hard ones not at all: those are told as left.
-    Documents without a score are in the pool last. The driver holds all keys and all visits.
+    Documents without a score are in the pool last.
 
     Evidence: as of `paced`, arXiv 2012.03107, which this follows but for one thing: there the pool is looked at again
     only when a lap is over, so its steps are as long as its pools. DeepSpeed's data efficiency draws from such pools
@@ -31,6 +34,8 @@ class Pooled(Order):
 
     When: as of `paced`, and where repeats cost little: up to about four epochs.
     """
+
+    chance = "pooled"
 
     score: ScoreName
     pacing: PoolPacing = "linear"
@@ -47,13 +52,18 @@ class Pooled(Order):
         if not 0 <= self.epochs <= 1000:
             raise PolicyError(f"pooled.epochs={self.epochs} is no number of epochs: write a number from 0 to 1000.")
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        ids, _, order = ranked(chosen, self.score, self.direction)
-        total = round(Fraction(str(self.epochs)) * len(order))
-        drawn, sizes = [np.empty(0, np.int64)], self.pool_sizes(len(order))
-        for step, visits in enumerate(exact.apportion(total, [1] * self.steps).tolist()):
-            drawn += laps(order[: sizes[step]], ids, visits, seed, f"pooled/{step}")
-        return left_out(Positions.of(np.concatenate(drawn), ids), len(order), "no step of the schedule drew it")
+    @property
+    def ranks(self) -> Mapping[str, Order]:
+        return {"rank": ByDifficulty(score=self.score, direction=self.direction)}
+
+    def visits_of_steps(self, num_rows: int) -> Ints:
+        return exact.apportion(round(Fraction(str(self.epochs)) * num_rows), [1] * self.steps)
+
+    def known(self, chosen: Pool) -> list[int]:
+        return self.pool_sizes(chosen.num_documents)
+
+    def is_open(self, batch: pa.RecordBatch, step: int, known: list[int]) -> Bools:
+        return batch["rank"].to_numpy() < known[step]
 
     def pool_sizes(self, num_documents: int) -> list[int]:
         """How many documents each step can draw from, one at least."""

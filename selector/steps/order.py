@@ -83,8 +83,8 @@ class OrderStep(Whole):
         if self._reads_training or self._reads_batch:
             pool = replace(pool, training=self.training)
         if is_arranged_by_shards(order):
-            keys, facts = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)
-            return keys, {"facts": facts, "phases": {}}
+            answer = ranges.arranged(done, own, self.label, order, pool, shards, self.seed)
+            return answer.keys, {"facts": answer.facts, "phases": {k: dict(v) for k, v in answer.phases.items()}}
         _check_can_be_held(self.label, order, pool.num_documents)
         ids = keyed.words(pool.table("doc_id")["doc_id"])
         positions = arranged(self.label, order, pool, ids, self.seed)

@@ -86,20 +86,19 @@ class _Range:
 
 def arranged(
     done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ShardRows], seed: int
-) -> tuple[list[str], dict[str, Any]]:
-    """The keys of what each shard's rows are in the order: `positions` (`POSITIONS`) and `left` (`tables.LEFT`); and
+) -> "Arranged":
+    """What each shard's rows are in the order, by the keys of `positions` (`POSITIONS`) and `left` (`tables.LEFT`); and
     what the order says of itself.
 
     `name` is what the policy calls the order, for the message where it fails. The order is one that is arranged by
     shards (`is_arranged_by_shards`).
     """
-    answer = _arranged(done, inputs, name, order, pool, shards, seed, "order.shards")
-    return answer.keys, answer.facts
+    return _arranged(done, inputs, name, order, pool, shards, seed, "order.shards")
 
 
 def _arranged(
     done: Done, inputs: Any, name: str, order: Order, pool: Pool, shards: Sequence[ShardRows], seed: int, home: str
-) -> "_Arranged":
+) -> "Arranged":
     """The order over shards, with what each shard gets back below `home`."""
     with_ranks, ranked = _with_ranks(done, inputs, name, order, pool, shards, seed)
     if isinstance(order, Around):
@@ -131,7 +130,8 @@ def _arranged(
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, sort))
     lines = _OfGroups(order=order, summary=summary)
-    return _given_back(done, inputs, lines, ranges, shards, _Unvisited(read=read), home)
+    answer = _given_back(done, inputs, lines, ranges, shards, _Unvisited(read=read), home)
+    return replace(answer, facts=dict(order.facts(summary)), phases=dict(order.phase_facts(summary)))
 
 
 def _with_ranks(
@@ -167,7 +167,7 @@ class _Outside:
         return f"{self.home}/{fingerprint([self.inputs, shard.number])}"
 
 
-def _around(outside: _Outside, order: Around, inner: "_Arranged") -> "_Arranged":
+def _around(outside: _Outside, order: Around, inner: "Arranged") -> "Arranged":
     """What an order does to the visits of another one."""
     done, name = outside.done, outside.name
     begins, phases = _stretches(done, inner)
@@ -191,8 +191,8 @@ def _around(outside: _Outside, order: Around, inner: "_Arranged") -> "_Arranged"
 
 
 def _sorted_anew(
-    outside: _Outside, order: Resorted, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
-) -> "_Arranged":
+    outside: _Outside, order: Resorted, inner: "Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "Arranged":
     """The visits of another order, sorted anew."""
     done, inputs = outside.done, outside.inputs
     with blamed("order", outside.name, order):
@@ -208,12 +208,16 @@ def _sorted_anew(
     lines = _Carried(order=order, total=visits.count)
     unvisited = _StillUnvisited(keys=tuple(inner.keys))
     answer = _given_back(done, inputs, lines, ranges, outside.shards, unvisited, outside.home)
-    return replace(answer, facts={**inner.facts, **own} if keeps_phases else own)
+    return (
+        replace(answer, facts={**inner.facts, **own}, phases=inner.phases)
+        if keeps_phases
+        else replace(answer, facts=own)
+    )
 
 
 def _moved(
-    outside: _Outside, order: Moved, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
-) -> "_Arranged":
+    outside: _Outside, order: Moved, inner: "Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "Arranged":
     """The visits of another order, moved by their groups: those are all that is held, in line."""
     done, inputs = outside.done, outside.inputs
     with blamed("order", outside.name, order):
@@ -238,8 +242,8 @@ def _moved(
 
 
 def _weighed(
-    outside: _Outside, order: Weighted, inner: "_Arranged", visits: Visits, along: "Sequence[_AlongShard]"
-) -> "_Arranged":
+    outside: _Outside, order: Weighted, inner: "Arranged", visits: Visits, along: "Sequence[_AlongShard]"
+) -> "Arranged":
     """The visits of another order, in their places, weighed."""
     done, name = outside.done, outside.name
     with blamed("order", name, order):
@@ -264,16 +268,16 @@ def _given_back(
     shards: Sequence[ShardRows],
     unvisited: "_NotVisited",
     home: str,
-) -> "_Arranged":
+) -> "Arranged":
     """Gives each shard the positions of its rows; `lines` says what is in a range, one visit after another."""
     back = functools.partial(_deal_back, lines)
     keys = [f"{home}/{fingerprint([inputs, shard.number])}" for shard in shards]
     collect = functools.partial(_collect, unvisited, tuple(shards), tuple(keys))
     keys = exchange(done, "order", [inputs, "back"], ranges, len(shards), back, collect)
-    return _Arranged(keys=keys, ranges=ranges, lines=lines)
+    return Arranged(keys=keys, ranges=ranges, lines=lines)
 
 
-def _stretches(done: Done, inner: "_Arranged") -> tuple[Ints, pa.DictionaryArray]:
+def _stretches(done: Done, inner: "Arranged") -> tuple[Ints, pa.DictionaryArray]:
     """The positions at which another phase begins, the first one included, and those phases."""
     begins, phases = [np.empty(0, np.int64)], [pa.chunked_array([], tables.LABEL)]
     last: str | None = None
@@ -416,14 +420,15 @@ class _Lines(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _OfGroups:
-    """The lines of a placed order: phases and weights follow from groups."""
+    """The lines of a placed order: phases and weights follow from groups, or phases from positions."""
 
     order: Placed
     summary: Any
 
     def __call__(self, store: Store, span: "_Range") -> pa.Table:
         rows = store.read(span.key, "rows")
-        phase, weights = labelled(self.order, rows["group"].to_numpy(), self.summary)
+        positions = span.first + np.arange(rows.num_rows)
+        phase, weights = labelled(self.order, rows["group"].to_numpy(), positions, self.summary)
         return pa.table([rows["row"], rows["shard"], phase, weights], schema=_LINES)
 
 
@@ -443,13 +448,14 @@ class _Carried:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arranged:
+class Arranged:
     """An order over shards: what each shard got back, and the ranges that its phases are in, first to last."""
 
     keys: list[str]
     ranges: Sequence[_Range]
     lines: _Lines
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    phases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 def _runs(store: Store, lines: _Lines, span: _Range) -> tuple[Ints, pa.DictionaryArray]:

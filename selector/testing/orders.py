@@ -155,7 +155,7 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
     rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
 
     def answers_for(some: slice) -> list[tuple[int, str, float]]:
-        phase, weights = labelled(order, group[some], summary)
+        phase, weights = labelled(order, group[some], np.arange(len(group))[some], summary)
         return list(
             zip(
                 placed(order, group[some], rank[some], sizes, summary).tolist(),

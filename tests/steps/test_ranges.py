@@ -21,11 +21,16 @@ from selector.order import Order, Placed, ScoreName
 from selector.order._around import Along, Around, is_arranged_by_shards
 from selector.order._resorted import Resorted
 from selector.order.apart import Apart
+from selector.order.balanced import Balanced
 from selector.order.bands import Bands
 from selector.order.by_score import ByScore
+from selector.order.cyclical import Cyclical
+from selector.order.fixed import Fixed
+from selector.order.heads import Heads
 from selector.order.jittered import Jittered
 from selector.order.least_share import LeastShare
 from selector.order.matched import Matched
+from selector.order.pooled import Pooled
 from selector.order.score_weights import ScoreWeights
 from selector.order.shuffled import Shuffled
 from selector.order.spread import Spread
@@ -84,6 +89,11 @@ ORDERS: list[Order] = [
     WhereItCounts(inner=Warmup(inner=Repeating(), share=0.4), phase="warmup"),
     Warmup(inner=WhereItCounts(inner=Shuffled(), phase="main")),
     Matched(inner=WhereItCounts(inner=Repeating(), score=ScoreName(EXACT))),
+    Pooled(score=NAME, steps=3, epochs=2.5), Pooled(score=NAME, pacing="cyclical", direction="anti_curriculum"),
+    Fixed(scores=(NAME, ScoreName(EXACT)), steps=4, epochs=1.7), Balanced(score=NAME),
+    Cyclical(score=NAME, epochs=2.2, ages=True), Cyclical(score=NAME, weight="inverse", course="bigger_to_lower"),
+    Heads(epochs=2.3), Heads(epochs=0.4, heads="single", by="cluster"), Matched(inner=Heads(epochs=1.5)),
+    Apart(inner=Pooled(score=NAME, steps=2, epochs=3), gap=6), Warmup(inner=Fixed(scores=(NAME,), steps=2)),
     *(ScoreWeights(inner=inner, score=NAME, epochs=3) for inner in (SORTED, Repeating(), TURNS)),
     *(Spread(inner=inner, window=6, most=2) for inner in (SORTED, Repeating(), TURNS, Bands(score=NAME))),
     *(Apart(inner=inner, gap=gap) for inner in (SORTED, Repeating(), TURNS) for gap in (2, 20)),
@@ -118,10 +128,10 @@ def answers(
     shards: Any = [Shard(number=i, batch=shard.read(pool.schema.names)) for i, shard in enumerate(pool.shards)]
     pool = replace(pool, training=TRAINING)
     positions = order.arrange(pool, 7)
-    keys, facts = ranges.arranged(Done(store, mapper), "inputs", "tried", order, pool, shards, 7)
+    over_shards = ranges.arranged(Done(store, mapper), "inputs", "tried", order, pool, shards, 7)
     firsts = np.cumsum([0, *(shard.batch.num_rows for shard in shards)]).tolist()
     placed, left = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
-    for first, key in zip(firsts, keys, strict=False):
+    for first, key in zip(firsts, over_shards.keys, strict=False):
         for row in store.read(key, "positions").to_pylist():
             values = (row[name] for name in ("visit", "phase", "loss_weight"))
             placed.append((row["position"], first + row["row"], *values))
@@ -129,7 +139,17 @@ def answers(
     visits = enumerate(positions.visits.to_pylist())
     whole = [(at, row["document"], row["visit"], row["phase"], row["loss_weight"]) for at, row in visits]
     whole_left = [(row["document"], row["reason"]) for row in positions.left.to_pylist()]
-    return [whole, sorted(whole_left), positions.facts], [sorted(placed), sorted(left), facts]
+    in_words = dict(positions.facts), dict(positions.phases)
+    return [whole, sorted(whole_left), *in_words], [sorted(placed), sorted(left), over_shards.facts, over_shards.phases]
+
+
+@pytest.mark.slow
+def test_every_one_of_these_orders_is_the_same_over_shards_and_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    table = with_visits(made_up(24, 3), [1, 2])
+    for order in ORDERS:
+        whole, over_shards = answers(order, table, 20)
+        assert over_shards == whole, order
 
 
 @pytest.mark.slow
