@@ -23,6 +23,7 @@ from selector.manifest.digest import labels
 from selector.manifest.format import Stored
 from selector.manifest.header import Header
 from selector.manifest.measures import GroupMeasures, ScoreMeasures, window_of
+from selector.manifest.unmet import left, unmet
 
 _Array = npt.NDArray[Any]
 
@@ -188,14 +189,8 @@ def undone(header: Header) -> Iterator[str]:
     yield from _of_feedback(rows_not_read(chosen))
     if "waiting" in chosen:
         yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
-    for reason, count in arranged.get("left", {}).items():
-        visits = "1 visit is" if count == 1 else f"{count:,} visits are"
-        yield f"order: {visits} not made: {reason}"
-    for name, tokens in arranged.get("phases", {}).get("short", {}).items():
-        yield f"order: the phase {name} asks for {tokens:,} tokens more than its groups have left"
-    for name, count in arranged.get("least_share", {}).get("missing", {}).items():
-        visits = "1 visit is" if count == 1 else f"{count:,} visits are"
-        yield f"order: {visits} missing of {name} for its least share"
+    yield from (left(reason, count) for reason, count in arranged.get("left", {}).items())
+    yield from unmet(arranged)
     if header.facts.training is not None and "best" in header.facts.training:
         yield from best_where_little_counts(header.facts.training["best"]["counts"], header.policy["training"])
 

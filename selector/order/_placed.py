@@ -87,8 +87,8 @@ class Placed(Order):
         """The loss weight of each visit, by its group alone."""
         return np.ones(len(group), np.float32)
 
-    def facts(self, summary: Any) -> Mapping[str, Any]:
-        """What the manifest says of the order."""
+    def facts(self, sizes: Ints, summary: Any) -> Mapping[str, Any]:
+        """What the manifest says of the order, by its name; `sizes` are those of its groups."""
         return {}
 
     def phase_facts(self, summary: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -114,7 +114,7 @@ class Placed(Order):
         phase, weights = labelled(self, group, np.arange(len(group)), summary)
         visits = pa.table([rows[order], numbered(ids[order]), phase, weights], schema=tables.VISITS)
         left = left_out(self, np.flatnonzero(counts == 0))
-        return Positions(visits=visits, left=left, phases=self.phase_facts(summary), facts=self.facts(summary))
+        return Positions(visits=visits, left=left, phases=self.phase_facts(summary), facts=self.facts(sizes, summary))
 
 
 @dataclass(frozen=True, kw_only=True)

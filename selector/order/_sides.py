@@ -1,5 +1,8 @@
 """Two sides of a pool, such as easy and hard documents, side by side: the share of the second changes step by step."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from selector.exact import Ints
@@ -14,7 +17,7 @@ def in_steps(group: Ints, rank: Ints, sizes: Ints, steps: Ints, second: Ints) ->
     """
     first_size, second_size = sides(sizes)
     ends = np.cumsum(steps)
-    of_second = np.clip(np.cumsum(second), ends - first_size, second_size)
+    of_second = _reached(sizes, ends, second)
     places = np.full(len(group), 2 * (first_size + second_size), np.int64)
     for side, side_ends in enumerate((ends - of_second, of_second)):
         rows = np.flatnonzero(group == side)
@@ -23,6 +26,20 @@ def in_steps(group: Ints, rank: Ints, sizes: Ints, steps: Ints, second: Ints) ->
         nth = rank[rows] - (side_ends - counts)[step]
         places[rows] = 2 * (ends - steps)[step] + (2 * nth + 1) * steps[step] // counts[step]
     return places
+
+
+def filled(name: str, sizes: Ints, steps: Ints, second: Ints) -> Mapping[str, Any]:
+    """The facts of an order of this name: how many visits are of the other side than their step asks for, since that
+    has no more documents; nothing, if there are none."""
+    given = np.diff(_reached(sizes, np.cumsum(steps), second), prepend=0)
+    count = int(np.abs(given - second).sum())
+    return {name: {"filled": count}} if count > len(steps) else {}  # else it is rounded
+
+
+def _reached(sizes: Ints, ends: Ints, second: Ints) -> Ints:
+    """How many visits of the second side there are up to the end of each step."""
+    first_size, second_size = sides(sizes)
+    return np.clip(np.cumsum(second), ends - first_size, second_size)
 
 
 def sides(sizes: Ints) -> tuple[int, int]:

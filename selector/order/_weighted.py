@@ -45,7 +45,7 @@ class Weighted(Around):
 
     @abc.abstractmethod
     def weights(self, along: Along, summary: Any) -> Floats:
-        """The weight of each visit, from 0 on; NaN: nothing is known of it."""
+        """The weight of each visit, from 0 on; NaN: nothing is known of it. What tables say is in the summary."""
 
     @final
     def arrange(self, chosen: Pool, seed: int) -> Positions:

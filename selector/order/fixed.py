@@ -115,7 +115,7 @@ class Fixed(_Limit, InSteps):
                 is_open &= exact.floats(batch[score]) <= limit  # not where there is none
         return is_open
 
-    def facts(self, summary: Steps) -> Mapping[str, Any]:
+    def facts(self, sizes: Ints, summary: Steps) -> Mapping[str, Any]:
         pools = summary.pools.tolist()
         return {"fixed": {"smallest_pool": min(pools), "empty_steps": pools.count(0)}}
 

@@ -1,9 +1,11 @@
 """All groups side by side, in the proportions that the policy wants."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -82,10 +84,27 @@ class Mixed(InGroups):
     def places(self, group: Ints, rank: Ints, sizes: Ints, summary: GroupSummary) -> Ints:
         if not self.weights:
             return (2 * rank + 1) * int(sizes.sum()) // sizes[group]
+        return _taken_in_turn(group, rank, *self._sizes_and_turns(sizes, summary))
+
+    def facts(self, sizes: Ints, summary: GroupSummary) -> Mapping[str, Any]:
+        """Names that no document has, and for how many visits the weights hold, if some group ends before others."""
+        facts, names = dict[str, Any](), [str(name) for name in summary.groups.names]
+        if absent := sorted(name for name in self.weights if name not in names):
+            nearest = {name: near for name in absent for near in difflib.get_close_matches(name, names, n=1)}
+            facts["absent"] = {"column": self.by, "names": absent, "nearest": nearest}
+        stretches = _stretches(*self._sizes_and_turns(sizes, summary)) if self.weights and len(sizes) else []
+        if len(stretches) > 1 and (stretches[-1].ends - stretches[0].ends).sum() > sum(self._turns.values()):
+            is_over = stretches[0].ends[: len(names)] == np.pad(sizes, (0, len(names)))[: len(names)]
+            ended = np.flatnonzero(is_over & (stretches[0].ends[: len(names)] > 0)).tolist()
+            facts |= {"holds": int(stretches[0].ends.sum()), "ended": [names[g] for g in ended]}
+        return {"mixed": facts} if facts else {}
+
+    def _sizes_and_turns(self, sizes: Ints, summary: GroupSummary) -> tuple[Ints, Ints]:
+        """By group how many documents it has, and how many turns of a round."""
         turns = np.zeros(max(len(sizes), summary.groups.count + 1), np.int64)
         of_group = self._turns
         turns[: summary.groups.count] = [of_group[str(name)] for name in summary.groups.names]
-        return _taken_in_turn(group, rank, np.pad(sizes, (0, len(turns) - len(sizes))), turns)
+        return np.pad(sizes, (0, len(turns) - len(sizes))), turns
 
 
 def _taken_in_turn(group: Ints, rank: Ints, sizes: Ints, turns: Ints) -> Ints:

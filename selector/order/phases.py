@@ -22,6 +22,8 @@ from selector.order._queues import Queues, queues
 from selector.order._ranked import left_out
 from selector.plugins.options import plugins_in
 
+_ROUNDED = 0.05  # of a budget, which is not paid because documents are whole: more than that is said
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -155,7 +157,7 @@ class Phases(Order):
         lined_up = queues(group, ids, self.visits * sizes, seed, "phases")
         left = _Left.of(lined_up, group, tokens, len(names))
         parts, phases = list[_Part](), dict[str, dict[str, Any]]()
-        missing, short = dict[str, int](), dict[str, int]()
+        missing, short, unpaid = dict[str, int](), dict[str, int](), dict[str, int]()
         for number, (name, phase, mixture) in enumerate(zip(self.names, self.phases, self.mixtures(), strict=True)):
             weights = self._weights(name, mixture, names, left)
             budget = phase.tokens
@@ -178,6 +180,8 @@ class Phases(Order):
             facts = dict[str, Any]()
             if budget is not None:
                 missing[name] = budget - int(tokens[rows].sum())
+                if missing[name] - short.get(name, 0) > _ROUNDED * budget:
+                    unpaid[name] = missing[name] - short.get(name, 0)
                 facts |= {"tokens_asked_for": budget, "tokens_missing": missing[name]}
             if phase.sequence_length is not None:
                 facts["sequence_length"] = phase.sequence_length
@@ -187,7 +191,10 @@ class Phases(Order):
                 phases[label] = {**part.phases.get(label, {}), **facts, "mixture": mixture}
             parts.append(part)
         inside = {name: dict(part.facts) for name, part in zip(self.names, parts, strict=True) if part.facts}
-        facts = {"phases": {"tokens_missing": missing, "short": short, "inside": inside}}
+        facts: dict[str, Any] = {"tokens_missing": missing, "short": short, "inside": inside}
+        if unpaid:
+            facts["unpaid"] = unpaid
+        facts = {"phases": facts}
         return replace(_joined(parts, ids), phases=phases, facts=facts)
 
     def _groups(self, chosen: Pool) -> tuple[list[str], Ints]:

@@ -1,6 +1,8 @@
 """Documents that a strong model prefers to a weak one come late: their share rises in the form of an S."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ from selector.exact import LAST, Floats, Ints, UInt64
 from selector.order import Placed, Pool, ScoreName, random_keys
 from selector.order._cuts import median_key
 from selector.order._preference import check_models, preferring
-from selector.order._sides import in_steps, sides
+from selector.order._sides import filled, in_steps, sides
 
 _SCALE = 10**6  # shares are whole parts of this, so that no sum of them rounds
 
@@ -56,12 +58,18 @@ class Preference(Placed):
         return random_keys(batch, seed, "preference")
 
     def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
-        num_visits = sum(sides(sizes))
+        return in_steps(group, rank, sizes, *self.counts(sum(sides(sizes))))
+
+    def facts(self, sizes: Ints, summary: np.uint64) -> Mapping[str, Any]:
+        return filled("preference", sizes, *self.counts(sum(sides(sizes))))
+
+    def counts(self, num_visits: int) -> tuple[Ints, Ints]:
+        """How many visits each step has, and how many of those are of documents above the median."""
         steps = max(min(self.steps, num_visits), 1)
         visits = exact.apportion(num_visits, [1] * steps)
         shares = high_share((np.arange(steps) + 0.5) / steps, self.steepness)
         high = (np.cumsum(np.rint(shares * _SCALE).astype(np.int64) * visits) + _SCALE // 2) // _SCALE
-        return in_steps(group, rank, sizes, visits, np.diff(high, prepend=0))
+        return visits, np.diff(high, prepend=0)
 
 
 def high_share(progress: Floats, steepness: float) -> Floats:

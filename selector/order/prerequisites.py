@@ -20,6 +20,7 @@ class Summary:
     concepts: Groups
     turns: Ints
     higher_is: str
+    circles: list[list[str]]  # concepts that build on each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,11 @@ class Prerequisites(Placed):
         turn = {name: i for i, group in enumerate(groups) for name in group}
         turns = np.array([*(turn[str(name)] for name in concepts.names), len(groups)], np.int64)
         _, turns = np.unique(turns, return_inverse=True)  # without the concepts that have no documents
-        return Summary(concepts=concepts, turns=turns.astype(np.int64), higher_is=higher_is)
+        circles = [group for group in groups if len(group) > 1]
+        return Summary(concepts=concepts, turns=turns.astype(np.int64), higher_is=higher_is, circles=circles)
+
+    def facts(self, sizes: Ints, summary: Summary) -> Mapping[str, Any]:
+        return {"prerequisites": {"circles": summary.circles}} if summary.circles else {}
 
     def groups(self, batch: pa.RecordBatch, summary: Summary) -> Ints:
         return summary.turns[summary.concepts.of(batch)]

@@ -1,7 +1,9 @@
 """Rounds of easy and hard documents together, with more hard ones in every round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Ints, UInt64
 from selector.order import Cuts, Placed, Pool, ScoreName, cut_at, random_keys
-from selector.order._sides import in_steps, sides
+from selector.order._sides import filled, in_steps, sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,9 @@ class Rounds(Placed):
     def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
         visits, hard = self.counts(sum(sides(sizes)))
         return in_steps(group, rank, sizes, visits, hard)
+
+    def facts(self, sizes: Ints, summary: Cuts) -> Mapping[str, Any]:
+        return filled("rounds", sizes, *self.counts(sum(sides(sizes))))
 
     def counts(self, num_visits: int) -> tuple[Ints, Ints]:
         """How many visits each round has, and how many of those are of hard documents while there are enough."""

@@ -72,14 +72,16 @@ class WhereItCounts(Resorted):
 
         before = take(others, np.array([first]), "stop", count=visits.count)
         border = visits.count if before.whole[0] else int(before.cuts[0, 0])
-        return replace(best, border=border, first=first, visits=num_best, counts=mean)
+        asked = 0 if self.score is None else int(Fraction(str(self.share)) * visits.count)
+        missing = max(asked - num_best, 0)
+        return replace(best, border=border, first=first, visits=num_best, counts=mean, missing=missing)
 
     def keys(self, along: Along, summary: "Best", seed: int) -> Sequence[UInt64 | Ints]:
         return [np.where(summary.mask(along), 1, np.where(along.position < summary.border, 0, 2))]
 
     def facts(self, summary: "Best") -> Mapping[str, Any]:
         facts = {"first_position": summary.first, "visits": summary.visits, "counts": summary.counts}
-        return {"where_it_counts": facts}
+        return {"where_it_counts": {**facts, **({"missing": summary.missing} if summary.missing else {})}}
 
     def _best_phase(self, visits: Visits) -> "Best":
         """The visits of the wanted phase. Raises PolicyError where the order has no such phase."""
@@ -120,6 +122,7 @@ class Best:
     first: int = 0  # the position of the first of the best afterwards
     visits: int = 0
     counts: float = 0.0
+    missing: int = 0  # visits that are asked for
 
     def queued(self, along: Along) -> Queued:
         """The visits, the best document first."""

@@ -28,6 +28,7 @@ from selector.order._placed import Read, columns_read, has_places, labelled, lef
 from selector.order._resorted import MOST_KEYS, Resorted
 from selector.order._resorted import labelled as column_of
 from selector.order._weighted import Tally, Weighted, divided, divisor, multiplied, weight_facts
+from selector.plugins import attached
 from selector.plugins.blame import Blamed, blamed, with_blame
 from selector.plugins.families import name_of
 from selector.plugins.pool import Pool
@@ -131,7 +132,7 @@ def _arranged(
         ranges = _in_line(exchange(done, "order", [inputs, "places"], ranges, len(cuts) + 1, again, sort))
     lines = _OfGroups(order=order, summary=summary)
     answer = _given_back(done, inputs, lines, ranges, shards, _Unvisited(read=read), home)
-    return replace(answer, facts=dict(order.facts(summary)), phases=dict(order.phase_facts(summary)))
+    return replace(answer, facts=dict(order.facts(sizes, summary)), phases=dict(order.phase_facts(summary)))
 
 
 def _with_ranks(
@@ -177,7 +178,7 @@ def _around(outside: _Outside, order: Around, inner: "Arranged") -> "Arranged":
     ]
 
     def everywhere(work: Callable[[Along], Answer]) -> Iterator[Answer]:
-        return done.map(Blamed(kind="order", name=name, plugin=order, work=_OfAlong(work=work)), along)
+        return done.map(Blamed(kind="order", name=name, plugin=type(order), work=_OfAlong(work=work)), along)
 
     pool = with_blame(outside.pool, "order", name, order)
     total = sum(span.rows for span in inner.ranges)
@@ -248,7 +249,8 @@ def _weighed(
     done, name = outside.done, outside.name
     with blamed("order", name, order):
         summary = order.summary(visits, outside.seed)
-    weigh = functools.partial(_weigh, _Weighing(name=name, order=order, summary=summary), done.passing)
+    bare = attached.attach(order, {})  # what its tables say is in the summary
+    weigh = functools.partial(_weigh, _Weighing(name=name, order=bare, summary=summary), done.passing)
     raw = list(done.map(weigh, along))
     known = Tally.sum(one.known for one in raw)
     pairs = list(zip(along, raw, strict=True))

@@ -17,7 +17,7 @@ from selector import tables
 from selector.exact import keyed
 from selector.order import Order, Placed, Pool
 from selector.order import check as check_positions
-from selector.order._placed import Read, columns_read, labelled, placed
+from selector.order._placed import Read, columns_read, labelled, placed, with_ranks
 from selector.testing._law import EXAMPLES, Law, Values, asserting, check, law
 from selector.testing._trials import (
     EXACT,
@@ -144,7 +144,7 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
 ) -> None:
     """A run asks `place`, `phases` and `loss_weights` for some visits at a time."""
     assert isinstance(order, Placed)
-    chosen = pool_for(order, with_visits(table, times), 16)
+    chosen = with_ranks(order, pool_for(order, with_visits(table, times), 16), seed)
     summary = order.summary(chosen, seed)
     read = Read(order=order, summary=summary, seed=seed)
     group = np.sort(
