@@ -117,4 +117,4 @@ def plan(policy: Policy, *, root: str | os.PathLike[str], executor: Executor) ->
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root, is_dry=True)
     with Runner(opened.store, executor) as runner:
-        return foreseen.of(runner.plan(steps, opened.after()), resolved)
+        return foreseen.of(runner.plan(steps, opened.after()), resolved, runner.done)

@@ -259,9 +259,12 @@ def print_plan(planned: Foreseen) -> None:
     if planned.training is None:
         return
     if planned.training["visits"] is None:
-        console.print("\nWhere updates count is known once it is known how many documents are chosen.", soft_wrap=True)
+        console.print(f"\nWhere updates count is not known: {planned.training['because']}.", soft_wrap=True)
         return
     console.print()
+    if "estimate" in planned.training:
+        visits = f"about {planned.training['visits']:,} visits, {planned.training['estimate']}"
+        console.print(f"Where updates count, for {visits}:", soft_wrap=True)
     console.print(_updates(planned.training, 20 if console.width >= _WIDE else 8))
     for line in planned.warnings:
         console.print(f"\n{line}", soft_wrap=True)

@@ -1,5 +1,8 @@
 """What is known before a run: what each step would do, and where updates will count.
 
+How many visits there will be is known of a budget in documents, and of a choice that is stored; of any other it is
+estimated from the tokens of documents that are stored, if there are any.
+
 Where the best documents come is known beforehand of a placed order that reads no score but the manifest's quality:
 then it is the same for any documents, and a thousand made-up ones tell.
 """
@@ -12,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 
 from selector.engine.runner import Planned
+from selector.engine.step import Done
 from selector.exact import keyed
 from selector.exact.rates import Training
 from selector.manifest.describe import best_where_little_counts
 from selector.order import Order, Placed, Pool
 from selector.plugins.options import columns_of
 from selector.policy.resolve import Resolved
+from selector.policy.sections import BudgetPolicy
 
 _MADE_UP = 1000
+_PARTS = 64  # that the mean number of tokens is taken of
 _BEST = 10  # one in so many is among the best
 
 
@@ -32,15 +38,15 @@ class Foreseen:
     warnings: Sequence[str] = ()
 
 
-def of(steps: Sequence[Planned], resolved: Resolved) -> Foreseen:
-    """What is known of a run whose steps are these."""
+def of(steps: Sequence[Planned], resolved: Resolved, done: Done) -> Foreseen:
+    """What is known of a run whose steps are these, of which those in `done` are stored."""
     policy = resolved.policy
     if policy.training is None:
         return Foreseen(steps=steps)
-    num_visits, training = policy.select.budget.documents, policy.training.training
-    if num_visits is None:
-        return Foreseen(steps=steps, training={"visits": None})
-    facts = training_facts(training, num_visits)
+    training, (num_visits, estimate) = policy.training.training, visits_of(policy.select.budget, done)
+    if not num_visits:
+        return Foreseen(steps=steps, training={"visits": None, "because": estimate})
+    facts = training_facts(training, num_visits) | ({"estimate": estimate} if estimate else {})
     quality = next((column for column in resolved.manifest_columns if column.name == "quality"), None)
     counts = None
     if quality is not None:
@@ -52,6 +58,32 @@ def of(steps: Sequence[Planned], resolved: Resolved) -> Foreseen:
     warnings = best_where_little_counts(counts, resolved.data["training"])
     best = {"share": 1 / _BEST, "counts": round(counts, 4)}
     return Foreseen(steps=steps, training={**facts, "best": best}, warnings=list(warnings))
+
+
+def visits_of(budget: BudgetPolicy, done: Done) -> tuple[int | None, str]:
+    """How many visits there will be, and how that is estimated, nothing if it is known; or None, and why."""
+    if "order" in done:
+        return done["order"].rows_out, ""
+    if budget.documents is not None:
+        return budget.documents, ""
+    if "ingest" not in done:
+        return None, "the budget is one of tokens, and how many tokens documents have is not stored yet"
+    mean = mean_tokens(done)
+    if not mean:
+        return None, "the budget is one of tokens, and no document is stored that has some"
+    if budget.tokens is not None:
+        return max(int(budget.tokens / mean), 1), f"by {mean:,.0f} tokens a document, the mean of those that are stored"
+    documents = done["dedup" if "dedup" in done else "ingest"].rows_out
+    share = budget.fraction or 0
+    return max(int(share * documents), 1), f"by {share:.3g} of the {documents:,} documents that are stored"
+
+
+def mean_tokens(done: Done) -> float:
+    """The mean number of tokens of documents in some of the parts, at even distances; 0 without a document."""
+    seals = done["ingest"].parts
+    some = [done.store.table(seal, "documents", ["num_tokens"]) for seal in seals[:: max(len(seals) // _PARTS, 1)]]
+    count = sum(table.num_rows for table in some)
+    return sum(int(table["num_tokens"].to_numpy().sum(dtype=np.int64)) for table in some) / max(count, 1)
 
 
 def training_facts(training: Training, num_visits: int) -> dict[str, Any]:

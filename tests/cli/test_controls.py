@@ -86,8 +86,22 @@ def test_a_plan_says_where_updates_will_count_and_warns_before_the_run_where_it_
         training, shown = plan(**known, order={"using": using})
         assert ("best" in training, LATE in shown) == (best, using == {"stair": {"score": "edu"}})
     training, shown = plan()
-    assert training == {"visits": None} and "known once it is known how many documents are chosen" in shown
+    assert training["visits"] is None and training["because"] in shown and "not stored yet" in shown
     assert plan(training=None)[0] is None
+
+
+def test_a_plan_estimates_the_visits_of_a_budget_in_tokens_from_what_is_stored(folder: Path) -> None:
+    def plan(**budget: Any) -> tuple[dict[str, Any], str]:
+        path = write_policy(folder, policy_in(folder, select={"budget": budget}))
+        words = "plan", path, "--root", folder / "runs", "--executor", "local"
+        return selector(*words, "--json").json["training"], selector(*words).out
+
+    all_tokens = opened(run(folder, policy_in(folder))).header.counts.tokens
+    training, shown = plan(tokens=all_tokens // 2)
+    assert training["visits"] == 50 and "estimate" in training and f"about 50 visits, {training['estimate']}" in shown
+    assert plan(fraction=0.25)[0]["visits"] == 25
+    exact, shown = plan(fraction=1.0)
+    assert exact["visits"] == 100 and "estimate" not in exact and "about" not in shown
 
 
 def test_without_a_schedule_nothing_is_said_and_an_order_that_needs_one_is_refused(folder: Path) -> None:
