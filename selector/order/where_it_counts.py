@@ -72,8 +72,8 @@ class WhereItCounts(Resorted):
 
         before = take(others, np.array([first]), "stop", count=visits.count)
         border = visits.count if before.whole[0] else int(before.cuts[0, 0])
-        asked = 0 if self.score is None else int(Fraction(str(self.share)) * visits.count)
-        missing = max(asked - num_best, 0)
+        wanted = 0 if self.score is None else int(Fraction(str(self.share)) * visits.count)
+        missing = max(wanted - num_best, 0)
         return replace(best, border=border, first=first, visits=num_best, counts=mean, missing=missing)
 
     def keys(self, along: Along, summary: "Best", seed: int) -> Sequence[UInt64 | Ints]:
