@@ -20,7 +20,7 @@ from selector import exact, pipeline
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.runner import Progress, Runner
-from selector.engine.step import Done, needed
+from selector.engine.step import Done, Step, needed
 from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.exact.draws import Moments
@@ -28,7 +28,7 @@ from selector.exact.sums import total
 from selector.manifest.describe import Reasons
 from selector.plugins.catalogue import KNOWN
 from selector.policy import Policy
-from selector.policy.resolve import resolve
+from selector.policy.resolve import Resolved, resolve
 from selector.steps.plan import Plan
 from selector.steps.run import Run
 from selector.steps.select import Select, chosen_of, shards_of
@@ -40,8 +40,32 @@ def compare(
 ) -> dict[str, Any]:
     """What enters and leaves where the other policy chooses, by source, cluster and reason; documents, tokens, quality
     and coverage before and after. Raises PolicyError where they are not about one corpus."""
-    before = _chosen(policy, root, executor, progress, None)
-    return _chosen(other, root, executor, progress, before)[1]
+    if policy.corpus.paths != other.corpus.paths:
+        raise _two_corpora()
+    first, second = (
+        _Flow.of(one, root, executor) for one in (policy, other)
+    )  # what is wrong with either is said first
+    before = _chosen(first, executor, progress, None)
+    return _chosen(second, executor, progress, before)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flow:
+    """A policy as a flow that was looked at, and not run yet."""
+
+    resolved: Resolved
+    steps: Sequence[Step]
+    run: Run
+
+    @classmethod
+    def of(cls, policy: Policy, root: str | os.PathLike[str], executor: Executor) -> "_Flow":
+        resolved = resolve(policy)
+        steps = pipeline.flow(resolved, executor)
+        return cls(resolved=resolved, steps=steps, run=replace(Run.open(resolved, steps, root), is_dry=True))
+
+
+def _two_corpora() -> PolicyError:
+    return PolicyError("what-if compares choices from one corpus, and these are two. Leave corpus as it is.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +79,19 @@ class _Side:
 
 
 def _chosen(
-    policy: Policy,
-    root: str | os.PathLike[str],
-    executor: Executor,
-    progress: Progress | None,
-    before: tuple[Sequence[_Side], Any] | None,
+    flow: _Flow, executor: Executor, progress: Progress | None, before: tuple[Sequence[_Side], Any] | None
 ) -> tuple[Sequence[_Side], dict[str, Any]]:
     """What a policy chooses, shard by shard, and beside what was chosen `before`, if that is given."""
-    resolved = resolve(policy)
-    steps = pipeline.flow(resolved, executor)
-    opened = replace(Run.open(resolved, steps, root), is_dry=True)
+    steps, opened = flow.steps, flow.run
     after = {name: check for name, check in opened.after().items() if name != "select"}  # nothing is an answer too
     select = next(step for step in steps if isinstance(step, Select))
     with Lease.taken(opened.store.storage) as lease, Runner(opened.store, executor, progress, lease) as runner:
         done = runner.run(needed(steps, ["select"]), after)
-        sides = _sides(select, done, Plan.of(resolved, executor.device()))
+        sides = _sides(select, done, Plan.of(flow.resolved, executor.device()))
         if before is None:
             return sides, {}
         if [side.shard.documents for side in sides] != [side.shard.documents for side in before[0]]:
-            raise PolicyError("what-if compares choices from one corpus, and these are two. Leave corpus as it is.")
+            raise _two_corpora()
         pairs = list(zip(before[0], sides, strict=True))
         changes = done.map(functools.partial(_changed, done.store), pairs)
         return sides, functools.reduce(operator.add, changes, _Change()).to_json()

@@ -59,11 +59,24 @@ def test_what_enters_and_leaves_is_what_two_runs_say(place: Path, tiny_model: Pa
     assert change["coverage"]["sources"] == {"before": 3, "after": 2}
 
 
-def test_another_corpus_is_refused(place: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("corpus", {"paths": ["elsewhere"]}, "compares choices from one corpus"),
+        ("select", {"budget": {"documents": 3}, "using": {"tpo": {}}}, "Did you mean 'top'"),
+        ("select", {"budget": {"documents": 3}, "using": {"top": {"score": "nowhere"}}}, "nowhere"),
+        ("select", {"budget": {"documents": 3}, "include": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ("select", {"budget": {"documents": 3}, "exclude": ["nowhere"]}, "no manifest at"),
+    ],
+)
+def test_what_is_wrong_with_the_other_policy_is_said_before_any_work(
+    section: str, value: Any, message: str, place: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     first, _ = policies(place, tiny_model)
-    second = {**first, "corpus": {**first["corpus"], "paths": [str(place / "corpus" / "0.jsonl")]}}
-    with pytest.raises(PolicyError, match="compares choices from one corpus"):
-        compare(Policy.of(first), Policy.of(second), root=str(place / "root"), executor=LocalExecutor(workers=1))
+    second = {**first, section: {**first[section], **value}}
+    with pytest.raises(PolicyError, match=message):
+        compare(Policy.of(first), Policy.of(second), root=str(tmp_path), executor=LocalExecutor(workers=1))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_every_verdict_says_who_decided_and_what_would_change_it(place: Path, tiny_model: Path) -> None:
