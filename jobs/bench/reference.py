@@ -12,7 +12,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,9 @@ from selector import exact, tables
 from selector.errors import UsageError
 from selector.exact import inclusion, keyed
 from selector.exact.draws import Lottery, Moments
+from selector.exact.spend import Budget
 from selector.exact.vectors import vector_column
+from selector.manifest.describe import INCLUDED
 from selector.order import Pool
 from selector.plugins import attached
 from selector.plugins.options import TABLE_KINDS, ScoreName, TextsPath, columns_of, named, options_of
@@ -46,7 +48,7 @@ Plugin = TypeVar("Plugin")
 
 SELECTORS, ORDERS = ("kmeans_quality", "random", "top"), ("by_score", "interleaved", "shuffled")
 
-_LEAF_ROWS = 65_536
+_LEAF_ROWS, _INCLUDED = 65_536, "included"
 _COMPARISON = re.compile(r"\s*(\w+)\s*(>=|<=|<>|!=|=|>|<)\s*(?:'([^']*)'|(-?[0-9.]+))\s*")
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge, "<=": operator.le, "<>": operator.ne, "!=": operator.ne, "=": operator.eq, ">": operator.gt,
@@ -87,6 +89,9 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
         outcome[which], reason[which] = became, why
 
     leave(_repeats(ids), "duplicate", "the same text as another document")
+    for manifest in policy.select.exclude:
+        visited = pq.read_table(Path(manifest) / "manifest/parts", columns=["doc_id"])["doc_id"]
+        leave(_are_among(ids, visited), "marked", f"excluded: it is in the manifest {manifest}")
     if policy.select.where is not None:
         rule = policy.select.where
         leave(~_passes(rule, columns), "left_out", f"where: {rule}")
@@ -99,8 +104,19 @@ def answer(corpus: Corpus, policy: Policy) -> Answer:
 
     pool = np.flatnonzero(outcome == None)  # noqa: E711
     of_pool = {name: values[pool] for name, values in columns.items()}
-    select = _select if is_spelt_out(policy) else functools.partial(_select_at_once, corpus)
-    visits, reason[pool], chance = select(policy, ids[pool], of_pool)
+    included = np.zeros(len(pool), np.bool_)
+    for option in policy.select.include:
+        included |= _are_among(ids[pool], _listed(option))
+    visits, chance = np.ones(len(pool), np.int64), np.ones(len(pool))
+    if is_spelt_out(policy):  # what is included is paid for first, and the rest is a choice of its own
+        budget = _budget(policy, of_pool["num_tokens"])
+        budget = replace(budget, amount=budget.amount - int(_costs(budget, of_pool)[included].sum()))
+        reason[pool[included]] = INCLUDED
+        rest = ~included
+        of_rest = {name: values[rest] for name, values in of_pool.items()}
+        visits[rest], reason[pool[rest]], chance[rest] = _select(policy, budget, ids[pool][rest], of_rest)
+    else:
+        visits, reason[pool], chance = _select_at_once(corpus, policy, ids[pool], of_pool, included)
     outcome[pool] = np.where(visits > 0, "kept", "left_out")
     probability = np.full(len(ids), np.nan)
     probability[pool] = chance
@@ -154,8 +170,6 @@ def check_known(policy: Policy) -> None:
         raise UsageError(
             f"--missing {missing}: --check knows {', '.join(known)}. Give one of them, or leave out --check."
         )
-    if policy.select.include or policy.select.exclude:
-        raise UsageError("--limits: --check knows no include and no exclude. Leave them out, or leave out --check.")
     _comparisons(policy.select.where)
 
 
@@ -163,6 +177,29 @@ def is_spelt_out(policy: Policy) -> bool:
     """Whether the choice is one that is spelt out here."""
     select = policy.select
     return select.using.name in SELECTORS and not select.shares and select.visits is None
+
+
+def _budget(policy: Policy, num_tokens: npt.NDArray[Any]) -> Budget:
+    """What may be chosen from documents of these lengths."""
+    wanted, unit = policy.select.budget, "documents" if policy.select.budget.documents is not None else "tokens"
+    amount = wanted.documents or wanted.tokens or int(Fraction(str(wanted.fraction)) * int(num_tokens.sum()))
+    return Budget(amount=amount, unit=unit, overshoot=wanted.overshoot)
+
+
+def _costs(budget: Budget, columns: Mapping[str, npt.NDArray[Any]]) -> Ints:
+    return columns["num_tokens"] if budget.unit == "tokens" else np.ones(len(columns["num_tokens"]), np.int64)
+
+
+def _listed(path: str) -> pa.ChunkedArray:
+    """The ids of a table of documents, as 32 hex digits a line."""
+    rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return pa.chunked_array([pa.array([bytes.fromhex(row["doc_id"]) for row in rows], tables.DOC_ID)])
+
+
+def _are_among(ids: UInt64, others: pa.ChunkedArray) -> Bools:
+    """Which documents are among others."""
+    ours, theirs = (words.astype(">u8").view("S16").reshape(-1) for words in (ids, keyed.words(others)))
+    return np.isin(ours, theirs)
 
 
 def _repeats(ids: UInt64) -> Bools:
@@ -196,13 +233,11 @@ def _passes(rule: str, columns: Mapping[str, npt.NDArray[Any]]) -> Bools:
 
 
 def _select(
-    policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
+    policy: Policy, budget: Budget, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[Ints, npt.NDArray[np.object_], Floats]:
     """How often each document of the pool is visited, the reason, and the inclusion probability."""
-    options, name, budget = policy.select.using.options, policy.select.using.name, policy.select.budget
-    unit = "documents" if budget.documents is not None else "tokens"
-    sizes = columns["num_tokens"] if unit == "tokens" else np.ones(len(ids), np.int64)
-    amount = budget.documents or budget.tokens or int(Fraction(str(budget.fraction)) * int(sizes.sum()))
+    options, name, unit, amount = policy.select.using.options, policy.select.using.name, budget.unit, budget.amount
+    sizes = _costs(budget, columns)
     values = _column(columns[options["score"]]) if "score" in options else None
     lottery: Lottery | None = None
     clusters, group = np.array([0]), np.zeros(len(ids), np.int64)
@@ -260,18 +295,20 @@ def _select(
 
 
 def _select_at_once(
-    corpus: Corpus, policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]]
+    corpus: Corpus, policy: Policy, ids: UInt64, columns: Mapping[str, npt.NDArray[Any]], included: Bools
 ) -> tuple[Ints, npt.NDArray[np.object_], Floats]:
     """The same, as the selector itself says it of all documents, in one piece, within the limits of the choice."""
     pool = _pool(corpus, policy, policy.plugins.selector, ids, columns)
+    names = pool.schema.names
+    if policy.select.include:
+        pool = pool.with_columns(pa.table({_INCLUDED: included}))
     budget = policy.select.budget.of(int(pool.table("num_tokens")["num_tokens"].to_numpy().astype(np.int64).sum()))
-    selector, limits = _attached(policy.plugins.selector, "--select"), Limits.of(policy.select, budget, None)
+    selector = _attached(policy.plugins.selector, "--select")
+    limits = Limits.of(policy.select, budget, _INCLUDED if policy.select.include else None)
     if limits is None:
         decisions = selector.select(pool, budget, policy.seed)
     else:
-        decisions = constrained(
-            policy.select.using.name, selector, pool, pool.schema.names, budget, policy.seed, limits
-        ).decisions
+        decisions = constrained(policy.select.using.name, selector, pool, names, budget, policy.seed, limits).decisions
     read = dict.fromkeys((*decisions.columns, *decisions.known))
     verdict = pa.Table.from_batches([decisions.decide(one) for one in (decisions.pool or pool).batches(*read)])
     verdict = verdict.unify_dictionaries()

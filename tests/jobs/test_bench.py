@@ -27,9 +27,10 @@ from selector.engine.exchange import exchange
 from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
+from selector.exact import keyed
 from selector.order import Placed
 from selector.order._around import Around
-from selector.steps import ranges, shards
+from selector.steps import listed, ranges, shards
 
 pytestmark = pytest.mark.slow
 
@@ -262,6 +263,40 @@ def test_any_selector_over_shards_is_that_of_all_documents_at_once(
     assert assert_equal(changed, home).num_kept > 5
 
 
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        ("random", {"documents": 3000}),
+        ("top", {"tokens": 2_000_000}),
+        ("kmeans_quality", {"documents": 3000}),
+        ("difference", {"tokens": 2_000_000}),
+    ],
+)
+def test_what_is_included_and_excluded_is_that_of_the_reference_whatever_the_shards(
+    name: str,
+    budget: dict[str, Any],
+    unasked: tuple[Simulation, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, home = unasked
+    ids = keyed.ids(asked.corpus.ids(np.arange(0, 20_000, 50))).to_pylist()
+    must = write_jsonl(tmp_path / "must.jsonl", [{"doc_id": doc_id.hex()} for doc_id in ids])
+    digests: set[str] = set()
+    for rows in (1 << 20, 3000):
+        for module, constant in ((shards, "SHARD_ROWS"), (listed, "ITEM_ROWS"), (listed, "BUCKET_ROWS")):
+            monkeypatch.setattr(module, constant, rows)
+        root, executor = str(shutil.copytree(home / "root", tmp_path / f"{rows}")), LocalExecutor(workers=1)
+        before = dataclasses.replace(asked, select="top", budget={"documents": 2000}).policy(home / "corpus")
+        limits = {"exclude": [pipeline.build(before, root=root, executor=executor).uri], "include": [str(must)]}
+        policy = dataclasses.replace(asked, select=name, limits=limits, budget=budget).policy(home / "corpus")
+        outcome = pipeline.build(policy, root=root, executor=executor)
+        assert differences(asked.corpus, policy, Path(outcome.uri)) == []
+        assert outcome.manifest.info["counts"]["marked"] == 2000
+        digests.add(outcome.manifest.info["order_digest"])
+    assert len(digests) == 1
+
+
 def test_all_before_select_is_found_done_and_every_step_is_measured(
     homes: dict[str, tuple[Simulation, Path]],
 ) -> None:
@@ -289,8 +324,9 @@ def test_a_difference_is_told_with_the_first_document_that_it_is_about(
     homes: dict[str, tuple[Simulation, Path]],
 ) -> None:
     asked, home = homes["3 parts"]
+    asked = dataclasses.replace(asked, budget={"documents": 3000})
     report = measure(asked, home)
-    other = dataclasses.replace(asked, budget={"fraction": 0.201})
+    other = dataclasses.replace(asked, budget={"documents": 3020})
     problems = differences(asked.corpus, other.policy(home / "corpus"), Path(report.uri))
     told = " ".join(problems)
     for what in ("another outcome; the first is number", "another reason", "probability is off", "visits is another"):
