@@ -139,12 +139,30 @@ class SlurmTarget(Target):
             "job-name": job.id, "partition": self.partition, "account": self.account, "time": self.time,
             "nodes": 1 if array or self.shares else self.nodes, "ntasks-per-node": 1, "cpus-per-task": self.cpus,
             "mem": self.memory, "gpus-per-node": self.gpus or None, "array": f"1-{array}" if array else None,
+            "exclusive": None if array or self.shares else "",
             "signal": f"B:TERM@{_WARNED}", "output": "slurm-%A-%a.log" if array else "slurm-%j.log",
         }  # fmt: skip
-        lines = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
+        lines = [
+            f"#SBATCH --{name}{f'={value}' if value != '' else ''}"
+            for name, value in options.items()
+            if value is not None
+        ]
         path = [] if self.venv is None else [f"export PATH={shlex.quote(self.venv + '/bin')}:$PATH"]
         head = ["#!/bin/bash", *lines, "#SBATCH --requeue", "set -u", *path]
         return "\n".join([*head, 'cd "$SLURM_SUBMIT_DIR"', 'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"', body])
+
+    def _on_each_node(self) -> str:
+        """A part of that Ray, in a folder into which others who work on the node do not get.
+
+        As it ends, `symmetric-run` stops every Ray of this user's on the node, and it begins where there is none: so
+        the job has its nodes to itself.
+        """
+        ray = (
+            f'ray symmetric-run --address "$head:{self.port}" --min-nodes "$SLURM_NNODES" --num-cpus {self.cpus} '
+            f'-- env RAY_ADDRESS="$head:{self.port}" python {START}'
+        )
+        after = 'code=$?; rm -rf "$RAY_TMPDIR"; exit $code'
+        return f'mkdir -m 700 "$RAY_TMPDIR" || exit 1; trap : TERM; {ray}; {after}'  # TERM is for what it waits for
 
     def _on_ray(self) -> str:
         """A Ray over all nodes of the job, which only those who can read the token's file may use."""
@@ -156,10 +174,10 @@ class SlurmTarget(Target):
                 "trap 'rm -f \"$RAY_AUTH_TOKEN_PATH\"' EXIT",
                 "export RAY_USAGE_STATS_ENABLED=0",
                 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-                _ended(
-                    f'srun --kill-on-bad-exit=1 ray symmetric-run --address "$head:{self.port}" --min-nodes '
-                    f'"$SLURM_NNODES" --num-cpus {self.cpus} -- env RAY_ADDRESS="$head:{self.port}" python {START}'
-                ),
+                # its address, since a node's name need not be one that others can look up
+                'head=$(scontrol --oneliner show node "$head" | sed -n "s/.* NodeAddr=\\([^ ]*\\).*/\\1/p")',
+                'export head RAY_TMPDIR="$(mktemp -u /tmp/ray-XXXXXXXX)"',
+                _ended(f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(self._on_each_node())}"),
             ]
         )
 

@@ -280,9 +280,16 @@ def test_what_slurm_is_handed_is_written_and_said_without_apply(tmp_path: Path) 
     )  # fmt: skip
     assert ended.code == 0 and "is written, and not started" in ended.out and not (tmp_path / "root").exists()
     script = (folder / "run.sbatch").read_text("utf-8")
-    for line in ("--partition=long", "--nodes=4", "--gpus-per-node=2", "--signal=B:TERM@60", "--requeue"):
+    for line in (
+        "--partition=long",
+        "--nodes=4",
+        "--gpus-per-node=2",
+        "--signal=B:TERM@60",
+        "--requeue",
+        "--exclusive",
+    ):
         assert f"#SBATCH {line}\n" in script
-    assert script.count("srun --kill-on-bad-exit=1 ray symmetric-run") == 1
+    assert script.count("srun --kill-on-bad-exit=1 bash -c ") == script.count("; ray symmetric-run --address") == 1
     for name in ("run.sbatch", "submit.sh"):
         assert subprocess.run(["bash", "-n", folder / name], check=False).returncode == 0
 
