@@ -5,7 +5,6 @@ option without a default is to be follows from its type, or from the order's `ex
 """
 
 import dataclasses
-import html
 import inspect
 import itertools
 import json
@@ -21,6 +20,7 @@ import pyarrow as pa
 import yaml
 
 from selector import plugins, tables
+from selector.cli import drawing
 from selector.errors import PolicyError, SelectorError, UsageError
 from selector.exact import keyed
 from selector.exact.rates import Schedule, Training
@@ -43,7 +43,6 @@ _NUM_DOCUMENTS = 12_000
 _COLUMNS = 96  # of a picture
 _SHARES = (0.1, 0.5, 0.9)  # of the documents of a column: the borders of what is drawn of their difficulty
 _RED, _GREEN = "#e45756", "#2e7d32"
-_COLOURS = ("#4c78a8", "#f2b447", "#54a24b", "#b279a2")
 _TRAINING = Training(
     global_batch_size=120, schedule=Schedule(peak=0.5, decay="wsd", warmup=0.02, falling=0.3, weight_decay=0.1)
 )
@@ -285,14 +284,13 @@ def _picture(
     low, median, high = _HIGH * (1 - borders)
     band = [*zip(middles, high, strict=True), *zip(middles[::-1], low[::-1], strict=True)]
     shapes = [
-        f'<polygon points="{_points(band)}" fill="#4c78a8" fill-opacity="0.25"/>',
-        f'<polyline points="{_points(zip(middles, median, strict=True))}" fill="none" stroke="#1f3b57" '
-        'stroke-width="1.5"/>',
+        f'<polygon points="{drawing.points(band)}" fill="#4c78a8" fill-opacity="0.25"/>',
+        drawing.polyline(zip(middles, median, strict=True), "#1f3b57"),
     ]
     for one, middle in zip(used, middles, strict=True):
         shares = np.bincount(source[column == one], minlength=len(SOURCES)) / np.count_nonzero(column == one)
         bottom = float(_HIGH + _GAP + _LOW)
-        for share, colour in zip(shares, _COLOURS, strict=True):
+        for share, colour in zip(shares, drawing.COLOURS, strict=False):
             bottom -= share * _LOW
             shapes.append(
                 f'<rect x="{middle - _WIDTH / _COLUMNS / 2:.1f}" y="{bottom:.1f}" width="{_WIDTH / _COLUMNS:.1f}" '
@@ -308,14 +306,9 @@ def _picture(
         lines.append((_GREEN, training.whole_counts(len(source))))
     for colour, values in lines:
         means = np.array([values[column == one].mean() for one in used])
-        line = _points(zip(middles, _HIGH * (1 - means / values.max(initial=1)), strict=True))
-        shapes.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    height = _HIGH + _GAP + _LOW
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">\n'
-        f"<title>{html.escape(name)}: difficulty and mixture along the order</title>\n"
-        f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>\n' + "\n".join(shapes) + "\n</svg>\n"
-    )
+        line = zip(middles, _HIGH * (1 - means / values.max(initial=1)), strict=True)
+        shapes.append(drawing.polyline(line, colour))
+    return drawing.page(f"{name}: difficulty and mixture along the order", _WIDTH, _HIGH + _GAP + _LOW, shapes)
 
 
 def _phase_begins(positions: Positions) -> npt.NDArray[Any]:
@@ -323,10 +316,6 @@ def _phase_begins(positions: Positions) -> npt.NDArray[Any]:
     phase = positions.visits["phase"].unify_dictionaries().combine_chunks()
     codes = phase.indices.to_numpy() if len(phase) else np.empty(0, np.int32)
     return np.flatnonzero(codes[1:] != codes[:-1]) + 1
-
-
-def _points(pairs: Any) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
 
 
 def _file_of(name: str) -> str:

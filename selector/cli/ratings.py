@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from selector import exact, pipeline, tables
+from selector.cli import drawing
 from selector.corpus.columns import Column
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
@@ -183,19 +184,19 @@ def _plain(rated: pa.Table) -> pa.Table:
 
 # ---------------------------------------------------------------- the picture
 
-_CELL, _MARGIN, _LETTER = 46, 12, 7.2
+_CELL, _MARGIN = 46, 12
 
 
 def picture(agreed: Mapping[str, Any]) -> str:
     """The agreement as an SVG: a cell for each pair, red where ranks run alike, blue where they run against each
     other."""
     rows, columns = agreed["rows"], agreed["columns"]
-    left, top = (_MARGIN + _LETTER * max(map(len, names), default=0) for names in (rows, columns))
+    left, top = (_MARGIN + drawing.LETTER * max(map(len, names), default=0) for names in (rows, columns))
     width, height = left + _CELL * len(columns) + _MARGIN, top + _CELL * len(rows) + _MARGIN
     shapes: list[str] = []
     for i, name in enumerate(rows):
         y = top + _CELL * (i + 0.5) + 4
-        shapes.append(f'<text x="{left - 6:.1f}" y="{y:.1f}" text-anchor="end">{html.escape(name)}</text>')
+        shapes.append(drawing.words(left - 6, y, name, "end"))
     for j, name in enumerate(columns):
         x = left + _CELL * (j + 0.5) + 4
         turned = f'transform="rotate(-90 {x:.1f} {top - 6:.1f})"'
@@ -209,12 +210,7 @@ def picture(agreed: Mapping[str, Any]) -> str:
         if value is not None:
             centre = f'x="{x + _CELL / 2:.1f}" y="{y + _CELL / 2 + 4:.1f}" text-anchor="middle"'
             shapes.append(f"<text {centre}>{value:.2f}</text>")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
-        f' height="{height:.0f}" font-family="monospace" font-size="12">\n'
-        "<title>Rank correlations of scores</title>\n"
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>\n' + "\n".join(shapes) + "\n</svg>\n"
-    )
+    return drawing.page("Rank correlations of scores", width, height, shapes, drawing.TEXT)
 
 
 def _colour(value: float | None) -> str:

@@ -31,6 +31,7 @@ def print_study(content: Mapping[str, Any]) -> None:
             for cell in content["cells"]
         ],
     )
+    _print_proposals(content)
     print(f"\n{sentence(content)}")
     if content["stopped"]:
         print(f"stopped: {content['stopped']}")
@@ -40,6 +41,27 @@ def print_study(content: Mapping[str, Any]) -> None:
         if content.get(name):
             print(f"{name}: {content[name]}")
     print(f"study: {content['study']}")
+
+
+def _print_proposals(content: Mapping[str, Any]) -> None:
+    """How the arms that the study found by itself were come by."""
+    if "filters" in content:
+        tried = content["filters"]["tried"]
+        print(f"\nthe best of {len(tried):,} filters")
+        print_rows(["where", content["metric"]], [[one["where"], _number(one[content["metric"]])] for one in tried[:5]])
+    if "mixture" in content:
+        mixture = content["mixture"]
+        print(
+            f"\nweights by {mixture['by']}, of {mixture['runs']} runs: a run that the law has not seen is foretold within"
+            f" {mixture['error']:.1%}, ranks with a correlation of {mixture['rank_correlation']:.2f}"
+        )
+        print_rows(
+            ["group", "corpus", "most", "proposed"],
+            [
+                [name, *(f"{one[word]:.3f}" for word in ("corpus", "most", "proposed"))]
+                for name, one in mixture["sources"].items()
+            ],
+        )
 
 
 def print_plan(planned: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def run(
     _: Verbose = False,
 ) -> None:
     """Try the arms of a study, and say which policy is best; or find it done (the word run may be left out)."""
-    from selector.cli import studies
+    from selector.cli import studies, study_picture
     from selector.cli.progress import Watch
     from selector.tune import kept
     from selector.tune.run import run as tried
@@ -69,7 +69,7 @@ def run(
         outcome = tried(
             loaded, root=root, executor=chosen, progress=watch, tell=lambda line: print(line, file=sys.stderr)
         )
-        content = kept.keep(root, loaded, outcome)
+        content = kept.keep(root, loaded, outcome, study_picture.draw(outcome.content))
     if json:
         print_json(content)
     else:

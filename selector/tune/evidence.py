@@ -5,6 +5,7 @@ held-out documents, the seed, the scale and the setting: nothing of clusters or 
 when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -112,3 +113,16 @@ def _checked(objective: Objective, trial: Trial, measured: pa.Table) -> pa.Table
     if not (abs(values) < float("inf")).all():
         raise SelectorError(f"The objective {name} gave the arm {trial.arm} a value that is no number.")
     return measured
+
+
+def values_of(measured: Evidence, metric: str) -> dict[str, float]:
+    """The metric of each domain; of the whole, under "", where there are none."""
+    rows = measured.measured.to_pylist()
+    of_domains: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["metric"] == metric:
+            of_domains.setdefault(row["domain"] or "", []).append((row["value"], row["weight"]))
+    return {
+        name: math.fsum(value * weight for value, weight in pairs) / math.fsum(weight for _, weight in pairs)
+        for name, pairs in sorted(of_domains.items())
+    }

@@ -14,7 +14,7 @@ from selector.tune.result import Outcome
 from selector.tune.study import Study
 
 FOLDER = "studies/"
-_RESULT, _POLICY = "result.json", "policy.best.yaml"
+_RESULT, _POLICY, _PICTURE = "result.json", "policy.best.yaml", "picture.svg"
 
 
 def name_of(study: Study) -> str:
@@ -22,8 +22,8 @@ def name_of(study: Study) -> str:
     return fingerprint(study.model_dump(mode="json"))[:16]
 
 
-def keep(root: str | os.PathLike[str], study: Study, outcome: Outcome) -> dict[str, Any]:
-    """Writes a study's folder; its result as JSON, with where it and the winner's policy lie."""
+def keep(root: str | os.PathLike[str], study: Study, outcome: Outcome, picture: str | None = None) -> dict[str, Any]:
+    """Writes a study's folder; its result as JSON, with where the winner's policy and the picture lie."""
     storage, name = open_storage(root), name_of(study)
     home = f"{FOLDER}{name}/"
     best = outcome.best_policy()
@@ -33,6 +33,9 @@ def keep(root: str | os.PathLike[str], study: Study, outcome: Outcome) -> dict[s
         content["policy"] = f"{storage.address}/{home}{_POLICY}"
     else:
         storage.delete(f"{home}{_POLICY}")
+    if picture is not None:
+        storage.ensure(f"{home}{_PICTURE}", picture.encode())
+        content["picture"] = f"{storage.address}/{home}{_PICTURE}"
     storage.ensure(f"{home}{_RESULT}", canonical_json(content))
     return content
 

@@ -11,8 +11,7 @@ from selector.engine.store import Store
 from selector.policy.sections import BudgetPolicy
 from selector.tune import held_out
 from selector.tune.arms import Arm, arms_of, budget_label, conditions_for, conditions_of, policy_of
-from selector.tune.search import seeds_of
-from selector.tune.study import Study
+from selector.tune.study import Study, seeds_of
 from selector.tune.trials import Foreseen, Trials
 
 _SHARED = ("select", "order", "manifest")

@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from selector.engine.executor import Executor
 from selector.engine.runner import NoProgress, Progress
 from selector.engine.store import Store
-from selector.tune import held_out, search
+from selector.tune import filters, held_out, mixture, search
 from selector.tune.arms import Arm, Condition, arms_of, conditions_for, conditions_of, everything, policy_of
 from selector.tune.result import Observed, Outcome, outcome_of
 from selector.tune.study import Study
@@ -40,12 +41,28 @@ def run(
             held = held_out.of(policies[0], study.held_out, trials.root, executor, trials.progress)
             trials = replace(trials, held_out=held)
         try:
-            arms = [*arms, *search.finalists(study, trials)]
+            proposed, facts = _proposed(study, trials)
         except CeilingReached as reached:
             return outcome_of(study, arms, [], trials.held_out, stopped=str(reached))
+        arms = [*arms, *proposed]
         if study.controls.all and _is_affordable(trials, arms[0], conditions[-1]):
             arms = [*arms, everything()]
-        return _compared(study, trials, arms)
+        outcome = _compared(study, trials, arms)
+        return replace(outcome, content={**outcome.content, **facts}) if facts else outcome
+
+
+def _proposed(study: Study, trials: Trials) -> tuple[list[Arm], dict[str, Any]]:
+    """The arms that the study finds by itself, and how."""
+    arms, facts = list[Arm](), dict[str, Any]()
+    if study.space:
+        arms += search.finalists(study, trials)
+    if study.filters is not None:
+        best_filters, facts["filters"] = filters.finalists(study, trials)
+        arms += best_filters
+    if study.mixture is not None:
+        arm, facts["mixture"] = mixture.arm_of(study, trials)
+        arms.append(arm)
+    return arms, facts
 
 
 def _compared(study: Study, trials: Trials, arms: list[Arm]) -> Outcome:

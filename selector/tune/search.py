@@ -20,38 +20,17 @@ from selector.errors import UsageError
 from selector.exact import keyed
 from selector.storage import Storage
 from selector.tune.arms import Arm, conditions_of
-from selector.tune.evidence import Evidence
-from selector.tune.study import Dimension, Study
+from selector.tune.evidence import values_of
+from selector.tune.study import Dimension, Study, seeds_of
 from selector.tune.trials import Trials
 
-SEARCHING = 1_000_000
-"""Added to seeds: those of a search are no others."""
 _LEAST = 1e-6  # of a part of a mixture, before it is divided by their sum
 _DIGITS = 4  # of a number that is suggested
 
 
 def finalists(study: Study, trials: Trials) -> list[Arm]:
-    """The best arms of a study's space; none where it has no space. Raises CeilingReached."""
-    return _Search(study=study, trials=trials).finalists() if study.space else []
-
-
-def seeds_of(study: Study) -> range:
-    """The seeds by which a searched arm is measured."""
-    first = SEARCHING + study.seeds.first
-    return range(first, first + study.seeds.least)
-
-
-def values_of(measured: Evidence, metric: str) -> dict[str, float]:
-    """The metric of each domain; of the whole, under "", where there are none."""
-    rows = measured.measured.to_pylist()
-    of_domains: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["metric"] == metric:
-            of_domains.setdefault(row["domain"] or "", []).append((row["value"], row["weight"]))
-    return {
-        name: math.fsum(value * weight for value, weight in pairs) / math.fsum(weight for _, weight in pairs)
-        for name, pairs in sorted(of_domains.items())
-    }
+    """The best arms of a study's space. Raises CeilingReached."""
+    return _Search(study=study, trials=trials).finalists()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,13 @@ from selector.policy import Policy
 from selector.policy.explain import explained
 from selector.policy.read import read
 from selector.policy.sections import BudgetPolicy, Choice
-from selector.policy.values import Amount, Portion, Rate, Share, Whole
+from selector.policy.values import Amount, Portion, Rate, Share, Weight, Whole
 from selector.tune.objectives import Better, Objective
 
-CONTROLS = ("random", "all")
+SEARCHING = 1_000_000
+"""Added to seeds: those of a search are no others."""
+
+CONTROLS = ("random", "all", "mixture")
 """The names of arms that a study adds by itself."""
 
 
@@ -97,6 +100,23 @@ class Dimension(_Section):
         return self
 
 
+class MixtureSection(_Section):
+    """Weights of groups that a law of the loss proposes, from small runs with drawn weights."""
+
+    by: str = Field("source", description="A column of groups, as of the selector mixture.")
+    runs: Amount | None = Field(None, description="With drawn weights; without it, three for each group.")
+    repeats: Rate = Field(4.0, description="The most visits that a document may have in the target run.")
+    divergence: Weight = Field(0.1, description="How much the weights hold on to the shares that the corpus has.")
+
+
+class FiltersSection(_Section):
+    """Filters by stored scores: each alone, then the best together."""
+
+    scores: tuple[str, ...] = Field((), description="Without them, all numbers that the base policy's raters give.")
+    keep: tuple[Share, ...] = Field((0.3, 0.6), description="Shares of the documents that a filter keeps.")
+    best: Amount = Field(3, description="As many single filters are joined, two by two.")
+
+
 class Study(_Section):
     """Policies to compare, how, and how long."""
 
@@ -111,6 +131,8 @@ class Study(_Section):
     )
     trials: Amount = Field(20, description="Arms that are tried of the space.")
     finalists: Amount = Field(2, description="The best of them that are compared with the other arms.")
+    mixture: MixtureSection | None = None
+    filters: FiltersSection | None = None
     budgets: tuple[BudgetPolicy, ...] = Field(
         (), description="The budgets that all arms are tried at, the smallest first; without them, the policy's own."
     )
@@ -141,9 +163,10 @@ class Study(_Section):
             raise ValueError(f"budgets and target are in {' and '.join(sorted(units))}: write all of them in one unit")
         if self.target is not None and not self.budgets:
             raise ValueError("target is compared with budgets, and there are none: write budgets too")
-        if not self.arms and not self.space:
+        if not (self.arms or self.space or self.mixture or self.filters):
             raise ValueError(
-                "there is nothing to compare: write arms, e.g. arms: {top: {select.using: {top: …}}}, or a space"
+                "there is nothing to compare: write arms, e.g. arms: {top: {select.using: {top: …}}}, or one of space,"
+                " mixture and filters"
             )
         return self
 
@@ -190,3 +213,9 @@ class Study(_Section):
 def unit_of(budget: BudgetPolicy) -> str:
     """Which of documents, tokens and fraction a budget is in."""
     return next(unit for unit in ("documents", "tokens", "fraction") if getattr(budget, unit) is not None)
+
+
+def seeds_of(study: Study) -> range:
+    """The seeds by which a searched arm is measured."""
+    first = SEARCHING + study.seeds.first
+    return range(first, first + study.seeds.least)

@@ -43,7 +43,14 @@ def corpus(folder: Path) -> Path:
     for number in range(600):
         is_bad, text = number % 10 < 3, sentences(number)
         source = "few" if not is_bad and number % 50 == 7 else "many"
-        rows.append({"text": shuffled(text) if is_bad else text, "grade": 0 if is_bad else 9, "source": source})
+        rows.append(
+            {
+                "text": shuffled(text) if is_bad else text,
+                "grade": 0 if is_bad else 9,
+                "source": source,
+                "kind": ("text", "noise")[is_bad],
+            }
+        )
     write_jsonl(folder / "corpus.jsonl", rows)
     return folder
 
@@ -87,6 +94,25 @@ def test_a_source_that_is_repeated_forty_times_loses_and_identical_arms_are_unde
     ranks = {cell["arm"]: cell["rank"] for cell in outcome.content["cells"]}
     assert ranks == {"random": 3, "repeated": 4, "plain": 1, "the same": 1}
     assert outcome.sentence == "undecided: plain is not told apart from the same"
+
+
+@pytest.mark.slow
+def test_the_filter_and_the_mixture_that_were_planted_are_proposed(tmp_path: Path) -> None:
+    study = study_of(
+        corpus(tmp_path),
+        {},
+        filters={"scores": ["grade"], "keep": [0.7]},
+        mixture={"by": "corpus.kind", "runs": 5, "repeats": 2, "divergence": 0.0},
+        budgets=[{"tokens": 9000}],
+        seeds={"least": 2, "most": 2},
+    )
+    outcome = tried(study, tmp_path / "runs")
+    content = outcome.content
+    assert content["filters"]["tried"][0]["where"] == "score.grade >= 9.0"
+    sources = content["mixture"]["sources"]
+    assert sources["text"]["proposed"] > sources["text"]["corpus"] and content["mixture"]["rank_correlation"] > 0.5
+    ranks = {cell["arm"]: cell["rank"] for cell in content["cells"]}
+    assert ranks["random"] == 3 and set(ranks) == {"random", "score.grade >= 9.0", "mixture"}
 
 
 @pytest.mark.slow
