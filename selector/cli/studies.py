@@ -52,8 +52,8 @@ def _print_proposals(content: Mapping[str, Any]) -> None:
     if "mixture" in content:
         mixture = content["mixture"]
         print(
-            f"\nweights by {mixture['by']}, of {mixture['runs']} runs: a run that the law has not seen is foretold within"
-            f" {mixture['error']:.1%}, ranks with a correlation of {mixture['rank_correlation']:.2f}"
+            f"\nweights by {mixture['by']}, of {mixture['runs']} runs: a run that the law has not seen is foretold"
+            f" within {mixture['error']:.1%}, ranks with a correlation of {mixture['rank_correlation']:.2f}"
         )
         print_rows(
             ["group", "corpus", "most", "proposed"],

@@ -27,8 +27,10 @@ def content(**other: Any) -> dict[str, Any]:
         "conditions": ["1k tokens", "3k tokens"],
         "arms": [{"name": name, "changes": {}, "competes": True, "crosses": crosses}
                  for name, crosses in (("random", []), ("a<b", ["c"]), ("c", ["a<b"]))],
-        "cells": [cell("random", "1k tokens", 1.0, 3), cell("a<b", "1k tokens", 0.7, 1), cell("c", "1k tokens", 0.8, 2),
-                  cell("random", "3k tokens", 1.0, 3), cell("a<b", "3k tokens", 0.7, 2), cell("c", "3k tokens", 0.6, 1)],
+        "cells": [
+            cell("random", "1k tokens", 1.0, 3), cell("a<b", "1k tokens", 0.7, 1), cell("c", "1k tokens", 0.8, 2),
+            cell("random", "3k tokens", 1.0, 3), cell("a<b", "3k tokens", 0.7, 2), cell("c", "3k tokens", 0.6, 1),
+        ],
         **other,
     }  # fmt: skip
 
