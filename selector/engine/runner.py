@@ -130,6 +130,7 @@ class Runner:
         self._held: list[str] = []  # what says all that the finished steps have read or written
         self._stack = ExitStack()
         self._is_connected = False
+        self._beside = set[str]()  # keys that the work on an earlier step of this run may have sealed
         self.is_dry = False
 
     def __enter__(self) -> Self:
@@ -208,6 +209,7 @@ class Runner:
             seals, cached = _seals(self.store.table(listed, "seals")), True
         else:
             seals, cached = self._each(step, name, tasks)
+            cached &= self._beside.isdisjoint(seals)
             if not self.is_dry:
                 self.store.seal(summary, [("seals", _summary(seals.values()))])
         self.done.used += [summary, *(task.key for task in tasks)]
@@ -229,6 +231,7 @@ class Runner:
             self._progress.began(step.name, len(missing))
             logger.info("%s: begun, %d of %d parts are to be done", step.name, len(todo), len(tasks))
             self._connect()
+            self._beside.update(key for task in todo.values() for key in step.also(task))
             num_rows = sum(task.part.num_rows for task in tasks)
             for receipt in self._executor.run(step, missing, self.store, num_rows):
                 self.log.append({"step": name, **asdict(receipt)})

@@ -176,6 +176,10 @@ class Map(Step, abc.ABC):
         """Loads what the work needs, once per worker, before its first task; if it raises, it is the run that is at
         fault and not a document."""
 
+    def also(self, task: Task) -> Sequence[str]:
+        """The keys of other steps' results that the work on a task may seal as well, with `seal_beside`."""
+        return ()
+
     @abc.abstractmethod
     def process(self, task: Task, store: Store) -> Mapping[str, pa.Table | Blob]:
         """The tables of one part, the one called `output` with a row per document that came through. A table that
@@ -271,6 +275,11 @@ def _version(library: str) -> str | None:
         return importlib.metadata.version(library).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def seal_beside(key: str, result: Mapping[str, pa.Table], store: Store) -> None:
+    """Seals what is the result of another step's task, all of whose rows came through."""
+    store.seal(key, [*result.items(), ("quarantine", tables.QUARANTINE.empty_table())])
 
 
 def perform(step: Map, task: Task, store: Store) -> Receipt:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from selector import __version__, tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
+from selector.engine.part import Resources
 from selector.engine.step import Step, versions
 from selector.exact.rates import Training
 from selector.models.encoder import Device, Encoder, hardware_precision
 from selector.models.kmeans import Method
 from selector.models.neighbours import has_faiss_gpu
 from selector.plugins.catalogue import KNOWN, RATE
-from selector.plugins.options import ManifestPath, ModelPath, TablePath, TextsPath, replaced, written
+from selector.plugins.options import Endpoint, ManifestPath, ModelPath, TablePath, TextsPath, replaced, written
 from selector.policy import Policy
 from selector.policy.resolve import LISTS, SHARES, Resolved
 from selector.rate import Fit, Rater
@@ -167,8 +168,20 @@ class Plan:
 
     @functools.cached_property
     def ratings(self) -> list[Step]:
-        """The raters, each after its fit and after those whose scores it reads."""
-        return [step for label, rater in self.resolved.plugins.raters.items() for step in self._rating(label, rater)]
+        """The raters, each after its fit and after those whose scores it reads; those that share a part's texts come
+        after the fits of all of them."""
+        steps = [step for label, rater in self.resolved.plugins.raters.items() for step in self._rating(label, rater)]
+        sharing = [step for step in steps if isinstance(step, Rate) and _reads_texts_alone(step)]
+        fits = [
+            step for step in steps if step.name in {name for one in sharing for name in one.reads if name[:4] == "fit/"}
+        ]
+        if len(sharing) < 2:
+            return steps
+        made_to_share = {
+            step.name: replace(step, beside=tuple(sharing[i + 1 :]), reads=(*step.reads, *(fit.name for fit in fits)))
+            for i, step in enumerate(sharing)
+        }
+        return [*fits, *(made_to_share.get(step.name, step) for step in steps if step not in fits)]
 
     def _rating(self, label: str, rater: Rater | Fit) -> list[Step]:
         """The step of one rater, and before it that of its fit if it has one."""
@@ -286,6 +299,13 @@ class Plan:
 
     def _attach(self, path: str) -> str | None:
         return f"{ATTACH}{path}" if self.resolved.attached(path) else None
+
+
+def _reads_texts_alone(step: Rate) -> bool:
+    """Whether a rater needs nothing but texts, and as much of a worker as any other one that does."""
+    rater = step.rater
+    asks = written(rater, ModelPath, Endpoint) or step.gather.attach is not None
+    return [column.name for column in step.gather.columns] == ["text"] and not asks and rater.resources == Resources()
 
 
 def _whose_quarantine_counts(steps: Sequence[str]) -> list[Column]:

@@ -8,7 +8,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +18,8 @@ from selector import tables
 from selector.engine import alive
 from selector.engine.part import Resources, Task
 from selector.engine.slices import joined
-from selector.engine.step import APART, Done, Fold, Step, Tables
-from selector.engine.store import Store, fingerprint
+from selector.engine.step import APART, Done, Fold, Step, Tables, seal_beside
+from selector.engine.store import PASSING, Store, fingerprint
 from selector.manifest.describe import LEAST_SCORED, hardly_scored
 from selector.models.judge import FOLDER
 from selector.plugins import attached
@@ -41,7 +41,11 @@ _REQUIRED = ("embedding", "cluster", "distance")  # a document that lost one of 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate(Fold):
-    """One rater's scores of each part's documents, and `sums`: what the scores come to (`selector.rate._sums`)."""
+    """One rater's scores of each part's documents, and `sums`: what the scores come to (`selector.rate._sums`).
+
+    Raters that read nothing but texts share them: whoever is first rates a part for those `beside` it too, under their
+    own keys, so that their steps find it done. What goes wrong with one of them is left to its own step.
+    """
 
     version = 2
     output = "ratings"
@@ -51,6 +55,7 @@ class Rate(Fold):
     label: str  # what the policy calls the rater
     rater_identity: Mapping[str, Any]
     gather: Gather = field(metadata=APART)
+    beside: tuple["Rate", ...] = field(default=(), metadata=APART)
 
     @property
     def resources(self) -> Resources:
@@ -64,12 +69,26 @@ class Rate(Fold):
         return Step.key(self, *inputs)
 
     def tasks(self, done: Done) -> Sequence[Task]:
-        fit = {"fit": done[f"fit/{self.label}"].seal.key} if isinstance(self.rater, Fit) else {}
+        fit = {"fit": done[self._fit].seal.key} if isinstance(self.rater, Fit) else {}
         again = [num] if (num := self.num_retries(done.store)) else []
-        return [
+        tasks = [
             Task(key=self.key(identity, fit, *again), part=task.part, inputs={**task.inputs, **fit})
             for task, identity in zip(self.gather.tasks(done), self.gather.identities(done), strict=True)
         ]
+        for other in self.beside:
+            tasks = [
+                replace(task, inputs={**task.inputs, other.name: theirs.key, other._fit: theirs.inputs.get("fit", "")})
+                for task, theirs in zip(tasks, other.tasks(done), strict=True)
+            ]
+        return tasks
+
+    @property
+    def _fit(self) -> str:
+        """The step that stored what its fit learned, if it has one."""
+        return f"fit/{self.label}"
+
+    def also(self, task: Task) -> Sequence[str]:
+        return [task.inputs[other.name] for other in self.beside]
 
     def retry(self, store: Store) -> bool:
         """Whether the rater asks a server: then every part is rated once more, and what failed is asked again."""
@@ -108,8 +127,33 @@ class Rate(Fold):
         return {}
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
-        declared = self.rater if isinstance(self.rater, Fit) else None
-        rater, batch = self._prepared["rater"], self.batch(task, store)
+        batch = self.batch(task, store)
+        result = self._rated(batch)
+        if self.beside and task.only is None and not task.skipped:
+            self._rate_beside(task, batch, store)
+        return result
+
+    def _rate_beside(self, task: Task, batch: pa.RecordBatch, store: Store) -> None:
+        """Rates the part for the raters beside, where that is not done. It is tried once: whoever died of it is not to
+        die again."""
+        wanted = [other for other in self.beside if store.find(task.inputs[other.name]) is None]
+        tried = f"artifacts/{PASSING}beside/{fingerprint(task.key)}"
+        if not wanted or not store.storage.put_if_absent(tried, b""):
+            return
+        for other in wanted:
+            try:
+                if not other._prepared:
+                    other.prepare(replace(task, inputs={**task.inputs, "fit": task.inputs[other._fit]}), store)
+                result = other._rated(batch)
+            except Exception as error:  # whatever it is, its own step will say so
+                logger.info("%s: %s is left to its own step: %s", self.name, other.name, error)
+                continue
+            seal_beside(task.inputs[other.name], result, store)
+        store.storage.delete(tried)
+
+    def _rated(self, batch: pa.RecordBatch) -> dict[str, pa.Table]:
+        """What the rater says of documents."""
+        declared, rater = self.rater if isinstance(self.rater, Fit) else None, self._prepared["rater"]
         rated, pairs = list[pa.Table](), list[pa.Table]()
         for first in range(0, max(1, batch.num_rows), _AT_A_TIME):
             piece = batch.slice(first, _AT_A_TIME)
