@@ -38,6 +38,7 @@ SAMPLE = 65_536
 """Documents that are looked at, about."""
 LENGTHS = {"tokens": "num_tokens", "bytes": "num_bytes"}
 """What every score is compared with: the lengths of documents, and their columns."""
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 _FEWEST = 3  # documents for a correlation
 _MOST_WORDS = 0.5  # different words of a label by documents: beyond, it is a name of each and no label
 
@@ -79,7 +80,7 @@ def rate(
     return {
         "documents": num_documents,
         "sample": sample.num_rows,
-        "scores": [_described(score, sample) for score in scores],
+        "scores": [described_of(score, sample) for score in scores],
         "agreement": agreement(sample, scores),
     }
 
@@ -99,7 +100,7 @@ def _sample(done: Done, plan: Plan, scores: Sequence[Score]) -> pa.Table:
     return pa.concat_tables(done.map(reading, gather.tasks(done)), promote_options="permissive").combine_chunks()
 
 
-def _described(score: Score, sample: pa.Table) -> dict[str, Any]:
+def described_of(score: Score, sample: pa.Table) -> dict[str, Any]:
     """How many documents of the sample have a score, why others have none, and where the values lie."""
     states = sample[tables.state_of(score.name)].fill_null("lost").to_pylist()
     described: dict[str, Any] = {"name": score.name, "rater": score.rater, "higher_is": score.meaning}
@@ -111,7 +112,10 @@ def _described(score: Score, sample: pa.Table) -> dict[str, Any]:
     numbers = exact.floats(values)
     if not len(numbers):
         return described
-    quantiles = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    if pa.types.is_temporal(values.type):  # in words, and of the values themselves
+        places = np.argsort(numbers, kind="stable")[np.rint(np.array(_QUARTERS) * (len(numbers) - 1)).astype(np.int64)]
+        return described | {"quantiles": [str(value) for value in values.take(pa.array(places)).to_pylist()]}
+    quantiles = np.quantile(numbers, _QUARTERS).tolist()
     return described | {"mean": float(numbers.mean()), "quantiles": quantiles}
 
 
@@ -127,7 +131,7 @@ def agreement(sample: pa.Table, scores: Sequence[Score]) -> dict[str, Any]:
     """
     numbers = [score.name for score in scores if score.meaning != "label"]
     labels = [score.name for score in scores if score.meaning == "label" and _is_label(sample[score.name])]
-    known = {name: exact.floats(sample[name]) for name in (*numbers, *LENGTHS)}
+    known = {name: _comparable(sample[name]) for name in (*numbers, *LENGTHS)}
     words = {name: pl.Series(sample[name], dtype=pl.String) for name in labels}
     values = [
         [
@@ -164,6 +168,16 @@ def _ratio(values: Floats, words: pl.Series) -> float | None:
     counts = np.bincount(codes)
     means = np.bincount(codes, weights=ranks) / np.maximum(counts, 1)
     return float(np.sqrt(min(1.0, (counts * (means - ranks.mean()) ** 2).sum() / whole)))
+
+
+def _comparable(column: pa.ChunkedArray) -> Floats:
+    """Numbers in the order of the values, NaN of null; whole numbers that no float64 tells apart are told apart."""
+    if pa.types.is_floating(column.type) or pa.types.is_null(column.type):
+        return exact.floats(column)
+    places = np.full(len(column), np.nan)
+    is_known = column.is_valid().to_numpy()
+    places[is_known] = np.unique(exact.ascending(column.drop_null()), return_inverse=True)[1]
+    return places
 
 
 def _ranks(values: Floats) -> Floats:

@@ -118,12 +118,8 @@ def print_ratings(rated: Mapping[str, Any]) -> None:
     console.print(f"{rated['documents']:,} documents, of which {rated['sample']:,} are shown\n")
     scores = Table("score", "higher is", "have it", "median", "middle half", "range", box=None, pad_edge=False)
     for score in rated["scores"]:
-        low, first, middle, third, high = score.get("quantiles", [None] * 5)
-        where = (
-            ["", "", ""]
-            if middle is None
-            else [f"{middle:.4g}", f"{first:.4g} to {third:.4g}", f"{low:.4g} to {high:.4g}"]
-        )
+        low, first, middle, third, high = map(_value, score.get("quantiles", [None] * 5))
+        where = [middle, f"{first} to {third}", f"{low} to {high}"] if middle else ["", "", ""]
         if words := score.get("most_frequent"):
             where = [", ".join(f"{_shown(word)} {count:,}" for word, count in list(words.items())[:3]), "", ""]
         scores.add_row(score["name"], score["higher_is"], f"{score['ok'] / max(1, rated['sample']):.1%}", *where)
@@ -133,6 +129,11 @@ def print_ratings(rated: Mapping[str, Any]) -> None:
     agreed = rated["agreement"]
     console.print("\nrank correlations; of a label the correlation ratio of the ranks\n", style="bold")
     console.print(_matrix(agreed) if len(agreed["columns"]) <= _MOST_COLUMNS else _most_alike(agreed))
+
+
+def _value(quantile: float | str | None) -> str:
+    """A value of a score, which is a word where it is a date."""
+    return quantile if isinstance(quantile, str) else "" if quantile is None else f"{quantile:.4g}"
 
 
 def _matrix(agreed: Mapping[str, Any]) -> Table:

@@ -1,6 +1,9 @@
 """Scores without a manifest: what they are like, and how they agree with each other, with length and with labels."""
 
+import json
 import xml.etree.ElementTree as ElementTree
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 
 import command
 from runs import policy_of, write_corpus
-from selector.cli.ratings import agreement, picture, spearman
+from selector.cli.ratings import agreement, described_of, picture, spearman
 from selector.cli.report import print_ratings
 from selector.plugins.catalogue import Score
 
@@ -51,6 +54,40 @@ def test_agreement_is_of_ranks_over_the_documents_that_have_both() -> None:
     assert x == [pytest.approx(each) if each is not None else None for each in (1, -1, None, None, 0.8, 1, 0.75**0.5)]
     assert y[6] == pytest.approx(0.8**0.5)
     assert z == few == [None] * 7
+
+
+ODD: dict[str, Any] = {
+    "plain": [3.0, 1.0, 2.0, 4.0],
+    "constant": [7.0] * 4,
+    "nothing": pa.nulls(4, pa.float32()),
+    "one": [1.0, None, None, None],
+    "day": pa.array([date(2026, 1, day) for day in (3, 1, 2, 9)]),
+    "huge": [2**61 + 3, 2**61, 2**61 + 1, 2**61 + 5],
+    "cents": pa.array([Decimal(cents).scaleb(-2) for cents in (3, 1, 2, 4)]),
+    "word": ["[/]<a>&", "b\n", "[/]<a>&", None],
+    "same": ["x"] * 4,
+    "name": ["a", "b", "c", "d"],
+    "wordless": pa.nulls(4, pa.string()),
+}
+
+
+@pytest.mark.parametrize("num_documents", [4, 1, 0])
+def test_odd_columns_are_described_compared_and_drawn(num_documents: int, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [score(name, "label" if name in ("word", "same", "name", "wordless") else "better") for name in ODD]
+    states = {f"{name}.state": pa.nulls(4, pa.string()) for name in ODD}
+    sample = pa.table({**ODD, **states, "tokens": [1, 2, 3, 4], "bytes": [5] * 4}).slice(0, num_documents)
+    agreed = agreement(sample, scores)
+    described = [described_of(each, sample) for each in scores]
+    print_ratings({"documents": 9, "sample": num_documents, "scores": described, "agreement": agreed})
+    ElementTree.fromstring(picture(agreed))
+    printed = capsys.readouterr().out
+    json.dumps([agreed, described], allow_nan=False)
+    if num_documents == 4:
+        plain = dict(zip(agreed["columns"], agreed["values"][0], strict=True))
+        assert [plain[name] for name in ("day", "huge", "cents")] == [1, 1, 1]
+        assert {plain[name] for name in ("constant", "nothing", "one", "bytes", "same")} == {None}
+        assert not {"name", "wordless"} & set(plain), "a name of each document is no label, nor is nothing"
+        assert "2026-01-01 to 2026-01-09" in printed and r"[/]<a>& 2, b\n 1" in printed
 
 
 def test_ties_share_the_mean_of_their_ranks() -> None:
