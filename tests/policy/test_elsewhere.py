@@ -53,6 +53,7 @@ def test_installed_plug_ins_are_used_all_the_same(tmp_path: Path) -> None:
 
 
 JUDGE = {"endpoint": "http://judge.example:8000/v1", "model": "m"}
+DEEP = {"prerequisites": {"score": "length", "graph": "SECRET/s.jsonl"}}
 OUTSIDE: dict[str, dict[str, Any]] = {
     "another folder": {"corpus": {"paths": ["SECRET"]}},
     "up and down": {"corpus": {"paths": ["CORPUS/../secret"]}},
@@ -80,7 +81,7 @@ OUTSIDE: dict[str, dict[str, Any]] = {
     "centroids": {"cluster": {"from": "SECRET"}},
     "centroids of a run that lies higher up": {"cluster": {"from": "CORPUS/manifest"}},
     "what a rater has learned": {"rate": [{"fitted": {"artefact": "/etc/passwd"}}]},
-    "a table deep in a plug-in": {"rate": [{"together": {"raters": [{"level": {"taxonomy": "SECRET/s.jsonl"}}]}}]},
+    "a table deep in a plug-in": {"rate": ["length"], "order": {"using": {"spread": {"inner": DEEP}}}},
     "a server": {"rate": [{"judge": JUDGE}]},
 }
 BELOW = re.compile("does not lie below|leads out of")
