@@ -70,6 +70,14 @@ def numbered(ids: UInt64) -> npt.NDArray[np.uint16]:
     return numbers
 
 
+def numbered_together(ids: UInt64) -> npt.NDArray[np.uint16]:
+    """The same for rows of which those of a document come one after another."""
+    begin = np.arange(len(ids), dtype=np.int32 if len(ids) < 2**31 else np.int64)
+    number = begin.copy()
+    begin[1:][(ids[1:] == ids[:-1]).all(axis=1)] = 0
+    return (number - np.maximum.accumulate(begin)).astype(np.uint16)
+
+
 class Order(abc.ABC):
     """Arranges the chosen documents."""
 

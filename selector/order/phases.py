@@ -17,11 +17,13 @@ from selector import exact, tables
 from selector.errors import PolicyError, did_you_mean
 from selector.exact import Ints, UInt64, keyed
 from selector.order import Order, Pool, Positions, ScoreName, cut_at, groups_in, numbered, random_visits
+from selector.order._contract import numbered_together
 from selector.order._placed import columns_read
-from selector.order._queues import Queues, queues
 from selector.order._ranked import left_out
+from selector.order._spacing import Numbers
 from selector.plugins.options import plugins_in
 
+_AT_ONCE = 1 << 20  # visits that are looked at together
 _ROUNDED = 0.05  # of a budget, which is not paid because documents are whole: more than that is said
 
 
@@ -88,7 +90,8 @@ class Phases(Order):
     another order inside are called `phase/theirs`. The manifest says of each phase the tokens asked for and missing (in
     the facts also where its groups have no more), the tokens of each group that it has, `sequence_length`, and `hints`,
     whatever they are (a masking rate, a task): nothing here reads them, they are for the trainer. Documents in no phase
-    are told as left. The driver holds all visits, and the columns that the orders inside read.
+    are told as left. The driver holds all visits, some 100 bytes each, and the columns that the orders inside read;
+    more than 100 million are refused.
 
     Evidence: the best or most task-like data last, in two or more phases, is the practice of OLMo 2 and 3, Nemotron 3
     and SmolLM3, and beside a random order worth 3.4 % on average (2412.15285, two phases). Llama-3-SynE (2407.18743):
@@ -150,26 +153,27 @@ class Phases(Order):
         return mixtures
 
     def arrange(self, chosen: Pool, seed: int) -> Positions:
-        table = chosen.table(*columns_read(self, chosen))
-        ids, tokens = keyed.words(table["doc_id"]), table["num_tokens"].to_numpy().astype(np.int64)
+        has_inner = any(phase.inner is not None for phase in self.phases)
+        table = chosen.table(*(columns_read(self, chosen) if has_inner else ("doc_id", "num_tokens")))
+        ids, tokens = keyed.words(table["doc_id"]), table["num_tokens"].to_numpy()
+        all_tokens = int(tokens.sum(dtype=np.int64))
         names, group = self._groups(chosen)
-        sizes = np.bincount(group, minlength=len(names))
-        lined_up = queues(group, ids, self.visits * sizes, seed, "phases")
-        left = _Left.of(lined_up, group, tokens, len(names))
+        left = _Left.of(group, ids, tokens, len(names), self.visits, seed)
         parts, phases = list[_Part](), dict[str, dict[str, Any]]()
         missing, short, unpaid = dict[str, int](), dict[str, int](), dict[str, int]()
         for number, (name, phase, mixture) in enumerate(zip(self.names, self.phases, self.mixtures(), strict=True)):
             weights = self._weights(name, mixture, names, left)
             budget = phase.tokens
             if phase.share is not None:
-                budget = int(Fraction(str(phase.share)) * int(tokens.sum()))
+                budget = int(Fraction(str(phase.share)) * all_tokens)
             is_open = left.within(ids, phase.most_visits)
             open_to_it = left.only(is_open)
             if budget is not None and (available := open_to_it.available(weights)) < budget:
                 short[name] = budget - available
             counts = open_to_it.never_drawn(weights) if budget is None else open_to_it.paid_by(budget, weights)
-            is_drawn = np.zeros(len(is_open), np.bool_)
-            is_drawn[np.flatnonzero(is_open)[open_to_it.first(counts)]] = True
+            first, is_drawn = open_to_it.first(counts), np.zeros(len(left.rows), np.bool_)
+            is_drawn[first if isinstance(is_open, slice) else np.flatnonzero(is_open)[first]] = True
+            del open_to_it
             rows, left = left.rows[is_drawn], left.only(~is_drawn)
             rows, inner_seed = np.sort(rows), _seed(seed, number)
             if phase.inner is None or not len(rows):
@@ -179,7 +183,7 @@ class Phases(Order):
                 part = _Part.of(rows, phase.inner.arrange(pool, inner_seed), name)
             facts = dict[str, Any]()
             if budget is not None:
-                missing[name] = budget - int(tokens[rows].sum())
+                missing[name] = budget - int(tokens[rows].sum(dtype=np.int64))
                 if missing[name] - short.get(name, 0) > _ROUNDED * budget:
                     unpaid[name] = missing[name] - short.get(name, 0)
                 facts |= {"tokens_asked_for": budget, "tokens_missing": missing[name]}
@@ -195,9 +199,10 @@ class Phases(Order):
         if unpaid:
             facts["unpaid"] = unpaid
         facts = {"phases": facts}
+        del table, left, tokens, group
         return replace(_joined(parts, ids), phases=phases, facts=facts)
 
-    def _groups(self, chosen: Pool) -> tuple[list[str], Ints]:
+    def _groups(self, chosen: Pool) -> tuple[list[str], Numbers]:
         """What the groups are called, the last one of documents without a value; and the group of each row."""
         if self.bands_of is None:
             groups = groups_in(chosen, self.by)
@@ -206,7 +211,8 @@ class Phases(Order):
             bands = cut_at(chosen, self.bands_of, [Fraction(str(share)) for share in self.cuts])
             names = [str(number) for number in range(1, len(self.cuts) + 2)]
             numbers = chosen.map(bands.pieces, "doc_id", self.bands_of)
-        return [*names, "no value"], np.concatenate([np.empty(0, np.int64), *numbers])
+        columns = [np.empty(0, np.int32), *(number.astype(np.int32) for number in numbers)]
+        return [*names, "no value"], np.concatenate(columns)
 
     def _weights(self, name: str, mixture: Mapping[str, float], names: list[str], left: "_Left") -> list[Fraction]:
         """The weight of each group, by its number; where none is given, the tokens that are left of it."""
@@ -223,38 +229,45 @@ class Phases(Order):
 class _Left:
     """The visits that no phase has drawn: group after group, those of a group in the order in which they are drawn."""
 
-    rows: Ints
-    laps: Ints  # how often the row was in its group's queue before
-    group: Ints
-    in_line: Ints  # the tokens of each visit
+    rows: Numbers
+    laps: Numbers  # how often the row was in its group's queue before
+    group: Numbers
+    in_line: Numbers  # the tokens of each visit
     num_groups: int
 
     @classmethod
-    def of(cls, lined_up: Queues, group: Ints, tokens: Ints, num_groups: int) -> "_Left":
-        """All visits of the queues; row i of the pool is of `group[i]` and has `tokens[i]`."""
-        rows = lined_up.rows
-        return cls(rows=rows, laps=lined_up.laps, group=group[rows], in_line=tokens[rows], num_groups=num_groups)
+    def of(cls, group: Numbers, ids: UInt64, tokens: Numbers, num_groups: int, num_laps: int, seed: int) -> "_Left":
+        """All visits: each group in so many laps, each shuffled anew; row i of the pool is of `group[i]`."""
+        again, number, laps = numbered_together(ids), np.int32 if len(ids) < 2**31 else np.int64, list[Numbers]()
+        for lap in range(num_laps):
+            shuffled = exact.argsort(_chances(ids, again, seed, f"phases/{lap}"), ids).astype(number)
+            laps.append(shuffled[np.argsort(group[shuffled], kind="stable")])
+        rows = np.concatenate([np.empty(0, number), *laps])
+        lap = np.repeat(np.arange(num_laps, dtype=np.int16), len(ids))
+        if num_laps > 1:
+            by_group = np.argsort(group[rows], kind="stable")
+            rows, lap = rows[by_group], lap[by_group]
+        return cls(rows=rows, laps=lap, group=group[rows], in_line=tokens[rows], num_groups=num_groups)
 
-    def within(self, ids: UInt64, most_visits: int | None) -> npt.NDArray[np.bool_]:
+    def within(self, ids: UInt64, most_visits: int | None) -> npt.NDArray[np.bool_] | slice:
         """Which of the visits a phase may draw that has at most so many of each document."""
-        if most_visits is None:
-            return np.ones(len(self.rows), np.bool_)
-        return numbered(ids[self.rows]) < most_visits
+        return slice(None) if most_visits is None else numbered(ids[self.rows]) < most_visits
 
-    def only(self, which: npt.NDArray[np.bool_]) -> "_Left":
+    def only(self, which: npt.NDArray[np.bool_] | slice) -> "_Left":
         """Those of the visits."""
         names = ("rows", "laps", "group", "in_line")
         return replace(self, **{name: getattr(self, name)[which] for name in names})
 
     def first(self, counts: Ints) -> Ints:
         """The places of so many visits of each group, those that are drawn first."""
-        begins = self._begins()
-        return np.flatnonzero(np.arange(len(self.rows)) - begins[self.group] < counts[self.group])
+        firsts = self._begins()[:-1].tolist()
+        return np.concatenate([np.arange(first, first + n) for first, n in zip(firsts, counts.tolist(), strict=True)])
 
     def tokens(self) -> Ints:
         """By group, the tokens that are left."""
-        reached, begins = np.concatenate([[0], np.cumsum(self.in_line)]), self._begins()
-        return reached[begins[1:]] - reached[begins[:-1]]
+        begins = self._begins()
+        stretches = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
+        return np.array([self.in_line[begin:end].sum(dtype=np.int64) for begin, end in stretches], np.int64)
 
     def available(self, weights: Sequence[Fraction]) -> int:
         """The tokens that are left of all groups with a weight."""
@@ -266,15 +279,15 @@ class _Left:
         firsts, ends = self._begins()[:-1], self._begins()[1:]
         counts, spent = np.zeros_like(quotas), np.zeros_like(quotas)
         for g in np.flatnonzero(quotas).tolist():
-            reached = np.cumsum(self.in_line[firsts[g] : ends[g]])
+            reached = np.cumsum(self.in_line[firsts[g] : ends[g]], dtype=np.int64)
             counts[g] = np.searchsorted(reached, quotas[g], "right")
             spent[g] = reached[counts[g] - 1] if counts[g] else 0
         unspent = budget - int(spent.sum())
         for g in np.argsort(spent - quotas, kind="stable").tolist():  # the one that is most behind first
             place = firsts[g] + counts[g]
-            if weights[g] and place < ends[g] and 0 < self.in_line[place] <= unspent:
+            if weights[g] and place < ends[g] and 0 < (tokens := int(self.in_line[place])) <= unspent:
                 counts[g] += 1
-                unspent -= int(self.in_line[place])
+                unspent -= tokens
         return counts
 
     def never_drawn(self, weights: Sequence[Fraction]) -> Ints:
@@ -290,35 +303,38 @@ class _Left:
 class _Part:
     """One phase arranged: rows of the whole pool, and what its order says of them."""
 
-    rows: Ints
+    rows: Numbers
     labels: Sequence[str]
-    codes: Ints
+    codes: Numbers
     loss_weights: Any
     phases: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, rows: Ints, positions: Positions, name: str) -> "_Part":
+    def of(cls, rows: Numbers, positions: Positions, name: str) -> "_Part":
         """The phase of this name: what its order says of these rows of the pool."""
         visits = positions.visits
-        phase = visits["phase"].cast(pa.string()).combine_chunks().dictionary_encode()
-        called = {label: name if label == "main" else f"{name}/{label}" for label in phase.dictionary.to_pylist()}
+        phase = visits["phase"].unify_dictionaries().combine_chunks()
+        words, used = phase.dictionary.to_pylist(), phase.indices.unique().to_pylist()
+        labels = list(dict.fromkeys(words[code] for code in used))
+        called = {label: name if label == "main" else f"{name}/{label}" for label in labels}
+        code_of = np.array([*(labels.index(word) if word in called else 0 for word in words), 0], np.int32)
         return cls(
             rows=rows[visits["document"].to_numpy()],
             labels=list(called.values()),
-            codes=phase.indices.to_numpy().astype(np.int64),
+            codes=code_of[phase.indices.to_numpy()],
             loss_weights=visits["loss_weight"].to_numpy(),
             phases={called[label]: facts for label, facts in positions.phases.items() if label in called},
             facts=positions.facts,
         )
 
 
-def _mixed(rows: Ints, group: Ints, tokens: Ints, ids: UInt64, seed: int) -> Positions:
+def _mixed(rows: Numbers, group: Numbers, tokens: Numbers, ids: UInt64, seed: int) -> Positions:
     """These rows of the pool, those of each group at random and spread evenly over the tokens of them all."""
-    visit = numbered(ids[rows])
-    order = exact.argsort(random_visits(keyed.ids(ids[rows]), visit, seed, "phases"), ids[rows])
+    ids = ids[rows]
+    order = exact.argsort(_chances(ids, numbered_together(ids), seed, "phases"), ids)
     order = order[np.argsort(group[rows[order]], kind="stable")]
-    of_group, sizes = group[rows[order]], tokens[rows[order]]
+    of_group, sizes = group[rows[order]], tokens[rows[order]].astype(np.int64)
     reached, is_first = np.cumsum(sizes), np.diff(of_group, prepend=-1) != 0
     number = np.cumsum(is_first) - 1
     before = reached - sizes - (reached - sizes)[is_first][number]
@@ -327,15 +343,28 @@ def _mixed(rows: Ints, group: Ints, tokens: Ints, ids: UInt64, seed: int) -> Pos
     return Positions.of(order[np.lexsort((of_group, middle))])
 
 
-def _mixtures(part: _Part, group: Ints, tokens: Ints, names: Sequence[str]) -> list[dict[str, int]]:
-    """The tokens of each group, for each label of a phase; groups without any are not named."""
+def _mixtures(part: _Part, group: Numbers, tokens: Numbers, names: Sequence[str]) -> list[dict[str, int]]:
+    """The tokens of each group, for each label of a phase; groups without a visit are not named."""
+    counts, amounts = np.zeros((2, len(part.labels) * len(names)), np.int64)
+    for first in range(0, len(part.rows), _AT_ONCE):
+        rows = part.rows[first : first + _AT_ONCE]
+        cell = part.codes[first : first + _AT_ONCE].astype(np.int64) * len(names) + group[rows]
+        counts += np.bincount(cell, minlength=len(counts))
+        amounts = exact.tally(amounts, cell, tokens[rows].astype(np.int64))
     mixtures = [dict[str, int]() for _ in part.labels]
-    cells, cell = np.unique(part.codes * len(names) + group[part.rows], return_inverse=True)
-    amounts = exact.tally(np.zeros(len(cells), np.int64), cell, tokens[part.rows])
-    for number, amount in zip(cells.tolist(), amounts.tolist(), strict=True):
+    for number in np.flatnonzero(counts).tolist():
         label, of_group = divmod(number, len(names))
-        mixtures[label][names[of_group]] = amount
+        mixtures[label][names[of_group]] = int(amounts[number])
     return mixtures
+
+
+def _chances(ids: UInt64, again: Numbers, seed: int, purpose: str) -> UInt64:
+    """The random number of each row, which is the `again`th of its document."""
+    chances = np.empty(len(ids), np.uint64)
+    for first in range(0, len(ids), _AT_ONCE):
+        here = slice(first, first + _AT_ONCE)
+        chances[here] = random_visits(keyed.ids(ids[here]), again[here], seed, purpose)
+    return chances
 
 
 def _joined(parts: Sequence[_Part], ids: UInt64) -> Positions:
@@ -343,7 +372,7 @@ def _joined(parts: Sequence[_Part], ids: UInt64) -> Positions:
     labels = [label for part in parts for label in part.labels]
     firsts = itertools.accumulate((len(part.labels) for part in parts), initial=0)
     codes = [part.codes + first for part, first in zip(parts, firsts, strict=False)]
-    rows = np.concatenate([part.rows for part in parts])
+    rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
     phase = pa.DictionaryArray.from_arrays(np.concatenate(codes).astype(np.int32), pa.array(labels, pa.string()))
     weights = np.concatenate([part.loss_weights for part in parts])
     visits = pa.table([rows, numbered(ids[rows]), phase, weights], schema=tables.VISITS)
