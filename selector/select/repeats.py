@@ -29,11 +29,13 @@ class Repeats(Selector):
     several times beside a large set of good ones that is seen once. The score must be a worth: a document whose score
     is 0 or less, or that has none, is never taken. Nothing is drawn.
 
-    The default decay is exp(-1 / 15.387756), by which the worth of a repetition falls in the fitted law of Muennighoff
-    et al. (arXiv 2305.16264, C4, up to 9 billion parameters); 1 repeats all documents alike, a small one repeats none.
-    That law counts repetitions of a whole corpus; to give each document its own number of visits is our design.
-    Reported there: up to 4 repetitions are almost as good as new data. Not measured here. `random` is as good where the
-    score says nothing; `top` where the budget is small beside what is good.
+    The default decay is exp(-1 / 15.387756), by which the worth of a repetition falls in the source's fitted law; 1
+    repeats all documents alike, a small one repeats none. That law counts repetitions of a whole corpus; to give each
+    document its own number of visits is our design.
+
+    Source: Muennighoff et al., arXiv 2305.16264. Setting: C4, up to 9 billion parameters. Reported: up to 4 repetitions
+    are almost as good as new data. Not measured here. `random` is as good where the score says nothing; `top` where the
+    budget is small beside what is good.
     """
 
     fills_budget = False

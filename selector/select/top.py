@@ -14,9 +14,14 @@ from selector.select import Group, Ranked, Reasons, ScoreName
 class Top(Ranked):
     """Takes the documents with the highest score, whatever the score means; ties by doc_id, no score last.
 
-    Nothing is drawn: a document is kept with probability 1 or 0, so no estimate can be corrected for what
-    was left out. Prefer `kmeans_quality`, or use this as its comparison (QuRating, arXiv 2402.09739, found
-    plain top-k poor).
+    Nothing is drawn: a document is kept with probability 1 or 0, so no estimate can be corrected for what was left out.
+    Prefer `kmeans_quality`, or use this as its comparison.
+
+    Source: the plain top-k of QuRating (arXiv 2402.09739). Setting: 30 of 260 billion tokens for models of 1.3 billion
+    parameters. Reported: poor beside draws by the same score. Measured on 5 % of 6,936 pages of Debian documentation
+    (64 clusters, 5 seeds, of random 25; entropy of packages as a part of the largest): .017 ± .041 by prototypicality,
+    which leaves 1.4 of 37 packages and is far worse than random, .688 ± .009. `random` is better wherever the score
+    prefers one kind of document, and as good where it says nothing.
     """
 
     score: ScoreName

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.manifest.describe import sentence
 from selector.plugins.pool import Pool
-from selector.select import Budget, ScoreName, Selector
+from selector.select import Budget, Grouped, ScoreName, Selector
 from selector.select.kmeans_quality import KmeansQuality
 from selector.select.random import Random
 from selector.select.top import Top
@@ -149,6 +150,16 @@ def test_what_quotas_of_tokens_leave_over_is_spent_and_said() -> None:
     ]
     assert "cluster 0: within quota 50 (tokens)" in decided["reason"].to_pylist()
     assert any("paid by what other quotas left" in reason for reason in decided["reason"].to_pylist())
+
+
+@pytest.mark.parametrize("name", plugins.names("selectors"))
+def test_a_selector_says_its_evidence_when_chance_is_as_good_and_what_it_can_hold(name: str) -> None:
+    cls = plugins.find("selectors", name)
+    words = " ".join((cls.__doc__ or "").split())
+    assert re.search(r"\b(Source|Evidence): ", words) and re.search(r"\b([Nn]ot m|M)easured\b", words)
+    assert "random" in words or name == "random"
+    if issubclass(cls, Grouped):
+        assert cls.largest_group is not None and f"{cls.largest_group:,}" in words
 
 
 def golden_pool() -> Pool:
