@@ -1,9 +1,9 @@
 """Named places where a test can stop the program: `SELECTOR_FAILPOINT=commit.before_manifest:kill`.
 
-The form is `name:action[:n]`, the action being `kill` (SIGKILL), `stop` (SIGSTOP) or `raise`, at the n-th
-time that this process reaches the place. With `SELECTOR_FAILPOINT_ONCE=FILE` it happens once over all
-processes, and FILE then holds its number: so a test can see that the place was reached, and by whom. Without the
-variable a failpoint costs one look-up.
+The form is `name:action[:n]`, the action being `kill` (SIGKILL), `stop` (SIGSTOP), `raise` or `memory` (none
+is left), at the n-th time that this process reaches the place. With `SELECTOR_FAILPOINT_ONCE=FILE` it happens once
+over all processes, and FILE then holds its number: so a test can see that the place was reached, and by whom. Without
+the variable a failpoint costs one look-up.
 """
 
 import os
@@ -22,6 +22,7 @@ POINTS = (
     "store.before_blobs_go",
     "part.before_work",
     "part.after_work",
+    "model.before_batch",
     "commit.before_parts",
     "commit.after_parts",
     "commit.before_manifest",
@@ -58,5 +59,7 @@ def reach(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "memory":
+        raise MemoryError(f"failpoint {name}")
     else:
         raise RuntimeError(f"failpoint {name}")

@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.parts import parts
 
             parts(chosen.files, chosen.rounds, chosen.executor, chosen.root)
+        elif chosen.benchmark == "gpu":
+            from jobs.bench.gpu import gpu
+
+            gpu(chosen.models, chosen.documents, chosen.vectors, chosen.clusters, chosen.device)
         elif chosen.benchmark == "nodes":
             from jobs.bench.nodes import nodes_lost
 
@@ -107,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("paths", metavar="PATH", nargs="+")
     consume.add_argument("--documents", type=_amount, default=17_850)
     consume.add_argument("--rounds", type=int, default=5)
+
+    gpu = measures.add_parser("gpu", help="embedding, assignment and k-means on a graphics card, beside the CPU")
+    gpu.add_argument("--models", metavar="MODEL", nargs="+", default=["all-MiniLM-L6-v2"])
+    gpu.add_argument("--documents", type=_amount, default=20_000)
+    gpu.add_argument("--vectors", type=_amount, default=1_000_000)
+    gpu.add_argument("--clusters", type=_amount, default=1024)
+    gpu.add_argument("--device", choices=("cpu", "cuda"), help="cpu rehearses it; by default the card, if there is one")
 
     measures.add_parser("nodes", help="how long a run takes to get over a worker, a machine, a head that is lost")
 

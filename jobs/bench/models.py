@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from selector import plugins
 from selector.cli.demo import documents
-from selector.models.batching import batches
+from selector.models.batching import Room, batches
 from selector.models.causal import Causal, Window, windows_of
 from selector.models.drawn import write
 from selector.models.encoder import hardware_precision
@@ -69,7 +69,7 @@ def _bare(model: Causal, windows: list[Window]) -> Callable[[], Any]:
     different = list(dict.fromkeys(windows))
     lengths = np.array([len(window.tokens) for window in different], np.int64)
     padded: list[tuple[Any, Any]] = []
-    for some in batches(lengths, model.batch_tokens):
+    for some in batches(lengths, Room(tokens=model.batch_tokens)):
         ids = torch.zeros((len(some), int(lengths[some].max())), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, place in enumerate(some):

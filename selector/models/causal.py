@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from selector.engine import alive
 from selector.errors import PolicyError
-from selector.models.batching import batches
+from selector.models.batching import Room, each_batch
 from selector.models.encoder import BATCH_TOKENS, Device, Precision
 from selector.models.find import checksum, settings_checksum
 
@@ -98,6 +98,10 @@ class Causal:
             with safe_open(file, "np") as weights:
                 names += weights.keys()
         return names
+
+    @functools.cached_property
+    def _room(self) -> Room:
+        return Room(tokens=self.batch_tokens)
 
     def load(self) -> None:
         """Loads the model. Raises PolicyError if it cannot be used, or is not the one that was planned with."""
@@ -277,7 +281,8 @@ class Causal:
         place = {window: i for i, window in enumerate(different)}
         lengths = np.array([len(window.tokens) for window in different], np.int64)
         answers, num_done = np.zeros((len(different), *shape)), 0
-        for batch in batches(lengths, self.batch_tokens):
+
+        def compute(batch: Ints) -> Floats:
             some = [different[i] for i in batch]
             ids = torch.full((len(some), int(lengths[batch].max())), self._pad, dtype=torch.long)
             mask = torch.zeros_like(ids)
@@ -286,7 +291,10 @@ class Causal:
                 mask[row, : len(tokens)] = 1
             with torch.inference_mode():
                 output = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-                answers[batch] = answer(output.logits, ids, some)
+                return answer(output.logits, ids, some)
+
+        for batch, values in each_batch(lengths, self._room, compute):
+            answers[batch] = values
             num_done += len(batch)
             alive.sign(num_done)
         return answers[[place[window] for window in windows]]

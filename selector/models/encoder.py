@@ -1,16 +1,20 @@
 """Text to unit vectors: the home of sentence-transformers.
 
 The last bits of a vector depend on which texts share a model batch, so batches are part of the plan: the windows of
-a part are sorted by length and cut by token count, the same on every worker and every retry.
+a part are sorted by length and cut by token count, the same on every worker and every retry. Of more than a thousand
+texts those of about one length are taken together, and the next thousand becomes tokens while the last is computed.
 
 A text that is not longer than `max_tokens` has the vector that `SentenceTransformer.encode` gives it, made a unit
 vector: the model's default prompt before it, its lower case, its pooling (`selector.models.settings`).
 """
 
+import contextlib
 import dataclasses
 import functools
+import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +25,14 @@ import numpy.typing as npt
 from selector.engine import alive
 from selector.engine.step import versions
 from selector.errors import PolicyError
-from selector.models.batching import Vectors, batches, pooled
+from selector.models.batching import Room, Vectors, each_batch, pooled
 from selector.models.find import checksum, find_model, settings_checksum
 from selector.models.settings import Settings, settings_of
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
+
+Ints = npt.NDArray[np.int64]
 
 Window = dict[str, list[int]]
 """The tokens of a window, as its tokenizer tells them: `input_ids`, and whatever else the model wants of each."""
@@ -35,6 +41,12 @@ _LEAST_ROOM = 8
 """Tokens of a window that are left beside a prompt."""
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers")
+
+_FLASH = "flash-attn"
+"""The distribution by which models of half precision leave out the padding on a GPU, where it is installed."""
+
+_AHEAD = 1024
+"""Texts that become tokens at a time, while the model is at those before."""
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a model batch, padding included. On a CPU a small batch stays in the cache."""
@@ -80,7 +92,7 @@ class Encoder:
         """All that decides a vector: the model's files and not where they lie, and how they are used."""
         options = dataclasses.asdict(self)
         del options["folder"]
-        return {**options, "libraries": versions(LIBRARIES)}
+        return {**options, "libraries": versions((*LIBRARIES, _FLASH) if self._has_flash else LIBRARIES)}
 
     @property
     def dimension(self) -> int:
@@ -93,26 +105,67 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors, shape (len(texts), dimension)."""
-        if not texts:
-            return np.empty((0, self.dimension), np.float32)
-        windows, owners = self._windows(texts)
-        lengths = np.array([len(window["input_ids"]) for window in windows])
-        vectors = np.empty((len(windows), self.dimension), np.float32)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         num_done = 0
-        for batch in batches(lengths, self.batch_tokens):
-            vectors[batch] = self._forward([windows[index] for index in batch])
-            num_done += len(batch)
-            alive.sign(num_done * len(texts) // len(windows))
-        if len(windows) > len(texts):
-            vectors = pooled(vectors, lengths, owners, len(texts))
+        for places, windows, owners in self._tokenized_ahead(texts):
+            vectors[places] = self._vectors(windows, owners, len(places), num_done)
+            num_done += len(places)
+        return vectors
+
+    def _tokenized_ahead(self, texts: Sequence[str]) -> Iterator[tuple[Ints, list[Window], Ints]]:
+        """The windows of about a thousand texts at a time, and the text that each belongs to; the next ones are
+        made meanwhile. Where there are more, texts of about one length are together."""
+        places = np.arange(len(texts))
+        if len(texts) > _AHEAD:
+            places = np.argsort([-len(text) for text in texts], kind="stable")
+        blocks = [places[start : start + _AHEAD] for start in range(0, len(texts), _AHEAD)]
+        if len(blocks) <= 1:
+            yield from ((block, *self._windows(texts)) for block in blocks)
+            return
+        assert self._model is not None  # here, rather than in two threads at once
+        with ThreadPoolExecutor(1, thread_name_prefix="tokens") as thread:
+            some = [[str(texts[place]) for place in block.tolist()] for block in blocks]
+            ready = thread.submit(self._windows, some[0])
+            for block, later in itertools.zip_longest(blocks, some[1:]):
+                windows, owners = ready.result()
+                if later is not None:
+                    ready = thread.submit(self._windows, later)
+                yield block, windows, owners
+
+    def _vectors(self, windows: list[Window], owners: Ints, num_texts: int, num_done: int) -> Vectors:
+        """The unit vectors of some texts; as many as `num_done` had theirs before."""
+        import torch
+
+        lengths = np.array([len(window["input_ids"]) for window in windows])
+        answers, order, num_windows = list[Any](), list[Ints](), 0
+        for batch, answer in each_batch(lengths, self._room, lambda batch: self._forward([windows[i] for i in batch])):
+            answers.append(answer)
+            order.append(batch)
+            num_windows += len(batch)
+            alive.sign(num_done + num_windows * num_texts // len(windows))
+        vectors = np.empty((len(windows), self.dimension), np.float32)
+        vectors[np.concatenate(order)] = torch.cat(answers).cpu().numpy()  # a GPU is waited for once, here
+        if len(windows) > num_texts:
+            vectors = pooled(vectors, lengths, owners, num_texts)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    @functools.cached_property
+    def _room(self) -> Room:
+        return Room(tokens=self.batch_tokens)
+
+    @property
+    def _has_flash(self) -> bool:
+        """Whether padding is left out."""
+        return (
+            self.device == "cuda" and self.precision != "float32" and importlib.util.find_spec("flash_attn") is not None
+        )
 
     @functools.cached_property
     def _model(self) -> Any:
         import torch
 
         self._settings.check_length(self.max_tokens, self.folder)
-        model = bare_model(self.folder, self.device)
+        model = bare_model(self.folder, self.device, flash=self.precision if self._has_flash else None)
         if (checksum(Path(self.folder)), settings_checksum(Path(self.folder))) != (
             self.model_sha256,
             self.settings_sha256,
@@ -152,7 +205,7 @@ class Encoder:
                 f" {self._settings.prompt!r}, leaves too little room beside it. Raise it."
             )
 
-    def _windows(self, texts: Sequence[str]) -> tuple[list[Window], npt.NDArray[np.int64]]:
+    def _windows(self, texts: Sequence[str]) -> tuple[list[Window], Ints]:
         """Every window, and the text that it belongs to. Each begins with the model's prompt."""
         prompt, is_cut = self._settings.prompt, self.long_documents == "mean"
         windows, owners = self._tokenized([prompt + text for text in texts], is_cut)
@@ -165,7 +218,7 @@ class Encoder:
         windows, _ = self._tokenized([piece for of_text in pieces for piece in of_text], False)
         return windows, np.repeat(np.arange(len(texts)), [len(of_text) for of_text in pieces])
 
-    def _tokenized(self, texts: Sequence[str], is_cut: bool) -> tuple[list[Window], npt.NDArray[np.int64]]:
+    def _tokenized(self, texts: Sequence[str], is_cut: bool) -> tuple[list[Window], Ints]:
         """The windows of texts, all or the first of each, and the text that each belongs to."""
         encoded = self._model.tokenizer(
             list(texts), truncation=True, max_length=self.max_tokens, padding=False, return_attention_mask=False,
@@ -190,26 +243,47 @@ class Encoder:
             list(itertools.pairwise([0, *begins[1:], len(text)])) for text, begins in zip(texts, starts, strict=True)
         ]
 
-    def _forward(self, windows: list[Window]) -> Vectors:
+    def _forward(self, windows: list[Window]) -> Any:
+        """The vectors of a batch, on the device that computes them."""
         import torch
 
-        features = self._model.tokenizer.pad(windows, return_tensors="pt").to(self.device)
+        features = self._features(windows)
+        tensors = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
+        if self.device == "cuda":  # a copy from pinned memory goes on beside the work
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        features |= {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
         with torch.inference_mode():
-            pooled = self._model({**features, **self._prompt_features})["sentence_embedding"]
-            return pooled.float().cpu().numpy()
+            return self._model({**features, **self._prompt_features})["sentence_embedding"].float()
+
+    def _features(self, windows: list[Window]) -> dict[str, Any]:
+        """A batch as the model takes it: padded, or one after another where it can tell them apart."""
+        first = self._model[0]
+        is_plain = all(not any(window.get("token_type_ids", ())) for window in windows)
+        if self._has_flash and is_plain and first.can_flatten_inputs:
+            bare = [{"input_ids": window["input_ids"]} for window in windows]
+            features = dict(first.data_collator(bare, return_tensors="pt"))
+            features["position_ids"] += getattr(first, "_flatten_position_offset", 0)
+            return {name: value for name, value in features.items() if name != "labels"}
+        return dict(self._model.tokenizer.pad(windows, return_tensors="pt"))
 
 
 def _prompt_tokens(model: Any, settings: Settings) -> int:
     return len(model.tokenizer(settings.prompt, add_special_tokens=False)["input_ids"]) if settings.prompt else 0
 
 
-def bare_model(folder: str, device: Device) -> Any:
+def bare_model(folder: str, device: Device, flash: Precision | None = None) -> Any:
     """The SentenceTransformer in a folder, as its library loads it. Nothing is downloaded and none of its code is
-    run."""
+    run. With `flash`, in that precision, its attention is FlashAttention-2, if the model can have it."""
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if flash is not None:
+        options = {"attn_implementation": "flash_attention_2", "dtype": flash}
+        with contextlib.suppress(ValueError, ImportError):  # of a model that has no such attention
+            return SentenceTransformer(
+                folder, device=device, trust_remote_code=False, local_files_only=True, model_kwargs=options
+            )
     return SentenceTransformer(folder, device=device, trust_remote_code=False, local_files_only=True)
 
 

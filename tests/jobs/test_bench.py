@@ -456,3 +456,24 @@ def test_the_entropy_of_equal_shares_is_one_and_an_interval_is_students() -> Non
     half = np.linalg.cholesky([[1, 0.5], [0.5, 1]]).astype(np.float64)
     assert abs(measures.vendi_score(half) - 1.754765) < 1e-6, "worked case Q9"
     assert measures.interval([1.0, 1.0]) == "1.000" and measures.interval([1.0, 2.0]) == "1.500 ± 6.353"
+
+
+def test_without_a_graphics_card_nothing_is_measured_of_one_and_that_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if LocalExecutor().device() == "cuda":
+        pytest.skip("there is a card here")
+    assert main(["gpu"]) == 0
+    said = capsys.readouterr().out
+    assert said == "There is no GPU here that torch can use, so nothing was run and nothing is known of one.\n"
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_a_card_can_be_rehearsed_on_a_cpu(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--documents", "60", "--vectors", "2k", "--clusters", "8"]
+    assert main(["gpu", "--device", "cpu", "--models", str(tiny_model), *sizes]) == 0
+    said = capsys.readouterr().out
+    assert "a rehearsal on the CPU" in said and "embed step" in said
+    assert "labels that differ from the CPU's: 0 (none may)" in said

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from conftest import text_of
 from selector.errors import PolicyError
 from selector.models.encoder import Encoder
 from selector.models.settings import settings_of
@@ -228,3 +229,22 @@ def test_a_prompt_that_leaves_no_room_is_refused(tiny_model: Path, tmp_path: Pat
     folder = changed(tiny_model, tmp_path, edited(SETTINGS, **PROMPT))
     with pytest.raises(PolicyError, match=r"max_tokens is 8, and the default prompt of .* leaves too little room"):
         encoder(folder, max_tokens=8).load()
+
+
+def test_many_texts_have_the_vectors_that_each_has_alone_though_memory_runs_out(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of one length are taken together, the next ones become tokens meanwhile, a batch is done in halves."""
+    texts = [text_of(n, 3 + n * 7 % 50) for n in range(60)]
+    long_documents: Literal["mean", "truncate"] = "mean"
+    options: dict[str, Any] = {"device": "cpu", "precision": "float32", "max_tokens": 32}
+    alone = Encoder.of(str(tiny_model), long_documents=long_documents, **options)
+    wanted = np.concatenate([alone.encode([text]) for text in texts])
+    monkeypatch.setattr("selector.models.encoder._AHEAD", 16)
+    monkeypatch.setattr("selector.failpoint._reached", {})
+    monkeypatch.setenv("SELECTOR_FAILPOINT", "model.before_batch:memory:2")
+    monkeypatch.setenv("SELECTOR_FAILPOINT_ONCE", str(marker := tiny_model.parent / "ran out"))
+    together = Encoder.of(str(tiny_model), long_documents=long_documents, **options)
+    np.testing.assert_allclose(together.encode(texts), wanted, atol=1e-6)
+    assert marker.exists()
+    marker.unlink()

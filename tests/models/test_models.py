@@ -1,7 +1,9 @@
 """Models: where they are, what goes through one together, and what is nearest to what."""
 
+import itertools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,14 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from selector.errors import PolicyError
-from selector.models.batching import batches, pooled
+from selector.models.batching import Room, batches, each_batch, pooled
 from selector.models.find import checksum, find_model
 from selector.models.neighbours import closest, nearest
 
 
 @given(lengths=st.lists(st.integers(1, 512), max_size=60), batch_tokens=st.integers(1, 2048))
 def test_every_window_is_in_one_batch_and_no_batch_is_too_large(lengths: list[int], batch_tokens: int) -> None:
-    found = [batch.tolist() for batch in batches(np.array(lengths, np.int64), batch_tokens)]
+    found = [batch.tolist() for batch in batches(np.array(lengths, np.int64), Room(tokens=batch_tokens))]
     assert sorted(window for batch in found for window in batch) == list(range(len(lengths)))
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(lengths[window] for window in batch) <= batch_tokens
@@ -66,3 +68,40 @@ def test_a_model_is_found_by_its_folder_and_known_by_its_weights(tiny_model: Pat
         find_model(str(copy))
     with pytest.raises(PolicyError, match=r"there is no folder 'all-MiniLM-L6', .*Did you mean 'all-MiniLM-L6-v2'"):
         find_model("all-MiniLM-L6")
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    fits=st.integers(40, 400),
+    words=st.sampled_from([MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")]),
+)
+def test_what_runs_out_of_memory_is_halved_until_it_fits_and_the_size_is_remembered(
+    lengths: list[int], fits: int, words: Exception
+) -> None:
+    sizes: list[int] = []
+
+    def compute(batch: Any) -> list[int]:
+        sizes.append(len(batch) * max(lengths[i] for i in batch))
+        if sizes[-1] > fits:
+            raise words
+        return batch.tolist()
+
+    room = Room(tokens=1000)
+    done = [(batch.tolist(), answer) for batch, answer in each_batch(np.array(lengths, np.int64), room, compute)]
+    assert all(batch == answer for batch, answer in done)
+    assert sorted(i for batch, _ in done for i in batch) == list(range(len(lengths)))
+    failed = [size for size in sizes if size > fits]
+    assert all(2 * later <= earlier for earlier, later in itertools.pairwise(failed)), "nothing as large is tried again"
+    again = len(sizes)
+    assert [*each_batch(np.array(lengths, np.int64), room, compute)]
+    assert max(sizes[again:]) <= fits
+
+
+def test_other_errors_and_a_window_that_does_not_fit_alone_are_raised() -> None:
+    for error, lengths in ((RuntimeError("CUDA error: an illegal memory access"), [3, 3]), (MemoryError("alone"), [3])):
+
+        def compute(_: Any, error: Exception = error) -> int:
+            raise error
+
+        with pytest.raises(type(error), match=str(error)):
+            list(each_batch(np.array(lengths, np.int64), Room(tokens=10), compute))
