@@ -107,10 +107,10 @@ def _embed(model: str, texts: Sequence[str], device: Device) -> None:
         seconds, busy = _timed(work)
         print(f"  {name:<28} {len(texts) / seconds:10,.0f} documents/s, {busy.in_words}", flush=True)
     some = texts[:_COMPARED]
-    there = encoder.encode(some)
-    here = Encoder.of(model, device="cpu", precision="float32", long_documents="truncate").encode(some)
-    cosines = (there.astype(np.float64) * here).sum(axis=1)
-    same = _neighbours_kept(there, here)
+    by_device = encoder.encode(some)
+    by_cpu = Encoder.of(model, device="cpu", precision="float32", long_documents="truncate").encode(some)
+    cosines = (by_device.astype(np.float64) * by_cpu).sum(axis=1)
+    same = _neighbours_kept(by_device, by_cpu)
     print(
         f"  beside float32 on the CPU: cosine {cosines.mean():.6f} (least {cosines.min():.6f}), {same:.1%} of the ten"
     )
