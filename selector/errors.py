@@ -86,4 +86,4 @@ def listed(names: Sequence[str]) -> str:
 
 def without_secrets(address: str) -> str:
     """An address as a message may show it: no user, no password, no query."""
-    return re.sub(r"//[^/]*@", "//...@", re.split(r"[?#]", address, maxsplit=1)[0])
+    return re.sub(r"(:/+).*@", r"\1...@", re.split(r"[?#]", address, maxsplit=1)[0])

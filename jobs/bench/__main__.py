@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.nodes import nodes_lost
 
             nodes_lost()
+        elif chosen.benchmark == "stores":
+            from jobs.bench.stores import stores
+
+            stores(chosen.root, chosen.races, chosen.drivers, chosen.raters)
         elif chosen.benchmark == "models":
             from jobs.bench.models import models
 
@@ -120,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("--device", choices=("cpu", "cuda"), help="cpu rehearses it; by default the card, if there is one")
 
     measures.add_parser("nodes", help="how long a run takes to get over a worker, a machine, a head that is lost")
+
+    stores = measures.add_parser("stores", help="races for a root on a storage of objects, and what a run costs there")
+    stores.add_argument("--root", help="an address, e.g. s3://bucket/bench; by default an S3 in memory")
+    stores.add_argument("--races", type=int, default=200)
+    stores.add_argument("--drivers", type=int, default=16)
+    stores.add_argument("--raters", nargs="+", default=["readability", "word_length"])
 
     models = measures.add_parser("models", help="raters with a model beside its bare forward pass")
     models.add_argument("--documents", type=int, default=128)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selector import storage
-from selector.corpus import files
+from selector.corpus import files, formats
 from selector.engine.local import LocalExecutor
 from selector.engine.step import versions
 from selector.engine.store import Store
@@ -131,7 +131,7 @@ def _corpus_problems(corpora: Sequence[str]) -> Iterator[str]:
     for path in corpora:
         try:
             for file in files.expand([path], None).files[:1]:
-                with open(file.uri, "rb") as opened:
+                with formats.opened_now(file.uri) as opened:
                     opened.read(1)
         except (SelectorError, OSError) as error:
             yield f"the corpus {path} cannot be read: {error}".rstrip(".")

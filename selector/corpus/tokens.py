@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from selector.corpus.cuts import Cuts, Ints, cuts_of
 from selector.engine import alive
-from selector.errors import PolicyError
+from selector.errors import PolicyError, without_secrets
 
 KNOWN_PIECES = 1 << 17  # twice as many are remembered: some 40 MB
 KNOWN_CHARACTERS = 32  # of a piece: longer ones are rarely met again
@@ -34,7 +34,8 @@ def find_tokenizer(declared: str | None, model: Path | None) -> Path:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise PolicyError(
-            f"corpus.tokenizer: there is no tokenizer.json at {str(path)!r}. Give the file, or the folder it is in."
+            f"corpus.tokenizer: there is no tokenizer.json at {without_secrets(str(path))!r}. Give the file, or "
+            "the folder it is in."
         )
     _load(str(file), sha256_of(file))
     return file

@@ -7,9 +7,10 @@ import functools
 import hashlib
 import importlib.resources
 import importlib.util
+import re
 from pathlib import Path
 
-from selector.errors import PolicyError, UnreachableError, did_you_mean
+from selector.errors import PolicyError, UnreachableError, did_you_mean, without_secrets
 
 # Models that arrive inside a Python package: package, folder in it, sha256 of the weights.
 _PACKAGED = {
@@ -21,6 +22,9 @@ _PACKAGED = {
 }
 
 _SETTINGS = (".json", ".txt", ".model", ".safetensors")
+
+
+_COMMIT_OF_MODEL = re.compile(r"hf://([\w.-]+/[\w.-]+)@([0-9a-f]{40})", re.ASCII)
 
 
 def is_packaged(name: str) -> bool:
@@ -47,7 +51,8 @@ def find_model(name: str, where: str = "embed.model") -> Path:
     path = Path(name).expanduser()
     if not path.is_dir():
         raise PolicyError(
-            f"{where}: there is no folder {name!r}, and no packaged model of that name. {did_you_mean(name, _PACKAGED)}"
+            f"{where}: there is no folder {without_secrets(name)!r}, and no packaged model of that name. "
+            f"{did_you_mean(name, _PACKAGED)}"
         )
     checksum(path, where)
     return path.resolve()
@@ -85,11 +90,13 @@ def _sha256(path: Path, _version: tuple[int, ...]) -> bytes:
 
 
 def _download(name: str, where: str) -> Path:
-    owner_and_name, _, revision = name.removeprefix("hf://").partition("@")
-    if len(revision) != 40:
+    parts = _COMMIT_OF_MODEL.fullmatch(name)
+    if parts is None:
         raise PolicyError(
-            f"{where}: {name!r} names no commit. Write hf://owner/name@<40 hex digits>: a branch can change."
+            f"{where}: {without_secrets(name)!r} names no commit of a model. Write hf://owner/name@<40 hex digits>: a "
+            "branch can change."
         )
+    owner_and_name, revision = parts.groups()
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]

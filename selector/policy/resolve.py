@@ -15,7 +15,7 @@ from selector import plugins
 from selector.corpus import files, tokens
 from selector.corpus.columns import Column
 from selector.corpus.joined import ATTACH
-from selector.errors import DamagedError, NotFoundError, PolicyError
+from selector.errors import CorpusError, DamagedError, NotFoundError, PolicyError, UsageError
 from selector.manifest import Manifest
 from selector.models.encoder import Device, Encoder
 from selector.models.find import checksum, find_model, settings_checksum
@@ -41,12 +41,13 @@ from selector.plugins.options import (
     replaced,
     written,
 )
-from selector.policy import origin, preflight
+from selector.policy import elsewhere, origin, preflight
 from selector.policy.origin import Origin
 from selector.policy.sections import Lists, Plugins, Policy
 from selector.policy.where import Rule
 from selector.rate import Fit, Rater
 from selector.select import Selector
+from selector.storage import check_plain
 
 Plugin = Rater | Fit | Selector | Order
 P = TypeVar("P", bound=Plugin)
@@ -183,6 +184,7 @@ class Resolved:
 def resolve(policy: Policy) -> Resolved:
     """The policy made whole. Raises PolicyError or CorpusError for all that can be known to be wrong before any
     work."""
+    _check_places(policy)
     as_written = policy.plugins
     catalogue = Catalogue.of(as_written.raters)
     columns: dict[str, tuple[Column, ...]] = {}
@@ -237,6 +239,19 @@ def resolve(policy: Policy) -> Resolved:
     if policy.cluster.from_ is None or "cluster" not in resolved.steps_read:
         return resolved
     return replace(resolved, centroids=origin.of(policy.cluster, policy.embed.model))
+
+
+def _check_places(policy: Policy) -> None:
+    """What the policy names are places and no more, such as a password or a way to another server: said before any of
+    them is looked at."""
+    for one in elsewhere.named(policy):
+        try:
+            if "://" in one.value and not one.value.startswith("file://") and not (one.is_ours or one.kind is Endpoint):
+                check_plain(one.value)
+        except UsageError as error:
+            raise (CorpusError if one.kind is None else PolicyError)(f"{one.key}: {error}") from error
+        if "\0" in one.value:
+            raise PolicyError(f"{one.key}: {one.value!r} has a null byte in it, as no path has. Give one without.")
 
 
 def _check_training(policy: Policy, order: Order) -> None:

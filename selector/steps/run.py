@@ -1,6 +1,7 @@
 """A run beside its steps: where it lies, what it is called, what is checked on the way, what is written at its end."""
 
 import functools
+import glob
 import logging
 import os
 import signal
@@ -245,7 +246,10 @@ def _check_root(policy: Policy, uris: Sequence[str], store: Store) -> None:
     for path in folders:
         if root.startswith(f"{os.path.realpath(os.path.expanduser(path))}/"):
             raise _inside(store, f"the corpus folder {path!r}")
-    if any(os.path.realpath(uri).startswith(root) for uri in uris):
+    addresses = [path.rstrip("/") for path in policy.corpus.paths if "://" in path and not glob.has_magic(path)]
+    if any(root.startswith(f"{address}/") for address in addresses):
+        raise _inside(store, f"the corpus {', '.join(addresses)}")
+    if any((uri if "://" in uri else os.path.realpath(uri)).startswith(root) for uri in uris):
         raise _inside(store, f"the corpus {', '.join(policy.corpus.paths)}")
 
 

@@ -192,7 +192,7 @@ def check_plain(address: str) -> None:
     """The address of a storage, or of objects there, is no more than a place. Raises UsageError."""
     scheme, _, rest = address.partition("://")
     has_revisions = re.fullmatch(r"\w+", scheme) is not None and _serving(scheme).has_revisions
-    if re.search(r"[?#%\\]|::|//|@" if not has_revisions else r"[?#%\\]|::|//|@.*@", rest) or "::" in scheme:
+    if re.search(r"[?#%\\]|::|//|@" if not has_revisions else r"[?#%\\]|::|//|[@:].*@", rest) or "::" in scheme:
         raise UsageError(
             f"The address {without_secrets(address)!r} carries a query, credentials, a chained protocol or encoded "
             "characters. Give only a path."

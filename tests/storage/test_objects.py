@@ -1,8 +1,9 @@
 """A storage of objects: an S3 on loopback, behind a proxy that does to requests what networks and servers do."""
 
+import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 import pytest
 
 from objects import CREDENTIALS, Proxy, s3
-from runs import policy_of, run, write_corpus
+from runs import CONTEXT, policy_of, run, uncached, write_corpus
 from selector.corpus import files
+from selector.engine import copies
 from selector.engine.local import LocalExecutor
 from selector.errors import SelectorError, UnreachableError, UsageError
+from selector.manifest import Manifest
+from selector.models.find import find_model
 from selector.pipeline import build
 from selector.policy import Policy
+from selector.policy.resolve import resolve
 from selector.storage import Storage, _patience, check, open_storage
 
 pytestmark = pytest.mark.slow
@@ -171,6 +176,50 @@ def test_a_run_is_the_same_bytes_on_files_and_on_objects_whatever_goes_wrong_on_
     assert not any(secret in (storage.get(key) or b"") for key in keys)
 
 
+def test_a_run_asks_its_root_for_as_little_as_it_must(
+    storage: Storage, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most 12 requests a part and 200, 3 more a part for each rater beyond two; 60 where everything is there."""
+    (tmp_path / "corpus").mkdir()
+    policy = {
+        "corpus": {"paths": [str(write_corpus(tmp_path / "corpus"))], "rows_per_part": 10},
+        "rate": ["readability", "word_length", "sentence_length"],
+        "select": {"budget": {"fraction": 0.4}},
+    }
+    proxy.requests.clear()
+    first = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+    assert len(proxy.requests) <= 12 * 12 + 200 + 3 * 12
+    proxy.requests.clear()
+    monkeypatch.setenv(copies.SETTING, "0")  # as on a machine that has none
+    again = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+    assert len(proxy.requests) <= 60 and uncached(again) == [] and again.manifest.digest == first.manifest.digest
+
+
+def _drive(policy: Any, root: str, environment: Mapping[str, str], start: Any, digests: Any) -> None:
+    os.environ.update(environment)
+    start.wait()
+    digests.put(build(Policy.of(policy), root=root, executor=LocalExecutor()).manifest.digest)
+
+
+def test_of_many_drivers_on_one_root_all_have_one_manifest(storage: Storage, proxy: Proxy, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    policy = {
+        "corpus": {"paths": [str(write_corpus(tmp_path / "corpus"))]}, "select": {"budget": {"fraction": 0.4}}
+    }  # fmt: skip
+    environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": proxy.address}
+    start, digests = CONTEXT.Barrier(6), CONTEXT.Queue()
+    drivers = [
+        CONTEXT.Process(target=_drive, args=(policy, storage.address, environment, start, digests)) for _ in range(6)
+    ]
+    for driver in drivers:
+        driver.start()
+    assert len({digests.get(timeout=240) for _ in drivers}) == 1
+    for driver in drivers:
+        driver.join()
+    keys = [key for key, _ in storage.list("")]
+    assert len([key for key in keys if key.endswith("/manifest/manifest.json")]) == 1
+
+
 def test_many_are_asked_for_at_once(storage: Storage) -> None:
     for number in range(40):
         storage.put_if_absent(f"a/{number}", b"%d" % number)
@@ -190,6 +239,10 @@ def hostile(port: int) -> list[str]:
         f"zip://x::http://{host}/x.zip", f"github://{host}/x", "memory://x", "data://text/plain,x", f"hdfs://{host}/x",
         f"file://{host}/x", "file://host/x", f"gs://{host}/x", f"az://user:secret@{host}/x", f"gs://bucket/x?u=http://{host}",
         "az://container/../x", f"_objects://{host}/x", "S3://bucket/x", "s3://BUCKET/x", "s3://buc ket/x", "s3://ü/x",
+        "s3://bucket/x\r\nHost: other/x", "s3://bucket/x%0d%0aHost:%20other", "s3://bucket%2fother/x", "s3://bucket/a%2Fb",
+        "s3://bucket/x\u202egpj", "s3://bucket/x\u2028y", "s3://\uff42ucket/x", f"s3://{host}@bucket/x", f"hf://{host}/x",
+        f"hf://datasets/owner/name@main@{host}/x", f"hf://datasets/user:secret@{host}/name/x", "hf://datasets/../name/x",
+        f"hf://datasets/owner/name@..%2f/x?endpoint=http://{host}", f"az://{host}/x", f"s3://user:se/secret@{host}/x",
     ]  # fmt: skip
 
 
@@ -207,7 +260,7 @@ def test_an_address_that_is_more_than_a_place_is_refused_and_nobody_is_asked() -
         addresses = hostile(server.server_address[1])
         assert len(addresses) >= 40
         for address in addresses:
-            for use in (_used, _read):
+            for use in (_used, _read, *USES):
                 with pytest.raises(UsageError) as raised:
                     use(address)
                 assert "secret" not in str(raised.value) or "#secret" in address
@@ -220,6 +273,27 @@ def test_an_address_that_is_more_than_a_place_is_refused_and_nobody_is_asked() -
 
 def _used(address: str) -> Any:
     return check(open_storage(address), "probe/x", b"")
+
+
+def _resolved(section: str, **values: Any) -> Any:
+    """The policy made whole that has this section."""
+    policy = {"corpus": {"paths": [__file__]}, "select": {"budget": {"fraction": 0.4}}}
+    return resolve(Policy.of(policy | {section: policy.get(section, {}) | values}))
+
+
+USES: list[Callable[[str], Any]] = [
+    find_model,
+    Manifest.open,
+    lambda address: _resolved("embed", model=address),
+    lambda address: _resolved("corpus", tokenizer=address),
+    lambda address: _resolved("corpus", paths=[address]),
+    lambda address: _resolved("select", exclude=[address]),
+    lambda address: _resolved("select", include=[address]),
+    lambda address: _resolved("order", parent=address, using="shuffled"),
+    lambda address: _resolved("cluster", **{"from": address}),
+    lambda address: _resolved("select", using={"matching": {"queries": [address]}}),
+]
+"""Where a policy or a command names a place."""
 
 
 def _read(address: str) -> Any:
