@@ -24,6 +24,9 @@ from selector.storage._patience import line_of
 Answer = TypeVar("Answer")
 
 _SMALL = 64 * 2**10  # bytes of an object that is rather written again than compared
+_LARGE = 16 * 2**20  # bytes of an object that is read in pieces, and that has more time to be written
+_PIECE, _PIECES_AT_ONCE = 8 * 2**20, 8
+_SLOWEST = 2**20  # bytes a second of a network that is good enough to write a large object over
 _AT_ONCE = 32  # requests of `get_many`
 _IS_THERE = r"status code: 412|BlobAlreadyExists"  # in the error of a create; another 409 asks for another try
 _NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
@@ -65,16 +68,20 @@ class ObjectStorage(Storage):
 
     @functools.cached_property
     def _store(self) -> Any:
+        return self._opened(_patience.TRY)
+
+    def _opened(self, seconds: float) -> Any:
+        """The bucket, each request to which has so many seconds."""
         used_here()
         try:
             return self.open_bucket(
                 prefix=self.prefix or None,
                 client_options={
-                    "timeout": datetime.timedelta(seconds=_patience.TRY),
+                    "timeout": datetime.timedelta(seconds=seconds),
                     "connect_timeout": datetime.timedelta(seconds=5),
                     "allow_http": True,  # where the environment names such an endpoint
                 },
-                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=_patience.TRY)},
+                retry_config={"max_retries": 0, "retry_timeout": datetime.timedelta(seconds=seconds)},
             )
         except ImportError as error:
             raise UsageError(
@@ -92,17 +99,30 @@ class ObjectStorage(Storage):
         """The object's bytes, and what the storage says of it."""
         import obstore
 
-        def read() -> tuple[bytes, dict[str, Any]]:
+        def read() -> tuple[bytes | None, dict[str, Any]]:
             answer = obstore.get(self._store, key)
+            if answer.meta["size"] > _LARGE:
+                return None, dict(answer.meta)
             data = bytes(answer.bytes())
             if len(data) != answer.meta["size"]:
                 raise _Unclear(f"{len(data)} of {answer.meta['size']} bytes came")
             return data, dict(answer.meta)
 
         try:
-            return self._tried(read, key)
+            data, meta = self._tried(read, key)
+            return self._in_pieces(_entry(key, meta), 0, meta["size"]) if data is None else data, meta
         except FileNotFoundError:
             return None
+
+    def _in_pieces(self, entry: Entry, start: int, length: int) -> bytes:
+        """So many bytes of a large object, several pieces of it at a time."""
+        starts = range(start, start + length, _PIECE)
+        lengths = [min(_PIECE, start + length - at) for at in starts]
+        with ThreadPoolExecutor(_PIECES_AT_ONCE) as threads:
+            try:
+                return b"".join(threads.map(self.get_of, [entry] * len(lengths), starts, lengths))
+            except Stale as error:
+                raise UnreachableError(f"{self.address}: {entry.key} was changed as it was read. {_CURE}") from error
 
     @asked_aside
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -117,6 +137,9 @@ class ObjectStorage(Storage):
 
         if length <= 0:
             return b"" if self._size(key) is not None else None
+        if length > _LARGE:
+            entry = self.entry(key)
+            return None if entry is None else self._in_pieces(entry, start, min(length, entry.num_bytes - start))
         try:
             return self._tried(lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)), key, 2)
         except FileNotFoundError:
@@ -130,11 +153,13 @@ class ObjectStorage(Storage):
         import obstore
 
         is_unclear = False
-        until = time.monotonic() + _patience.SECONDS
+        more = len(data) / _SLOWEST if len(data) > _LARGE else 0.0
+        store = self._opened(_patience.TRY + more) if more else self._store
+        until = time.monotonic() + _patience.SECONDS + more
         for pause in (*_patience.PAUSES, None):
             try:
                 counts.add(counts.REQUESTS)
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                obstore.put(store, key, data, mode="create", use_multipart=False)
                 return True
             except _errors().AlreadyExistsError as error:
                 if is_unclear:

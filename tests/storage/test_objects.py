@@ -63,6 +63,9 @@ def test_the_verbs_of_a_storage_hold(storage: Storage) -> None:
     storage.ensure("a.c", b"y" * (1 << 17))
     assert storage.get_many(["a/b", "none", "a.c"]) == [b"right", None, b"y" * (1 << 17)]
     assert [key for key, _ in storage.list("")] == ["a.c", "a/b"] and list(storage.list("a/")) == [("a/b", 5)]
+    large = os.urandom(1 << 20) * 20
+    assert storage.put_if_absent("a/large", large) and not storage.put_if_absent("a/large", b"")
+    assert storage.get("a/large") == large and storage.get_range("a/large", 5, 18 << 20) == large[5 : 5 + (18 << 20)]
     storage.delete_folder("a/")
     assert storage.delete("a.c") and list(storage.list("")) == []
     again = pickle.loads(pickle.dumps(storage))  # noqa: S301 - as it goes to workers
