@@ -142,7 +142,7 @@ def test_documents_are_the_same_wherever_a_corpus_lies_and_what_was_made_of_them
 @pytest.mark.usefixtures("without_copies")
 def test_without_room_for_copies_every_byte_is_read_where_it_lies(proxy: Proxy, tmp_path: Path) -> None:
     corpus = mixed_corpus(tmp_path / "corpus")
-    address = proxy.put(corpus, "nowhere")
+    address = proxy.put(corpus, "uncopied")
     far = run(policy_over(address, keep_texts=False), tmp_path / "far")
     near = run(policy_over(str(corpus)), tmp_path / "near")
     assert documents(far.manifest) == documents(near.manifest) and texts(far.manifest) == texts(near.manifest)
