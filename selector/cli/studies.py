@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_WIDEST = 10  # arms of a table that has a column for each
 _WORST_CHANCE = 0.005  # a smaller one is not shown in digits
 
 
@@ -31,6 +32,14 @@ def print_study(content: Mapping[str, Any]) -> None:
             for cell in content["cells"]
         ],
     )
+    overlap = content.get("overlap") or {}
+    if 1 < len(overlap) <= _WIDEST:
+        print("\nof the documents of an arm, the share that others have too")
+        names = [arm["name"] for arm in content["arms"] if arm["name"] in overlap]
+        print_rows(
+            ["arm", *names],
+            [[name, *("" if other == name else f"{overlap[name][other]:.0%}" for other in names)] for name in names],
+        )
     _print_proposals(content)
     print(f"\n{sentence(content)}")
     if content["stopped"]:

@@ -6,18 +6,23 @@ goes on, and a later study reuses what an earlier one measured.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from selector.engine.executor import Executor
 from selector.engine.runner import NoProgress, Progress
 from selector.engine.store import Store
+from selector.exact import keyed
 from selector.tune import filters, held_out, mixture, search
 from selector.tune.arms import Arm, Condition, arms_of, conditions_for, conditions_of, everything, policy_of
 from selector.tune.result import Observed, Outcome, outcome_of
 from selector.tune.study import Study
 from selector.tune.trials import CeilingReached, Quiet, Trials
+
+_MOST_IDS = 5_000_000
 
 
 def run(
@@ -48,7 +53,7 @@ def run(
         if study.controls.all and _is_affordable(trials, arms[0], conditions[-1]):
             arms = [*arms, everything()]
         outcome = _compared(study, trials, arms)
-        return replace(outcome, content={**outcome.content, **facts}) if facts else outcome
+        return replace(outcome, content={**outcome.content, "overlap": _overlap(study, trials, arms), **facts})
 
 
 def _proposed(study: Study, trials: Trials) -> tuple[list[Arm], dict[str, Any]]:
@@ -85,6 +90,30 @@ def _compared(study: Study, trials: Trials, arms: list[Arm]) -> Outcome:
             if outcome.is_separated:
                 break
     return outcome
+
+
+def _overlap(study: Study, trials: Trials, arms: Sequence[Arm]) -> dict[str, dict[str, float]]:
+    """For each arm the share of its documents that each other one has too, by the first seed at the last budget;
+    nothing where that would be more ids than fit into memory."""
+    budget, seed = conditions_of(study)[-1].budget, study.seeds.first
+    manifests = {arm.name: trials.finished(arm, budget, seed) for arm in arms}
+    known = {name: manifest for name, manifest in manifests.items() if manifest is not None}
+    if any(len(manifest) > _MOST_IDS for manifest in known.values()):
+        return {}
+    ids = {
+        name: np.unique(
+            np.concatenate([keyed.sortable(manifest.ids_of_part(i)) for i in range(len(manifest.header.parts))])
+        )
+        for name, manifest in known.items()
+    }
+    return {
+        name: {
+            other: round(len(np.intersect1d(own, others, assume_unique=True)) / max(1, len(own)), 4)
+            for other, others in ids.items()
+            if other != name
+        }
+        for name, own in ids.items()
+    }
 
 
 def _is_affordable(trials: Trials, arm: Arm, condition: Condition) -> bool:

@@ -5,6 +5,7 @@ A study is a YAML file; `--set seeds.most=8` overrides it. Every key has a defau
 """
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -152,7 +153,7 @@ class Study(_Section):
     @classmethod
     def _own_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in arms:
-            if name in CONTROLS:
+            if name in CONTROLS or re.fullmatch(r"(mixture run|trial) [0-9]+", name):
                 raise ValueError(f"{name} is the name of an arm that a study adds by itself: give it another name")
         return arms
 

@@ -1,7 +1,12 @@
 """One trial after another: the manifest of an arm is made, or found, and measured, or found measured."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from selector import pipeline
 from selector.engine.alive import Stall
@@ -80,6 +85,8 @@ class Trials:
     store: Store
     held_out: HeldOut = field(default_factory=HeldOut)
     spent: Spent = field(default_factory=Spent)
+    runs: dict[str, tuple[Policy, FinishedRun]] = field(default_factory=dict[str, tuple[Policy, FinishedRun]])
+    """Finished runs, so that none is looked up for each scale and setting."""
 
     def measure(self, arm: Arm, condition: Condition, setting: str, seed: int) -> Evidence:
         """The evidence on an arm. Raises CeilingReached where that would cost more than the study may."""
@@ -92,7 +99,8 @@ class Trials:
         )
         trial = Trial(
             arm=arm.name, manifest=manifest, held_out=self.held_out, seed=seed, scale=condition.scale, setting=setting,
-            columns=columns, run=finished.uri, keep=evidence.keeping(self.store, key),
+            columns=columns, embed=functools.partial(_embedded, policy, self.executor), run=finished.uri,
+            keep=evidence.keeping(self.store, key),
         )  # fmt: skip
         measured = evidence.of(self.store, objective, key, trial, self.clock)
         self.spent.tokens += measured.tokens
@@ -107,11 +115,19 @@ class Trials:
     def manifest(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> tuple[Policy, FinishedRun]:
         """An arm's policy, and its run: made, or found finished."""
         policy = policy_of(self.study, arm, budget, seed)
-        try:
-            finished = pipeline.build(policy, root=self.root, executor=self.executor, progress=self.progress)
-        except UsageError as error:
-            raise UsageError(f"arms.{arm.name}: {error}") from error
-        return policy, finished
+        name = policy.model_dump_json()
+        if name not in self.runs:
+            try:
+                finished = pipeline.build(policy, root=self.root, executor=self.executor, progress=self.progress)
+            except UsageError as error:
+                raise UsageError(f"arms.{arm.name}: {error}") from error
+            self.runs[name] = policy, finished
+        return self.runs[name]
+
+    def finished(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> Manifest | None:
+        """The manifest of an arm, if it was asked for before."""
+        stored = self.runs.get(policy_of(self.study, arm, budget, seed).model_dump_json())
+        return None if stored is None else stored[1].manifest
 
     def foreseen(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> "Foreseen":
         """What making the manifest of an arm would take. Nothing is written."""
@@ -140,6 +156,11 @@ class Trials:
             raise CeilingReached(f"ceiling.tokens, {ceiling.tokens:,}, is reached")
         if ceiling.hours is not None and self.spent.seconds >= ceiling.hours * 3600:
             raise CeilingReached(f"ceiling.hours, {ceiling.hours:g}, is reached")
+
+
+def _embedded(policy: Policy, executor: Executor, texts: Sequence[str]) -> npt.NDArray[Any]:
+    vectors = resolve(policy).encoder(executor.device()).encode(texts).astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)

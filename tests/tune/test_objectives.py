@@ -1,6 +1,7 @@
 """What objectives measure, on texts where the answer is known."""
 
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from selector import plugins, tables
 from selector.errors import PolicyError, SelectorError
 from selector.tune.diversity import entropy, vendi_score
 from selector.tune.objectives import HeldOut, Objective, Trial
+from selector.tune.objectives.measured import near_duplicates
 from selector.tune.objectives.probe import bits_of, padded
 
 
@@ -106,7 +108,7 @@ def trial_of(tmp_path: Path, **values: Any) -> Trial:
     )
     whole: Any = {
         "arm": "top", "manifest": None, "run": "runs/1", "held_out": HeldOut(documents=documents), "seed": 3,
-        "scale": "", "setting": "", "columns": None, "keep": keep, **values,
+        "scale": "", "setting": "", "columns": None, "embed": None, "keep": keep, **values,
     }  # fmt: skip
     return Trial(**whole)
 
@@ -155,13 +157,24 @@ def test_a_command_that_fails_says_why(tmp_path: Path, code: str, message: str) 
         command_of(tmp_path, code).measure(trial_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     hangs = ["sh", "-c", "sleep 600 & echo $!; wait"]
     with pytest.raises(SelectorError, match=r"wrote nothing for 1 seconds \(command\.deadline\) and was ended"):
         command_of(tmp_path, run=hangs, deadline=1).measure(trial_of(tmp_path))
     child = int((tmp_path / "output.txt").read_text())
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    for _ in range(1 << 20):  # whoever was killed takes a moment to be gone
+        if _is_gone(child):
+            break
+        os.sched_yield()
+    assert _is_gone(child)
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.mark.parametrize(
@@ -188,3 +201,16 @@ def test_a_changed_script_is_another_objective(tmp_path: Path) -> None:
 def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(SelectorError, match=r"cannot be started \(No such file or directory\)"):
         command_of(tmp_path, run="no-such-command {manifest}").measure(trial_of(tmp_path))
+
+
+def test_near_duplicates_are_those_that_have_another_one_near() -> None:
+    angles = np.deg2rad([0, 5, 90, 180, 200])
+    assert near_duplicates(np.column_stack([np.cos(angles), np.sin(angles)])) == pytest.approx(2 / 5)
+    assert near_duplicates(np.empty((0, 2))) == 0
+
+
+def test_a_target_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    objective = plugins.make("objectives", "measured", {"target": str(tmp_path / "no.jsonl")}, "objective", Objective)
+    assert "target_distance" in objective.metrics
+    with pytest.raises(PolicyError, match=r"measured\.target: .*no\.jsonl' cannot be read \(No such file"):
+        objective.contents()

@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from command import selector
+from conftest import write_jsonl
 from runs import Noting, policy_of, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.errors import PolicyError
 from selector.policy import Policy
+from selector.tune import arms
 from selector.tune.run import run
 from selector.tune.study import Study
 
@@ -36,11 +38,12 @@ def test_arms_share_what_is_stored_and_a_corpus_is_embedded_once(tmp_path: Path,
     temperatures = {
         f"warm {i}": {"select.using.kmeans_quality": {"score": "readability", "temperature": 1.0 + i}} for i in range(3)
     }
+    target = write_jsonl(tmp_path / "target.jsonl", [{"text": "a river in winter"}, {"text": "number theory"}])
     study = Study.of(
         {
             "base": {**base, "rate": ["readability"], "manifest": {"quality": "readability"}},
             "arms": {**temperatures, "by quality": {"select.using": {"top": {"score": "readability"}}}},
-            "objective": {"measured": {"vectors": True}},
+            "objective": {"measured": {"vectors": True, "labels": ["corpus.edu"], "target": str(target)}},
             "seeds": {"least": 1, "most": 1},
             "controls": {"all": False},
         }
@@ -49,6 +52,9 @@ def test_arms_share_what_is_stored_and_a_corpus_is_embedded_once(tmp_path: Path,
     tasks = Counter(line.partition("/")[0] for line in (tmp_path / "notes").read_text("utf-8").splitlines())
     keys = (tmp_path / "notes").read_text("utf-8").splitlines()
     assert len(outcome.content["cells"]) == 5
+    other = outcome.content["cells"][0]["other"]
+    assert other["vendi"] > 1 and other["coverage corpus.edu"] == 10 and 0 < other["target_distance"] < 1
+    assert outcome.content["overlap"]["warm 0"]["warm 1"] > 0.2
     assert tasks["embed"] == len({key for key in keys if key.startswith("embed/")}) == 6, "once for each part"
     assert tasks["ingest"] == len({key for key in keys if key.startswith("ingest/")})
 
@@ -73,6 +79,9 @@ def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_
     best = Path(content["policy"]).read_text("utf-8")
     assert best.startswith("# long is the best by quality\n")
     assert Policy.load(content["policy"]).select.using.name == "top", "and it is a policy"
+    fewer = selector("tune", study, "--root", root, "--set", "arms.long={}", "--set", "seeds.least=2")
+    assert fewer.code == 0 and fewer.err.count("drawn") == fewer.err.count("random") == 3, fewer.err
+    assert fewer.err.count("stored") >= 6, "what another study measured is used again"
     assert selector("gc", "--root", root, "--delete").code == 0
     after = selector("tune", study, "--root", root)
     assert after.out == first.out and "0.0 s" not in after.err, "what was measured outlives the garbage"
@@ -94,6 +103,33 @@ def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_
 def test_a_study_that_cannot_work_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         Study.of(study_of(tmp_path, **change))
+
+
+def test_a_budget_below_the_target_is_chosen_from_a_sample_so_that_repetition_is_that_of_the_target() -> None:
+    study = Study.of(study_of(Path("corpus"), budgets=[{"tokens": 1000}], target={"tokens": 4000}, objective="probe"))
+    arm = arms.arms_of(study)[0]
+    where = arms.policy_of(study, arm, study.budgets[0], 0).select.where
+    assert where == f"doc_draw >= {0.02:.17f} AND doc_draw < {0.02 + 0.98 / 4:.17f}"
+    assert arms.policy_of(study, arm, study.budgets[0], 0, is_studied=False).select.where is None
+    whole = Study.of(study_of(Path("corpus"), budgets=[{"fraction": 0.1}], target={"fraction": 0.4}))
+    policy = arms.policy_of(whole, arm, whole.budgets[0], 3)
+    assert policy.select.where == f"doc_draw < {0.25:.17f}" and policy.select.budget.fraction == 0.4
+    assert policy.seed == 10, "the policy's own and the study's"
+    more = Study.of(study_of(Path("corpus"), budgets=[{"tokens": 5000}], target={"tokens": 4000}))
+    with pytest.raises(PolicyError, match="budgets: 5k tokens is more than the target, 4k tokens"):
+        arms.policy_of(more, arm, more.budgets[0], 0)
+
+
+@pytest.mark.slow
+def test_a_study_ends_at_its_ceiling_and_says_so(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    held_out = {"share": 0.2, "alike": 1.0}
+    sections = {"objective": "probe", "held_out": held_out, "budgets": [{"tokens": 300}], "controls": {"all": False}}
+    study = Study.of(study_of(corpus, **sections, ceiling={"tokens": 1500}))
+    outcome = run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+    assert outcome.content["stopped"] == "ceiling.tokens, 1,500, is reached"
+    assert outcome.content["seeds"] == [0] and outcome.content["tokens"] <= 1500
+    assert outcome.sentence.startswith("undecided: ")
 
 
 def test_an_arm_that_is_no_policy_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
@@ -44,6 +45,8 @@ class Trial:
     setting: str  # one of `Objective.settings`
     columns: Callable[[Sequence[str]], pa.Table]
     """The documents of the manifest, each once and sorted by doc_id, with these columns of the catalogue."""
+    embed: Callable[[Sequence[str]], npt.NDArray[Any]]
+    """The vectors that the policy's embedding model makes of texts; shape (texts, numbers), each of length 1."""
     keep: Callable[[str, bytes], str]
     """Keeps a file beside the evidence, under a name, and says where: a log, a curve."""
 

@@ -86,6 +86,9 @@ class Command(Objective):
             word: hashlib.sha256(Path(word).read_bytes()).hexdigest() for word in self.words if os.path.isfile(word)
         }
 
+    def tokens(self, scale: str, num_tokens: int) -> int:
+        return num_tokens
+
     def measure(self, trial: Trial) -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="selector-") as folder:
             paths = {"metrics": f"{folder}/metrics.json", "held_out": f"{folder}/held_out.jsonl"}

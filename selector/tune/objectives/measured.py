@@ -1,27 +1,38 @@
 """What a manifest is like, without any training: in seconds."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from selector.errors import PolicyError
+from selector.exact import Floats, keyed
 from selector.exact.vectors import vectors_of
 from selector.tune.diversity import entropy, vendi_score
 from selector.tune.objectives import Better, Objective, Trial, answer
 
 _MOST_VECTORS = 4096
+_ALIKE = 0.95  # a cosine from which two documents count as near-duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Objective):
-    """Properties of the manifest: quality, difficulty, sources, diversity of vectors, repetition.
+    """Properties of the manifest: quality, difficulty, groups, diversity of vectors, repetition, distance to a target.
 
     `quality` and `difficulty` are the means over visits of the scores that the policy's section `manifest` names (0
     where it names none); `sources` the number of sources, `entropy` that of the sources' shares of the visits, as a
-    part of the largest; `visits` those of a document. With `vectors`, for which the corpus is embedded: `vendi`, how
-    many documents that have nothing in common would be as diverse.
+    part of the largest; `visits` those of a document. For each of `labels`, columns of words or classes such as
+    `score.topic` or `corpus.lang`: `coverage <label>`, how many there are, and `entropy <label>`, of the documents.
+
+    With `vectors`, for which the corpus is embedded: `vendi`, how many documents that have nothing in common would be
+    as diverse (arXiv 2210.02410), and `near_duplicates`, the share that has a cosine of 0.95 or more to another. With
+    `target`, a JSONL file with a column `text`: `target_distance`, the mean over its texts of 1 less the cosine to the
+    nearest document. Of more than 4,096 documents a keyed sample is looked at, the same share of every arm.
 
     Evidence: these are cheap and say nothing of training by themselves; the published numbers of quality filters are
     about models. `random` beside them is what to look at.
@@ -29,34 +40,89 @@ class Measured(Objective):
 
     reads_held_out: ClassVar[bool] = False
 
+    labels: tuple[str, ...] = ()
     vectors: bool = False
+    target: str | None = None
 
     @property
     def metrics(self) -> Mapping[str, Better]:
-        plain: dict[str, Better] = {
+        metrics: dict[str, Better] = {
             "quality": "higher", "difficulty": "lower", "sources": "higher", "entropy": "higher", "visits": "lower",
         }  # fmt: skip
-        of_vectors: dict[str, Better] = {"vendi": "higher"} if self.vectors else {}
-        return plain | of_vectors
+        higher = [f"{word} {label}" for label in self.labels for word in ("coverage", "entropy")]
+        lower: list[str] = ["near_duplicates"] if self.vectors else []
+        for name in (*higher, *(["vendi"] if self.vectors else [])):
+            metrics[name] = "higher"
+        for name in (*lower, *(["target_distance"] if self.target is not None else [])):
+            metrics[name] = "lower"
+        return metrics
+
+    def contents(self) -> Mapping[str, str]:
+        if self.target is None:
+            return {}
+        try:
+            return {"target": hashlib.sha256(Path(self.target).read_bytes()).hexdigest()}
+        except OSError as error:
+            raise PolicyError(
+                f"measured.target: {self.target!r} cannot be read ({error.strerror}). Name a file."
+            ) from error
 
     def measure(self, trial: Trial) -> pa.Table:
         described = trial.manifest.describe()
         visits = max(1, described["visits"])
-        counts = np.array([source["visits"] for source in described["sources"].values()], np.float64)
-        values = {
+        counts = [source["visits"] for source in described["sources"].values()]
+        values: dict[str, float] = {
             "quality": _mean_of(trial, "quality"),
             "difficulty": _mean_of(trial, "difficulty"),
             "sources": len(counts),
             "entropy": entropy(counts, len(counts)),
             "visits": visits / max(1, described["documents"]),
         }
-        if self.vectors:
-            documents = trial.columns(["embedding"])
-            few = documents.take(
-                pa.array(np.arange(0, documents.num_rows, max(1, documents.num_rows // _MOST_VECTORS)))
-            )
-            values["vendi"] = vendi_score(vectors_of(few["embedding"]).astype(np.float64))
+        for label in self.labels:
+            _, times = np.unique(_words(trial.columns([label])[label]), return_counts=True)
+            values |= {f"coverage {label}": len(times), f"entropy {label}": entropy(times.tolist(), len(times))}
+        if self.vectors or self.target is not None:
+            vectors = _vectors(trial)
+            if self.vectors:
+                values |= {"vendi": vendi_score(vectors), "near_duplicates": near_duplicates(vectors)}
+            if self.target is not None:
+                nearest = (trial.embed(_texts(self.target)) @ vectors.T).max(axis=1)
+                values["target_distance"] = float((1 - nearest).mean())
         return pa.concat_tables([answer(metric, value) for metric, value in values.items()])
+
+
+def near_duplicates(vectors: Floats) -> float:
+    """The share of the vectors that have another one within a cosine of 0.95."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1)
+    return float((cosines.max(axis=1, initial=-1) >= _ALIKE).mean()) if len(vectors) else 0.0
+
+
+def _vectors(trial: Trial) -> Floats:
+    """The vectors of the documents, or of a keyed sample of them; each of length 1."""
+    documents = trial.columns(["embedding"])
+    share = min(1.0, _MOST_VECTORS / max(1, documents.num_rows))
+    drawn = keyed.uniforms(documents["doc_id"], 0, "measured") <= share
+    documents = documents.filter(pa.array(drawn & documents["embedding"].is_valid().to_numpy(zero_copy_only=False)))
+    vectors = vectors_of(documents["embedding"]).astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _texts(path: str) -> Sequence[str]:
+    texts: list[str] = []
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PolicyError(f'measured.target: line {number} of {path} has no text. Write {{"text": …}}.') from error
+        texts.append(str(text))
+    if not texts:
+        raise PolicyError(f'measured.target: {path} has no lines. Write a text to each: {{"text": …}}.')
+    return texts
+
+
+def _words(column: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.str_]]":
+    return np.array([str(word) for word in column.drop_null().to_pylist()], np.str_)
 
 
 def _mean_of(trial: Trial, column: str) -> float:
