@@ -34,8 +34,8 @@ def find_tokenizer(declared: str | None, model: Path | None) -> Path:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise PolicyError(
-            f"corpus.tokenizer: there is no tokenizer.json at {without_secrets(str(path))!r}. Give the file, or "
-            "the folder it is in."
+            f"corpus.tokenizer: there is no tokenizer.json at {without_secrets(str(declared or path))!r}. Give the "
+            "file, or the folder it is in."
         )
     _load(str(file), sha256_of(file))
     return file

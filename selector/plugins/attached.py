@@ -17,7 +17,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from selector import tables
-from selector.errors import CorpusError, PolicyError, did_you_mean
+from selector.errors import CorpusError, PolicyError, did_you_mean, without_secrets
 from selector.exact import keyed
 from selector.plugins import allowed
 from selector.plugins.options import (
@@ -206,6 +206,11 @@ def _read(option: Option, path: str) -> bytes | None:
     """The bytes of the file; None where an optional one is not there."""
     if str(option.value).startswith(PACKAGED):
         return _packaged(str(option.value).removeprefix(PACKAGED), f"{path}.{option.path}")
+    if "://" in str(option.value):
+        raise PolicyError(
+            f"{path}.{option.path}: {without_secrets(str(option.value))!r} is an address, and a table is a file that "
+            "every node sees. Copy it, and give its path."
+        )
     try:
         return Path(str(option.value)).expanduser().read_bytes()
     except FileNotFoundError as error:

@@ -141,6 +141,33 @@ def test_a_secret_of_the_environment_goes_nowhere_that_a_policy_of_somebody_else
     assert ended.code == 2 and "AWS_SESSION_TOKEN' is not for this policy" in ended.err
 
 
+WITH_A_SECRET = "SCHEME://user:hunter2@host/x?key=hunter2"
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3", "hf"])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"corpus": {"paths": [WITH_A_SECRET]}},
+        {"corpus": {"paths": ["CORPUS/a.jsonl"], "tokenizer": WITH_A_SECRET}},
+        {"embed": {"model": WITH_A_SECRET}, "rate": ["prototypicality"]},
+        {"cluster": {"from": WITH_A_SECRET}, "rate": ["prototypicality"]},
+        {"rate": [{"fitted": {"artefact": WITH_A_SECRET}}]},
+        {"rate": [{"level": {"taxonomy": WITH_A_SECRET}}]},
+        {"rate": [{"judge": {**JUDGE, "endpoint": WITH_A_SECRET}}]},
+        {"select": {"budget": {"documents": 1}, "include": WITH_A_SECRET}},
+        {"select": {"budget": {"documents": 1}, "exclude": [WITH_A_SECRET]}},
+        {"order": {"parent": WITH_A_SECRET}},
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_repeated(sections: dict[str, Any], scheme: str, house: Path) -> None:
+    policy = policy_in(house, json.loads(json.dumps(sections).replace("SCHEME", scheme)))
+    ended = selector("check", policy, "--json")
+    assert ended.code in (2, 4) and "hunter2" not in ended.out + ended.err, ended.err
+    ended = selector("check", policy, "--allowed", house / "corpus")
+    assert ended.code == 2 and "hunter2" not in ended.err
+
+
 @pytest.mark.parametrize(
     ("address", "root", "is_within"),
     [
