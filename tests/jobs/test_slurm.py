@@ -133,6 +133,20 @@ def test_a_job_that_is_cancelled_ends_cleanly_and_the_same_command_goes_on(
     assert second["job"] == f"{job}-a2" and until(tmp_path, second["job"], "finished")["manifest"]
 
 
+def test_a_member_is_told_before_its_time_is_over_and_the_last_job_goes_on(
+    submit: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = submit("shares=1", "time=1")["job"]  # a minute, and it is told a minute before
+    for _ in range(900):
+        if "Terminated. Finished parts are kept" in "".join(logs(tmp_path).values()):
+            break
+        time.sleep(0.1)
+    assert not (tmp_path / "open").exists() and "Terminated" in "".join(logs(tmp_path).values())
+    (tmp_path / "open").touch()
+    done = {row["name"]: row["cached"] for row in until(tmp_path, job, "finished")["done"]}
+    assert done["ingest"] and done["dedup"] and not done["rate/Gate"]
+
+
 def test_why_a_job_waits_is_said_and_it_is_taken_back(
     submit: Callable[..., Any], cluster: Slurm, tmp_path: Path
 ) -> None:
