@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from command import selector, write_policy
 from conftest import text_of, write_jsonl
+from objects import s3
 from selector import counts
 from selector.cli.metrics import Metrics, parsed, served
 from selector.engine.alive import Stall
@@ -26,6 +27,7 @@ from selector.engine.step import Result
 from selector.errors import UsageError
 from selector.pipeline import build
 from selector.policy import Policy
+from selector.storage import open_storage
 
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
 STEP = Result(name="ingest", fingerprint="0" * 64, cached=False, rows_in=8, rows_out=7, num_bytes=1, seconds=2.5)
@@ -164,6 +166,21 @@ def test_a_run_is_seen_from_its_first_step_to_its_last(tmp_path: Path) -> None:
     assert value(read["run"], "selector_quarantined_rows_total", step="ingest") == 1
     assert value(read["run"], "selector_tokens_total", step="rate/length") > 500
     assert value(read["run"], "selector_parts", step="rate/length", state="done") == 4
+
+
+@pytest.mark.slow
+def test_every_request_to_an_object_store_is_counted_and_those_that_are_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(counts, "_counted", {})
+    with s3() as proxy:
+        storage = open_storage("s3://bucket/metrics")
+        proxy.requests.clear()
+        proxy.fault = lambda _, number: "503" if not number else ""
+        assert storage.put_if_absent("a", b"first") and storage.get("a") == b"first"
+        assert storage.compare_and_swap("a", b"first", b"second") and storage.delete("a") and not [*storage.list("")]
+        assert counts.counted(counts.REQUESTS) == {"": len(proxy.requests)}, proxy.requests
+        assert counts.counted(counts.RETRIES)[""] >= 3
 
 
 # The dashboard and the alerts.
