@@ -1,6 +1,8 @@
 """What raters cost and what they are worth: documents a second on one core, and agreement with what people said.
 
-Two tables in Markdown. The first has a line for each rater that reads texts alone. The second has a line for each
+Tables in Markdown. The first has a line for each rater that reads texts alone, the second one for each other that needs
+no model and no server, over documents that are made up (`python -m jobs.bench models` has those with a model). The
+third has a line for each
 candidate, with its Spearman correlation with the difficulty that people gave, and how many judgements of quality it
 gets right, over all pairs and over those whose texts differ by at most a tenth in words. Every figure has a 95 %
 interval from bootstrap resamples, which all candidates share; so a gain over a plain count has one too. The plain
@@ -36,8 +38,10 @@ from selector.rate._counts import KnownWords, counts
 from selector.rate._fitted import learned, rater_of
 from selector.rate._learned import Uses, features_of
 from selector.rate._learning import Examples, learn
+from selector.testing._trials import SCORE, can_be_made_up, documents, made_for, variants
 
 _AT_A_TIME = 512  # documents that a rater is given, as in a run
+_MADE_UP = 2048  # documents, for raters that do not read texts
 _OF_CODE = ("code_complexity",)  # are timed alone: people judged prose
 _MATCHED = 0.1  # by how much of the longer one the words of two texts may differ
 _LEAST_SECONDS = 0.5  # of CPU that a rater is timed for
@@ -152,14 +156,20 @@ class Figure:
 
 
 def raters(folder: Path, wanted: Sequence[str] = (), is_speed_only: bool = False) -> None:
-    """Prints both tables, or only the first, of all raters or of those `wanted`."""
+    """Prints all tables, or only those of speed, of all raters or of those `wanted`."""
     chosen = [plain for plain in plain_raters() if not wanted or plain.name in wanted]
     sets = labelled(folder)
     texts = sets[0].texts
     print(f"{len(texts)} texts of {pl.Series(texts).str.len_chars().mean():.0f} characters on average\n")
     print("| rater | documents/s/core |\n|---|---|")
     for plain in chosen:
-        print(f"| {plain.label} | {documents_a_second(plain, texts):,.0f} |", flush=True)
+        speed = documents_a_second(plain.plugin(), plain.name, _documents(texts))
+        print(f"| {plain.label} | {speed:,.0f} |", flush=True)
+    others = {name: plugin for name, plugin in other_raters().items() if not wanted or name in wanted}
+    if others:
+        print(f"\n{_MADE_UP:,} documents that are made up\n\n| rater | documents/s/core |\n|---|---|")
+    for name, plugin in others.items():
+        print(f"| {name} | {documents_a_second(plugin, name, made_up_for(plugin)):,.0f} |", flush=True)
     if is_speed_only:
         return
     compared = [plain for plain in chosen if plain not in BASELINES and plain.name not in _OF_CODE]
@@ -242,14 +252,30 @@ def plain_raters() -> list[Plain]:
     return readable
 
 
-def documents_a_second(plain: Plain, texts: pa.Array) -> float:
+def other_raters() -> dict[str, Rater | Fit]:
+    """Our raters that read something else than texts, but for those of a model, of an artefact or of a server: each
+    with the first of its documented choices, and with tables that are made up."""
+    read_texts = {plain.name for plain in plain_raters()}
+    return {
+        name: next(variants("raters", name))
+        for name in plugins.ours("raters")
+        if name not in read_texts and can_be_made_up("raters", name)
+    }
+
+
+def made_up_for(plugin: Rater | Fit) -> pa.Table:
+    """Documents with the columns that a rater reads."""
+    rows = [{SCORE: float(i % 97), "cluster": i % 4, "distance": i % 7 / 7} for i in range(_MADE_UP)]
+    return made_for(plugin, documents(rows))
+
+
+def documents_a_second(plugin: Rater | Fit, name: str, documents: pa.Table) -> float:
     """Documents that a rater rates in a second of CPU, all of its threads counted; what it learns before is not."""
-    documents = _documents(texts)
-    rater, declared = _ready(plain.plugin(), documents)
+    rater, declared = _ready(plugin, documents)
     num_documents, began = 0, time.process_time()
     while time.process_time() - began < _LEAST_SECONDS:
         for batch in documents.to_batches(_AT_A_TIME):
-            ratings_table(rater, plain.name, batch, declared)
+            ratings_table(rater, name, batch, declared)
         num_documents += documents.num_rows
     return num_documents / (time.process_time() - began)
 

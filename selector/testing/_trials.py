@@ -300,7 +300,7 @@ def around(family: str) -> list[Any]:
     """What a plug-in around one of this family is tried around: every one that has a name and is around none itself,
     and one that does what few others do."""
     named = [name for name in plugins.names(family) if not _is_around(plugins.find(family, name))]
-    return [*(next(variants(family, name)) for name in named if _can_be_made_up(family, name)), AWKWARD[family]]
+    return [*(next(variants(family, name)) for name in named if can_be_made_up(family, name)), AWKWARD[family]]
 
 
 def _is_around(cls: type[Any]) -> bool:
@@ -308,7 +308,7 @@ def _is_around(cls: type[Any]) -> bool:
     return any(plugins.family_of(kind) or (plugins.is_part(kind) and _is_around(kind)) for kind in kinds)
 
 
-def _can_be_made_up(family: str, name: str) -> bool:
+def can_be_made_up(family: str, name: str) -> bool:
     cls = plugins.find(family, name)
     hints, fields = hints_of(cls), dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     given = (ModelPath, ArtefactPath, Endpoint)
