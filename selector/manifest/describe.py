@@ -187,6 +187,7 @@ def undone(header: Header) -> Iterator[str]:
     if "fallback" in chosen:
         yield f"rounds: {chosen['fallback']}"
     yield from _of_feedback(rows_not_read(chosen))
+    yield from _of_positives(chosen.get("positives", {}))
     if "waiting" in chosen:
         yield f"waiting: {chosen['waiting']}. What is decided so far is here; the same command goes on."
     yield from (left(reason, count) for reason, count in arranged.get("left", {}).items())
@@ -252,6 +253,15 @@ def _of_feedback(feedback: Mapping[str, Any]) -> Iterator[str]:
     if number := feedback.get("of_other_rounds"):
         rounds = ", ".join(str(one) for one in feedback["other_rounds"])
         yield f"feedback: {_rows_are(number)} of rounds that nothing waits for ({rounds}), and not read"
+
+
+def _of_positives(positives: Mapping[str, int]) -> Iterator[str]:
+    """A line for what is said to answer queries, and says nothing here."""
+    if number := positives.get("of_other_queries"):
+        yield f"positives: {_rows_are(number)} of a query that is not among the queries, and not read"
+    if number := positives.get("of_other_documents"):
+        documents = "1 document" if number == 1 else f"{number:,} documents"
+        yield f"positives: {documents} may not be chosen or are not in the corpus, so what is like them is not left out"
 
 
 def _rows_are(number: int) -> str:

@@ -137,6 +137,10 @@ class Ranked(Selector):
         If that may leave budget over, `fills_budget` is False."""
         return None
 
+    def facts(self, summary: Any) -> Mapping[str, Any]:
+        """What is to be said of the choice in the manifest, beside what each group may spend and does."""
+        return {}
+
     def most_visits(self) -> int:
         """How often a document may be visited. Above 1, `quotas` may be up to so many times a group's size: the whole
         group is visited as often as its quota pays for, and what then remains of the quota pays for one visit more of
@@ -218,7 +222,7 @@ class Ranked(Selector):
         ):
             spent, cuts = spent + shard_spent, np.maximum(cuts, shard_cuts)
 
-        chances, is_known, more = None, self.is_probability_defined, dict[str, Any]()
+        chances, is_known, more = None, self.is_probability_defined, dict(self.facts(summary))
         is_drawn = self.log_weights(_empty(whole, columns), summary, np.empty(0, np.uint64)) is not None
         if is_drawn and self.is_probability_defined:
             weigh = functools.partial(_weighed, view, taken, totals.shape[1])
@@ -232,7 +236,7 @@ class Ranked(Selector):
             if not is_counted:
                 might = quotas - laps * sizes
                 error = within(draws, chances, spent, totals, might, ~is_given, budget.overshoot)
-                is_known, more = error is not None, {"probabilities": {"within": error}}
+                is_known, more["probabilities"] = error is not None, {"within": error}
         decide = _Decide(
             view=view,
             taken=taken,

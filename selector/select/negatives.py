@@ -1,7 +1,8 @@
 """Documents that are near to a query and do not answer it: what a retriever learns most from."""
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -85,8 +86,26 @@ class Negatives(Ranked):
                 f"{_MOST_LISTED:,} documents in all is the most that it holds. Write a smaller negatives.last or fewer "
                 "queries."
             )
-        excluded = _Excluded.of(pool, self._positives(), self.most)
-        return self._given(Lists.of(pool, queries, depth, excluded), seed)
+        positives = self._positives()
+        excluded = _Excluded.of(pool, positives, self.most)
+        given = self._given(Lists.of(pool, queries, depth, excluded), seed)
+        return replace(given, not_read=self._not_read(positives, excluded))
+
+    def facts(self, summary: "Given") -> Mapping[str, Any]:
+        return {"positives": dict(summary.not_read)} if any(summary.not_read.values()) else {}
+
+    def _not_read(self, positives: list[tuple[int, bytes]], excluded: "_Excluded") -> Mapping[str, int]:
+        """How many rows of the positives name a query that there is not, or a document that may not be chosen."""
+        if self.positives is None:
+            return {}
+        queries = set(self.queries.table["text"].to_pylist())
+        absent = np.asarray(np.isnan(excluded.vectors).any(axis=1))
+        documents = {doc_id for (_, doc_id), is_absent in zip(positives, absent, strict=True) if is_absent}
+        rows = self.positives.table
+        return {
+            "of_other_queries": sum(text not in queries for text in rows["query"].to_pylist()),
+            "of_other_documents": len(documents),
+        }
 
     def groups(self, batch: pa.RecordBatch, summary: "Given") -> pa.Array:
         query, _ = summary.find(keyed.words(batch["doc_id"]))
@@ -148,12 +167,13 @@ class Negatives(Ranked):
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """The documents that are given, sorted by their ids: the query of each one, its turn, and its cosine to it. The
-    last place is that of no document."""
+    last place is that of no document. `not_read` says how much of the positives says nothing."""
 
     ids: npt.NDArray[Any]
     queries: Ints
     turns: UInt64
     cosines: Floats
+    not_read: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def of(cls, taken: dict[tuple[int, int], tuple[int, float]]) -> "Given":

@@ -409,6 +409,17 @@ def test_negatives_are_what_ranking_everything_gives(
         assert decided["value"][i].as_py() == cosines[i, expected[i]]
 
 
+def test_positives_that_say_nothing_here_are_counted() -> None:
+    table, query = with_vectors(CIRCLE), queries([[1, 0]])
+    for known, expected in (
+        (answers((0, 4)), {}),
+        (answers((0, 4), (7, 4), (0, 99), (0, 98)), {"of_other_queries": 1, "of_other_documents": 2}),
+    ):
+        selector = Negatives(queries=query, positives=known, count=3)
+        decisions = selector.select(pool_for(selector, table, 7), Budget(amount=9, unit="documents"), 1)
+        assert decisions.facts.get("positives", {}) == expected
+
+
 def test_a_smaller_budget_is_spread_over_the_queries() -> None:
     table, both = with_vectors(CIRCLE), queries([[1, 0], [0, 1]])
     selector = Negatives(queries=both, count=4, first=1, last=5, most=1.0, inside="nearest")
