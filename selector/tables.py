@@ -5,7 +5,7 @@ page and on nothing else. Tables of one part have one row per document, in the o
 its *place*: rows are counted from 0 through all files of the part (`selector.engine.part`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,14 @@ QUARANTINE = pa.schema(
         ("detail", pa.string()),
     ]
 )
+
+
+_NOTHING_LOST = QUARANTINE.empty_table()
+
+
+def quarantine(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows as a table. Most parts lose none."""
+    return pa.Table.from_pylist([*rows], schema=QUARANTINE) if rows else _NOTHING_LOST
 
 
 def embeddings(dimension: int) -> pa.Schema:

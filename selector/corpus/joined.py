@@ -104,7 +104,8 @@ def _metadata_of(column: Column) -> dict[str, str] | None:
 def live_documents(task: Task, store: Store) -> pa.Table:
     """The documents of a task's part that go on, without those that a worker could not survive."""
     documents = store.read(task.inputs[LIVE], "documents")
-    return documents.filter(pa.array(task.mask(documents["place"].to_numpy())))
+    mask = task.mask(documents["place"].to_numpy())
+    return documents if mask.all() else documents.filter(pa.array(mask))
 
 
 def texts_of(store: Store, task: Task, documents: pa.Table, text: str, max_bytes: int) -> pa.Array:
@@ -112,8 +113,10 @@ def texts_of(store: Store, task: Task, documents: pa.Table, text: str, max_bytes
     seal = store.find(task.inputs[INGEST])
     if seal is not None and "texts" in seal.tables:
         stored = store.table(seal, "texts")
-        rows = np.searchsorted(stored["place"].to_numpy(), documents["place"].to_numpy())
-        return stored["text"].take(pa.array(rows)).cast(pa.string()).combine_chunks()
+        if not stored["place"].equals(documents["place"]):
+            rows = np.searchsorted(stored["place"].to_numpy(), documents["place"].to_numpy())
+            stored = stored.take(pa.array(rows))
+        return tables.whole(stored["text"].cast(pa.string()))
     read = formats.rows(task.part, render.file_columns(text), max_bytes, documents["place"].to_numpy().astype(np.int64))
     texts = [render.render(one.row, text) for _, _, one in read if not isinstance(one.row, formats.Bad)]
     return pa.array(texts, pa.string())

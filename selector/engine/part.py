@@ -139,7 +139,8 @@ class Task:
     def mask(self, places: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which of these places of the part the task is to work on."""
         first, end = self.only or (self.part.first, self.part.end)
-        return (places >= first) & (places < end) & ~np.isin(places, [skipped.place for skipped in self.skipped])
+        mask = (places >= first) & (places < end)
+        return mask & ~np.isin(places, [skipped.place for skipped in self.skipped]) if self.skipped else mask
 
     @property
     def places(self) -> Ints:

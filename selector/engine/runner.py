@@ -21,7 +21,7 @@ from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
 from selector.engine.slices import Join, folder_of, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
-from selector.engine.store import PASSING, Blob, Seal, Store, fingerprint
+from selector.engine.store import PASSING, Blob, Seal, Store, blob_of, fingerprint
 from selector.errors import DamagedError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _LISTED = pa.schema(
         ("num_bytes", pa.int64()),
         ("num_rows", pa.int64()),
         ("form", pa.string()),
-        ("beside", pa.string()),
+        ("beside", pa.string()),  # empty: within the seal's own object
         ("start", pa.int64()),
     ]
 )
@@ -234,7 +234,7 @@ class Runner:
             self._beside.update(key for task in todo.values() for key in step.also(task))
             num_rows = sum(task.part.num_rows for task in tasks)
             for receipt in self._executor.run(step, missing, self.store, num_rows):
-                self.log.append({"step": name, **asdict(receipt)})
+                self.log.append({"step": name, **vars(receipt)})
                 self._progress.advanced(step.name, receipt)
             in_slices = [(key, tuple(one.key for one in each)) for key, each in slices.items() if len(each) > 1]
             for _ in self._mapped(Join(store=self.store), in_slices):
@@ -243,7 +243,7 @@ class Runner:
             seals |= self.store.find_many(list(todo))
             for key in todo.keys() - seals.keys():
                 seals[key] = self.store.sealed(key)  # which raises
-        return seals, not todo
+        return {task.key: seals[task.key] for task in tasks}, not todo  # in order, whichever of them were there
 
     def _forget(self, folders: Sequence[str]) -> None:
         """Removes what a step kept in passing, unless another run that lives may want it: `gc` takes it then."""
@@ -320,11 +320,15 @@ def summary_key(name: str, step_fingerprint: str) -> str:
 def _summary(seals: Iterable[Seal]) -> pa.Table:
     """The seals as a table: a row for each table of each artefact."""
     rows = [
-        (seal.key, name, blob.sha256, blob.num_bytes, blob.num_rows, blob.form, blob.beside, blob.start)
+        (seal.key, name, blob.sha256, blob.num_bytes, blob.num_rows, blob.form, _beside(blob), blob.start)
         for seal in seals
         for name, blob in seal.tables.items()
     ]
     return pa.table(list(zip(*rows, strict=True)) or [[] for _ in _LISTED], schema=_LISTED)
+
+
+def _beside(blob: Blob) -> str | None:
+    return blob.beside if blob.within is None else ""
 
 
 def _seals(summary: pa.Table) -> dict[str, Seal]:
@@ -333,8 +337,7 @@ def _seals(summary: pa.Table) -> dict[str, Seal]:
     for key, name, sha256, num_bytes, num_rows, form, beside, start in zip(
         *(column.to_pylist() for column in summary), strict=True
     ):
-        blob = Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form, beside=beside, start=start)
-        tables.setdefault(key, {})[name] = blob
+        tables.setdefault(key, {})[name] = blob_of(key, sha256, num_bytes, num_rows, form, beside, start)
     return {key: Seal(key=key, tables=blobs) for key, blobs in tables.items()}
 
 

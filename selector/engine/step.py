@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import pyarrow as pa
 
 from selector import failpoint, tables
-from selector.engine.part import Receipt, Resources, Task
+from selector.engine.part import Receipt, Resources, Skipped, Task
 from selector.engine.store import PASSING, Blob, Seal, Store, canonical_json, digest, fingerprint
 
 Value = TypeVar("Value")
@@ -279,7 +279,7 @@ def _version(library: str) -> str | None:
 
 def seal_beside(key: str, result: Mapping[str, pa.Table], store: Store) -> None:
     """Seals what is the result of another step's task, all of whose rows came through."""
-    store.seal(key, [*result.items(), ("quarantine", tables.QUARANTINE.empty_table())])
+    store.seal(key, [*result.items(), ("quarantine", tables.quarantine(()))])
 
 
 def perform(step: Map, task: Task, store: Store) -> Receipt:
@@ -288,25 +288,22 @@ def perform(step: Map, task: Task, store: Store) -> Receipt:
     failpoint.reach("part.before_work")
     result = dict(step.process(task, store))
     failpoint.reach("part.after_work")
-    quarantined = pa.Table.from_pylist(
-        [
-            {
-                "doc_id": None,
-                "place": skipped.place,
-                "step": step.name,
-                "reason": skipped.reason,
-                "detail": skipped.detail,
-            }
-            for skipped in task.skipped
-        ],
-        schema=tables.QUARANTINE,
-    )
-    own = result.pop("quarantine", quarantined.slice(0, 0))
-    assert not isinstance(own, Blob), "a quarantine is the part's own"
-    quarantine = pa.concat_tables([own, quarantined])
+    quarantine = result.pop("quarantine", tables.quarantine(()))
+    assert not isinstance(quarantine, Blob), "a quarantine is the part's own"
+    if task.skipped:
+        quarantine = pa.concat_tables([quarantine, _quarantined(step, task.skipped)])
     if task.only is None:
         seal = store.seal(task.key, [*result.items(), ("quarantine", quarantine)])
         num_rows, num_quarantined = seal.tables[step.output].num_rows, seal.tables["quarantine"].num_rows
     else:
         num_rows, num_quarantined = result[step.output].num_rows, quarantine.num_rows
     return Receipt(key=task.key, num_rows=num_rows, num_quarantined=num_quarantined, seconds=time.monotonic() - began)
+
+
+def _quarantined(step: Map, rows: Sequence[Skipped]) -> pa.Table:
+    """The quarantine of rows that a worker could not survive."""
+    lost = [
+        {"doc_id": None, "place": one.place, "step": step.name, "reason": one.reason, "detail": one.detail}
+        for one in rows
+    ]
+    return tables.quarantine(lost)

@@ -4,7 +4,8 @@ Think of an artefact as a small set of named tables that is the answer to one qu
 its key, `step/fingerprint`. Its tables are Parquet, and small ones Arrow files, one after another in one blob that is
 named by the sha256 of its bytes; the seal, a small JSON object written last, says where in which blob each table is,
 and its sha256. So two processes that answer the same question at once cannot mix their answers: the first seal wins and
-both read it. Tables that are read many times are Arrow files, each a blob by itself.
+both read it. Tables that come to a few kilobytes lie in the seal's own object, before the seal. Tables that are read
+many times are Arrow files, each a blob by itself.
 """
 
 import functools
@@ -17,7 +18,7 @@ import os
 import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal, cast
 
@@ -45,6 +46,10 @@ SMALL_BYTES = 1 << 14
 """In memory: a table up to this is stored as an Arrow file beside the others, which is written and read in a tenth of
 the time that Parquet takes. What compression saves of it is little."""
 
+WITHIN_BYTES = 1 << 14
+"""If all tables of an artefact come to no more than this, as they are written, they lie in the object of the seal: an
+object less to make durable, and to open."""
+
 RECENT_BYTES = 1 << 25
 """Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""
 
@@ -63,7 +68,7 @@ class Blob:
     """One stored table: the sha256 of its bytes, its sizes, and whether these are Parquet or an Arrow file.
 
     Parquet is small and read by anyone; an Arrow file is read many times without decoding. A table lies in an object of
-    its own, or beside others in one of several tables.
+    its own, beside others in one of several tables, or within that of the artefact's seal.
     """
 
     sha256: str
@@ -72,11 +77,19 @@ class Blob:
     form: Form = "parquet"
     folder: str | None = None  # of an artefact in passing; all others share their blobs
     beside: str | None = None  # sha256 of an object of several tables, of which this is one
+    within: str | None = None  # key of the artefact in the object of whose seal it lies
     start: int = 0  # where its bytes begin there
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the object is this table."""
+        return self.beside is None and self.within is None
 
     @property
     def key(self) -> str:
         """That of the object."""
+        if self.within is not None:
+            return _seal_key(self.within)
         name = f"{self.sha256}.{self.form}" if self.beside is None else f"{self.beside}.tables"
         return f"{self.folder or f'artifacts/blobs/{name[:2]}'}/{name}"
 
@@ -87,6 +100,8 @@ class Seal:
 
     key: str
     tables: Mapping[str, Blob]
+    held: bytes = field(default=b"", repr=False, compare=False)
+    """Of one that was looked up by itself, the bytes of the tables that lie within it."""
 
     @property
     def num_bytes(self) -> int:
@@ -119,15 +134,17 @@ class Store:
     def seal(self, key: str, tables: Iterable[tuple[str, pa.Table | Blob]], form: Form | None = None) -> Seal:
         """The seal that holds, once the named tables are stored: another's, if another was first.
 
-        A table that is stored already may be given as the blob that it is. `form` is how the tables are written: Arrow
-        files that are read many times, each an object that is stored before the next table is asked for; else
-        Parquet, all of them in one object. None is Parquet too, but for small tables.
+        A table that is stored already may be given as the blob that it is; one within another's seal is copied. `form`
+        is how the tables are written: Arrow files that are read many times, each an object that is stored before the
+        next table is asked for; else Parquet, all of them in one object. None is Parquet too, but for small tables.
         """
         blobs: dict[str, Blob] = {}
         together: dict[str, bytes] = {}
         for name, table in tables:
             if isinstance(table, Blob):
                 blobs[name] = table
+                if table.within is not None:
+                    together[name] = self.blob(Seal(key=table.within, tables={name: table}), name)
                 continue
             own, data, sha256 = _written(table, form)
             folder = _folder_in_passing(key)
@@ -138,24 +155,31 @@ class Store:
                 self._put(blobs[name].key, [data])
                 self._recent.put(sha256, data)
                 self._keep(sha256, data)
-        if together:
-            blobs |= _side_by_side({name: blobs[name] for name in together}, together.values())
+        front = b""
+        if form is None and sum(map(len, together.values())) <= WITHIN_BYTES:
+            blobs |= _one_by_one({name: replace(blobs[name], beside=None, within=key) for name in together})
+            front = b"".join([*together.values(), _END_OF_TABLES]) if together else b""
+        elif together:
+            blobs |= _side_by_side({name: replace(blobs[name], within=None) for name in together}, together.values())
             first = blobs[next(iter(together))]
             self._put(first.key, list(together.values()))
             self._keep(first.beside or first.sha256, b"".join(together.values()) if self._keeps else b"")
         seal = Seal(key=key, tables=blobs)
         failpoint.reach("store.before_seal")
-        while not self.storage.put_if_absent(_seal_key(key), seal_to_bytes(seal)):
+        while not self.storage.put_if_absent(_seal_key(key), front + seal_to_bytes(seal, front)):
             earlier = self.find(key)
             if earlier is not None:
                 return earlier
         failpoint.reach("store.after_seal")
-        return self._known(seal)
+        self._known(replace(seal, held=front))
+        return seal
 
     def _known(self, seal: Seal) -> Seal:
-        """The seal, which is at hand from now on."""
+        """The seal, which is at hand from now on, and so is what lies within it."""
         if self._keeps:
-            self._sealed[seal.key] = seal
+            if seal.held:
+                self._recent.put(seal.key, seal.held)
+            self._sealed[seal.key] = replace(seal, held=b"")
             if len(self._sealed) > MOST_SEALS:
                 self._sealed.pop(next(iter(self._sealed)))
         return seal
@@ -192,7 +216,8 @@ class Store:
         seals = {key: self._sealed[key] for key in keys if key in self._sealed}
         unknown = self._listed([key for key in keys if key not in seals])
         stored = zip(unknown, self.storage.get_many([_seal_key(key) for key in unknown]), strict=True)
-        return seals | {key: self._known(seal_from_bytes(key, data)) for key, data in stored if data is not None}
+        new = (self._known(seal_from_bytes(key, data)) for key, data in stored if data is not None)
+        return seals | {seal.key: replace(seal, held=b"") for seal in new}
 
     def _listed(self, keys: Sequence[str]) -> Sequence[str]:
         """Those of these artefacts that may be finished: where one listing tells, no other is asked for."""
@@ -216,7 +241,7 @@ class Store:
         blob = seal.tables[name]
         if blob.form == "parquet":
             return from_parquet(self.blob(seal, name), blob.num_rows, seal.key, columns)
-        data = self._recent.get(blob.sha256) if blob.beside is None else self.blob(seal, name)
+        data = self._recent.get(blob.sha256) if blob.is_alone else self.blob(seal, name)
         if data is None:
             data = self._recent.put(blob.sha256, self.blob(seal, name))
         return from_arrow(data, blob.num_rows, seal.key, columns)
@@ -224,7 +249,7 @@ class Store:
     def blob(self, seal: Seal, name: str) -> bytes:
         """The bytes of one table, checked against the seal. Raises DamagedError."""
         blob = seal.tables[name]
-        data = self._at_hand(blob)
+        data = self._at_hand(seal, blob)
         if data is not None and _is_of(blob, data):
             return data
         data = self._fetched(seal, blob)
@@ -234,14 +259,17 @@ class Store:
         gone = "is gone" if data is None else "does not have the bytes that were sealed"
         raise DamagedError(seal.key, f"its table {name!r} {gone}")
 
-    def _at_hand(self, blob: Blob) -> bytes | None:
-        """The bytes of a table of a root that is far away, where this process or this machine has them."""
+    def _at_hand(self, seal: Seal, blob: Blob) -> bytes | None:
+        """The bytes of a table that came with its seal, or of a root that is far away, where this process or this
+        machine has them."""
+        if seal.held and blob.within == seal.key:
+            return seal.held[blob.start : blob.start + blob.num_bytes]
         if not self._keeps:
             return None
-        whole = self._recent.get(blob.beside or blob.sha256)
+        whole = self._recent.get(blob.within or blob.beside or blob.sha256)
         if whole is not None:
             return whole[blob.start : blob.start + blob.num_bytes]
-        copy = copies.here().open(blob.beside or blob.sha256)
+        copy = None if blob.within is not None else copies.here().open(blob.beside or blob.sha256)
         if copy is None:
             return None
         with copy:
@@ -251,12 +279,15 @@ class Store:
     def _fetched(self, seal: Seal, blob: Blob) -> bytes | None:
         """The bytes of a table as they are stored; None if they are gone."""
         ends = (one.start + one.num_bytes for one in seal.tables.values() if one.beside == blob.beside)
-        if blob.beside is not None and not (self._keeps and max(ends) <= WHOLE_BYTES):
+        if not blob.is_alone and not (self._keeps and max(ends) <= WHOLE_BYTES):
             return self.storage.get_range(blob.key, blob.start, blob.num_bytes)
         whole = self.storage.get(blob.key)
         if whole is None:
             return None
-        self._keep(blob.beside or blob.sha256, whole)
+        if blob.within is None:
+            self._keep(blob.beside or blob.sha256, whole)
+        else:
+            self._recent.put(blob.within, whole)
         return whole[blob.start : blob.start + blob.num_bytes]
 
     def is_sound(self, key: str) -> bool:
@@ -321,9 +352,14 @@ def _written(table: pa.Table, form: Form | None) -> tuple[Form, bytes, str]:
     """How a table is stored that may be written in this form, its bytes, and their sha256."""
     if form is None and not table.num_rows:  # most parts quarantine nothing
         return _without_rows(table.schema.serialize().to_pybytes())
-    own = form or ("arrow" if table.nbytes <= SMALL_BYTES and _is_kept(table.schema) else "parquet")
+    own = form or ("arrow" if _is_small(table) and _is_kept(table.schema) else "parquet")
     data = to_parquet(table) if own == "parquet" else to_arrow(table)
     return own, data, hashlib.sha256(data).hexdigest()
+
+
+def _is_small(table: pa.Table) -> bool:
+    """What its buffers have room for is soon asked; what it takes of them, where it is a slice, is not."""
+    return table.get_total_buffer_size() <= SMALL_BYTES or table.nbytes <= SMALL_BYTES
 
 
 @functools.lru_cache(maxsize=256)
@@ -340,11 +376,13 @@ def _side_by_side(blobs: Mapping[str, Blob], contents: Iterable[bytes]) -> Mappi
     whole = hashlib.sha256()
     for data in contents:
         whole.update(data)
+    return _one_by_one({name: replace(blob, beside=whole.hexdigest()) for name, blob in blobs.items()})
+
+
+def _one_by_one(blobs: Mapping[str, Blob]) -> Mapping[str, Blob]:
+    """The tables, each beginning where the one before it ends."""
     starts = itertools.accumulate((blob.num_bytes for blob in blobs.values()), initial=0)
-    return {
-        name: replace(blob, beside=whole.hexdigest(), start=start)
-        for (name, blob), start in zip(blobs.items(), starts, strict=False)
-    }
+    return {name: replace(blob, start=start) for (name, blob), start in zip(blobs.items(), starts, strict=False)}
 
 
 class _Recent:
@@ -463,12 +501,16 @@ def from_parquet(data: bytes, num_rows: int, key: str, columns: Sequence[str] | 
     return table
 
 
+_AS_USUAL = pa.ipc.IpcWriteOptions()
+"""Without it, variables of the environment are looked up for each file."""
+
+
 def to_arrow(table: pa.Table) -> bytes:
     """The table as an Arrow file, uncompressed, in one batch. The same table gives the same bytes."""
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema) as file:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema, options=_AS_USUAL) as file:
         file.write_table(table.combine_chunks())
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def from_arrow(data: bytes, num_rows: int, key: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -557,37 +599,50 @@ _PLAIN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 """Writes what has neither numbers but integers nor keys out of order as `canonical_json` does, five times as fast."""
 
 _SEAL = re.compile(rb'\{"check":"([0-9a-f]{32})",(.*)', re.DOTALL)
-"""A seal: the fingerprint of all else that it says comes first, since keys are sorted."""
+"""A seal: the fingerprint of all else that it says, and of what comes before it, comes first, since keys are sorted."""
+
+_END_OF_TABLES = b"\n"
+"""Parts the tables within a seal's object from the seal, which comes last and has no line end."""
 
 
-def seal_to_bytes(seal: Seal) -> bytes:
+def seal_to_bytes(seal: Seal, front: bytes = b"") -> bytes:
+    """The seal, as it is written after what comes before it in its object."""
     content = {"key": seal.key, "tables": {name: _listed(blob) for name, blob in sorted(seal.tables.items())}}
     body = _PLAIN.encode(content).encode()
-    return b'{"check":"' + digest(body).encode() + b'",' + body[1:]
+    return b'{"check":"' + digest(front + body).encode() + b'",' + body[1:]
 
 
 def _listed(blob: Blob) -> list[Any]:
     """What a seal says of a table, as short as it can be."""
-    where = [] if blob.beside is None else [blob.beside, blob.start]
+    where = [] if blob.is_alone else [blob.beside or "", blob.start]
     form = [blob.form] if where or blob.form != "parquet" else []
     return [blob.sha256, blob.num_bytes, blob.num_rows, *form, *where]
 
 
-def _blob(folder: str | None, sha256: str, num_bytes: int, num_rows: int, *more: Any) -> Blob:
-    """The table of which a seal says so."""
-    named = dict(zip(("form", "beside", "start"), more, strict=False))
-    return Blob(sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, folder=folder, **named)
+def blob_of(
+    key: str, sha256: str, num_bytes: int, num_rows: int, form: Form = "parquet", beside: str | None = None,
+    start: int = 0, folder: str | None = None,
+) -> Blob:  # fmt: skip
+    """The table of which the seal of the artefact with this key says so: where `beside` is empty, it is within."""
+    within = key if beside == "" else None
+    return Blob(
+        sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form, folder=folder, beside=beside or None,
+        within=within, start=start,
+    )  # fmt: skip
 
 
 def seal_from_bytes(key: str, data: bytes) -> Seal:
+    """The seal of which these are the bytes, with the tables that lie within it. Raises DamagedError."""
+    front, end, own = data.rpartition(_END_OF_TABLES)
     try:
-        body = json.loads(data)
-        parsed = _SEAL.fullmatch(data)
+        body = json.loads(own.decode())
+        parsed = _SEAL.fullmatch(own)
         folder = _folder_in_passing(key)
-        sound = parsed is not None and digest(b"{" + parsed[2]) == parsed[1].decode() and body["key"] == key
-        tables = {name: _blob(folder, *listed) for name, listed in body["tables"].items()}
+        sound = parsed is not None and digest(front + end + b"{" + parsed[2]) == parsed[1].decode()
+        sound &= body["key"] == key
+        tables = {name: blob_of(key, *listed, folder=folder) for name, listed in body["tables"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(key, "its seal cannot be read") from error
     if not sound:
         raise DamagedError(key, "its seal does not match its own checksum")
-    return Seal(key=key, tables=tables)
+    return Seal(key=key, tables=tables, held=front)

@@ -3,6 +3,7 @@
 Which centroid is the nearest is exact, so it is the same on a CPU and on a graphics card.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from selector.engine.part import Resources, Task
 from selector.engine.step import APART, Done, Fold, Step, Tables
 from selector.engine.store import Store
 from selector.exact.vectors import vectors_of
-from selector.models.neighbours import closest, distances
+from selector.models.neighbours import Halves, closest, distances
 from selector.steps import dedup, health, survey
 from selector.steps.centroids import branches_of
 from selector.steps.survey import Survey
@@ -56,16 +57,26 @@ class Cluster(Fold):
             )
         ]
 
+    def prepare(self, task: Task, store: Store) -> None:
+        key = task.inputs["centroids"]
+        centroids = vectors_of(store.read(key, "centroids")["centroid"])
+        self._given.append((centroids, branches_of(store, key, len(centroids))))
+
+    @functools.cached_property
+    def _given(self) -> list[tuple[Halves, pa.ListArray]]:
+        """Where `prepare` leaves the centroids and what they are part of: the step itself is frozen."""
+        return []
+
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         documents = live_documents(task, store)
         embeddings = store.read(task.inputs["embed"], "embeddings")
         rows = align(documents["doc_id"], embeddings)
-        embeddings = embeddings.take(pa.array(rows[rows >= 0]))
-        centroids = vectors_of(store.read(task.inputs["centroids"], "centroids")["centroid"])
+        if not np.array_equal(rows, np.arange(embeddings.num_rows)):
+            embeddings = embeddings.take(pa.array(rows[rows >= 0]))
+        centroids, branches = self._given[-1]
         vectors = vectors_of(embeddings["embedding"])
         labels = closest(vectors, centroids)
         apart = distances(vectors, centroids, labels)
-        branches = branches_of(store, task.inputs["centroids"], len(centroids))
         columns: list[Any] = [embeddings["doc_id"], labels.astype(np.int32), apart, branches.take(pa.array(labels))]
         return {
             "clusters": pa.table(columns, schema=tables.CLUSTERS),

@@ -133,7 +133,7 @@ def _quarantine(lost: pa.Table) -> pa.Table:
         {"doc_id": None, "place": place, "step": "columns", "reason": "no_type", "detail": detail[:500]}
         for place, detail in sorted(once.items())
     ]
-    return pa.Table.from_pylist(rows, schema=tables.QUARANTINE)
+    return tables.quarantine(rows)
 
 
 def types(done: Done) -> dict[str, pa.DataType]:

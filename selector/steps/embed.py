@@ -90,7 +90,7 @@ class Embed(Map):
         return {
             "embeddings": embeddings,
             **samples_of(embeddings, int(task.part.firsts[-1])),
-            "quarantine": pa.Table.from_pylist(quarantine, schema=tables.QUARANTINE),
+            "quarantine": tables.quarantine(quarantine),
         }
 
 

@@ -29,11 +29,15 @@ class PartReader:
 
     def read(self, store: Store, task: Task, columns: Sequence[Column]) -> pa.Table:
         """The documents of a part that go on, with these columns."""
+        return self.opened(store, task, columns).read(store, task, columns)
+
+    def opened(self, store: Store, task: Task, columns: Sequence[Column]) -> Reader:
+        """What reads these columns of any part, once what parts have in common is read: this task's inputs name it,
+        and those of all others name the same."""
         types = columns_step.read_types(store, task.inputs[TYPES]) if TYPES in task.inputs else {}
         keyed = {(column.step, column.table) for column in columns if column.step.startswith(ATTACH)}
         tables = {(step, name): store.read(task.inputs[step], name) for step, name in keyed}
-        reader = Reader(text=self.text, max_document_bytes=self.max_document_bytes, types=types, attached=tables)
-        return reader.read(store, task, columns)
+        return Reader(text=self.text, max_document_bytes=self.max_document_bytes, types=types, attached=tables)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class Ingest(Map):
             schema=tables.DOCUMENTS,
         )
         texts_table = {"texts": pa.table([documents["place"], texts], schema=tables.TEXTS)} if self.keep_texts else {}
-        quarantine = pa.Table.from_pylist(lost, schema=tables.QUARANTINE)
+        quarantine = tables.quarantine(lost)
         labelled = {"without_source": pa.table({"source": pa.nulls(without_source)})}
         kept = gathering.tables(task.part, np.array(places, np.int64)) if self.columns else {}
         return {

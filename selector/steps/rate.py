@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selector import tables
+from selector.corpus.columns import Column
+from selector.corpus.joined import Reader
 from selector.engine import alive
 from selector.engine.part import Resources, Task
 from selector.engine.slices import joined
@@ -119,12 +121,16 @@ class Rate(Fold):
         if isinstance(rater, Fit):
             rater = rater_of(self.label, rater, store.read(task.inputs["fit"], "fit"))
         rater.prepare()
-        self._prepared["rater"] = rater
+        self._prepared.append(_Prepared(rater=rater, reader=self.gather.reader.opened(store, task, self._columns)))
 
     @functools.cached_property
-    def _prepared(self) -> dict[str, Rater]:
-        """Where `prepare` leaves the rater: the step itself is frozen."""
-        return {}
+    def _prepared(self) -> "list[_Prepared]":
+        """Where `prepare` leaves what it has loaded: the step itself is frozen."""
+        return []
+
+    @property
+    def _columns(self) -> list[Column]:
+        return [KNOWN["doc_id"], *self.gather.columns]
 
     def process(self, task: Task, store: Store) -> dict[str, pa.Table]:
         batch = self.batch(task, store)
@@ -153,7 +159,7 @@ class Rate(Fold):
 
     def _rated(self, batch: pa.RecordBatch) -> dict[str, pa.Table]:
         """What the rater says of documents."""
-        declared, rater = self.rater if isinstance(self.rater, Fit) else None, self._prepared["rater"]
+        declared, rater = self.rater if isinstance(self.rater, Fit) else None, self._prepared[-1].rater
         rated, pairs = list[pa.Table](), list[pa.Table]()
         for first in range(0, max(1, batch.num_rows), _AT_A_TIME):
             piece = batch.slice(first, _AT_A_TIME)
@@ -170,7 +176,15 @@ class Rate(Fold):
 
     def batch(self, task: Task, store: Store) -> pa.RecordBatch:
         """What the rater needs to know of a part's documents, as one batch."""
-        return batch_of(self.gather.reader.read(store, task, [KNOWN["doc_id"], *self.gather.columns]))
+        return batch_of(self._prepared[-1].reader.read(store, task, self._columns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """What a worker holds while it rates."""
+
+    rater: Rater
+    reader: Reader
 
 
 def coverage(done: Done, step: str) -> dict[str, dict[str, Any]]:

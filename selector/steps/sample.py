@@ -26,6 +26,7 @@ HELD_BYTES = 1 << 30
 BLOCK_ROWS = 1 << 18
 
 _PARTS_AT_ONCE = 16
+_HASHED_ROWS = 1 << 14  # of parts that are hashed together
 _KEYS = pa.schema([("hash", pa.uint64()), ("high", pa.uint64()), ("low", pa.uint64())])
 
 
@@ -150,8 +151,8 @@ def _draw(
     if store.find(key) is None:
         pieces: list[pa.Table] = []
         keys: list[UInt64] = []
-        for seal in parts:
-            table = sampled(store, seal, one_of)
+        for some in stretches([seal.tables["embeddings"].num_rows for seal in parts], _HASHED_ROWS):
+            table = pa.concat_tables(sampled(store, seal, one_of) for seal in parts[some])
             hashes = keyed.hashes(table["doc_id"], seed, purpose)
             within = hashes <= limit
             keys.append(np.column_stack([hashes, keyed.words(table["doc_id"])])[within])

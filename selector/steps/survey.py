@@ -141,7 +141,7 @@ class Survey(Map):
         return {
             "pieces": pa.Table.from_pylist(pieces, schema=PIECES),
             "files": pa.Table.from_pylist(files, schema=tables.FILES),
-            "quarantine": pa.Table.from_pylist(lost, schema=tables.QUARANTINE),
+            "quarantine": tables.quarantine(lost),
         }
 
 

@@ -95,7 +95,8 @@ class Eligibility:
         chooses sees them: the mean of a used score where there is none, if that is the policy."""
         own = [PLACE, SIZE, *self.used, *state_columns(self.used), *([EXCLUDED] if self.excluding else [])]
         read = [*own, *self._rule_columns(), *columns]
-        parts = [self.reader.read(store, task, read) for task in tasks]
+        reader = self.reader.opened(store, tasks[0], read)
+        parts = [reader.read(store, task, read) for task in tasks]
         borders = [0, *itertools.accumulate(part.num_rows for part in parts)]
         documents = joined(parts)
         code = np.full(documents.num_rows, -1, np.int32)

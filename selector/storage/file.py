@@ -11,7 +11,6 @@ import io
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class FileStorage(Storage):
 
     def _name(self, key: str) -> str:
         """The path of an object, as text: what is read often makes no `Path` of it."""
-        assert all(name not in ("", ".", "..") and "\0" not in name for name in key.split("/")), key
+        assert not any(wrong in f"/{key}/" for wrong in ("//", "/./", "/../", "\0")), key
         return os.path.join(self.root, key)
 
     def get(self, key: str) -> bytes | None:
@@ -76,9 +75,9 @@ class FileStorage(Storage):
         return self.put_pieces_if_absent(key, [data])
 
     def put_pieces_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
-        path = self._path(key)
+        path = self._name(key)
         try:
-            if path.exists():
+            if os.path.exists(path):
                 return False
             with _written(path, pieces) as temporary:
                 failpoint.reach("store.before_link")
@@ -86,7 +85,7 @@ class FileStorage(Storage):
                     os.link(temporary, path)
                 except FileExistsError:
                     return False
-            _sync_directory(path.parent)
+            _sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _in_words(self.root, error) from error
         failpoint.reach("store.after_link")
@@ -105,10 +104,10 @@ class FileStorage(Storage):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.get(key) != expected:
                     return False
-                with _written(path, [data]) as temporary:
+                with _written(str(path), [data]) as temporary:
                     failpoint.reach("store.before_swap")
                     os.replace(temporary, path)
-                _sync_directory(path.parent)
+                _sync_directory(str(path.parent))
         except OSError as error:
             raise _in_words(self.root, error) from error
         return True
@@ -171,9 +170,9 @@ class FileStorage(Storage):
 
 
 @contextlib.contextmanager
-def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]:
+def _written(path: str, pieces: Iterable[bytes]) -> Generator[str, None, None]:
     """A hidden file beside `path` that holds the pieces, durably, until the caller has put it in place."""
-    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY}{os.urandom(16).hex()}")
     new = _new_file(temporary)
     try:
         with new as file:
@@ -182,18 +181,19 @@ def _written(path: Path, pieces: Iterable[bytes]) -> Generator[Path, None, None]
             os.fsync(file.fileno())
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
-def _new_file(path: Path) -> io.BufferedWriter:
+def _new_file(path: str) -> io.BufferedWriter:
     """The file, open, in a folder that is made for it, and that another process may remove until a file is in it."""
     for _ in range(_MOST_TRIES):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # most often the folder is there
-            return path.open("xb")
+            return open(path, "xb")
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # it went while we looked whether it is there
-            _make_directory(path.parent)
-    _make_directory(path.parent)
-    return path.open("xb")
+            _make_directory(Path(path).parent)
+    _make_directory(Path(path).parent)
+    return open(path, "xb")
 
 
 def _removed_if_empty(folder: Path) -> bool:
@@ -212,10 +212,10 @@ def _make_directory(path: Path) -> None:
     if not path.is_dir():
         _make_directory(path.parent)
         path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
+        _sync_directory(str(path.parent))
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:  # what was put in it was removed again

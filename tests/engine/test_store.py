@@ -22,7 +22,15 @@ from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
-from selector.engine.store import Form, Seal, Store, from_parquet, seal_from_bytes, seal_to_bytes, to_parquet
+from selector.engine.store import (
+    WITHIN_BYTES,
+    Form,
+    Seal,
+    Store,
+    from_parquet,
+    seal_from_bytes,
+    to_parquet,
+)
 from selector.errors import DamagedError, FullError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -40,15 +48,40 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "root"))
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small artefacts are as large ones: nothing lies within a seal."""
+    monkeypatch.setattr("selector.engine.store.WITHIN_BYTES", -1)
+
+
 # ---------------------------------------------------------------- sealed
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_seal_is_written_after_all_that_it_names(store: Store, calls: list[str]) -> None:
     seal = store.seal(KEY, TABLES.items())
     linked = [call.removeprefix("link ") for call in calls if call.startswith("link ")]
     assert linked == [*{Path(blob.key).name for blob in seal.tables.values()}, "0123.json"]
 
 
+def test_a_small_artefact_is_one_object_and_a_larger_one_is_two(store: Store) -> None:
+    draw = random.Random(1)
+    sizes: list[int] = []
+    for num_rows in (1, 2, 100, 500, 2000):
+        key = f"part/{num_rows}"
+        seal = store.seal(
+            key, [("rows", pa.table({"id": [draw.randbytes(16) for _ in range(num_rows)]})), *TABLES.items()]
+        )
+        own = {f"artifacts/seals/{key}.json", *(blob.key for blob in seal.tables.values())}
+        assert len(own) == (1 if seal.num_bytes <= WITHIN_BYTES else 2), num_rows
+        assert store.find(key) == seal == store.find_many([key])[key] and store.is_sound(key)
+        for name, table in TABLES.items():
+            assert all(store.table(one, name).equals(table) for one in (seal, store.sealed(key)))
+        sizes.append(seal.num_bytes)
+    assert sizes[0] < WITHIN_BYTES < sizes[-1]
+
+
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("form", [None, "parquet", "arrow"])
 def test_an_artefact_is_two_objects_unless_its_tables_are_read_many_times(form: Form | None, store: Store) -> None:
     seal = store.seal(KEY, TABLES.items(), form)
@@ -102,13 +135,27 @@ def test_nobody_can_tell_by_a_table_whether_it_was_small(
     assert forms == {"parquet" if kind in (pa.timestamp("s"), pa.time32("s"), pa.date64()) else "arrow"}
 
 
-def test_a_table_that_is_stored_already_is_given_as_the_blob_that_it_is(store: Store) -> None:
-    earlier = store.seal("part/earlier", TABLES.items())
-    seal = store.seal(KEY, [("names", earlier.tables["names"]), ("numbers", pa.table({"n": [4]}))])
-    assert seal.tables["names"] == earlier.tables["names"] and store.find(KEY) == seal
+@pytest.mark.parametrize(("within", "later"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_table_that_is_stored_already_is_given_as_the_blob_that_it_is(
+    within: bool, later: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selector.engine.store.WITHIN_BYTES", WITHIN_BYTES if within else -1)
+    earlier = store.seal("part/earlier", TABLES.items()).tables["names"]
+    monkeypatch.setattr("selector.engine.store.WITHIN_BYTES", WITHIN_BYTES if later else -1)
+    seal = store.seal(KEY, [("names", earlier), ("numbers", pa.table({"n": [4]}))])
+    names = seal.tables["names"]
+    assert names.sha256 == earlier.sha256 and (within or names == earlier) and store.find(KEY) == seal
     assert store.read(KEY, "names").equals(TABLES["names"]) and store.read(KEY, "numbers")["n"].to_pylist() == [4]
     store.discard("part/earlier")
-    assert store.is_sound(KEY), "what is discarded leaves its blobs"
+    assert store.is_sound(KEY), "what is discarded leaves its blobs, and what lay within its seal was copied"
+
+
+def test_a_table_within_a_damaged_artefact_is_not_copied(store: Store) -> None:
+    earlier = store.seal("part/earlier", TABLES.items()).tables["names"]
+    _flipped(_path(store, earlier.key), slice(earlier.start, earlier.start + earlier.num_bytes))
+    with pytest.raises(DamagedError, match=r"^part/earlier is damaged: its table 'names' does not have the bytes"):
+        store.seal(KEY, [("names", earlier)])
+    assert store.find(KEY) is None
 
 
 def _sha256(data: bytes) -> str:
@@ -132,6 +179,7 @@ def test_the_first_seal_holds_and_both_get_it(store: Store) -> None:
     assert first == second and store.read(KEY, "numbers")["n"].to_pylist() == [1]
 
 
+@pytest.mark.usefixtures("apart")
 def test_equal_tables_share_their_bytes(store: Store) -> None:
     seals = [store.seal(f"part/{number}", TABLES.items()) for number in range(5)]
     assert all(seal.tables == seals[0].tables for seal in seals)
@@ -145,6 +193,7 @@ def test_a_store_can_be_sent_to_a_worker(store: Store) -> None:
     assert pickle.loads(pickle.dumps(store)).read(KEY, "names").equals(TABLES["names"])  # noqa: S301 (our own bytes)
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_discarded_artefact_is_sealed_again_and_its_blobs_are_put_right(store: Store) -> None:
     seal = store.seal(KEY, TABLES.items())
     other = store.seal("part/other", TABLES.items())
@@ -191,6 +240,7 @@ def _noise(path: Path, _: Bytes) -> None:
     path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("damage", [_gone, _emptied, _cut, _longer, _flipped, _noise])
 @pytest.mark.parametrize("form", [None, "parquet", "arrow"])
 @pytest.mark.parametrize("name", TABLES)
@@ -244,8 +294,28 @@ def test_the_last_arrow_tables_stay_at_hand_once_they_were_found_sound_and_no_mo
         Store.open(store.storage.address).table(seals[1], "numbers")
 
 
-def test_every_single_flipped_bit_and_every_cut_of_a_seal_is_noticed(store: Store) -> None:
-    data = seal_to_bytes(store.seal(KEY, TABLES.items()))
+@pytest.mark.parametrize("name", TABLES)
+def test_a_damaged_table_within_a_seal_is_noticed_whoever_reads_it(name: str, store: Store) -> None:
+    seal = store.seal(KEY, TABLES.items())
+    blob, path = seal.tables[name], _path(store, f"artifacts/seals/{KEY}.json")
+    sound = path.read_bytes()
+    for at in range(blob.start, blob.start + blob.num_bytes):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :])
+        with pytest.raises(DamagedError, match=f"^{KEY} is damaged: its table '{name}' does not have the bytes"):
+            store.blob(seal, name)
+        assert not store.is_sound(KEY)
+    store.discard(KEY)
+    assert store.seal(KEY, TABLES.items()) == seal and path.read_bytes() == sound
+
+
+@pytest.mark.parametrize("is_within", [True, False])
+def test_every_single_flipped_bit_and_every_cut_of_a_seal_is_noticed(
+    is_within: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selector.engine.store.WITHIN_BYTES", WITHIN_BYTES if is_within else -1)
+    seal = store.seal(KEY, TABLES.items())
+    data = _path(store, f"artifacts/seals/{KEY}.json").read_bytes()
+    assert seal_from_bytes(KEY, data) == seal
     flipped = [
         data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :] for bit in range(8 * len(data))
     ]

@@ -496,7 +496,7 @@ def test_a_plan_over_a_damaged_root_reports_it_and_writes_nothing(world: World, 
     root = world.copy(tmp_path / "root")
     flip(stored(root, "dedup", "parts"), 333)
     before = contents(root)
-    with pytest.raises(DamagedError, match=r"dedup/\w+ is damaged: its table 'parts' does not have the bytes"):
+    with pytest.raises(DamagedError, match=r"dedup/\w+ is damaged: its seal does not match its own checksum"):
         plan(Policy.of(world.policy), root=str(root), executor=LocalExecutor())
     assert contents(root) == before
 

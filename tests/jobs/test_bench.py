@@ -395,14 +395,14 @@ def test_the_command_measures_checks_and_removes_what_it_wrote(
     assert {"corpus", "root"} <= set(os.listdir(tmp_path / kept))
 
 
-def test_a_part_costs_two_objects_in_every_step_that_has_parts(tmp_path: Path) -> None:
+def test_a_small_part_costs_one_object_in_every_step_that_has_parts(tmp_path: Path) -> None:
     parts.write(tmp_path, 20)
     few, many = (parts.measure(tmp_path, 0, folder, "local") for folder in ("parts of few", "parts of each"))
     more = {family: many.objects[family] - few.objects[family] for family in many.objects}
     of_parts = {
         family: more.pop(family) for family in ("ingest", "columns.parts", "dedup.parts", "embed", "cluster", "rate")
     }
-    assert all(18 <= number <= 2 * 18 for number in of_parts.values()), "a seal, and one object that equal ones share"
+    assert set(of_parts.values()) == {18}, "a seal, and within it its tables"
     assert set(more.values()) == {0}, "no other step stores anything for a part"
     assert few.total > 0 and set(few.cpu) == set(many.cpu)
 
