@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from selector import counts
 from selector.engine import inside
-from selector.engine.supervise import Failure, sentence
+from selector.engine.supervise import Failure, Rank, sentence, taken
 from selector.engine.worker import ItemWork, pickled, unpickled
 from selector.errors import SelectorError
 
@@ -24,9 +24,15 @@ class ItemAttempt:
     """An item to work on now, on a worker that has nothing else to do."""
 
     index: int
+    num_items: int
     given: bytes
     share: float = 1.0  # of the deadline
     is_alone: bool = False
+
+    @property
+    def subject(self) -> tuple[int, int]:
+        """Which of how many items it is: most often a shard of the same corpus, in every map."""
+        return self.num_items, self.index
 
     @property
     def title(self) -> str:
@@ -39,8 +45,8 @@ class Answers(Generic[Answer]):
 
     def __init__(self, name: str, items: Sequence[Any], attempts: int) -> None:
         self._name, self._items, self._most_attempts = name, items, attempts
-        self._again: deque[int] = deque()
-        self._num_taken = self._num_given_back = 0
+        self._waiting: deque[int] = deque(range(len(items)))
+        self._num_given_back = 0
         self._failures: dict[int, int] = {}
         self._early: dict[int, bytes] = {}  # answers whose turn has not come
 
@@ -49,17 +55,15 @@ class Answers(Generic[Answer]):
         """How many items have no answer yet."""
         return len(self._items) - self._num_given_back - len(self._early)
 
-    def take(self) -> ItemAttempt | None:
+    def take(self, rank: Rank | None = None) -> ItemAttempt | None:
         """The next attempt for an idle worker, or None if there is none now."""
-        if self._again:
-            index = self._again.popleft()
-        elif self._num_taken < len(self._items):
-            index, self._num_taken = self._num_taken, self._num_taken + 1
-        else:
+        num_items = len(self._items)
+        index = taken(self._waiting, lambda index: (num_items, index), rank)
+        if index is None:
             return None
         is_last = self._failures.get(index, 0) == self._most_attempts - 1
         given = _sent(self._name, self._items, index)
-        return ItemAttempt(index=index, given=given, is_alone=is_last and self._most_attempts > 1)
+        return ItemAttempt(index=index, num_items=num_items, given=given, is_alone=is_last and self._most_attempts > 1)
 
     def report(self, attempt: ItemAttempt, outcome: bytes | Failure) -> list[Answer]:
         """The answers whose turn has come. Raises SelectorError if the item cannot be done."""
@@ -79,7 +83,7 @@ class Answers(Generic[Answer]):
         failures = self._failures[index] = self._failures.get(index, 0) + 1
         if failure.kind == "exception" or failures == self._most_attempts:
             raise _fault(self._name, self._items, index, failure, failures)
-        self._again.append(index)
+        self._waiting.appendleft(index)
 
 
 def sent(work: Callable[[Any], Any]) -> ItemWork:

@@ -12,9 +12,9 @@ import logging
 import re
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from selector import counts
 from selector.engine.part import Receipt, Skipped, Task
@@ -36,6 +36,27 @@ _PIECES = 16
 
 _FINAL = 0.25
 """The least share of a part's time for the last attempt at a row: one document can be as long as a thousand."""
+
+
+Rank = Callable[[Hashable], int]
+"""How gladly a worker is given what is about this, the smaller the rather: its machine may have copies of it."""
+
+_AHEAD = 64
+"""So many of those that wait are looked at for one that a worker is rather given: none waits for ever."""
+
+Waiting = TypeVar("Waiting")
+
+
+def taken(waiting: "deque[Waiting]", subject: Callable[[Waiting], Hashable], rank: Rank | None) -> Waiting | None:
+    """The first that waits, or one a little later that this worker is rather given; it waits no longer."""
+    if not waiting:
+        return None
+    if rank is None or len(waiting) == 1:
+        return waiting.popleft()
+    ahead = list(itertools.islice(waiting, _AHEAD))
+    index = min(range(len(ahead)), key=lambda index: (rank(subject(ahead[index])), index))
+    del waiting[index]
+    return ahead[index]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +89,12 @@ class Attempt:
     def given(self) -> Task:
         """What a worker is given."""
         return self.task
+
+    @property
+    def subject(self) -> tuple[str, int]:
+        """Which rows it is about, in every step."""
+        piece = self.task.part.pieces[0]
+        return piece.sha256, piece.first_row
 
     @property
     def title(self) -> str:
@@ -131,10 +158,9 @@ class Supervision:
         """How many tasks have not come through yet, running ones included."""
         return len(self._at_work) + len(self._held)
 
-    def take(self) -> Attempt | None:
+    def take(self, rank: Rank | None = None) -> Attempt | None:
         """The next attempt for an idle worker, or None if there is none now."""
-        queue = self._first or self._last
-        return queue.popleft() if queue else None
+        return taken(self._first or self._last, lambda attempt: attempt.subject, rank)
 
     def report(self, attempt: Attempt, outcome: Reply) -> Receipt | None:
         """The receipt, once the part has come through. Raises SelectorError if the run is at fault."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from selector import counts
 from selector.engine import alive
-from selector.engine.supervise import Failure
+from selector.engine.supervise import Failure, Rank
 from selector.engine.worker import LOADING, Command, ErrorMessage, Work
 from selector.errors import SelectorError
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _MOST_FAILED_STARTS = 5  # workers in a row that ended before they had loaded anything
 _LEAST = 30.0  # seconds that an attempt has at least, however few rows it is about: it reads the whole part
 _BEGINNING = 120.0  # seconds that loading and preparing may take at least
+_MOST_HOLDERS = 1 << 16  # of what attempts are about, and who was at it last
 _LONG_WAIT = 60.0  # seconds that we listen at a time
 _STALLED = 10.0  # seconds without a sign that are at least a stall, where a fifth of what it may take is less
 _MOST_LOST = 8
@@ -59,6 +60,11 @@ class Assignment(Protocol):
         ...
 
     @property
+    def subject(self) -> Hashable:
+        """What it is about, in every step: who was at that before has copies of what it reads."""
+        ...
+
+    @property
     def title(self) -> str:
         """What a person calls it."""
         ...
@@ -75,7 +81,7 @@ class Supply(Protocol[Attempted, Reported]):
     @property
     def num_open(self) -> int: ...
 
-    def take(self) -> Attempted | None: ...
+    def take(self, rank: Rank | None = None, /) -> Attempted | None: ...
 
     def report(self, attempt: Attempted, outcome: Any, /) -> Reported | None: ...
 
@@ -147,6 +153,7 @@ class WorkerPool(abc.ABC):
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.workers: list[Worker] = []
+        self._holders: dict[Hashable, str] = {}  # by what attempts are about: the machine that was at it last
         self._num_failed_starts = 0  # in a row
         self._is_stalled = False  # some worker was, when that was last told
 
@@ -213,7 +220,7 @@ class WorkerPool(abc.ABC):
             elif worker.state != "idle" or any(other.is_alone for other in self._on_machine(worker)):
                 continue
             elif worker.job is job:
-                worker.attempt = job.again.popleft() if job.again else job.supply.take()
+                worker.attempt = job.again.popleft() if job.again else job.supply.take(self._rank(worker))
                 if worker.attempt is not None:
                     worker.is_alone = worker.attempt.is_alone or worker.attempt in job.alone
                     if worker.is_alone and self._neighbours(worker):
@@ -224,6 +231,13 @@ class WorkerPool(abc.ABC):
                 worker.job, num_at_it = job, num_at_it + 1
                 worker.is_prepared = not job.work.needs_preparation
                 self._tell(worker, "load")
+
+    def _rank(self, worker: Worker) -> Rank | None:
+        """What a worker is rather given: what its own machine was at last, then what no other was."""
+        own = worker.place[0]
+        if all(other.place[0] == own for other in self.workers):
+            return None
+        return lambda subject: {own: 0, None: 1}.get(self._holders.get(subject), 2)
 
     def _on_machine(self, worker: Worker) -> list[Worker]:
         node = worker.place[0]
@@ -321,6 +335,10 @@ class WorkerPool(abc.ABC):
         else:
             if job is not None:
                 job.outcomes.append((worker.attempt, answer))
+            if worker.attempt is not None and not isinstance(answer, Failure):
+                self._holders[worker.attempt.subject] = worker.place[0]
+                if len(self._holders) > _MOST_HOLDERS:
+                    self._holders.pop(next(iter(self._holders)))
             worker.state, worker.attempt, worker.is_alone = "idle", None, False
 
     def _note_end(self, worker: Worker, ended: Ended, job: Job[Any, Any]) -> None:

@@ -17,6 +17,7 @@ from conftest import write_jsonl
 from hub import Hub, hub
 from objects import Proxy, s3
 from runs import corpus_rows, run, uncached, write_corpus
+from selector import storage
 from selector.consume import ManifestDataset
 from selector.corpus import files, formats
 from selector.engine import copies
@@ -261,6 +262,23 @@ def test_a_fault_at_every_other_request_changes_nothing(
         assert form.cut(file.uri, None) and form.peek(file.uri, ["text"], 1 << 20, 5).rows
 
 
+@pytest.mark.usefixtures("without_copies")
+def test_a_listing_and_a_file_that_stall_are_asked_for_again(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = proxy.put(write_corpus_in(tmp_path), "stalled")
+    monkeypatch.setattr(_patience, "TRY", 0.5)
+    monkeypatch.setattr(proxy, "stall", 1.5)
+    storage._kept_open.cache_clear()  # pyright: ignore[reportPrivateUsage] - its connections are as patient as before
+    proxy.requests.clear()
+    proxy.fault = lambda request, number: "stall" if request.startswith("GET") and not number else ""
+    try:
+        listing = files.expand([address])
+        assert formats.opened_now(listing.uris[0]).read() == (tmp_path / "corpus/0.jsonl").read_bytes()
+    finally:
+        storage._kept_open.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
 def test_a_storage_that_does_not_answer_is_an_error_in_words(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,10 +368,10 @@ def test_a_hub_that_fails_now_and_then_changes_nothing(
 
 def test_a_gated_dataset_and_one_that_is_written_to_are_refused(served: Hub) -> None:
     served.push({"a.jsonl": b"{}\n"})
-    storage = open_storage("hf://datasets/owner/name")
+    dataset = open_storage("hf://datasets/owner/name")
     verbs: Sequence[Callable[[], Any]] = (
-        lambda: storage.put_if_absent("a", b""), lambda: storage.delete("a.jsonl"),
-        lambda: storage.compare_and_swap("a", b"", b""),
+        lambda: dataset.put_if_absent("a", b""), lambda: dataset.delete("a.jsonl"),
+        lambda: dataset.compare_and_swap("a", b"", b""),
     )  # fmt: skip
     for verb in verbs:
         with pytest.raises(SelectorError, match="is only read"):
@@ -424,7 +442,7 @@ class Slow(Storage):
 
 
 def test_a_storage_of_somebody_elses_can_hold_a_corpus() -> None:
-    storage = Slow({"a/1.jsonl": b"one", "a/2.jsonl": b"two", "b": b""})
-    entries = list(storage.entries("a/"))
+    slow = Slow({"a/1.jsonl": b"one", "a/2.jsonl": b"two", "b": b""})
+    entries = list(slow.entries("a/"))
     assert [(entry.key, entry.num_bytes) for entry in entries] == [("a/1.jsonl", 3), ("a/2.jsonl", 3)]
-    assert storage.get_of(entries[0], 1, 5) == b"ne" and storage.fixed() is storage
+    assert slow.get_of(entries[0], 1, 5) == b"ne" and slow.fixed() is slow

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from selector.engine.runner import Runner
 from selector.engine.step import APART, Done, Map, Step, Tables, Whole
 from selector.engine.store import Seal, Store
 from selector.engine.supervise import Attempt, Failure, Supervision
-from selector.engine.worker import Command, ItemWork, pickled
+from selector.engine.worker import Command, ItemWork, pickled, unpickled
 from selector.engine.worker_pool import Ended, Job, Worker, WorkerPool
 from selector.errors import DamagedError, SelectorError, UsageError
 
@@ -401,7 +402,7 @@ class Once:
     def num_open(self) -> int:
         return 1 if self.outcome is None else 0
 
-    def take(self) -> Any:
+    def take(self, rank: Any = None) -> Any:
         return self.waiting.pop() if self.waiting else None
 
     def report(self, attempt: Any, outcome: Any, /) -> Any:
@@ -491,6 +492,34 @@ def test_rows_of_a_part_that_is_finished_are_not_counted_among_those_in_hand() -
     assert 8 in counts and counts[-1] == 3
 
 
+def test_a_worker_is_rather_given_what_its_own_machine_was_at() -> None:
+    """In the next map: there are copies of what it reads."""
+    done: list[tuple[str, int]] = []
+    turns = itertools.cycle([True, True, False])
+
+    def play(worker: Puppet) -> Any:
+        if worker.state != "do":
+            return None
+        if worker.node == "here" and next(turns):  # one machine is slower
+            return LATER
+        done.append((worker.node, unpickled(worker.attempt.given)))
+        return pickled(0)
+
+    worker_pool = Puppets(DEADLINE, play)
+
+    def mapped(num_items: int) -> dict[int, str]:
+        done.clear()
+        supply = Answers[int]("work", list(range(num_items)), 1)
+        for _ in worker_pool.work(Job(work=sent(works.double), supply=supply, kind=None, num_workers=2)):
+            pass
+        return {item: node for node, item in done}
+
+    before, after = mapped(12), mapped(12)
+    assert sorted(before) == sorted(after) == list(range(12)) and {*before.values()} == {"here", "there"}
+    assert sum(before[item] == after[item] for item in range(12)) >= 10
+    assert sorted(mapped(5)) == list(range(5)), "what nobody was at is given in its order"
+
+
 class Several:
     """Attempts, in their order, and what became of each."""
 
@@ -502,7 +531,7 @@ class Several:
     def num_open(self) -> int:
         return self._num - len(self.outcomes)
 
-    def take(self) -> Any:
+    def take(self, rank: Any = None) -> Any:
         return self.waiting.pop(0) if self.waiting else None
 
     def report(self, attempt: Attempt, outcome: Any, /) -> Any:

