@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from selector import plugins
 from selector.errors import PolicyError
+from selector.plugins import attached
 from selector.policy import Policy
 from selector.policy.explain import explained
 from selector.policy.read import read
@@ -196,8 +197,10 @@ class Study(_Section):
 
     @functools.cached_property
     def plugin(self) -> Objective:
-        """The objective, made with its options."""
-        return plugins.make("objectives", self.objective.name, self.objective.options, "objective", Objective)
+        """The objective, made with its options and the tables that these name."""
+        name = self.objective.name
+        made = plugins.make("objectives", name, self.objective.options, "objective", Objective)
+        return attached.opened(made, f"objective.{name}")
 
     @property
     def deciding(self) -> tuple[str, Better]:
