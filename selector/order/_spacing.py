@@ -11,6 +11,7 @@ filled with at most so many documents of each group, and that must be enough for
 """
 
 import heapq
+import math
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -18,12 +19,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from selector.exact import Ints
+
 Numbers = npt.NDArray[np.integer]
 """Small whole numbers, of whatever width: one for each visit."""
 
 _EXACT = 300  # so many places are tried with the exact test at every step; it takes as many steps for each
 _AT_ONCE = 1 << 20  # places that are looked at together
 _GROUP = (1 << 32) - 1  # the bits of a head that are its group
+_FEW, _MOST_TAKEN = 16, 1 << 16  # documents that are taken off one by one, or noted before they are taken off
 
 
 def spaced(groups: Numbers, window: int, most: int, before: Numbers | None = None) -> Numbers:
@@ -284,25 +288,81 @@ class _Room:
         fewer, smaller = np.cumsum(by_size), np.cumsum(by_size * np.arange(len(by_size)))
         at = np.minimum(self.held, len(by_size) - 1)
         spare = smaller[at] + self.held * (state.alone + num_alone - fewer[at]) - self.ends
-        self.spare = np.where(spare < 0, state.total + 1, spare)
         self.bins = array("q", np.searchsorted(self.held, np.arange(len(by_size))).astype(np.int64).tobytes())
-        self.taken = [0] * (len(self.ends) + 1)
+        self.spare = Leasts(np.where(spare < 0, state.total + 1, spare))
+        self.num_ends = len(self.ends)  # of those that are still to come
+        self.taken = list[int]()
         self.free = 0  # so many documents can be placed before an end has none to spare
 
     def take(self, left: int) -> None:
         """A document is placed of a group that has so many left, itself included."""
-        self.taken[self.bins[left]] += 1
+        self.taken.append(self.bins[left])
         self.free -= 1
+        if len(self.taken) == _MOST_TAKEN:
+            self._settle()
 
     def least_left(self, total: int) -> int:
         """The next document must be of a group that has more left than this."""
         if self.free > 0:
             return 0
-        self.spare = self.spare - np.cumsum(self.taken[:-1])
-        self.taken = [0] * len(self.taken)
-        spare = self.spare[: int(np.searchsorted(self.ends, total))]
-        self.free = int(spare.min(initial=total))
-        return 0 if self.free > 0 else int(self.held[np.flatnonzero(spare <= 0)[-1]])
+        self._settle()
+        while self.num_ends and self.ends[self.num_ends - 1] >= total:
+            self.num_ends -= 1
+        if not self.num_ends:
+            self.free = total
+            return 0
+        self.free = min(self.spare.of_first(self.num_ends), total)
+        return 0 if self.free > 0 else int(self.held[self.spare.last_without(self.num_ends)])
+
+    def _settle(self) -> None:
+        """Takes what was placed off what the ends have to spare."""
+        self.spare.less(self.taken)
+        self.taken.clear()
+
+
+class Leasts:
+    """Numbers that become less from a place on, and the least of the first of them, in rows of a few hundred.
+
+    A row has the difference to its numbers apart, so that most rows change by one number.
+    """
+
+    def __init__(self, numbers: Ints) -> None:
+        self.width = max(math.isqrt(len(numbers)), 16)
+        padded = np.full(-(-max(len(numbers), 1) // self.width) * self.width, np.iinfo(np.int64).max // 2)
+        padded[: len(numbers)] = numbers
+        self.rows = padded.reshape(-1, self.width)
+        self.apart = np.zeros(len(self.rows), np.int64)
+        self.least = self.rows.min(axis=1)
+
+    def less(self, places: Sequence[int]) -> None:
+        """One less for each of the places, from it on."""
+        if len(places) <= _FEW:
+            for place in places:
+                row, column = divmod(place, self.width)
+                if row < len(self.rows):
+                    self.rows[row, column:] -= 1
+                    self.least[row] = self.rows[row].min() + self.apart[row]
+                    self.apart[row + 1 :] -= 1
+                    self.least[row + 1 :] -= 1
+            return
+        counts = np.bincount(places, minlength=self.rows.size + 1)[: self.rows.size]
+        self.rows += self.apart[:, None] - np.cumsum(counts).reshape(self.rows.shape)
+        self.apart[:] = 0
+        self.least = self.rows.min(axis=1)
+
+    def of_first(self, count: int) -> int:
+        """The least of the first so many numbers."""
+        row, column = divmod(count, self.width)
+        least = int(self.least[:row].min()) if row else np.iinfo(np.int64).max
+        return min(least, int(self.rows[row, :column].min() + self.apart[row])) if column else least
+
+    def last_without(self, count: int) -> int:
+        """The last of the first so many numbers that is 0 or less."""
+        row, column = divmod(count, self.width)
+        if column and (here := np.flatnonzero(self.rows[row, :column] + self.apart[row] <= 0)).size:
+            return row * self.width + int(here[-1])
+        row = int(np.flatnonzero(self.least[:row] <= 0)[-1])
+        return row * self.width + int(np.flatnonzero(self.rows[row] + self.apart[row] <= 0)[-1])
 
 
 class _Queues:

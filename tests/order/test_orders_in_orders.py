@@ -13,7 +13,7 @@ from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.order import Order, Pool, Positions, ScoreName
 from selector.order._moved import matched
-from selector.order._spacing import exceeded, spaced
+from selector.order._spacing import Leasts, exceeded, spaced
 from selector.order.by_score import ByScore
 from selector.order.jittered import Jittered
 from selector.order.shuffled import Shuffled
@@ -149,6 +149,22 @@ def test_the_cap_is_kept_wherever_any_order_keeps_it(groups: list[int], window: 
     assert (exceeded(laid, window, most) == 0) == possible
     for group in set(groups):
         assert (np.diff(places[laid == group]) > 0).all(), "those of a group stay in their order"
+
+
+@pytest.mark.slow
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=300), st.lists(st.lists(st.integers(0, 400), max_size=40)))
+def test_numbers_that_become_less_from_a_place_on_are_known_by_their_least(
+    numbers: list[int], steps: list[list[int]]
+) -> None:
+    leasts, plain = Leasts(np.array(numbers, np.int64)), np.array(numbers, np.int64)
+    for places in steps:
+        leasts.less(places)
+        for place in places:
+            plain[place:] -= 1
+        for count in {1, len(plain) // 2, len(plain)} - {0}:
+            assert leasts.of_first(count) == plain[:count].min()
+            if (without := np.flatnonzero(plain[:count] <= 0)).size:
+                assert leasts.last_without(count) == without[-1]
 
 
 @pytest.mark.slow
