@@ -169,19 +169,19 @@ class Trained:
             end = min(start + self.context + 1, len(data))
             read = np.full(self.context + 1, _BEGIN, np.int64)
             read[: end - start] = data[start:end]
-            asked = np.zeros(self.context)
-            asked[counted - start - 1 : end - start - 1] = 1.0
-            yield read[:-1], read[1:], asked
+            counts = np.zeros(self.context)
+            counts[counted - start - 1 : end - start - 1] = 1.0
+            yield read[:-1], read[1:], counts
             counted, start = end, end - 1 - self.context // 2
 
     def _add(self, sums: Floats, windows: Sequence[tuple[int, Ints, Ints, Floats]]) -> None:
         if not windows:
             return
         alive.sign()
-        inputs, targets, asked = (np.stack([window[at] for window in windows]) for at in (1, 2, 3))
+        inputs, targets, counts = (np.stack([window[at] for window in windows]) for at in (1, 2, 3))
         with _torch().inference_mode():
             losses = _losses(self.model, inputs, targets).double().cpu().numpy()
-        np.add.at(sums, [window[0] for window in windows], (losses * asked).sum(axis=1))
+        np.add.at(sums, [window[0] for window in windows], (losses * counts).sum(axis=1))
 
 
 def last_checkpoints(num_steps: int, averaged: int) -> list[int]:

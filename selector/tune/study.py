@@ -199,8 +199,8 @@ class Study(_Section):
     def plugin(self) -> Objective:
         """The objective, made with its options and the tables that these name."""
         name = self.objective.name
-        made = plugins.make("objectives", name, self.objective.options, "objective", Objective)
-        return attached.opened(made, f"objective.{name}")
+        plugin = plugins.make("objectives", name, self.objective.options, "objective", Objective)
+        return attached.opened(plugin, f"objective.{name}")
 
     @property
     def deciding(self) -> tuple[str, Better]:

@@ -63,17 +63,17 @@ def test_a_model_learns_what_it_sees_and_is_the_same_each_time() -> None:
             (decoder(), []), (decoder(), TEXTS), (decoder(), TEXTS), (decoder(), TEXTS[::-1]),
         )
     )  # fmt: skip
-    asked = [sentences(number, length).encode() for number, length in ((500, 3), (501, 60), (502, 11))]
-    sizes = np.array([len(text) for text in asked])
-    assert np.allclose(untrained.bits(asked) / sizes, 8, atol=1)
-    bits = trained.bits(asked)
-    assert (bits / sizes < 5).all() and bits.tobytes() == again.bits(asked).tobytes()
-    assert bits.tobytes() != other.bits(asked).tobytes(), "the order counts"
+    texts = [sentences(number, length).encode() for number, length in ((500, 3), (501, 60), (502, 11))]
+    sizes = np.array([len(text) for text in texts])
+    assert np.allclose(untrained.bits(texts) / sizes, 8, atol=1)
+    bits = trained.bits(texts)
+    assert (bits / sizes < 5).all() and bits.tobytes() == again.bits(texts).tobytes()
+    assert bits.tobytes() != other.bits(texts).tobytes(), "the order counts"
     # a text costs what its bytes cost one by one, each after all that is before it, as far as a window reaches
-    text = asked[0]
+    text = texts[0]
     alone = [trained.bits([text[at : at + 1]], [text[:at]])[0] for at in range(len(text))]
     assert math.isclose(sum(alone), bits[0], rel_tol=1e-4)
-    long, prompt = asked[1], TEXTS[0]
+    long, prompt = texts[1], TEXTS[0]
     assert trained.bits([long], [prompt])[0] < trained.bits([long])[0] * 1.1
     unseen = decoder().trained(stream([*TEXTS[:5], *[b"\x00" * 400] * 5], [1.0] * 5 + [0.0] * 5))
     assert unseen.bits([b"\x00" * 50])[0] > 400, "what has no weight is not learned"

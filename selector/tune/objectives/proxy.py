@@ -124,9 +124,9 @@ class Proxy(Objective):
         sizes = np.array([len(text) for text in texts], np.float64)
         measured = [answer("bits_per_byte", model.bits(texts) / sizes, documents=documents, weights=pa.array(sizes))]
         if self.answers:
-            asked = self.answers.table
-            answers = [text.encode() for text in asked["answer"].to_pylist()]
-            bits = model.bits(answers, [(text or "").encode() for text in asked["prompt"].to_pylist()])
+            table = self.answers.table
+            answers = [text.encode() for text in table["answer"].to_pylist()]
+            bits = model.bits(answers, [(text or "").encode() for text in table["prompt"].to_pylist()])
             measured.append(answer("answers", float((bits / [len(one) for one in answers]).mean())))
         return pa.concat_tables(measured)
 
