@@ -100,12 +100,14 @@ def many(kind: str, count: int = 4000, num_clusters: int = 20) -> pa.Table:
 
 
 def decided_by(selector: Selector, table: pa.Table, amount: int = 1500) -> tuple[pa.Table, Decisions]:
-    budget = Budget(amount=amount, unit="documents")
-    return decide(selector, table, 1000, budget, 7), selector.select(pool_for(selector, table, 1000), budget, 7)
+    pool = pool_for(selector, table, 1000)
+    decisions = selector.select(pool, Budget(amount=amount, unit="documents"), 7)
+    batches = (decisions.pool or pool).batches(*decisions.columns)
+    return pa.Table.from_batches([decisions.decide(batch) for batch in batches], schema=tables.VERDICTS), decisions
 
 
 def test_a_planted_signal_is_followed_and_a_random_one_is_not() -> None:
-    inner = KmeansQuality(score=ScoreName(SCORE))
+    inner = KmeansQuality(score=ScoreName(SCORE), temperature=0)
     selector = attached(Iterative(inner=Random(), signal=SignalName(SCORE)))
     table = many("planted")
     decided, decisions = decided_by(selector, table)
@@ -271,8 +273,7 @@ def test_rounds_that_no_bound_holds_are_the_selectors_own(unit: Any) -> None:
 
 
 def spent_by(feedback: pa.Table, table: pa.Table) -> tuple[pa.Table, Decisions]:
-    selector, budget = fed(feedback), Budget(amount=30, unit="documents")
-    return decide(selector, table, 60, budget, 3), selector.select(pool_for(selector, table, 60), budget, 3)
+    return decided_by(fed(feedback), table, 30)
 
 
 def test_rows_of_feedback_are_read_in_any_order_and_what_is_not_read_is_counted() -> None:
