@@ -17,7 +17,8 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs import connection
-from jobs.workers import Actors, Kind, spelt_out
+from jobs.placing import Demand, explained, grows_to, holds, spelt_out
+from jobs.workers import Actors, Kind
 from selector.engine.answers import Answers, sent
 from selector.engine.local import DEADLINE, LocalExecutor, check_options
 from selector.engine.part import Receipt, Resources, Task
@@ -83,9 +84,10 @@ class RayExecutor:
         return None if address == "local" else address
 
     def device(self) -> Literal["cuda", "cpu"]:
-        """`cuda` if any node of the cluster has a GPU. Before entering, it looks without starting a Ray."""
+        """`cuda` if any node of the cluster has a GPU, or its autoscaler can bring one. Before entering, it looks
+        without starting a Ray."""
         if ray.is_initialized():
-            return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+            return "cuda" if ray.cluster_resources().get("GPU") or grows_to().get("GPU") else "cpu"
         if not self._cluster:
             connection.remove_deserted()  # here, since a run that finds all of its steps done starts no Ray
             return LocalExecutor().device()
@@ -119,6 +121,22 @@ class RayExecutor:
         if self._entered and self._worker_pool.workers:
             wanted = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
             self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(wanted)})
+
+    def explain(self, steps: Sequence[Step]) -> list[str]:
+        """Lines that say where the workers of these steps find room on the cluster, and why some do not."""
+        with contextlib.nullcontext() if self._entered else self:
+            named: dict[Resources, list[str]] = {}
+            for step in steps:
+                named.setdefault(step.resources if isinstance(step, Map) else Resources(), []).append(step.name)
+            rooms = {resources: _Room.of(self.actors, resources) for resources in named}
+            return list(
+                explained(
+                    Demand(
+                        steps=tuple(names), needs=rooms[one].kind.needs(), num_workers=max(1, rooms[one].num_workers)
+                    )
+                    for one, names in named.items()
+                )
+            )
 
     def on_each_node(self, work: Callable[[], Answer], seconds: float = 120.0) -> dict[str, Answer | str]:
         """What `work` answers on every node of the cluster, by the node's address; text says why there is no answer."""
@@ -192,7 +210,8 @@ class _Room:
     @classmethod
     def of(cls, actors: int | None, resources: Resources) -> "_Room":
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = float(resources.gpus) if any(node.get("GPU") for node in nodes) else 0.0
+        has_gpus = any(node.get("GPU") for node in nodes) or bool(grows_to().get("GPU"))
+        gpus = float(resources.gpus) if has_gpus else 0.0
         nodes = [node for node in nodes if node.get("GPU" if gpus else "CPU")]
         is_own = bool(nodes) and connection.OWN_CLUSTER in nodes[0]  # one machine, which does not grow as a cluster may
         least = Kind(
@@ -201,7 +220,7 @@ class _Room:
             memory=None if resources.memory is None else float(resources.memory),
         )
         needs = least.needs()
-        room = sum(_room(node, needs if any(needs.values()) else {"CPU": 1.0}) for node in nodes)
+        room = sum(holds(node, needs if any(needs.values()) else {"CPU": 1.0}) for node in nodes)
         if is_own and (not room or resources.cpus is not None or gpus):
             most = min(actors or room, room)
         else:
@@ -218,11 +237,6 @@ class _Room:
     def num_threads(self, num_workers: int) -> int | None:
         """How many threads each of so many workers may use; None: as many as it has CPUs."""
         return max(1, int(self.num_cpus / num_workers)) if self.num_cpus else None
-
-
-def _room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """How many workers with these needs a node can hold."""
-    return int(min((node.get(name, 0.0) // amount for name, amount in needs.items() if amount), default=0))
 
 
 def _cpus_each(nodes: Sequence[Mapping[str, float]], num_workers: int, is_own: bool) -> float:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from ray.experimental import internal_kv
 
 from jobs import connection
 from jobs.nodes import Nodes
+from jobs.placing import Demand, explained, spelt_out
 from selector.engine import alive
 from selector.engine.supervise import Failure
 from selector.engine.worker import Command, Work, WorkerState
@@ -264,13 +265,6 @@ class Actors(WorkerPool):
         if now - self._last_notice >= _LONG_WAIT:
             self._last_notice = now
             logger.warning(
-                "Still waiting for the cluster to start a first worker, which needs %s; see `ray status`.",
-                spelt_out(needs),
+                "Still waiting for the cluster to start a first worker:\n%s",
+                "\n".join(explained([Demand(steps=("it",), needs=needs, num_workers=1)])),
             )
-
-
-def spelt_out(amounts: Mapping[str, float]) -> str:
-    """Resources in words, for a message."""
-    units = {"GPU": (1, "GPUs"), "CPU": (1, "CPUs"), "memory": (2**30, "GiB of memory")}
-    quantities = [f"{amounts[name] / size:,g} {unit}" for name, (size, unit) in units.items() if amounts.get(name)]
-    return ", ".join(quantities) or "none of it"

@@ -178,6 +178,10 @@ Actors = Annotated[int | None, typer.Option("--actors", min=1, help="Ray actors;
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes of the executor local; by default one for each core.")
 ]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain-resources", help="Say what every worker needs, and why a node of the cluster holds none."),
+]
 Deadline = Annotated[
     float | None,
     typer.Option(

@@ -28,6 +28,7 @@ from selector.cli.app import (
     QUARANTINED,
     Actors,
     Deadline,
+    Explain,
     Json,
     PolicyFile,
     Root,
@@ -76,6 +77,7 @@ def submit(
     ] = None,
     actors: Actors = None,
     deadline: Deadline = None,
+    explain_resources: Explain = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew although it is finished.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Hand over the files that k8s and slurm write.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The folder for these files; by default the id.")] = None,
@@ -99,9 +101,10 @@ def submit(
             "allowed": allowed,
         }
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        explained = {"explain-resources": True} if explain_resources else {}  # which makes it no other run
         wanted = Job(
             id=Job.id_of(elsewhere.identity(loaded), storage.address, options), target=on, root=storage.address,
-            policy=loaded.resolved(), options=options, target_options=target_options, requires=requires,
+            policy=loaded.resolved(), options=options | explained, target_options=target_options, requires=requires,
             submitted=_submitted(),
         )  # fmt: skip
         written = target.written(wanted, parcel)

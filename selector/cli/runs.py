@@ -16,6 +16,7 @@ from selector.cli.app import (
     Address,
     Deadline,
     ExecutorName,
+    Explain,
     Json,
     PolicyFile,
     Root,
@@ -223,6 +224,7 @@ def run(
         bool, typer.Option("--retry-failed", help="Ask a judge once more for the scores that it did not give.")
     ] = False,
     metrics: MetricsAt = None,
+    explain_resources: Explain = False,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
@@ -234,6 +236,8 @@ def run(
         loaded = load(policy, set_, no_foreign_plugins, allowed)
         if retry_failed:
             _retry(loaded, root, chosen)
+        if explain_resources:
+            _explain(loaded, executor, chosen)
         with watched(metrics) as watch:
             finished = _run(loaded, root, chosen, watch)
             jobs.finished(root, finished)
@@ -291,6 +295,17 @@ def executor_of(name: str, **options: Any) -> "Executor":
             taken = " and ".join(f"--{option}" for option in options if option in known)
             raise UsageError(f"--{key} is not for the executor {name}, which takes {taken or 'none of these'}.")
     return plugins.make("executors", name, given, "--executor", Executor)
+
+
+def _explain(policy: "Policy", name: str, executor: Any) -> None:
+    """What each worker of the run needs beside what the nodes have, on stderr."""
+    from selector import pipeline
+    from selector.policy.resolve import resolve
+
+    if not hasattr(executor, "explain"):
+        raise UsageError(f"--explain-resources is about the nodes of a cluster, and the executor {name} has none.")
+    for line in executor.explain(pipeline.flow(resolve(policy), executor)):
+        print(line, file=sys.stderr)
 
 
 def _run(policy: Any, root: str, executor: Any, watch: Any) -> Any:

@@ -18,11 +18,13 @@ from jobs.bench.loopback import Loopback, Machine
 from jobs.executor import RayExecutor
 from objects import s3
 from runs import run, write_corpus
+from selector.engine import journal
 from selector.engine.store import Store
 from selector.errors import UnreachableError
 from selector.manifest import Manifest
-from selector.pipeline import build
+from selector.pipeline import build, flow
 from selector.policy import Policy
+from selector.policy.resolve import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +35,7 @@ TESTS = Path(__file__).parents[1]
 def loopback(monkeypatch: pytest.MonkeyPatch) -> Generator[Loopback]:
     """A head, whose machines the test adds."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("jobs.nodes.SILENT", 4.0)
+    monkeypatch.setattr("jobs.nodes.SILENT", 7.0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "jobs"), str(TESTS), str(TESTS.parent)]))
     with Loopback() as loopback:
         yield loopback
@@ -99,6 +101,13 @@ def parts_done(folder: Path) -> Counter[str]:
     return done
 
 
+def stalls_of(root: str) -> list[dict[str, Any]]:
+    """What `watch` and `logs` have told of workers that gave no sign."""
+    storage = Store.open(root).storage
+    events = [line for seen in journal.read(storage) for line in journal.lines(storage, seen)]
+    return [event for event in events if event["event"] == "stalled"]
+
+
 def assert_blames_nobody(root: str) -> None:
     store = Store.open(root)
     assert list(store.storage.list("attempts/")) == []
@@ -123,13 +132,16 @@ def test_machines_that_are_killed_frozen_or_taken_away_change_nothing(
             halting.add(2 - len(halting.machines))
             root = f"s3://bucket/{how}" if how == "killed" else str(tmp_path / f"root of {how}")
             with halting.once(lose) as lost:
-                executor = RayExecutor(address=loopback.address, actors=2)
+                executor = RayExecutor(address=loopback.address, actors=2, deadline=20)
                 there = build(Policy.of(policy), root=root, executor=executor)
             assert there.manifest.digest == here.digest and there.num_quarantined == 2, how
             assert_blames_nobody(root)
             assert sum(parts_done(tmp_path).values()) <= 6 + 1, how
-            if how == "frozen":  # what was done in its place is there already
-                lost[0].go_on()
+            if how == "frozen":
+                stalls = stalls_of(root)
+                assert {stall["node"] for stall in stalls} == {lost[0].id} and stalls[0]["part"], "it was told of"
+                assert int(stalls[0]["worker"]) in lost[0].processes()
+                lost[0].go_on()  # what it was at is done already
             halting.remove(lost[0])
             assert Manifest.open(there.uri).verify().ok
 
@@ -142,6 +154,12 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
     root = str(tmp_path / "root")
     halting = Halting(loopback, tmp_path / "marker", "part.after_work:stop:3")
     first, second = loopback.add(dict(os.environ), dict(os.environ))
+    executor = RayExecutor(address=loopback.address, actors=3)
+    lines = executor.explain(flow(resolve(Policy.of(policy)), executor))
+    assert lines[0].endswith(": 3 workers at most, each of 1 CPUs")
+    assert sum("room for 1, now for 1" in line for line in lines) == 2
+    assert sum("none: a worker needs 1 CPUs, and it has none of it" in line for line in lines) == 1, "the head"
+    assert lines[-1].endswith("1 of them find no room, however long they wait. Nobody will make room for the rest.")
     words = [*COMMAND, "run", str(write_policy(tmp_path, policy)), "--root", root, "--address", loopback.address]
     killed = subprocess.run(
         words, env=os.environ | {"SELECTOR_FAILPOINT": "step.rate.done:kill"}, capture_output=True,

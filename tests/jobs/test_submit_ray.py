@@ -1,8 +1,10 @@
 """Handing runs to a Ray cluster's job server, which here is one of our own that answers like it."""
 
+import io
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,6 +73,18 @@ def test_a_second_submit_of_the_same_policy_attaches(board: Dashboard, tmp_path:
     assert first["new"] and not second["new"] and first["job"] == second["job"] == first["run"]
     assert list(board.jobs) == [first["job"]] and second["state"] == "queued"
     assert submitted(board, policy, "--set", "seed=8")["job"] != first["job"]
+
+
+def test_a_job_that_is_to_explain_its_resources_is_no_other_one(board: Dashboard, tmp_path: Path) -> None:
+    policy = written(tmp_path)
+    first = submitted(board, policy, "--explain-resources")
+    assert not submitted(board, policy)["new"]
+    assert board.jobs[first["job"]]
+    (package,) = board.packages.values()
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        assert "--explain-resources" in json.loads(archive.read("start.json"))
+    ended = selector("run", policy, "--root", tmp_path / "root", "--executor", "local", "--explain-resources")
+    assert ended.code == 2 and "the executor local has none" in ended.err
 
 
 def test_an_id_is_short_and_begins_with_a_letter_whatever_its_digits() -> None:
