@@ -36,6 +36,7 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> Generator[Loopback]:
     """A head, whose machines the test adds."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("jobs.nodes.SILENT", 7.0)
+    monkeypatch.setattr("selector.engine.worker_pool._STALLED", 1.0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "jobs"), str(TESTS), str(TESTS.parent)]))
     with Loopback() as loopback:
         yield loopback
@@ -162,7 +163,7 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
     assert lines[-1].endswith("1 of them find no room, however long they wait. Nobody will make room for the rest.")
     words = [*COMMAND, "run", str(write_policy(tmp_path, policy)), "--root", root, "--address", loopback.address]
     killed = subprocess.run(
-        words, env=os.environ | {"SELECTOR_FAILPOINT": "step.rate.done:kill"}, capture_output=True,
+        words, env=os.environ | {"SELECTOR_FAILPOINT": "step.dedup.done:kill"}, capture_output=True,
         timeout=120, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -178,6 +179,6 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
         another.add(dict(os.environ))
         there = build(Policy.of(policy), root=root, executor=RayExecutor(address=another.address))
         assert there.manifest.digest == here.digest
-    assert [step.name for step in there.steps if not step.cached][:1] == ["rate/Troubled"]
-    assert sum(parts_done(tmp_path).values()) == 6 - 2, "two were finished"
+    assert [step.name for step in there.steps if not step.cached][:1] == ["rate/readability"]
+    assert sum(parts_done(tmp_path).values()) <= 6 - 2, "two were finished, and the third may have been"
     assert_blames_nobody(root)
