@@ -150,15 +150,15 @@ class Rate(Fold):
             try:
                 if not other._prepared:
                     other.prepare(replace(task, inputs={**task.inputs, "fit": task.inputs[other._fit]}), store)
-                result = other._rated(batch)
+                result = other._rated(batch, is_counted=False)
             except Exception as error:  # whatever it is, its own step will say so
                 logger.info("%s: %s is left to its own step: %s", self.name, other.name, error)
                 continue
             seal_beside(task.inputs[other.name], result, store)
         store.storage.delete(tried)
 
-    def _rated(self, batch: pa.RecordBatch) -> dict[str, pa.Table]:
-        """What the rater says of documents."""
+    def _rated(self, batch: pa.RecordBatch, *, is_counted: bool = True) -> dict[str, pa.Table]:
+        """What the rater says of documents. How many are done is shown where they are counted."""
         declared, rater = self.rater if isinstance(self.rater, Fit) else None, self._prepared[-1].rater
         rated, pairs = list[pa.Table](), list[pa.Table]()
         for first in range(0, max(1, batch.num_rows), _AT_A_TIME):
@@ -166,7 +166,7 @@ class Rate(Fold):
             rated.append(ratings_table(rater, self.label, piece, declared=declared))
             compared = rater.pairs(piece.select(shown_to(declared or rater)))
             pairs += [] if compared is None else [compared]
-            alive.sign(first + piece.num_rows)
+            alive.sign(first + piece.num_rows if is_counted else None)
         ratings = joined(rated)
         beside = {"pairs": pa.concat_tables(pairs)} if pairs else {}
         return {"ratings": ratings, "sums": sums_of(ratings), **beside}
