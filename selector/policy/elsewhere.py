@@ -93,21 +93,20 @@ class Named:
         return self.kind in (TablePath, TextsPath) and self.value.startswith(PACKAGED)
 
 
-def named(policy: Policy) -> Iterator[Named]:
+def named(policy: Policy) -> list[Named]:
     """Everything outside of it that a policy names."""
-    for path in policy.corpus.paths:
-        yield Named(key=_CORPUS, value=path, kind=None)
+    everything = [Named(key=_CORPUS, value=path, kind=None) for path in policy.corpus.paths]
     if policy.corpus.tokenizer is not None:
-        yield Named(key="corpus.tokenizer", value=policy.corpus.tokenizer, kind=None)
-    yield Named(key="embed.model", value=policy.embed.model, kind=ModelPath)
+        everything.append(Named(key="corpus.tokenizer", value=policy.corpus.tokenizer, kind=None))
+    everything.append(Named(key="embed.model", value=policy.embed.model, kind=ModelPath))
     if policy.cluster.from_ is not None:
-        yield Named(key=_FROM, value=policy.cluster.from_, kind=ManifestPath)
+        everything.append(Named(key=_FROM, value=policy.cluster.from_, kind=ManifestPath))
     if policy.order.parent is not None:
-        yield Named(key="order.parent", value=policy.order.parent, kind=ManifestPath)
-    plugins = {**policy.plugins.by_path(), "select": policy.select.lists}
-    for key, plugin in plugins.items():
+        everything.append(Named(key="order.parent", value=policy.order.parent, kind=ManifestPath))
+    for key, plugin in {**policy.plugins.by_path(), "select": policy.select.lists}.items():
         for option in written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath, Endpoint):
-            yield Named(key=f"{key}.{option.path}", value=str(option.value), kind=option.kind)
+            everything.append(Named(key=f"{key}.{option.path}", value=str(option.value), kind=option.kind))
+    return everything
 
 
 def check_within(policy: Policy, roots: Sequence[str]) -> None:
