@@ -74,6 +74,8 @@ pc: Any = pyarrow.compute  # whose functions are made when it is imported
 LOST = pa.schema([("name", pa.string()), ("place", pa.int64()), ("detail", pa.string())])
 """Values that no type holds: of which column, where, and what is wrong with them."""
 
+_NONE_LOST = LOST.empty_table()
+
 
 class Gathering:
     """The values of some columns of a part, as its rows are read."""
@@ -131,7 +133,7 @@ class Gathering:
             tables[table_of(name)] = pa.table(columns)
         tables["types"] = pa.Table.from_pylist(seen, schema=SEEN)
         tables["known"] = pa.table([list(self._known)], schema=KNOWN)
-        tables["lost"] = pa.Table.from_pylist(lost, schema=LOST)
+        tables["lost"] = pa.Table.from_pylist(lost, schema=LOST) if lost else _NONE_LOST
         return tables
 
     def _read_arrays(self, part: Part, all_places: Places) -> None:
@@ -354,6 +356,11 @@ def _seen(name: str, kind: str, places: Places, values: pa.Array) -> Iterator[di
 
 def _ends(kind: str, places: Places, values: pa.Array) -> dict[str, Any]:
     """The least and the greatest of integers and moments, and the first integer that a float may not hold."""
+    if kind == "integer" and values.type == pa.int64():
+        whole = values.to_numpy()
+        is_large = (whole >= _FLOAT_HOLDS) | (whole <= -_FLOAT_HOLDS)
+        large = int(places[is_large].min()) if is_large.any() else None
+        return {"low": str(whole.min()), "high": str(whole.max()), "large": large}
     if kind in ("integer", "spelt integer"):
         numbers = values.cast(_WIDEST)
         is_large = pc.or_(pc.greater_equal(numbers, _LARGE), pc.less_equal(numbers, _LARGE_NEGATIVE)).to_numpy(
@@ -567,6 +574,7 @@ def _number(value: float) -> str:
     return json.dumps(value) if math.isfinite(value) else str(value)
 
 
+@functools.lru_cache(maxsize=256)
 def spell(kind: pa.DataType) -> str:
     """An Arrow type as text, whole: a timestamp with its unit and zone, a decimal with its digits."""
     return pa.schema([("value", kind)]).serialize().to_pybytes().hex()

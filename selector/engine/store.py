@@ -157,10 +157,10 @@ class Store:
                 self._keep(sha256, data)
         front = b""
         if form is None and sum(map(len, together.values())) <= WITHIN_BYTES:
-            blobs |= _one_by_one({name: replace(blobs[name], beside=None, within=key) for name in together})
+            blobs |= _one_by_one({name: blobs[name] for name in together}, within=key)
             front = b"".join([*together.values(), _END_OF_TABLES]) if together else b""
         elif together:
-            blobs |= _side_by_side({name: replace(blobs[name], within=None) for name in together}, together.values())
+            blobs |= _side_by_side({name: blobs[name] for name in together}, together.values())
             first = blobs[next(iter(together))]
             self._put(first.key, list(together.values()))
             self._keep(first.beside or first.sha256, b"".join(together.values()) if self._keeps else b"")
@@ -372,17 +372,20 @@ def _without_rows(written_down: bytes) -> tuple[Form, bytes, str]:
 def _side_by_side(blobs: Mapping[str, Blob], contents: Iterable[bytes]) -> Mapping[str, Blob]:
     """The tables as they lie one after another in one object. Parquet alone lies by itself."""
     if [blob.form for blob in blobs.values()] == ["parquet"]:
-        return blobs
+        return {name: replace(blob, within=None, start=0) for name, blob in blobs.items()}
     whole = hashlib.sha256()
     for data in contents:
         whole.update(data)
-    return _one_by_one({name: replace(blob, beside=whole.hexdigest()) for name, blob in blobs.items()})
+    return _one_by_one(blobs, beside=whole.hexdigest())
 
 
-def _one_by_one(blobs: Mapping[str, Blob]) -> Mapping[str, Blob]:
-    """The tables, each beginning where the one before it ends."""
+def _one_by_one(blobs: Mapping[str, Blob], beside: str | None = None, within: str | None = None) -> Mapping[str, Blob]:
+    """The tables, each beginning where the one before it ends, beside each other or within a seal."""
     starts = itertools.accumulate((blob.num_bytes for blob in blobs.values()), initial=0)
-    return {name: replace(blob, start=start) for (name, blob), start in zip(blobs.items(), starts, strict=False)}
+    return {
+        name: replace(blob, beside=beside, within=within, start=start)
+        for (name, blob), start in zip(blobs.items(), starts, strict=False)
+    }
 
 
 class _Recent:

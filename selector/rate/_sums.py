@@ -4,6 +4,7 @@ Sealed beside the ratings of each part and added up once, so that nobody reads r
 or what their mean is.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -83,16 +84,24 @@ def _rows(sums: pa.Table, score: str) -> Iterator[dict[str, Any]]:
 
 
 def _row(field: pa.Field, values: pa.ChunkedArray) -> dict[str, Any]:
-    present = values.drop_null()
-    counts = exact.parts(np.empty(0))
+    present = values.drop_null() if values.null_count else values
+    row = {"score": field.name, "type": _spelt(field.type), "count": len(present), "missing": values.null_count}
     if pa.types.is_floating(field.type):
-        counts = exact.parts(exact.floats(present))
-    elif not pa.types.is_dictionary(field.type):
-        keys = exact.ascending(present)
-        counts[:, 0] = int((keys >> np.uint64(32)).sum()), int((keys & _HALF).sum())
-    kind = pa.schema([pa.field("value", field.type)]).serialize().to_pybytes()
-    row = {"score": field.name, "type": kind, "count": len(present), "missing": len(values) - len(present)}
-    return {**row, **_sparse(counts)}
+        return {**row, **_sparse(exact.parts(exact.floats(present)))}
+    if pa.types.is_dictionary(field.type):
+        return {**row, **_NOTHING}
+    keys = exact.ascending(present)
+    high, low = int((keys >> np.uint64(32)).sum()), int((keys & _HALF).sum())
+    return {**row, "exponent": [0], "high": [high], "low": [low]} if high or low else {**row, **_NOTHING}
+
+
+_NOTHING: dict[str, list[int]] = {"exponent": [], "high": [], "low": []}
+
+
+@functools.lru_cache(maxsize=64)
+def _spelt(kind: pa.DataType) -> bytes:
+    """A type as an Arrow schema of one field."""
+    return pa.schema([pa.field("value", kind)]).serialize().to_pybytes()
 
 
 def _sparse(counts: exact.Ints) -> dict[str, list[int]]:

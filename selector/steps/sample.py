@@ -25,7 +25,7 @@ HELD_BYTES = 1 << 30
 
 BLOCK_ROWS = 1 << 18
 
-_PARTS_AT_ONCE = 16
+_ROWS_AT_ONCE = 1 << 16  # of the parts that are drawn from together
 _HASHED_ROWS = 1 << 14  # of parts that are hashed together
 _KEYS = pa.schema([("hash", pa.uint64()), ("high", pa.uint64()), ("low", pa.uint64())])
 
@@ -51,7 +51,8 @@ class Sample:
         one_of = next((n for n in reversed(SAMPLES) if num_documents // n >= enough), 1)
         limit = np.uint64(min(2**64 - 1, int(min(1.0, enough * one_of / max(1, num_documents)) * 2**64)))
         draw = functools.partial(_draw, done.store, done.passing, one_of, limit, seed, purpose)
-        items = [embeddings[first : first + _PARTS_AT_ONCE] for first in range(0, len(embeddings), _PARTS_AT_ONCE)]
+        sizes = [seal.tables["embeddings"].num_rows for seal in embeddings]
+        items = [embeddings[some] for some in stretches(sizes, _ROWS_AT_ONCE)]
         drawn = tuple(done.map(draw, items))
         keys = np.concatenate([_keys(done.store, key) for key in drawn])
         order = np.lexsort((keys[:, 2], keys[:, 1], keys[:, 0]))[:wanted]
