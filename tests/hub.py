@@ -25,6 +25,7 @@ class Hub:
     tokens: set[str] = field(default_factory=set[str])
     fault: Callable[[str], str] = lambda _: ""
     is_gated: bool = False
+    next_at: str = ""  # another server than its own, to which its pages lead
     address: str = ""
 
     def push(self, files: Mapping[str, bytes], branch: str = "main") -> str:
@@ -90,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 folders = sorted({one.rpartition("/")[0] for one in below} - {""})
                 tree = [{"type": "directory", "path": one, "oid": "0" * 40} for one in folders]
-                self._json([*tree, *(_described(one, files[one]) for one in below)])
+                self._pages([*tree, *(_described(one, files[one]) for one in below)])
         elif verb == "paths-info":
             self._json([_described(one, files[one]) for one in body["paths"] if one in files])
         elif name in files:
@@ -103,6 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
         piece = data[int(start) : int(end) + 1 if end else None]
         ending = {"Content-Range": f"bytes {start}-{int(start) + len(piece) - 1}/{len(data)}"}
         self._send(206, piece, ending)
+
+    def _pages(self, entries: list[dict[str, Any]]) -> None:
+        """A page of entries, and where the next one is."""
+        start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
+        more = f"{self.hub.next_at or self.hub.address}{urlsplit(self.path).path}?recursive=true&cursor={start + 5}"
+        headers = {"Link": f'<{more}>; rel="next"'} if start + 5 < len(entries) else {}
+        self._send(200, json.dumps(entries[start : start + 5]).encode(), headers)
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
+from selector import counts
 from selector.errors import SelectorError, UnreachableError, UsageError, without_secrets
 from selector.storage import Entry, Stale, Storage, _patience
 from selector.storage._patience import line_of
@@ -79,6 +80,10 @@ class HfStorage(Storage):
                 break
             files += [_entry(one) for one in answer.json() if one["type"] == "file"]
             page = answer.links.get("next", {}).get("url", "")
+            if page and not page.startswith(f"{_endpoint()}/"):  # which would be sent the token
+                raise UnreachableError(
+                    f"{self.address} is listed elsewhere than at {_endpoint()}. Copy it, and give a path."
+                )
         yield from sorted(files)
 
     def entry(self, key: str) -> Entry | None:
@@ -124,6 +129,7 @@ class HfStorage(Storage):
         until = time.monotonic() + _patience.SECONDS
         for pause in (*_patience.PAUSES, None):
             try:
+                counts.add(counts.REQUESTS)
                 response = get_session().request(method, url, headers=headers, timeout=_patience.TRY, **more)
                 hf_raise_for_status(response)
                 if span is not None and (response.status_code, len(response.content)) != (206, span[1] - span[0]):
@@ -140,6 +146,7 @@ class HfStorage(Storage):
                         f"{self.address} does not answer as it should: {line_of(error)}. Run the same command again: "
                         "what is finished is kept."
                     ) from error
+            counts.add(counts.RETRIES)
             time.sleep(pause)
         raise AssertionError(url)
 

@@ -366,7 +366,7 @@ def test_a_hub_that_fails_now_and_then_changes_nothing(
         served.fault = lambda _: ""
 
 
-def test_a_gated_dataset_and_one_that_is_written_to_are_refused(served: Hub) -> None:
+def test_a_dataset_that_is_gated_or_written_to_or_leads_elsewhere_is_refused(served: Hub) -> None:
     served.push({"a.jsonl": b"{}\n"})
     dataset = open_storage("hf://datasets/owner/name")
     verbs: Sequence[Callable[[], Any]] = (
@@ -376,7 +376,12 @@ def test_a_gated_dataset_and_one_that_is_written_to_are_refused(served: Hub) -> 
     for verb in verbs:
         with pytest.raises(SelectorError, match="is only read"):
             verb()
-    served.is_gated = True
+    served.push({f"{number}.jsonl": b"{}\n" for number in range(12)})
+    assert len(files.expand(["hf://datasets/owner/name"]).files) == 12, "page by page"
+    served.next_at = "http://127.0.0.1:9"
+    with pytest.raises(UnreachableError, match="is listed elsewhere than at http://127"):
+        files.expand(["hf://datasets/owner/name"])
+    served.next_at, served.is_gated = "", True
     try:
         with pytest.raises(UnreachableError, match="Agree on its page, and set HF_TOKEN"):
             files.expand(["hf://datasets/owner/name"])
