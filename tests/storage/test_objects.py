@@ -262,8 +262,8 @@ def test_an_address_that_is_more_than_a_place_is_refused_and_nobody_is_asked() -
     try:
         addresses = hostile(server.server_address[1])
         assert len(addresses) >= 40
-        for address in addresses:
-            for use in (_used, _read, *USES):
+        for number, address in enumerate(addresses):
+            for use in (_used, _read, *(USES[(3 * number + more) % len(USES)] for more in range(3))):
                 with pytest.raises(UsageError) as raised:
                     use(address)
                 assert "secret" not in str(raised.value) or "#secret" in address
