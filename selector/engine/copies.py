@@ -36,6 +36,8 @@ class Copies:
 
     def open(self, name: str) -> BufferedReader | None:
         """A copy, open, or None where there is none."""
+        if not self._most:
+            return None
         try:
             file = open(self._folder / name, "rb")  # noqa: SIM115 (the caller closes it)
         except OSError:
