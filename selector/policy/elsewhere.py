@@ -104,8 +104,8 @@ def named(policy: Policy) -> list[Named]:
     if policy.order.parent is not None:
         everything.append(Named(key="order.parent", value=policy.order.parent, kind=ManifestPath))
     for key, plugin in {**policy.plugins.by_path(), "select": policy.select.lists}.items():
-        for option in written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath, Endpoint):
-            everything.append(Named(key=f"{key}.{option.path}", value=str(option.value), kind=option.kind))
+        options = written(plugin, TablePath, TextsPath, ArtefactPath, ManifestPath, ModelPath, Endpoint)
+        everything += [Named(key=f"{key}.{one.path}", value=str(one.value), kind=one.kind) for one in options]
     return everything
 
 
