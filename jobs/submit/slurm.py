@@ -176,7 +176,7 @@ class SlurmTarget(Target):
                 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
                 # its address, since a node's name need not be one that others can look up
                 'head=$(scontrol --oneliner show node "$head" | sed -n "s/.* NodeAddr=\\([^ ]*\\).*/\\1/p")',
-                'export head RAY_TMPDIR="$(mktemp -u /tmp/ray-XXXXXXXX)"',
+                'export head RAY_TMPDIR="$(mktemp -u /tmp/selector-XXXXXXXX)"',
                 _ended(f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(self._on_each_node())}"),
             ]
         )
