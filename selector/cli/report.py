@@ -28,6 +28,7 @@ from selector.storage import Storage
 _WIDEST_MIXTURE = 12
 _MOST_TEXT = 300
 _AMOUNT = r"select\.budget\.(documents|tokens|fraction)="
+_MOST_NAMES = 8  # of scores that every document has
 _MOST_COLUMNS = 12  # of a table of correlations; --json and --picture have all
 _WIDE = 80  # a terminal of so many columns has room for long bars
 
@@ -117,6 +118,7 @@ def print_ratings(rated: Mapping[str, Any]) -> None:
     console = _console()
     console.print(f"{rated['documents']:,} documents, of which {rated['sample']:,} are shown\n")
     scores = Table("score", "higher is", "have it", "median", "middle half", "range", box=None, pad_edge=False)
+    scores.columns[0].overflow = "fold"  # long names differ at their ends
     for score in rated["scores"]:
         low, first, middle, third, high = map(_value, score.get("quantiles", [None] * 5))
         where = [middle, f"{first} to {third}", f"{low} to {high}"] if middle else ["", "", ""]
@@ -546,7 +548,8 @@ def _evidence(tried: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _coverage(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many documents have each score, in a sentence; those that all have come first."""
+    """How many documents have each score, in a sentence; those that all have come first, and many of them as a
+    number."""
     whole = [name for name, of in scores.items() if of["scored"] == of["documents"]]
     parts = [
         f"{name} {of['scored']:,} of {of['documents']:,} ({of['scored'] / of['documents']:.1%})"
@@ -554,7 +557,8 @@ def _coverage(scores: Mapping[str, Mapping[str, Any]]) -> str:
         if name not in whole
     ]
     if whole:
-        parts.insert(0, f"{', '.join(whole)} all {scores[whole[0]]['documents']:,}")
+        few = ", ".join(whole) if len(whole) <= _MOST_NAMES else f"{len(whole)} scores"
+        parts.insert(0, f"{few} all {scores[whole[0]]['documents']:,}")
     return f"documents with a score: {'; '.join(parts)}"
 
 

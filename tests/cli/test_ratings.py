@@ -56,6 +56,7 @@ def test_agreement_is_of_ranks_over_the_documents_that_have_both() -> None:
     assert z == few == [None] * 7
 
 
+LONG = f"heuristics_{'of_something_' * 6}the_end"
 ODD: dict[str, Any] = {
     "plain": [3.0, 1.0, 2.0, 4.0],
     "constant": [7.0] * 4,
@@ -68,6 +69,7 @@ ODD: dict[str, Any] = {
     "same": ["x"] * 4,
     "name": ["a", "b", "c", "d"],
     "wordless": pa.nulls(4, pa.string()),
+    LONG: [1.0, 1.0, 2.0, 2.0],
 }
 
 
@@ -87,6 +89,7 @@ def test_odd_columns_are_described_compared_and_drawn(num_documents: int, capsys
         assert [plain[name] for name in ("day", "huge", "cents")] == [1, 1, 1]
         assert {plain[name] for name in ("constant", "nothing", "one", "bytes", "same")} == {None}
         assert not {"name", "wordless"} & set(plain), "a name of each document is no label, nor is nothing"
+        assert all(part in printed for part in (LONG[:20], "end\n", "end ")[:1]), "a long name is not cut off"
         assert "2026-01-01 to 2026-01-09" in printed and r"[/]<a>& 2, b\n 1" in printed
 
 
