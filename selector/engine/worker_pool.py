@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from selector import counts
 from selector.engine import alive
-from selector.engine.supervise import Failure, Rank
+from selector.engine.supervise import Failure, Rank, sentence
 from selector.engine.worker import LOADING, Command, ErrorMessage, Work
 from selector.errors import SelectorError
 
@@ -30,6 +30,9 @@ _STALLED = 10.0  # seconds without a sign that are at least a stall, where a fif
 _MOST_LOST = 8
 """Times that an attempt may be lost with its machine before it counts as one at which the worker died: what ends a
 machine may be the attempt itself."""
+
+_IMPORTABLE = "Check that this package, and every plug-in that the policy names, can be imported by every worker."
+_MORE_MEMORY = "Give its machine more memory, end what else takes it there, or ask for fewer workers with --actors."
 
 _AWAITED = {
     "prepare": LOADING,
@@ -318,7 +321,8 @@ class WorkerPool(abc.ABC):
             if worker.attempt is not None and job is not None:
                 self._note_end(worker, answer, job)
             elif state in ("starting", "load") and not worker.is_proved and answer.cause != "machine":
-                self._count_failed_start(answer.trace or answer.detail)
+                cure = _MORE_MEMORY if answer.cause == "memory" else _IMPORTABLE
+                self._count_failed_start(answer.trace or answer.detail, cure)
         elif state == "load" and isinstance(answer, Failure):
             self.end(worker)
             self._count_failed_start(answer.detail)
@@ -366,14 +370,14 @@ class WorkerPool(abc.ABC):
         else:
             worker.job.outcomes.append((worker.attempt, Failure(kind="deadline", detail=detail)))
 
-    def _count_failed_start(self, cause: str) -> None:
+    def _count_failed_start(self, cause: str, cure: str = _IMPORTABLE) -> None:
         """Raises SelectorError once so many workers in a row could not begin that none ever will."""
         self._num_failed_starts += 1
         if self._num_failed_starts == _MOST_FAILED_STARTS:
             self._num_failed_starts = 0
             raise SelectorError(
-                f"{_MOST_FAILED_STARTS} workers in a row died before they could begin. The last one: {cause} "
-                "Check that this package, and every plug-in that the policy names, can be imported by every worker."
+                f"{_MOST_FAILED_STARTS} workers in a row died before they could begin. The last one: {sentence(cause)} "
+                f"{cure}"
             )
 
     def _forget(self, job: Job[Any, Any]) -> None:

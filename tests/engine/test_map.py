@@ -573,6 +573,13 @@ def test_work_whose_worker_ran_out_of_memory_is_done_again_alone_before_it_is_bl
     assert outcome == (blamed if is_blamed else "heavy")
 
 
+def test_workers_for_which_there_is_no_memory_end_the_run_with_a_cure_for_that() -> None:
+    full = Ended(detail="The worker ran out of memory.", trace="The node is low on memory", cause="memory")
+    worker_pool = Puppets(DEADLINE, lambda _: full)
+    with pytest.raises(SelectorError, match=r"The last one: The node is low on memory\. Give its machine more memory"):
+        outcomes_of(worker_pool, trial(), num_workers=1)
+
+
 @pytest.mark.parametrize(("num_lost", "outcome"), [(1, "done"), (7, "done"), (8, "lost")])
 def test_what_is_lost_with_its_machine_is_nobodys_fault_unless_no_machine_survives_it(
     num_lost: int, outcome: str
