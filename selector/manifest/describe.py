@@ -402,7 +402,7 @@ def _would_change(decision: Mapping[str, Any], decided_by: str, group: _Group) -
         ways.append(f"a budget that {paid}")
     elif not ways or decision["rank"] is not None:
         ways.append(f"a {'smaller' if is_kept else 'larger'} budget")
-    if chance is not None and 0 < chance < 1:
+    if chance is None or 0 < chance < 1:  # where nothing was left to chance, it is 0 or 1
         ways.append("another seed")
     return ", or ".join(ways)
 
