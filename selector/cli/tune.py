@@ -1,6 +1,8 @@
 """Commands that compare policies, and say which is better and how sure that is."""
 
+import contextlib
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +24,7 @@ from selector.cli.app import (
 )
 from selector.cli.loading import NoForeign
 from selector.cli.runs import executor_of
+from selector.errors import UsageError
 
 if TYPE_CHECKING:
     from selector.tune.study import Study
@@ -63,7 +66,7 @@ def run(
     from selector.tune import kept
     from selector.tune.run import run as tried
 
-    with only_our_output(), Watch() as watch:
+    with only_our_output(), _restricted(no_foreign_plugins), Watch() as watch:
         chosen = executor_of(executor, address=address, workers=workers, deadline=deadline)
         loaded = _load(study, set_, no_foreign_plugins)
         outcome = tried(
@@ -91,7 +94,7 @@ def plan(
     from selector.cli import studies
     from selector.tune.plan import plan as planned
 
-    with only_our_output():
+    with only_our_output(), _restricted(no_foreign_plugins):
         chosen = executor_of(executor, address=address)
         foreseen = planned(_load(study, set_, no_foreign_plugins), root=root, executor=chosen)
     if json:
@@ -113,7 +116,7 @@ def show(
     from selector.cli import studies
     from selector.tune import kept
 
-    with only_our_output():
+    with only_our_output(), _restricted(no_foreign_plugins):
         name = study
         if Path(study).is_file():
             name = kept.name_of(_load(Path(study), set_, no_foreign_plugins))
@@ -124,11 +127,21 @@ def show(
         studies.print_study(content)
 
 
-def _load(path: Path, overrides: list[str] | None, no_foreign: bool) -> "Study":
+@contextlib.contextmanager
+def _restricted(no_foreign: bool) -> Generator[None]:
+    """Until it is left, no Python code is imported because a study or one of its policies names it, if that is so."""
     from selector import plugins
+
+    with plugins.installed_only() if no_foreign else contextlib.nullcontext():
+        yield
+
+
+def _load(path: Path, overrides: list[str] | None, no_foreign: bool) -> "Study":
     from selector.tune.study import Study
 
-    if not no_foreign:
-        return Study.load(path, overrides or ())
-    with plugins.installed_only():
-        return Study.load(path, overrides or ())
+    study = Study.load(path, overrides or ())
+    if no_foreign and study.plugin.runs_programs:
+        raise UsageError(
+            f"The study names a program to run (objective {study.objective.label}), which --no-foreign-plugins refuses."
+        )
+    return study

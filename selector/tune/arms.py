@@ -5,8 +5,9 @@ are rules on the column `doc_draw`, the number that a document draws by its doc_
 """
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -27,6 +28,7 @@ class Arm:
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     competes: bool = True  # `all` does not: it has another budget
+    control: str = RANDOM  # the arm that it stands beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,27 @@ def arms_of(study: Study) -> list[Arm]:
     """The arms that a study names, after its random control."""
     controls = [Arm(name=RANDOM, changes=_AT_RANDOM)] if study.controls.random else []
     return [*controls, *(Arm(name=name, changes=changes) for name, changes in study.arms.items())]
+
+
+def with_controls(study: Study, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms, and a random control for each budget that an arm has for itself."""
+    if not study.controls.random:
+        return list(arms)
+    controls: dict[str, Arm] = {}
+    placed: list[Arm] = []
+    for arm in arms:
+        own = {key: value for key, value in arm.changes.items() if _is_budget(key)}
+        if own and arm.name != RANDOM:
+            written = json.dumps(own, sort_keys=True)
+            name = f"{RANDOM} like {arm.name}"
+            control = controls.setdefault(written, Arm(name=name, changes={**_AT_RANDOM, **own}))
+            arm = replace(arm, control=control.name)
+        placed.append(arm)
+    return [*placed, *controls.values()]
+
+
+def _is_budget(key: str) -> bool:
+    return key == "select.budget" or (key.startswith("select.budget.") and not key.endswith(".overshoot"))
 
 
 def everything() -> Arm:

@@ -5,6 +5,7 @@ held-out documents, the seed, the scale and the setting: nothing of clusters or 
 when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import pyarrow as pa
 
 from selector import plugins, tables
 from selector.engine.store import EVIDENCE, Store, fingerprint
-from selector.errors import SelectorError
+from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.tune.objectives import HeldOut, Objective, Trial
+
+logger = logging.getLogger(__name__)
 
 OUTPUTS = "outputs/"
 """Begins the keys of the files that objectives keep, in a folder for each trial."""
@@ -88,9 +91,14 @@ def of(store: Store, objective: Objective, key: str, trial: Trial, clock: Callab
 
 
 def find(store: Store, key: str) -> Evidence | None:
-    """The evidence under a key, if there is any."""
-    seal = store.find(key)
-    return None if seal is None else _read(store, key, seal, is_new=False)
+    """The evidence under a key, if there is any that is sound."""
+    try:
+        seal = store.find(key)
+        return None if seal is None else _read(store, key, seal, is_new=False)
+    except DamagedError as damaged:
+        logger.warning("%s It is measured again.", damaged)
+        store.discard(key)
+        return None
 
 
 def _read(store: Store, key: str, seal: Any, *, is_new: bool) -> Evidence:

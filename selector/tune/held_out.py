@@ -75,9 +75,11 @@ def _read(
             return None
         done, gather = finished
         key = f"held_out/{fingerprint([VERSION, gather.identities(done), options.model_dump(mode='json'), WIDTH])}"
-        seal = done.store.find(key)
+        seal = done.store.find(key) if done.store.is_sound(key) else None
         if seal is None and progress is None:
             return None
+        if seal is None:
+            done.store.discard(key)
         seal = seal or _stored(done, gather, rule, options, key)
         documents = done.store.table(seal, "held_out")
     return HeldOut(documents=documents, fingerprint=seal.tables["held_out"].sha256[:32])

@@ -10,7 +10,7 @@ from selector.engine.runner import NoProgress
 from selector.engine.store import Store
 from selector.policy.sections import BudgetPolicy
 from selector.tune import held_out
-from selector.tune.arms import Arm, arms_of, budget_label, conditions_for, conditions_of, policy_of
+from selector.tune.arms import Arm, arms_of, budget_label, conditions_for, conditions_of, policy_of, with_controls
 from selector.tune.study import Study, seeds_of
 from selector.tune.trials import Foreseen, Trials
 
@@ -27,7 +27,7 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
         study=study, root=str(root), executor=executor, progress=NoProgress(), tell=None, clock=lambda: 0.0,
         store=Store.open(root),
     )  # fmt: skip
-    arms, conditions = arms_of(study), conditions_of(study)
+    arms, conditions = with_controls(study, arms_of(study)), conditions_of(study)
     known = not study.plugin.reads_held_out
     if study.plugin.reads_held_out:
         base = policy_of(study, arms[0], conditions[0].budget, 0)

@@ -201,8 +201,8 @@ def _rows(measured: pa.Table, metric: str, held_out: HeldOut) -> tuple[Floats, F
 
 def _beside(arms: Sequence[Arm], at: int, values: Floats, weights: Floats) -> dict[str, Any] | None:
     """How much more an arm has than the random control."""
-    control = next((i for i, arm in enumerate(arms) if arm.name == RANDOM), None)
-    if control is None or control == at:
+    control = next((i for i, arm in enumerate(arms) if arm.name == arms[at].control), None)
+    if control is None or control == at or arms[control].changes == arms[at].changes:
         return None
     return _estimate(estimate(values[at] - values[control], weights))
 
@@ -272,7 +272,7 @@ def _evidence_lines(content: Mapping[str, Any], winner: str) -> list[str]:
     lines += [
         f"{cell['condition']}: {cell['arm']} {cell['mean']:.5g} [{cell['low']:.5g}, {cell['high']:.5g}]"
         for cell in content["cells"]
-        if cell["arm"] in (winner, RANDOM)
+        if cell["arm"] in (winner, RANDOM, f"{RANDOM} like {winner}")
     ]
     lines += [f"flag: {flag}" for flag in content["flags"]]
     return [*lines, *([content["below_floor"]] if content["below_floor"] else [])]

@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 
 from selector.engine.executor import Executor
+from selector.engine.lease import Lease
 from selector.engine.runner import NoProgress, Progress
 from selector.engine.store import Store
 from selector.exact import keyed
 from selector.tune import filters, held_out, mixture, search
-from selector.tune.arms import Arm, Condition, arms_of, conditions_for, conditions_of, everything, policy_of
+from selector.tune.arms import (
+    Arm,
+    Condition,
+    arms_of,
+    conditions_for,
+    conditions_of,
+    everything,
+    policy_of,
+    with_controls,
+)
 from selector.tune.result import Observed, Outcome, outcome_of
 from selector.tune.study import Study
 from selector.tune.trials import CeilingReached, Quiet, Trials
@@ -39,7 +49,7 @@ def run(
         study=study, root=str(root), executor=executor, progress=Quiet(progress=progress or NoProgress()), tell=tell,
         clock=clock, store=Store.open(root),
     )  # fmt: skip
-    with executor:
+    with executor, Lease.taken(trials.store.storage):  # so that gc leaves alone what is not sealed yet
         arms, conditions = arms_of(study), conditions_of(study)
         policies = [policy_of(study, arm, condition.budget, 0) for arm in arms for condition in conditions]
         if study.plugin.reads_held_out:
@@ -49,7 +59,7 @@ def run(
             proposed, facts = _proposed(study, trials)
         except CeilingReached as reached:
             return outcome_of(study, arms, [], trials.held_out, stopped=str(reached))
-        arms = [*arms, *proposed]
+        arms = with_controls(study, [*arms, *proposed])
         if study.controls.all and _is_affordable(trials, arms[0], conditions[-1]):
             arms = [*arms, everything()]
         outcome = _compared(study, trials, arms)

@@ -92,7 +92,7 @@ def test_a_source_that_is_repeated_forty_times_loses_and_identical_arms_are_unde
     arms = {"repeated": repeated, "plain": plain, "the same": plain}
     outcome = tried(study_of(corpus(tmp_path), arms), tmp_path / "runs")
     ranks = {cell["arm"]: cell["rank"] for cell in outcome.content["cells"]}
-    assert ranks == {"random": 3, "repeated": 4, "plain": 1, "the same": 1}
+    assert ranks == {"random": 3, "random like repeated": 4, "repeated": 5, "plain": 1, "the same": 1}
     assert outcome.sentence == "undecided: plain is not told apart from the same"
 
 

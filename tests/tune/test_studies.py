@@ -1,19 +1,23 @@
 """Whole studies over a small corpus: what they share, what they find, and what they do when they are killed."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from command import selector
-from conftest import write_jsonl
+from conftest import MemoryStorage, write_jsonl
 from runs import Noting, policy_of, write_corpus
 from selector.engine.local import LocalExecutor
+from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.policy import Policy
-from selector.tune import arms
+from selector.tune import arms, evidence
+from selector.tune.objectives import answer
 from selector.tune.run import run
 from selector.tune.study import Study
 
@@ -136,3 +140,47 @@ def test_an_arm_that_is_no_policy_is_named(tmp_path: Path) -> None:
     study = Study.of(study_of(tmp_path, arms={"a": {"select.using": {"top": {}}}}))
     with pytest.raises(PolicyError, match=r"arms\.a: select\.using\.top\.score is missing"):
         run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+
+
+def test_the_study_of_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    for language, name in (("yaml", "policy.yaml"), ("yml", "study.yaml")):
+        (block,) = re.findall(rf"```{language}\n((?:base|#).*?)```", readme, re.DOTALL)
+        (tmp_path / name).write_text(block, "utf-8")
+    study = Study.load(tmp_path / "study.yaml")
+    assert [arm.name for arm in arms.arms_of(study)] == ["random", "top", "warm"]
+    for arm in arms.arms_of(study):
+        arms.policy_of(study, arm, study.budgets[0], 0)
+
+
+def test_an_arm_with_a_budget_of_its_own_stands_beside_a_control_that_has_it_too() -> None:
+    own = {"few": {"select.budget.fraction": 0.1}, "as few": {"select.budget.fraction": 0.1}, "plain": {}}
+    study = Study.of(study_of(Path("corpus"), arms=own))
+    placed = {arm.name: arm.control for arm in arms.with_controls(study, arms.arms_of(study))}
+    control = "random like few"
+    assert placed == {"random": "random", "few": control, "as few": control, "plain": "random", control: "random"}
+
+
+def test_a_study_that_names_a_program_is_refused_where_code_is(tmp_path: Path) -> None:
+    command = {"command": {"run": "python train.py", "reports": {"loss": "lower"}}}
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(study_of(tmp_path, objective=command)), "utf-8")
+    ended = selector("tune", study, "--root", tmp_path / "runs", "--no-foreign-plugins", "--json")
+    assert ended.code == 2 and "which --no-foreign-plugins refuses" in ended.json["error"]["message"]
+    foreign = study_of(tmp_path, arms={"a": {"select.using": "os.path:join"}})
+    study.write_text(yaml.safe_dump(foreign), "utf-8")
+    ended = selector("tune", study, "--root", tmp_path / "runs", "--no-foreign-plugins")
+    assert ended.code == 2 and "'os.path:join', which --no-foreign-plugins refuses" in ended.err
+
+
+def test_evidence_that_is_damaged_is_measured_again() -> None:
+    storage = MemoryStorage()
+    store = Store(storage)
+    measured = answer("loss", 1.0)
+    cost = pa.table({"tokens": [5], "seconds": [1.0], "manifest": ["a"]})
+    store.seal("evidence/a", [("measured", measured), ("cost", cost)])
+    stored = evidence.find(store, "evidence/a")
+    assert stored is not None and stored.of("loss") == 1 and stored.tokens == 5 and not stored.is_new
+    (blob,) = [key for key in storage.objects if "blobs" in key]
+    storage.objects[blob] = b"other bytes"
+    assert evidence.find(store, "evidence/a") is None and store.find("evidence/a") is None

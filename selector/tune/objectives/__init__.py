@@ -61,6 +61,7 @@ class Objective(abc.ABC):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     reads_held_out: ClassVar[bool] = True
+    runs_programs: ClassVar[bool] = False  # that a study names
 
     @property
     @abc.abstractmethod

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -41,6 +41,8 @@ class Command(Objective):
 
     Evidence: that of your command. With fewer than three seeds nothing is told apart.
     """
+
+    runs_programs: ClassVar[bool] = True
 
     run: str | tuple[str, ...]
     reports: Mapping[str, Better]
