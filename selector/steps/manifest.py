@@ -77,7 +77,7 @@ class ManifestStep(Whole):
     def is_sound(self, seal: Seal, store: Store) -> bool:
         committed = _committed(seal, store)
         try:
-            manifest = Manifest.open(f"{store.storage.address}/{committed['run']}")
+            manifest = Manifest.open(f"{store.storage.address}/{committed['run']}/manifest")
             is_sound = manifest.digest == committed["digest"] and manifest.is_whole()
             return is_sound and account.digest_of_quarantine(store, committed["run"]) == committed["quarantine"]
         except (SelectorError, OSError):

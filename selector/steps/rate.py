@@ -219,7 +219,7 @@ def write_pairs(done: Done, step: str) -> None:
     where; nothing where it made none, or where they are there."""
     storage, result = done.store.storage, done[step]
     folder = f"{FOLDER}pairs/{step.removeprefix(RATE)}-{result.fingerprint[:12]}/"
-    if any(storage.list(folder)) or not any("pairs" in seal.tables for seal in result.parts):
+    if not any("pairs" in seal.tables for seal in result.parts) or any(storage.list(folder)):
         return
     files: dict[str, tuple[io.BytesIO, pq.ParquetWriter]] = {}
     written_schema = tables.PAIRS.remove(0)

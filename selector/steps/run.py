@@ -210,7 +210,7 @@ class Run:
         name = run_id(done)
         account.write_log(done.store, name, runner.log)
         gc.keep(done.store, name, done.used)
-        return Manifest.open(self.address(done))
+        return Manifest.open(f"{self.address(done)}/manifest")
 
     def address(self, done: Done) -> str:
         """Where the run lies."""
