@@ -217,15 +217,17 @@ class WorkerPool(abc.ABC):
             self.workers.append(self.start(job.kind))
         mine = [worker for worker in self.workers if worker.kind == job.kind]
         num_at_it = sum(worker.job is job for worker in mine)
+        kept_clear = {worker.place[0] for worker in self.workers if worker.is_alone}
         for worker in mine:
             if worker.state == "held" and not self._neighbours(worker):
                 self._tell(worker, "do" if worker.is_prepared else "prepare")
-            elif worker.state != "idle" or any(other.is_alone for other in self._on_machine(worker)):
+            elif worker.state != "idle" or worker.place[0] in kept_clear:
                 continue
             elif worker.job is job:
                 worker.attempt = job.again.popleft() if job.again else job.supply.take(self._rank(worker))
                 if worker.attempt is not None:
                     worker.is_alone = worker.attempt.is_alone or worker.attempt in job.alone
+                    kept_clear |= {worker.place[0]} if worker.is_alone else set()
                     if worker.is_alone and self._neighbours(worker):
                         worker.state = "held"
                     else:
@@ -242,14 +244,12 @@ class WorkerPool(abc.ABC):
             return None
         return lambda subject: {own: 0, None: 1}.get(self._holders.get(subject), 2)
 
-    def _on_machine(self, worker: Worker) -> list[Worker]:
-        node = worker.place[0]
-        return [other for other in self.workers if other.place[0] == node]
-
     def _neighbours(self, worker: Worker) -> list[Worker]:
         """The others that are at work on a worker's machine."""
-        busy = ("load", "prepare", "do")
-        return [other for other in self._on_machine(worker) if other is not worker and other.state in busy]
+        node, busy = worker.place[0], ("load", "prepare", "do")
+        return [
+            other for other in self.workers if other is not worker and other.place[0] == node and other.state in busy
+        ]
 
     def _tell(self, worker: Worker, command: Command) -> None:
         assert worker.job is not None
