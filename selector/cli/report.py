@@ -140,6 +140,8 @@ def _value(quantile: float | str | None) -> str:
 
 def _matrix(agreed: Mapping[str, Any]) -> Table:
     listed = Table("score", *agreed["columns"], box=None, pad_edge=False)
+    for column in listed.columns:
+        column.overflow = "fold"
     for name, values in zip(agreed["rows"], agreed["values"], strict=True):
         listed.add_row(name, *("" if value is None else f"{value:.2f}" for value in values))
     return listed
@@ -149,6 +151,7 @@ def _most_alike(agreed: Mapping[str, Any]) -> Table:
     """For each score that has two values its correlations with length, and the strongest ones with others."""
     lengths = agreed["columns"][len(agreed["rows"]) : len(agreed["columns"]) - len(agreed["labels"])]
     listed = Table("score", *lengths, "strongest others", box=None, pad_edge=False)
+    listed.columns[0].overflow = "fold"
     for name, values in zip(agreed["rows"], agreed["values"], strict=True):
         known = {other: value for other, value in zip(agreed["columns"], values, strict=True) if value is not None}
         others = [(other, value) for other, value in known.items() if other not in (name, *lengths)]
