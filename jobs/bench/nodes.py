@@ -136,8 +136,9 @@ def _one(
         old = {one.process for one in begun if one.at < loss.at}
         new = [one.at - loss.at for one in begun if one.process not in old]
         blamed = len(list(Store.open(f"{folder}/root").storage.list("attempts/")))
+        replaced = f"a new worker after {min(new):4.1f} s" if new else "no new worker was needed"
         print(
-            f"{how:<24} a new worker after {min(new):4.1f} s, its part again after {min(again):4.1f} s, "
+            f"{how:<24} {replaced}, its part again after {min(again):4.1f} s, "
             f"{len(begun) - _PARTS} of {_PARTS} parts begun twice, {blamed} put down as a failure",
             flush=True,
         )
