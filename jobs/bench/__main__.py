@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jobs.bench.stores import stores
 
             stores(chosen.root, chosen.races, chosen.drivers, chosen.raters)
+        elif chosen.benchmark == "tune":
+            from jobs.bench.tune import tune
+
+            tune(chosen.paths, root=chosen.root, source=chosen.source, objective=chosen.objective, is_long=chosen.long)
         elif chosen.benchmark == "models":
             from jobs.bench.models import models
 
@@ -130,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     stores.add_argument("--races", type=int, default=200)
     stores.add_argument("--drivers", type=int, default=16)
     stores.add_argument("--raters", nargs="+", default=["readability", "word_length"])
+
+    tune = measures.add_parser("tune", help="nine policies of a corpus, compared by small models trained on each")
+    tune.add_argument("paths", metavar="PATH", nargs="+")
+    tune.add_argument("--source", help="the column that says a document's domain")
+    tune.add_argument("--objective", choices=("proxy", "probe"), default="proxy")
+    tune.add_argument("--long", action="store_true", help="forty times the text: hours")
+    tune.add_argument("--root", default="runs", help="a folder for what is made, which a second measurement finds")
 
     models = measures.add_parser("models", help="raters with a model beside its bare forward pass")
     models.add_argument("--documents", type=int, default=128)
