@@ -171,7 +171,7 @@ def _objects(store: Store) -> Counter[str]:
     objects = Counter[str]()
     counted = set[str]()
     for key in sorted(store.seals(), key=lambda key: (not key.startswith("ingest/"), key)):
-        own = {key, *(blob.key for blob in store.sealed(key).tables.values())} - counted
+        own = {f"artifacts/seals/{key}.json", *(blob.key for blob in store.sealed(key).tables.values())} - counted
         objects[key.partition("/")[0]] += len(own)
         counted |= own
     return objects
