@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selector.tune.result import sentence
+
 _WIDEST = 10  # arms of a table that has a column for each
 _WORST_CHANCE = 0.005  # a smaller one is not shown in digits
 
@@ -106,13 +108,6 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = {i: max(len(row[i]) for row in (headings, *rows)) for i in used}
     for row in (headings, *rows):
         print("  ".join(row[i].ljust(widths[i]) for i in used).rstrip())
-
-
-def sentence(content: Mapping[str, Any]) -> str:
-    """The winner, or why there is none."""
-    if content["winner"] is None:
-        return f"undecided: {content['reason']}"
-    return "; but ".join([f"{content['winner']} is the best by {content['metric']}", *content["flags"]])
 
 
 def _number(value: float | None) -> str:

@@ -25,7 +25,7 @@ from selector.manifest import Manifest
 from selector.models.find import is_packaged
 from selector.plugins import allowed
 from selector.plugins.attached import PACKAGED
-from selector.plugins.families import family_of, name_of
+from selector.plugins.families import family_of
 from selector.plugins.options import (
     ArtefactPath,
     Endpoint,
@@ -170,11 +170,6 @@ def _foreign(policy: Policy) -> Iterator[object]:
         for inner in plugins_in(plugin):
             if family_of(type(inner)) is not None and type(inner).__module__.partition(".")[0] != "selector":
                 yield inner
-
-
-def foreign_names(policy: Policy) -> list[str]:
-    """What the policy calls the plug-ins that are not ours, sorted."""
-    return sorted({name_of(plugin) for plugin in _foreign(policy)})
 
 
 def _distribution(module: str) -> importlib.metadata.Distribution | None:

@@ -125,11 +125,6 @@ class Resolved:
         return options_of(self.plugins.by_path()[path], *TABLE_KINDS)
 
     @property
-    def share_column(self) -> Column | None:
-        """The column of `select.shares`, under the name that the policy uses."""
-        return next(iter(self.columns[SHARES]), None)
-
-    @property
     def lists(self) -> list[Option]:
         """The options of `select` that name documents: those of `include` and of `exclude`."""
         return written(self.policy.select.lists, TablePath, ManifestPath)

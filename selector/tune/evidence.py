@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from selector import plugins, tables
 from selector.engine.store import EVIDENCE, Store, fingerprint
@@ -40,10 +40,14 @@ class Evidence:
 
     def of(self, metric: str) -> float:
         """The weighted mean of a metric."""
-        names = np.array(self.measured["metric"].to_pylist(), object)
-        rows = self.measured.filter(pa.array(names == metric))
+        rows = rows_of(self.measured, metric)
         weights = rows["weight"].to_numpy()
         return float(rows["value"].to_numpy() @ weights / weights.sum())
+
+
+def rows_of(measured: pa.Table, metric: str) -> pa.Table:
+    """The rows of one metric of a table `tables.MEASURED`."""
+    return measured.filter(pc.field("metric") == metric)
 
 
 def policy_fingerprint(manifest: Manifest) -> str:
@@ -123,13 +127,11 @@ def _checked(objective: Objective, trial: Trial, measured: pa.Table) -> pa.Table
     return measured
 
 
-def values_of(measured: Evidence, metric: str) -> dict[str, float]:
+def values_of(evidence: Evidence, metric: str) -> dict[str, float]:
     """The metric of each domain; of the whole, under "", where there are none."""
-    rows = measured.measured.to_pylist()
     of_domains: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["metric"] == metric:
-            of_domains.setdefault(row["domain"] or "", []).append((row["value"], row["weight"]))
+    for row in rows_of(evidence.measured, metric).to_pylist():
+        of_domains.setdefault(row["domain"] or "", []).append((row["value"], row["weight"]))
     return {
         name: math.fsum(value * weight for value, weight in pairs) / math.fsum(weight for _, weight in pairs)
         for name, pairs in sorted(of_domains.items())

@@ -20,8 +20,8 @@ _SHARED = ("select", "order", "manifest")
 def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> dict[str, Any]:
     """The arms, what of them is stored, and what is still to be done with the fewest and with the most seeds.
 
-    `tokens` is null where what a manifest will have is not known yet. The arms of a space are counted, and so are not
-    the control `all` and the seconds that a stored measurement took. Nothing is written.
+    `tokens` is null where what a manifest will have is not known yet. The arms of a space are counted apart; the
+    control `all` and the seconds of stored measurements are not counted. Nothing is written.
     """
     trials = Trials(
         study=study, root=str(root), executor=executor, progress=NoProgress(), tell=None, clock=lambda: 0.0,

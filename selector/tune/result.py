@@ -17,7 +17,7 @@ from selector.errors import SelectorError
 from selector.exact import Floats, keyed
 from selector.tune.arms import RANDOM, Arm, Condition, conditions_for, conditions_of, policy_of
 from selector.tune.comparison import Decision, Estimate, bootstrap, decide, differences, estimate
-from selector.tune.evidence import Evidence
+from selector.tune.evidence import Evidence, rows_of
 from selector.tune.objectives import HeldOut
 from selector.tune.study import Study
 
@@ -49,11 +49,7 @@ class Outcome:
     @property
     def sentence(self) -> str:
         """The winner, or why there is none."""
-        winner = self.content["winner"]
-        if winner is None:
-            return f"undecided: {self.content['reason']}"
-        flags = "".join(f"; but {flag}" for flag in self.content["flags"])
-        return f"{winner} is the best by {self.content['metric']}{flags}"
+        return sentence(self.content)
 
     def best_policy(self) -> str | None:
         """The winner's policy as YAML, with the evidence in its header; None where there is no winner."""
@@ -67,6 +63,13 @@ class Outcome:
         lines = [self.sentence, *_evidence_lines(self.content, winner)]
         header = "".join(f"# {line}\n" for line in lines)
         return header + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def sentence(content: Mapping[str, Any]) -> str:
+    """The winner that the result of a study names, or why there is none."""
+    if content["winner"] is None:
+        return f"undecided: {content['reason']}"
+    return "; but ".join([f"{content['winner']} is the best by {content['metric']}", *content["flags"]])
 
 
 def outcome_of(
@@ -188,8 +191,7 @@ def outcome_of(
 
 def _rows(measured: pa.Table, metric: str, held_out: HeldOut) -> tuple[Floats, Floats]:
     """The values of a metric and their weights: of the held-out documents in their order, or one."""
-    names = np.array(measured["metric"].to_pylist(), object)
-    table = measured.filter(pa.array(names == metric)).combine_chunks()
+    table = rows_of(measured, metric).combine_chunks()
     if table.num_rows == 1 and table["doc_id"].null_count:
         return table["value"].to_numpy(), table["weight"].to_numpy()
     words = keyed.words(table["doc_id"])

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from selector.cli import studies, study_picture
+from selector.tune.result import sentence
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -57,7 +58,7 @@ def test_proposals_say_how_well_they_are_known(capsys: pytest.CaptureFixture[str
 
 
 def test_a_winner_is_told_with_what_speaks_against_it() -> None:
-    assert studies.sentence(content(winner="c", flags=["a is the best at lr=1"])) == (
+    assert sentence(content(winner="c", flags=["a is the best at lr=1"])) == (
         "c is the best by bits; but a is the best at lr=1"
     )
 
