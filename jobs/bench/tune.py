@@ -1,7 +1,7 @@
 """Nine policies of a real corpus compared by a study, with small models that are trained on what each chooses.
 
 The short form takes some minutes: models of 0.3 and 1.3 million parameters, a few hundred steps each. The long form has
-ten times the text. Neither says which policy is good for a large model: see the line about the floor.
+forty times the text. Neither says which policy is good for a large model: see the line about the floor.
 """
 
 import sys

@@ -173,7 +173,9 @@ class Plan:
         steps = [step for label, rater in self.resolved.plugins.raters.items() for step in self._rating(label, rater)]
         sharing = [step for step in steps if isinstance(step, Rate) and _reads_texts_alone(step)]
         fits = [
-            step for step in steps if step.name in {name for one in sharing for name in one.reads if name[:4] == "fit/"}
+            step
+            for step in steps
+            if step.name in {name for one in sharing for name in one.reads if name.startswith("fit/")}
         ]
         if len(sharing) < 2:
             return steps

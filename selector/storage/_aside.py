@@ -39,10 +39,10 @@ def asked_aside(
         if _user in (None, os.getpid()):
             return verb(storage, *args, **options)
         with _lock:
-            helper, _ = _started(os.getpid())
+            beside, _ = _started(os.getpid())
             try:
-                helper.send((storage, verb.__name__, args, options))
-                answer, error = helper.recv()
+                beside.send((storage, verb.__name__, args, options))
+                answer, error = beside.recv()
             except (EOFError, OSError) as broken:
                 _started.cache_clear()
                 raise UnreachableError(
