@@ -31,7 +31,7 @@ def decoder(**changes: Any) -> Decoder:
         "averaged": 3,
         "seed": 1,
     }
-    return Decoder(schedule=SCHEDULE, **{**options, **changes})
+    return Decoder(**{**options, **changes})
 
 
 def stream(texts: list[bytes], weights: list[float] | None = None, context: int = 64) -> Stream:
