@@ -1,15 +1,6 @@
 """Worked cases of raters that no other test of a rater has, by the rater where that takes no more than its options.
 
-Where the others are: readability in words by hand, MTLD (R3), compression (R2), token prior (N8): test_text_statistics;
-training signals (R5, R6, G2): test_training_signals; item response (R4, R4b, R4c): test_item_response; Bradley-Terry
-with confidences (R7): models/test_linear; both orders of a judge (C2, R8): test_judge; PSI-KT, prerequisites, skills
-(R9, R10, R13): test_concepts; calibration and ranks (C6, R11, R11b, P1): test_combinations; density, InstructMining,
-DSIR (R12, D1, D2, J1 to J4): test_geometry; LESS (F1 to F3, Q7): test_influence; windows, segments, marks and cuts
-(R14, C4, I1, Q3): test_language_models; rules of pages (R16): test_heuristics.
-
-What no rater does, so that no test of one has it: the loss and the mask of QuRating's training (C1, C3), which are
-those of whoever trains such a model; a sum over the turns of a chat (I2), since a document is rated as a whole; the
-concordance of PreSelect's losses (N3) and the weights of positions of RDS+ (N5), since neither is a rater here.
+Where the others are, and why some have no test, says tests/house/test_worked_case_list.py.
 """
 
 from pathlib import Path
