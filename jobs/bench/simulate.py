@@ -212,7 +212,8 @@ def _with_score(family: str, written: Any, kind: type[Any], score: Score) -> dic
     named = [key for key, hint in hints.items() if hint.base in (ScoreName, SignalName) and not hint.is_optional]
     scores = itertools.cycle([score, *(other for other in MEANINGS if other != score)])
     inner = {key: {"by_score": {"score": score}} for key, hint in hints.items() if hint.base is Order}
-    return {name: dict(zip(named, scores, strict=False)) | inner | dict(options or {})}
+    given = {key: [of] if hints[key].is_many else of for key, of in zip(named, scores, strict=False)}
+    return {name: given | inner | dict(options or {})}
 
 
 def _title(wanted: Simulation, policy: Policy) -> str:

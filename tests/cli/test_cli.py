@@ -75,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
 
 def test_run_prints_one_json_document_with_the_keys_of_the_contract(made: Made) -> None:
     told = made.ended.json
-    assert list(told) == ["manifest", "digest", "documents", "tokens", "seconds", "steps"]
+    assert list(told) == ["manifest", "digest", "documents", "tokens", "seconds", "steps", "scores"]
     assert made.ended.out.count("\n") == 1
     assert re.fullmatch(r"[0-9a-f]{64}", told["digest"]) and Path(told["manifest"], "manifest/manifest.json").exists()
     assert (told["documents"], type(told["tokens"]), type(told["seconds"])) == (20, int, float)
@@ -527,7 +527,7 @@ def test_a_budget_that_is_not_spent_is_said_on_the_screen_and_as_json(made: Made
     command = ["run", made.policy, "--root", made.root, "--executor", "local", "--set", "select.where=num_tokens > 33"]
     told = selector(*command, "--json").json
     spent = told["documents"]
-    assert 0 < spent < 20 and list(told)[6:] == ["shortfall"]
+    assert 0 < spent < 20 and list(told)[6:] == ["shortfall", "scores"]
     why = "every document that may be chosen is"
     assert told["shortfall"] == {"unit": "documents", "budget": 20, "spent": spent, "reason": why}
     said = f"budget: {spent} of 20 documents are spent, {20 - spent} are left: {why}"
@@ -540,7 +540,7 @@ def test_a_selector_that_waits_ends_with_0_and_what_it_waits_for_is_said(made: M
     command = ["run", policy, "--root", made.root, "--executor", "local", "--set"]
     command += ["select.using=plugins_of_a_test:Waits", "--set", "select.budget.documents=60"]
     ended = selector(*command, "--json")
-    assert ended.code == 0 and list(ended.json)[6:] == ["shortfall", "waiting"]
+    assert ended.code == 0 and list(ended.json)[6:] == ["shortfall", "waiting", "scores"]
     assert ended.json["waiting"] == "round 2 needs feedback on 3,334 documents"
     said = (
         "waiting: round 2 needs feedback on 3,334 documents. What is decided so far is here; the same command goes on."
