@@ -22,7 +22,7 @@ from selector.policy.resolve import resolve
 from selector.steps.gather import Gather
 from selector.tune.arms import Arm, conditions_of, policy_of
 from selector.tune.chosen import reading
-from selector.tune.study import Study, seeds_of
+from selector.tune.study import Study, search_seeds
 from selector.tune.trials import Trials
 
 _MOST = 65_536  # documents whose scores decide where a filter cuts, about
@@ -61,7 +61,7 @@ def _value(study: Study, trials: Trials, one: Filter) -> float:
     """How bad a filter is, over the seeds of a search."""
     metric, better = study.deciding
     condition, setting = conditions_of(study)[0], study.plugin.settings[0]
-    values = [trials.measure(_arm(study, one), condition, setting, seed).of(metric) for seed in seeds_of(study)]
+    values = [trials.measure(_arm(study, one), condition, setting, seed).of(metric) for seed in search_seeds(study)]
     return float(np.mean(values)) * (1 if better == "lower" else -1)
 
 

@@ -29,7 +29,7 @@ from selector.steps.gather import Gather
 from selector.tune.arms import Arm, conditions_of, policy_of
 from selector.tune.chosen import reading
 from selector.tune.evidence import values_of
-from selector.tune.study import MixtureSection, Study, seeds_of, unit_of
+from selector.tune.study import MixtureSection, Study, search_seeds, unit_of
 from selector.tune.trials import Trials
 
 NAME = "mixture"
@@ -156,7 +156,7 @@ def arm_of(study: Study, trials: Trials) -> tuple[Arm, dict[str, Any]]:
     if better == "higher":
         raise PolicyError(f"mixture: the law is one of losses, and of {metric} more is better. Name another metric.")
     losses: list[list[float]] = []
-    seed = seeds_of(study)[0]
+    seed = search_seeds(study)[0]
     domains: list[str] = []
     for number, weights in enumerate(drawn):
         arm = _arm(f"mixture run {number}", options, names, weights)

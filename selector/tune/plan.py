@@ -11,7 +11,7 @@ from selector.engine.store import Store
 from selector.policy.sections import BudgetPolicy
 from selector.tune import held_out
 from selector.tune.arms import Arm, arms_of, budget_label, conditions_for, conditions_of, policy_of, with_controls
-from selector.tune.study import Study, seeds_of
+from selector.tune.study import Study, search_seeds
 from selector.tune.trials import Foreseen, Trials
 
 _SHARED = ("select", "order", "manifest")
@@ -63,7 +63,7 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
             rows.append({"arm": arm.name, "budget": budget_label(budget) or "own budget", "tokens": tokens,
                          "measurements": len(places) * study.seeds.least, "stored": len(stored)})  # fmt: skip
     of_a_seed = None if any(cost is None for cost in costs) else sum(cost or 0 for cost in costs)
-    searched = study.trials * len(seeds_of(study)) if study.space else 0
+    searched = study.trials * len(search_seeds(study)) * len(study.plugin.settings) if study.space else 0
     return {
         "metric": study.deciding[0],
         "objective": study.objective.label,

@@ -21,7 +21,7 @@ from selector.exact import keyed
 from selector.storage import Storage
 from selector.tune.arms import Arm, conditions_of
 from selector.tune.evidence import values_of
-from selector.tune.study import Dimension, Study, seeds_of
+from selector.tune.study import Dimension, Study, search_seeds
 from selector.tune.trials import Trials
 
 _LEAST = 1e-6  # of a part of a mixture, before it is divided by their sum
@@ -79,13 +79,13 @@ class _Search:
         metric, _ = self.study.deciding
         of_seeds: list[float] = []
         step = 0
-        for seed in seeds_of(self.study):
+        for seed in search_seeds(self.study):
             of_settings = [self.trials.measure(arm, condition, one, seed) for one in self.study.plugin.settings]
             of_seeds.append(float(np.mean([one.of(metric) for one in of_settings])))
             for value in values_of(of_settings[0], metric).values():
                 trial.report(value, step)
                 step += 1
-            if trial.should_prune() and seed != seeds_of(self.study)[-1]:
+            if trial.should_prune() and seed != search_seeds(self.study)[-1]:
                 search.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 return
         search.tell(trial, float(np.mean(of_seeds)))

@@ -219,7 +219,7 @@ def unit_of(budget: BudgetPolicy) -> str:
     return next(unit for unit in ("documents", "tokens", "fraction") if getattr(budget, unit) is not None)
 
 
-def seeds_of(study: Study) -> range:
+def search_seeds(study: Study) -> range:
     """The seeds by which a searched arm is measured."""
     first = SEARCHING + study.seeds.first
     return range(first, first + study.seeds.least)

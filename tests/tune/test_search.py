@@ -16,7 +16,7 @@ from selector.tune import search
 from selector.tune.arms import Arm, Condition, policy_of
 from selector.tune.evidence import Evidence
 from selector.tune.objectives import HeldOut, answer
-from selector.tune.study import Study, seeds_of
+from selector.tune.study import Study, search_seeds
 
 BASE = {"corpus": {"paths": ["corpus"]}, "select": {"budget": {"fraction": 0.1}}}
 SPACE = {
@@ -109,7 +109,7 @@ def test_a_mixture_is_searched_on_the_simplex() -> None:
 
 def test_the_seeds_of_a_search_are_not_those_of_the_comparison() -> None:
     study = study_of()
-    assert not {*seeds_of(study)} & {*study.seed_numbers}
+    assert not {*search_seeds(study)} & {*study.seed_numbers}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from selector.errors import PolicyError
 from selector.policy import Policy
 from selector.tune import arms, evidence
 from selector.tune.objectives import answer
+from selector.tune.plan import plan
 from selector.tune.run import run
 from selector.tune.study import Study
 
@@ -183,3 +184,12 @@ def test_evidence_that_is_damaged_is_measured_again() -> None:
     assert stored is not None and stored.of("loss") == 1 and stored.tokens == 5 and not stored.is_new
     storage.objects |= dict.fromkeys(storage.objects, b"other bytes")
     assert evidence.find(store, "evidence/a") is None and store.find("evidence/a") is None
+
+
+def test_a_plan_counts_what_is_searched_at_every_seed_and_setting(tmp_path: Path) -> None:
+    space = {"select.using.quality_sampling.temperature": {"log": [0.1, 10]}}
+    proxy = {"proxy": {"sizes": ["0.3M"], "learning_rates": [0.003, 0.001]}}
+    sections = {"arms": {}, "space": space, "trials": 5, "objective": proxy, "budgets": [{"tokens": 300}]}
+    study = Study.of(study_of(write_corpus(tmp_path / "corpus"), **sections))
+    planned = plan(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+    assert planned["searched"] == {"arms": 5, "measurements_at_most": 5 * 3 * 2}

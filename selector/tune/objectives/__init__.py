@@ -84,7 +84,7 @@ class Objective(abc.ABC):
         return None
 
     def contents(self) -> Mapping[str, str]:
-        """Digests of what its options name outside of the study: what others gave is not reused."""
+        """Digests of the files that its options name: where these have changed, what was measured is not used again."""
         return {}
 
     def tokens(self, scale: str, num_tokens: int) -> int:
