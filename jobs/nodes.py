@@ -102,7 +102,7 @@ class Nodes:
         self._looking.start()
 
     def close(self) -> None:
-        """Nobody looks any more."""
+        """Ends the thread that looks."""
         self._ended.set()
         self._looking.join(_WAIT * 3)
         if self.is_head_sure:
@@ -139,7 +139,7 @@ class Nodes:
         ) | {node for node, listed in self._table.items() if not listed.is_alive}
 
     def is_gone(self, node: str) -> bool:
-        """Whether a machine does not answer now, of which something was lost."""
+        """Whether a machine on which a worker was lost does not answer now."""
         if node in self.lost():
             return True
         listed = self._table.get(node)
@@ -160,7 +160,7 @@ class Nodes:
         )
 
     def _refresh(self) -> None:
-        """What only the head can tell."""
+        """Asks the head for what only it can tell."""
         self._table = {
             node["NodeID"]: Node(
                 host=node["NodeManagerAddress"],

@@ -28,24 +28,24 @@ _levels: dict[str, dict[str, float]] = {}
 
 
 def add(name: str, label: str = "", amount: int = 1) -> None:
-    """One more of these."""
+    """Counts so many more under a name and a label."""
     with _lock:
         _counted.setdefault(name, Counter())[label] += amount
 
 
 def put(name: str, values: Mapping[str, float]) -> None:
-    """So many are there now, by their label."""
+    """Sets how many there are now under a name, by label; other labels are gone."""
     with _lock:
         _levels[name] = dict(values)
 
 
 def counted(name: str) -> dict[str, int]:
-    """How often each was counted since this process began."""
+    """How often each label of a name was counted since this process began."""
     with _lock:
         return dict(_counted.get(name, {}))
 
 
 def level(name: str) -> dict[str, float]:
-    """How many were there when it was last said."""
+    """How many there were under a name when that was last set, by label."""
     with _lock:
         return dict(_levels.get(name, {}))

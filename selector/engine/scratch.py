@@ -49,7 +49,7 @@ class Folder:
 
 
 def is_locked(descriptor: int) -> bool:
-    """Whether this process has a file for itself now: nobody writes it, and nobody reads it."""
+    """Whether this process could lock a file for itself alone: nobody else writes it or reads it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -116,7 +116,7 @@ class Store:
     """
 
     def __init__(self, storage: Storage, *, keeps: bool | None = None) -> None:
-        """`keeps` says otherwise whether anything is kept at hand."""
+        """`keeps` says whether what is read is kept at hand; by default it is where the root is far away."""
         self.storage = storage
         self._keeps = storage.is_far if keeps is None else keeps
         self._sealed: dict[str, Seal] = {}
@@ -220,7 +220,7 @@ class Store:
         return seals | {seal.key: replace(seal, held=b"") for seal in new}
 
     def _listed(self, keys: Sequence[str]) -> Sequence[str]:
-        """Those of these artefacts that may be finished: where one listing tells, no other is asked for."""
+        """Those of these artefacts that may be finished, by one listing; all of them where that costs more."""
         names = [_seal_key(key) for key in keys]
         folders = {name.rpartition("/")[0] for name in names}
         if not self.storage.is_far or len(keys) < _FEW or len(folders) > 1:
@@ -335,7 +335,7 @@ _in_use: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary
 
 
 def _opened_again(address: str) -> Store:
-    """The store of a root as work brings it along, over and over: what it keeps at hand stays."""
+    """The store of a root that work was sent with: the one that this process has already, if it has one."""
     return _in_use.get(address) or _opened_once(address, os.getpid())
 
 
@@ -358,7 +358,7 @@ def _written(table: pa.Table, form: Form | None) -> tuple[Form, bytes, str]:
 
 
 def _is_small(table: pa.Table) -> bool:
-    """What its buffers have room for is soon asked; what it takes of them, where it is a slice, is not."""
+    """Whether a table is small. The size of whole buffers is known at once, that of a slice is not."""
     return table.get_total_buffer_size() <= SMALL_BYTES or table.nbytes <= SMALL_BYTES
 
 
@@ -626,7 +626,7 @@ def blob_of(
     key: str, sha256: str, num_bytes: int, num_rows: int, form: Form = "parquet", beside: str | None = None,
     start: int = 0, folder: str | None = None,
 ) -> Blob:  # fmt: skip
-    """The table of which the seal of the artefact with this key says so: where `beside` is empty, it is within."""
+    """A table as the seal of the artefact with this key lists it; if `beside` is empty, it lies within the seal."""
     within = key if beside == "" else None
     return Blob(
         sha256=sha256, num_bytes=num_bytes, num_rows=num_rows, form=form, folder=folder, beside=beside or None,

@@ -39,16 +39,16 @@ _FINAL = 0.25
 
 
 Rank = Callable[[Hashable], int]
-"""How gladly a worker is given what is about this, the smaller the rather: its machine may have copies of it."""
+"""How well work about something suits a worker, the smaller the better: its machine may have copies of it."""
 
 _AHEAD = 64
-"""So many of those that wait are looked at for one that a worker is rather given: none waits for ever."""
+"""How many of those that wait are looked at for the one that suits a worker best."""
 
 Waiting = TypeVar("Waiting")
 
 
 def taken(waiting: "deque[Waiting]", subject: Callable[[Waiting], Hashable], rank: Rank | None) -> Waiting | None:
-    """The first that waits, or one a little later that this worker is rather given; it waits no longer."""
+    """Takes out of the queue what a worker gets next: the first, or one of the next few that suits it better."""
     if not waiting:
         return None
     if rank is None or len(waiting) == 1:

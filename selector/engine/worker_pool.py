@@ -64,7 +64,7 @@ class Assignment(Protocol):
 
     @property
     def subject(self) -> Hashable:
-        """What it is about, in every step: who was at that before has copies of what it reads."""
+        """What it is about, the same in every step: the machine that was at that before has copies of what it reads."""
         ...
 
     @property
@@ -238,7 +238,7 @@ class WorkerPool(abc.ABC):
                 self._tell(worker, "load")
 
     def _rank(self, worker: Worker) -> Rank | None:
-        """What a worker is rather given: what its own machine was at last, then what no other was."""
+        """What suits a worker: what its own machine was at last, then what no machine was at; None: all are alike."""
         own = worker.place[0]
         if all(other.place[0] == own for other in self.workers):
             return None

@@ -224,7 +224,7 @@ def home_of(address: str) -> tuple[Storage, list[str]]:
 
 @functools.lru_cache(maxsize=64)
 def _kept_open(address: str, pid: int) -> Storage:  # noqa: ARG001 - it is part of what is kept
-    """The storage at an address, whose connections this process uses again. Those of another one it may not."""
+    """The storage at an address, opened once for each process: connections of another process cannot be used."""
     return open_storage(address)
 
 
