@@ -32,9 +32,9 @@ def polyline(pairs: Iterable[tuple[float, float]], colour: str, width: float = 1
     return f'<polyline points="{points(pairs)}" fill="none" stroke="{colour}" stroke-width="{width:g}"/>'
 
 
-def dot(x: float, y: float, colour: str, radius: float = 3.5) -> str:
+def dot(x: float, y: float, colour: str) -> str:
     """A dot."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
 
 
 def words(x: float, y: float, text: str, anchor: str = "start") -> str:

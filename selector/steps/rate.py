@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selector import tables
@@ -229,7 +230,7 @@ def write_pairs(done: Done, step: str) -> None:
             if criterion not in files:
                 file = io.BytesIO()
                 files[criterion] = file, pq.ParquetWriter(file, written_schema, compression="zstd")
-            some = pairs.filter(pa.array([name == criterion for name in pairs["criterion"].to_pylist()]))
+            some = pairs.filter(pc.field("criterion") == criterion)
             files[criterion][1].write_table(some.drop_columns("criterion"))
     for criterion, (file, writer) in files.items():
         writer.close()
