@@ -71,9 +71,10 @@ class Measured(Objective):
         described = trial.manifest.describe()
         visits = max(1, described["visits"])
         counts = [source["visits"] for source in described["sources"].values()]
+        scored = trial.manifest.rows(0, len(trial.manifest))
         values: dict[str, float] = {
-            "quality": _mean_of(trial, "quality"),
-            "difficulty": _mean_of(trial, "difficulty"),
+            "quality": _mean(scored["quality"]),
+            "difficulty": _mean(scored["difficulty"]),
             "sources": len(counts),
             "entropy": entropy(counts, len(counts)),
             "visits": visits / max(1, described["documents"]),
@@ -125,7 +126,7 @@ def _words(column: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.str_]
     return np.array([str(word) for word in column.drop_null().to_pylist()], np.str_)
 
 
-def _mean_of(trial: Trial, column: str) -> float:
+def _mean(column: pa.ChunkedArray) -> float:
     """The mean of a column over the visits that have it; 0 where none has."""
-    scores = trial.manifest.take(np.arange(len(trial.manifest)))[column].drop_null().to_numpy()
+    scores = column.drop_null().to_numpy()
     return float(scores.mean(dtype=np.float64)) if len(scores) else 0.0
