@@ -1,4 +1,4 @@
-"""Every worked case that this project was given, with the tests that have it, or why there is none.
+"""Every worked case of the published methods, with the tests that have it, or why there is none.
 
 The cases were computed independently of this code, in two lists. A test copies the numbers of its case; here are the
 names, so that none is forgotten: a test that is renamed, or that goes away, is missed here.
