@@ -236,18 +236,10 @@ class _Bounded(Selector):
             own = self.selector.select(pool, budget, seed)
             return dataclasses.replace(own, facts={**own.facts, **facts})
         account = [{**one, **more} for one, more in zip(following.facts["rounds"], rounds, strict=True)]
-        shards = [
-            _Decided(
-                shard=shard,
-                included=None,
-                pieces=tuple((one.which, one.deciding, one.shards[i]) for one in answers),
-            )
-            for i, shard in enumerate(whole.shards)
-        ]
         return Decisions(
             decide=_as_decided,
             columns=tuple(kind.name for kind in _DECIDED_FIELDS),
-            pool=dataclasses.replace(whole, schema=pa.schema([*whole.schema, *_DECIDED_FIELDS]), shards=shards),
+            pool=_decided(whole, answers, None),
             facts={**following.facts, "rounds": account, **facts},
             waiting=following.waiting,
             num_rounds=following.num_rounds,
@@ -629,16 +621,13 @@ def _included(asking: _Asking, pool: Pool, sizes: _Sizes) -> pa.Table | None:
     return pa.Table.from_batches(list(rows))
 
 
+_Piece = tuple[_Which, _Deciding, tuple[Shard, Shard]]
+"""Of an answer and a shard: about whom it is, how it decides, and what it decided and was asked about."""
+
+
 def _with_left(pool: Pool, answers: Sequence[_Answer], column: str) -> Pool:
     """The pool with a column that says which documents the answers left out."""
-    shards = [
-        _Left(
-            shard=shard,
-            name=column,
-            pieces=tuple((answer.which, answer.deciding, answer.shards[i]) for answer in answers),
-        )
-        for i, shard in enumerate(pool.shards)
-    ]
+    shards = [_Left(shard=shard, name=column, pieces=_pieces(answers, i)) for i, shard in enumerate(pool.shards)]
     schema = pa.schema([(column, pa.bool_())])
     asked_of = dataclasses.replace(pool, shards=shards)
     extended = asked_of.extended(functools.partial(_renamed, schema), column, returns=schema)
@@ -655,7 +644,7 @@ class _Left:
 
     shard: Shard
     name: str
-    pieces: tuple[tuple[_Which, _Deciding, tuple[Shard, Shard]], ...]
+    pieces: tuple[_Piece, ...]
 
     @property
     def num_rows(self) -> int:
@@ -673,19 +662,10 @@ def _put_together(
     asking: _Asking, pool: Pool, answers: Sequence[_Answer], sizes: _Sizes, rest: Sequence[_Answer]
 ) -> Constrained:
     """One verdict on every document: that of the last answer about it."""
-    included = asking.limits.included
-    shards = [
-        _Decided(
-            shard=shard,
-            included=included,
-            pieces=tuple((answer.which, answer.deciding, answer.shards[i]) for answer in answers),
-        )
-        for i, shard in enumerate(pool.shards)
-    ]
     decisions = Decisions(
         decide=_as_decided,
         columns=tuple(kind.name for kind in _DECIDED_FIELDS),
-        pool=dataclasses.replace(pool, schema=pa.schema([*pool.schema, *_DECIDED_FIELDS]), shards=shards),
+        pool=_decided(pool, answers, asking.limits.included),
         facts=_facts(asking, answers, sizes, rest),
         waiting=next((one.deciding.decisions.waiting for one in answers if one.deciding.decisions.waiting), None),
         num_rounds=rest[0].deciding.decisions.num_rounds if len(answers) == 1 else None,
@@ -694,6 +674,19 @@ def _put_together(
     bound = any(answer.deciding.bound for answer in answers)
     why = rest[-1].why_unspent
     return Constrained(decisions=decisions, why_unspent=f"{why}; {_NO_MORE}" if bound else why)
+
+
+def _decided(pool: Pool, answers: Sequence[_Answer], included: str | None) -> Pool:
+    """The pool with the verdict of the last answer about each document, in columns."""
+    shards = [
+        _Decided(shard=shard, included=included, pieces=_pieces(answers, i)) for i, shard in enumerate(pool.shards)
+    ]
+    return dataclasses.replace(pool, schema=pa.schema([*pool.schema, *_DECIDED_FIELDS]), shards=shards)
+
+
+def _pieces(answers: Sequence[_Answer], number: int) -> tuple[_Piece, ...]:
+    """What the answers say of the shard of this number."""
+    return tuple((answer.which, answer.deciding, answer.shards[number]) for answer in answers)
 
 
 def _facts(asking: _Asking, answers: Sequence[_Answer], sizes: _Sizes, rest: Sequence[_Answer]) -> dict[str, Any]:
@@ -735,7 +728,7 @@ class _Decided:
 
     shard: Shard
     included: str | None
-    pieces: tuple[tuple[_Which, _Deciding, tuple[Shard, Shard]], ...]
+    pieces: tuple[_Piece, ...]
 
     @property
     def num_rows(self) -> int:
