@@ -6,6 +6,7 @@ first, and stores what comes out.
 """
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,15 +164,18 @@ class Causal:
         def answer(logits: Any, ids: Any, some: Sequence[Window]) -> Floats:
             torch = _torch()
             wanted, sums = ids.to(self.device), torch.zeros(len(some), dtype=torch.float64, device=self.device)
+            left_out = ids.shape[1] - logits.shape[1]
             for row, (tokens, first) in enumerate(some):
                 for start in range(max(first, 1), len(tokens), most):
                     end = min(start + most, len(tokens))
-                    before = logits[row, start - 1 : end - 1].float()  # half precision has too few digits
+                    before = logits[
+                        row, start - 1 - left_out : end - 1 - left_out
+                    ].float()  # half precision has too few digits
                     losses = functional.cross_entropy(before, wanted[row, start:end], reduction="none")
                     sums[row] += losses.double().sum()
             return sums.cpu().numpy()
 
-        return self._answers(windows, answer, ())
+        return self._answers(windows, answer, (), are_all_asked=False)
 
     def next_words(self, prompts: Sequence[Sequence[int]], words: Sequence[int]) -> Floats:
         """The logits of these tokens after each prompt, (n, words)."""
@@ -274,10 +278,21 @@ class Causal:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((token for token in known if token is not None), 0)
 
-    def _answers(self, windows: Sequence[Window], answer: Any, shape: tuple[int, ...]) -> Floats:
-        """What `answer` makes of the model's logits, for each window; equal ones are asked once."""
+    @functools.cached_property
+    def _can_leave_out(self) -> bool:
+        """Whether the model can be asked for the logits of the last tokens alone."""
+        return "logits_to_keep" in inspect.signature(self._model.forward).parameters
+
+    def _answers(
+        self, windows: Sequence[Window], answer: Any, shape: tuple[int, ...], *, are_all_asked: bool = True
+    ) -> Floats:
+        """What `answer` makes of the model's logits, for each window; equal ones are asked once.
+
+        Where not all are asked, those before the first token that counts in any window of a batch may be left out: of
+        windows that overlap that is half of what the largest matrix has to do.
+        """
         torch = _torch()
-        different = list(dict.fromkeys(windows))
+        different = sorted(dict.fromkeys(windows), key=lambda window: window.first)
         place = {window: i for i, window in enumerate(different)}
         lengths = np.array([len(window.tokens) for window in different], np.int64)
         answers, num_done = np.zeros((len(different), *shape)), 0
@@ -289,8 +304,11 @@ class Causal:
             for row, (tokens, _) in enumerate(some):
                 ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
                 mask[row, : len(tokens)] = 1
+            options: dict[str, int] = {}
+            if not are_all_asked and self._can_leave_out:
+                options["logits_to_keep"] = ids.shape[1] + 1 - max(1, min(window.first for window in some))
             with torch.inference_mode():
-                output = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+                output = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), **options)
                 return answer(output.logits, ids, some)
 
         for batch, values in each_batch(lengths, self._room, compute):
