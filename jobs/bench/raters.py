@@ -2,11 +2,10 @@
 
 Tables in Markdown. The first has a line for each rater that reads texts alone, the second one for each other that needs
 no model and no server, over documents that are made up (`python -m jobs.bench models` has those with a model). The
-third has a line for each
-candidate, with its Spearman correlation with the difficulty that people gave, and how many judgements of quality it
-gets right, over all pairs and over those whose texts differ by at most a tenth in words. Every figure has a 95 %
-interval from bootstrap resamples, which all candidates share; so a gain over a plain count has one too. The plain
-counts (words, characters, Flesch-Kincaid) come first: who does not beat them adds nothing.
+third has a line for each candidate, with its Spearman correlation with the difficulty that people gave, and how many
+judgements of quality it gets right, over all pairs and over those whose texts differ by at most a tenth in words. Every
+figure has a 95 % interval from bootstrap resamples, which all candidates share; so a gain over a plain count has one
+too. The plain counts (words, characters, Flesch-Kincaid) come first: who does not beat them adds nothing.
 
 A rater is measured once its file lies in `selector/rate/`. One that learns from what people said is a `Candidate` in
 `CANDIDATES`: an object with a label and a method that scores a set's texts, each by what it learned from other folds.
