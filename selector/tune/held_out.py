@@ -215,12 +215,16 @@ def sampled_runs(texts: Sequence[str]) -> tuple[UInt64, npt.NDArray[np.int64]]:
     A run has 32 bytes; case, spaces and signs do not count. A text with fewer has itself as its only run. Which runs
     are sampled follows from their own hashes, so that the same text has the same sample everywhere.
     """
-    data = [np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in texts]
-    data = [lower[_IS_LETTER[lower]] for lower in (_LOWER[one] for one in data)]
-    padded = [np.pad(one, (0, max(0, WIDTH - len(one)))) for one in data]
-    sizes = np.array([len(one) for one in padded])
-    whole = np.concatenate([np.empty(0, np.uint8), *padded]).astype(np.uint64)
-    owner = np.repeat(np.arange(len(padded)), sizes)
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    read = _LOWER[np.frombuffer(b"".join(data), np.uint8)]
+    is_letter = _IS_LETTER[read]
+    of_letter = np.repeat(np.arange(len(data)), [len(one) for one in data])[is_letter]
+    counts = np.bincount(of_letter, minlength=len(data))
+    sizes = np.maximum(counts, WIDTH)  # short ones are filled up with zeros
+    filled_before = np.cumsum(sizes - counts) - (sizes - counts)
+    whole = np.zeros(sizes.sum(), np.uint64)
+    whole[np.arange(len(of_letter)) + filled_before[of_letter]] = read[is_letter]
+    owner = np.repeat(np.arange(len(data)), sizes)
     hashes, width = whole * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1), 1
     while width < WIDTH:  # of two runs of half the width each
         hashes = (hashes[:-width] * np.uint64(0xD6E8FEB86659FD93)) ^ (hashes[width:] + np.uint64(width))
@@ -229,6 +233,6 @@ def sampled_runs(texts: Sequence[str]) -> tuple[UInt64, npt.NDArray[np.int64]]:
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(31)
     inside = owner[: len(hashes)] == owner[len(whole) - len(hashes) :]
-    is_short = np.array([len(one) < WIDTH + _ONE_OF * 4 for one in data], np.bool_)  # of which all runs are looked at
+    is_short = counts < WIDTH + _ONE_OF * 4  # of which all runs are looked at
     which = inside & ((hashes % np.uint64(_ONE_OF) == 0) | is_short[owner[: len(hashes)]])
     return hashes[which], owner[: len(hashes)][which]

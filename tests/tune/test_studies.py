@@ -17,6 +17,7 @@ from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.policy import Policy
 from selector.tune import arms, evidence
+from selector.tune.held_out import sampled_runs
 from selector.tune.objectives import answer
 from selector.tune.plan import plan
 from selector.tune.run import run
@@ -193,3 +194,12 @@ def test_a_plan_counts_what_is_searched_at_every_seed_and_setting(tmp_path: Path
     study = Study.of(study_of(write_corpus(tmp_path / "corpus"), **sections))
     planned = plan(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
     assert planned["searched"] == {"arms": 5, "measurements_at_most": 5 * 3 * 2}
+
+
+def test_a_text_has_the_same_sampled_runs_whatever_stands_beside_it() -> None:
+    texts = ["", "Short.", "a" * 31, "B" * 33, "Ünïcode, " * 9, " ".join(f"word {i * 7919}" for i in range(60)), "a b"]
+    hashes, document = sampled_runs(texts)
+    for number, text in enumerate(texts):
+        assert hashes[document == number].tolist() == sampled_runs([text])[0].tolist()
+    assert sampled_runs(["S-h o R t"])[0].tolist() == sampled_runs(["short"])[0].tolist(), "case and signs do not count"
+    assert len(sampled_runs(["x" * 40])[0]) == 9, "of a short text all runs are looked at"
