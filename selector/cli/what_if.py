@@ -42,9 +42,8 @@ def compare(
     and coverage before and after. Raises PolicyError where they are not about one corpus."""
     if policy.corpus.paths != other.corpus.paths:
         raise _two_corpora()
-    first, second = (
-        _Flow.of(one, root, executor) for one in (policy, other)
-    )  # what is wrong with either is said first
+    # what is wrong with either is said before any work
+    first, second = (_Flow.of(one, root, executor) for one in (policy, other))
     before = _chosen(first, executor, progress, None)
     return _chosen(second, executor, progress, before)[1]
 

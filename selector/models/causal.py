@@ -168,9 +168,8 @@ class Causal:
             for row, (tokens, first) in enumerate(some):
                 for start in range(max(first, 1), len(tokens), most):
                     end = min(start + most, len(tokens))
-                    before = logits[
-                        row, start - 1 - left_out : end - 1 - left_out
-                    ].float()  # half precision has too few digits
+                    # half precision has too few digits
+                    before = logits[row, start - 1 - left_out : end - 1 - left_out].float()
                     losses = functional.cross_entropy(before, wanted[row, start:end], reduction="none")
                     sums[row] += losses.double().sum()
             return sums.cpu().numpy()

@@ -180,9 +180,8 @@ class _Alike:
                 continue
             # one row for each pair of a run here and a held-out document that has it
             at = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count) + np.arange(count.sum())
-            pairs = np.unique(
-                np.column_stack([np.repeat(document, count), self.runs.owner[at], at]), axis=0
-            )  # each run once for a document
+            rows = np.column_stack([np.repeat(document, count), self.runs.owner[at], at])
+            pairs = np.unique(rows, axis=0)  # each run once for a document
             both, shared = np.unique(pairs[:, :2], axis=0, return_counts=True)
             np.maximum.at(most, both[:, 1], shared / self.runs.counts[both[:, 1]])
         return most
