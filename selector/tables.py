@@ -95,6 +95,7 @@ NEIGHBOURS = pa.schema(
 )
 
 # What a step in which documents of different parts meet has stored of each part.
+# Comparisons that a rater made. A file of them is of one criterion, and has the other columns.
 PAIRS = pa.schema(
     [
         ("criterion", pa.string()),
@@ -104,7 +105,6 @@ PAIRS = pa.schema(
         ("disagreement", pa.float64()),  # between the orders
     ]
 )
-"""Comparisons that a rater made. A file of them is of one criterion, and has the other columns."""
 
 SHARES_OF_PARTS = pa.schema([("key", pa.string()), ("num_documents", pa.int64())])
 

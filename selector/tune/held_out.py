@@ -6,9 +6,8 @@ Near is told by runs of 32 letters and digits: how many of its sampled runs anot
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -187,7 +186,7 @@ class _Alike:
         return most
 
 
-def _portions(texts: pa.ChunkedArray) -> Any:
+def _portions(texts: pa.ChunkedArray) -> Iterator[list[str]]:
     """The texts, some megabytes at a time."""
     portion: list[str] = []
     size = 0
