@@ -94,7 +94,6 @@ NEIGHBOURS = pa.schema(
     ]
 )
 
-# What a step in which documents of different parts meet has stored of each part.
 # Comparisons that a rater made. A file of them is of one criterion, and has the other columns.
 PAIRS = pa.schema(
     [
@@ -106,6 +105,7 @@ PAIRS = pa.schema(
     ]
 )
 
+# What a step in which documents of different parts meet has stored of each part.
 SHARES_OF_PARTS = pa.schema([("key", pa.string()), ("num_documents", pa.int64())])
 
 
