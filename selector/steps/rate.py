@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from selector import tables
@@ -35,6 +35,7 @@ from selector.rate._sums import added, sums_of
 from selector.steps import attach
 from selector.steps.gather import Gather
 
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 logger = logging.getLogger(__name__)
 
 _AT_A_TIME = 512  # documents that a rater is given: how these are cut changes no answer, and after each there is a sign
@@ -230,7 +231,7 @@ def write_pairs(done: Done, step: str) -> None:
             if criterion not in files:
                 file = io.BytesIO()
                 files[criterion] = file, pq.ParquetWriter(file, written_schema, compression="zstd")
-            some = pairs.filter(pc.field("criterion") == criterion)
+            some = pairs.filter(pc.equal(pairs["criterion"], criterion))
             files[criterion][1].write_table(some.drop_columns("criterion"))
     for criterion, (file, writer) in files.items():
         writer.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from selector import plugins, tables
 from selector.engine.store import EVIDENCE, Store, fingerprint
@@ -20,6 +20,7 @@ from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.tune.objectives import HeldOut, Objective, Trial
 
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 logger = logging.getLogger(__name__)
 
 OUTPUTS = "outputs/"
@@ -47,7 +48,7 @@ class Evidence:
 
 def rows_of(measured: pa.Table, metric: str) -> pa.Table:
     """The rows of one metric of a table `tables.MEASURED`."""
-    return measured.filter(pc.field("metric") == metric)
+    return measured.filter(pc.equal(measured["metric"], metric))
 
 
 def policy_fingerprint(manifest: Manifest) -> str:
