@@ -22,7 +22,7 @@ from selector.cli.app import (
     opened_root,
     print_json,
 )
-from selector.cli.loading import NoForeign
+from selector.cli.loading import Allowed, NoForeign
 from selector.cli.runs import executor_of
 from selector.errors import UsageError
 
@@ -53,6 +53,7 @@ def run(
     root: Root = "./runs",
     set_: SetStudy = None,
     no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "local",
     address: Address = None,
     workers: Workers = None,
@@ -66,7 +67,7 @@ def run(
     from selector.tune import kept
     from selector.tune.run import run as tried
 
-    with only_our_output(), _restricted(no_foreign_plugins), Watch() as watch:
+    with only_our_output(), _restricted(no_foreign_plugins, allowed), Watch() as watch:
         chosen = executor_of(executor, address=address, workers=workers, deadline=deadline)
         loaded = _load(study, set_, no_foreign_plugins)
         outcome = tried(
@@ -85,6 +86,7 @@ def plan(
     root: Root = "./runs",
     set_: SetStudy = None,
     no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     executor: ExecutorName = "local",
     address: Address = None,
     json: Json = False,
@@ -94,7 +96,7 @@ def plan(
     from selector.cli import studies
     from selector.tune.plan import plan as planned
 
-    with only_our_output(), _restricted(no_foreign_plugins):
+    with only_our_output(), _restricted(no_foreign_plugins, allowed):
         chosen = executor_of(executor, address=address)
         foreseen = planned(_load(study, set_, no_foreign_plugins), root=root, executor=chosen)
     if json:
@@ -109,6 +111,7 @@ def show(
     root: Root = "./runs",
     set_: SetStudy = None,
     no_foreign_plugins: NoForeign = False,
+    allowed: Allowed = None,
     json: Json = False,
     _: Verbose = False,
 ) -> None:
@@ -116,7 +119,7 @@ def show(
     from selector.cli import studies
     from selector.tune import kept
 
-    with only_our_output(), _restricted(no_foreign_plugins):
+    with only_our_output(), _restricted(no_foreign_plugins, allowed):
         name = study
         if Path(study).is_file():
             name = kept.name_of(_load(Path(study), set_, no_foreign_plugins))
@@ -128,11 +131,16 @@ def show(
 
 
 @contextlib.contextmanager
-def _restricted(no_foreign: bool) -> Generator[None]:
-    """Until it is left, no Python code is imported because a study or one of its policies names it, if that is so."""
+def _restricted(no_foreign: bool, allowed: list[str] | None) -> Generator[None]:
+    """Until it is left, what a study or one of its policies names is no Python code, if that is so, and lies below what
+    is allowed."""
     from selector import plugins
 
-    with plugins.installed_only() if no_foreign else contextlib.nullcontext():
+    with contextlib.ExitStack() as limits:
+        if no_foreign:
+            limits.enter_context(plugins.installed_only())
+        if allowed:
+            limits.enter_context(plugins.only_below(allowed))
         yield
 
 

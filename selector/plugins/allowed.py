@@ -31,11 +31,16 @@ def only_below(roots: Sequence[str]) -> Generator[None]:
         _roots.reset(token)
 
 
+def roots() -> tuple[str, ...] | None:
+    """Where the policy that is being read may look; None where nobody said so."""
+    return _roots.get()
+
+
 def check(where: str, value: str) -> None:
     """Raises PolicyError for a path or an address that the policy that is being read may not open."""
-    roots = _roots.get()
-    if roots is not None and not is_within(value, roots):
-        raise refused(where, value, roots)
+    allowed = roots()
+    if allowed is not None and not is_within(value, allowed):
+        raise refused(where, value, allowed)
 
 
 def refused(where: str, value: str, roots: Sequence[str]) -> PolicyError:

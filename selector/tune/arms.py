@@ -12,7 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 from selector.errors import PolicyError
+from selector.plugins import allowed
 from selector.policy import Policy
+from selector.policy.elsewhere import check_within
 from selector.policy.read import set_at
 from selector.policy.sections import BudgetPolicy
 from selector.tune.study import Study, unit_of
@@ -118,7 +120,10 @@ def policy_of(study: Study, arm: Arm, budget: BudgetPolicy | None, seed: int, *,
         given = (data.get("select") or {}).get("where")
         set_at(data, ["select", "where"], " AND ".join([*([f"({given})"] if given else []), *eligible]))
     try:
-        return Policy.of(data)
+        policy = Policy.of(data)
+        if (roots := allowed.roots()) is not None:
+            check_within(policy, roots)
+        return policy
     except PolicyError as error:
         raise PolicyError(f"arms.{arm.name}: {error}") from error
 

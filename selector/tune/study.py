@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from selector import plugins
 from selector.errors import PolicyError
-from selector.plugins import attached
+from selector.plugins import allowed
 from selector.policy import Policy
 from selector.policy.explain import explained
 from selector.policy.read import read
@@ -192,15 +192,15 @@ class Study(_Section):
         data = read(path, cls.model_fields, overrides, {})
         base = data.get("base")
         if isinstance(base, str):
-            data["base"] = read(Path(path).parent / base, Policy.model_fields, (), {})
+            file = Path(path).parent / base
+            allowed.check("base", str(file))
+            data["base"] = read(file, Policy.model_fields, (), {})
         return cls.of(data)
 
     @functools.cached_property
     def plugin(self) -> Objective:
-        """The objective, made with its options and the tables that these name."""
-        name = self.objective.name
-        plugin = plugins.make("objectives", name, self.objective.options, "objective", Objective)
-        return attached.opened(plugin, f"objective.{name}")
+        """The objective, made with its options."""
+        return plugins.make("objectives", self.objective.name, self.objective.options, "objective", Objective)
 
     @property
     def deciding(self) -> tuple[str, Better]:

@@ -175,6 +175,30 @@ def test_a_study_that_names_a_program_is_refused_where_code_is(tmp_path: Path) -
     assert ended.code == 2 and "'os.path:join', which --no-foreign-plugins refuses" in ended.err
 
 
+@pytest.mark.parametrize(
+    "outside",
+    [
+        {"base": "elsewhere.yaml"},
+        {"arms": {"a": {"embed.model": "/opt/model"}}},
+        {"arms": {"a": {"select.exclude": ["/opt/runs/2f1c"]}}},
+        {"objective": {"measured": {"target": "/etc/passwd"}}},
+        {"objective": {"proxy": {"answers": "/etc/passwd"}}},
+    ],
+)
+def test_a_study_that_looks_elsewhere_is_refused_where_that_is_not_allowed(
+    outside: dict[str, Any], tmp_path: Path
+) -> None:
+    inside = tmp_path / "inside"
+    study = inside / "study.yaml"
+    corpus = write_corpus(inside / "corpus")
+    (tmp_path / "elsewhere.yaml").write_text(yaml.safe_dump(study_of(corpus)["base"]), "utf-8")
+    written = study_of(corpus, **outside)
+    written["base"] = "../elsewhere.yaml" if "base" in outside else written["base"]
+    study.write_text(yaml.safe_dump(written), "utf-8")
+    ended = selector("tune", study, "--root", tmp_path / "runs", "--allowed", inside)
+    assert ended.code == 2 and "where this policy may look" in ended.err
+
+
 def test_evidence_that_is_damaged_is_measured_again() -> None:
     storage = MemoryStorage()
     store = Store(storage)

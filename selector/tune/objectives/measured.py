@@ -1,11 +1,8 @@
 """What a manifest is like, without any training: in seconds."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +10,8 @@ import pyarrow as pa
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed
 from selector.exact.vectors import vectors_of
+from selector.plugins import attached
+from selector.plugins.options import ArtefactPath, Columns
 from selector.tune.diversity import entropy, vendi_score
 from selector.tune.objectives import Better, Objective, Trial, answer
 
@@ -31,7 +30,7 @@ class Measured(Objective):
 
     With `vectors`, for which the corpus is embedded: `vendi`, how many documents that have nothing in common would be
     as diverse (arXiv 2210.02410), and `near_duplicates`, the share that has a cosine of 0.95 or more to another. With
-    `target`, a JSONL file with a column `text`: `target_distance`, the mean over its texts of 1 less the cosine to the
+    `target`, a table with a column `text`: `target_distance`, the mean over its texts of 1 less the cosine to the
     nearest document. Of more than 4,096 documents a keyed sample is looked at, the same share of every arm.
 
     Evidence: these are cheap and say nothing of training by themselves; the published numbers of quality filters are
@@ -42,7 +41,12 @@ class Measured(Objective):
 
     labels: tuple[str, ...] = ()
     vectors: bool = False
-    target: str | None = None
+    target: Annotated[ArtefactPath, Columns(text="string")] | None = None
+
+    def __post_init__(self) -> None:
+        table = getattr(self.target, "table", None)
+        if table is not None and (not table.num_rows or not all(table["text"].to_pylist())):
+            raise PolicyError(f"measured.target: {self.target} is not there, has no rows, or one without a text.")
 
     @property
     def metrics(self) -> Mapping[str, Better]:
@@ -58,14 +62,7 @@ class Measured(Objective):
         return metrics
 
     def contents(self) -> Mapping[str, str]:
-        if self.target is None:
-            return {}
-        try:
-            return {"target": hashlib.sha256(Path(self.target).read_bytes()).hexdigest()}
-        except OSError as error:
-            raise PolicyError(
-                f"measured.target: {self.target!r} cannot be read ({error.strerror}). Name a file."
-            ) from error
+        return attached.checksums(self, "objective.measured")
 
     def measure(self, trial: Trial) -> pa.Table:
         described = trial.manifest.describe()
@@ -87,7 +84,7 @@ class Measured(Objective):
             if self.vectors:
                 values |= {"vendi": vendi_score(vectors), "near_duplicates": near_duplicates(vectors)}
             if self.target is not None:
-                nearest = (trial.embed(_texts(self.target)) @ vectors.T).max(axis=1)
+                nearest = (trial.embed(self.target.table["text"].to_pylist()) @ vectors.T).max(axis=1)
                 values["target_distance"] = float((1 - nearest).mean())
         return pa.concat_tables([answer(metric, value) for metric, value in values.items()])
 
@@ -107,19 +104,6 @@ def _vectors(trial: Trial) -> Floats:
     documents = documents.filter(pa.array(drawn & documents["embedding"].is_valid().to_numpy(zero_copy_only=False)))
     vectors = vectors_of(documents["embedding"]).astype(np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _texts(path: str) -> Sequence[str]:
-    texts: list[str] = []
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PolicyError(f'measured.target: line {number} of {path} has no text. Write {{"text": …}}.') from error
-        texts.append(str(text))
-    if not texts:
-        raise PolicyError(f'measured.target: {path} has no lines. Write a text to each: {{"text": …}}.')
-    return texts
 
 
 def _words(column: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.str_]]":

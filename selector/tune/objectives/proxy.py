@@ -74,7 +74,7 @@ class Proxy(Objective):
                 raise PolicyError(f"proxy.{name}={getattr(self, name):g} is not from 0 to 1.")
         answers = getattr(self.answers, "table", None)
         if answers is not None and (not answers.num_rows or not all(answers["answer"].to_pylist())):
-            raise PolicyError(f"proxy.answers: {self.answers} has no rows, or one without an answer. Leave that out.")
+            raise PolicyError(f"proxy.answers: {self.answers} is not there, has no rows, or one without an answer.")
 
     @property
     def metrics(self) -> Mapping[str, Better]:
