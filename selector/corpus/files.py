@@ -74,7 +74,8 @@ def expand(paths: Sequence[str], form: str | None = None) -> CorpusFiles:
         raise CorpusError(f"corpus.format: there is no format called {form!r}. {did_you_mean(form, _stems())}")
     listed: dict[str, File | Unread] = {}
     for path in paths:
-        here = _far(path, form) if "://" in path else _under(os.path.expanduser(path), form)
+        plain = path.removeprefix("file://") if path.startswith("file:///") else path
+        here = _far(plain, form) if "://" in plain else _under(os.path.expanduser(plain), form)
         if not any(isinstance(one, File) for one in here.values()):
             raise CorpusError(_nothing(path, [one for one in here.values() if isinstance(one, Unread)]))
         listed |= {name: one for name, one in here.items() if not isinstance(listed.get(name), File)}

@@ -414,8 +414,8 @@ class _Decide:
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
             chance = np.where(laps > 0, 1.0, self.chances(drawn, log_weight)) * allowed
-        if not self.is_known:
-            chance = np.full(batch.num_rows, np.nan)
+        if not self.is_known:  # but of a group that is visited whole, whatever is drawn
+            chance = np.where((laps > 0) & (self.chances is not None), chance, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
         return (

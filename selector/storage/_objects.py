@@ -321,7 +321,7 @@ class ObjectStorage(Storage):
     def _check_final(self, error: Exception, pause: float | None, until: float) -> None:
         """Raises UnreachableError where there is no use in another try, or no time for one."""
         kinds = (_errors().PermissionDeniedError, _errors().UnauthenticatedError, _errors().NotSupportedError)
-        if isinstance(error, kinds) or re.search(r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature", str(error)):
+        if isinstance(error, kinds) or re.search(r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature|/169\.254\.169\.254/", str(error)):
             raise UnreachableError(
                 f"{self.address} does not let us in: {line_of(error)}. Check the bucket's name and the credentials in "
                 "the environment."

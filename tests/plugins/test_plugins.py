@@ -255,7 +255,7 @@ def test_plug_ins_from_elsewhere_run_through_the_whole_flow(
     assert ended.code == 0, ended.err
     names = ("Share", "ZScore") if is_dotted else ("share", "zscore")
     steps = [step["name"] for step in ended.json["steps"]]
-    rated = [f"rate/{names[0]}", f"fit/{names[1]}", f"rate/{names[1]}"]
+    rated = [f"fit/{names[1]}", *(f"rate/{name}" for name in names)]
     assert steps == ["survey", "ingest", "dedup", *rated, "select", "order", "manifest"]
     rows = pq.read_table(Path(ended.json["manifest"]) / "manifest/parts").to_pylist()
     ids = [row["doc_id"] for row in rows]
