@@ -32,6 +32,10 @@ _IS_THERE = r"status code: 412|BlobAlreadyExists"  # in the error of a create; a
 _NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
 
 
+_NOT_LET_IN = r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature|/169\.254\.169\.254/"
+"""Words of errors by which another try is of no use. The address is asked for credentials where there are none."""
+
+
 class ObjectStorage(Storage):
     """Objects in a bucket, below a prefix."""
 
@@ -321,7 +325,7 @@ class ObjectStorage(Storage):
     def _check_final(self, error: Exception, pause: float | None, until: float) -> None:
         """Raises UnreachableError where there is no use in another try, or no time for one."""
         kinds = (_errors().PermissionDeniedError, _errors().UnauthenticatedError, _errors().NotSupportedError)
-        if isinstance(error, kinds) or re.search(r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature|/169\.254\.169\.254/", str(error)):
+        if isinstance(error, kinds) or re.search(_NOT_LET_IN, str(error)):
             raise UnreachableError(
                 f"{self.address} does not let us in: {line_of(error)}. Check the bucket's name and the credentials in "
                 "the environment."
