@@ -152,12 +152,26 @@ def _table(option: Option, path: str, data: bytes) -> pa.Table:
             raise PolicyError(f"{where} has no column {field.name!r}. {hint}")
         at = rows.schema.get_field_index(field.name)
         try:
-            values = _ids(rows[field.name]) if field.type == tables.DOC_ID else rows[field.name].cast(field.type)
+            values = _ids(rows[field.name]) if field.type == tables.DOC_ID else _cast(rows[field.name], field.type)
         except (pa.ArrowException, ValueError) as error:
             kind = "32 hex digits" if field.type == tables.DOC_ID else str(field.type)
-            raise PolicyError(f"{where} has a column {field.name!r} that is not {kind}: {error}.") from error
+            cure = " Write true or false, or 1 or 0." if pa.types.is_boolean(field.type) else ""
+            raise PolicyError(f"{where} has a column {field.name!r} that is not {kind}: {error}.{cure}") from error
         rows = rows.set_column(at, field, values)
     return rows.combine_chunks()
+
+
+def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Values in another type. Raises ValueError with the first number that is neither 0 nor 1, where true or false is
+    asked for: Arrow takes any number but 0 for true."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    cast = values.cast(kind)
+    if pa.types.is_boolean(kind) and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        is_other = pc.not_equal(values, cast.cast(values.type))
+        if pc.any(is_other).as_py():
+            raise ValueError(repr(values.filter(is_other)[0].as_py()))
+    return cast
 
 
 def _ids(values: pa.ChunkedArray) -> pa.Array:

@@ -1,17 +1,22 @@
 """Item response theory: the worked cases, and parameters that come back from simulated answers."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from conftest import write_jsonl
 from selector import plugins, tables
 from selector.errors import PolicyError
 from selector.exact import Floats
-from selector.plugins import Pool
-from selector.rate import Fit
+from selector.plugins import Pool, attached
+from selector.plugins.options import options_of
+from selector.rate import Fit, TablePath
 from selector.rate._answer import ratings_table
 from selector.rate._fitted import learned, rater_of
 from selector.rate.item_response import Answers, Items, Model, fitted
@@ -118,3 +123,31 @@ def test_information_is_that_for_a_learner_who_is_named() -> None:
 def spearman(a: Floats, b: Floats) -> float:
     ranks = np.array([pl.Series(values).rank("average").to_numpy() for values in (a, b)])
     return float(np.corrcoef(ranks)[0, 1])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "parquet with a dictionary"])
+@pytest.mark.parametrize("right", [0.1, 7, -1, 0.5, 2**60, "yes"])
+def test_what_is_neither_true_nor_false_is_refused(right: Any, kind: str, tmp_path: Path) -> None:
+    """Arrow would take any number but 0 for true, so an answer that is half right for a right one."""
+    rows = [{"doc_id": "00" * 16, "learner": "a", "correct": one} for one in (None, right)]
+    file = tmp_path / f"answers.{kind.partition(' ')[0]}"
+    if kind == "jsonl":
+        write_jsonl(file, rows)
+    else:
+        table = pa.Table.from_pylist(rows)
+        by_code = table.set_column(2, "correct", table["correct"].combine_chunks().dictionary_encode())
+        pq.write_table(by_code if "dictionary" in kind else table, file)
+    fit = plugins.make("raters", "item_response", {"responses": str(file)}, "rate.0", Fit)
+    message = rf"a column 'correct' that is not bool: .*{re.escape(str(right))}.*\. Write true or false, or 1 or 0\.$"
+    with pytest.raises(PolicyError, match=message):
+        attached.checksums(fit, "rate.0")
+
+
+@pytest.mark.parametrize("right", [True, 1, 1.0])
+def test_one_and_nought_are_true_and_false(right: Any, tmp_path: Path) -> None:
+    wrong = type(right)(0)
+    rows = [{"doc_id": "00" * 16, "learner": "a", "correct": one} for one in (right, None, wrong)]
+    file = write_jsonl(tmp_path / "answers.jsonl", rows)
+    fit = plugins.make("raters", "item_response", {"responses": str(file)}, "rate.0", Fit)
+    (option,) = options_of(fit, TablePath)
+    assert attached.load(option, "rate.0")["correct"].to_pylist() == [True, None, False]
