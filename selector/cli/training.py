@@ -1,5 +1,6 @@
 """Commands about what training reports."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,11 @@ def feedback(
         raise UsageError(f"--kind is {kind!r}. Write loss or rollouts.")
     appended = append(reports, opened_manifest(manifest, root), into, kind)
     answer: dict[str, Any] = {"table": into, "rows": appended.rows, "changed": appended.changed}
+    if appended.not_finite:
+        answer["not_finite"] = appended.not_finite
     if json:
         print_json(answer)
     else:
         print(f"{into}: {appended.rows:,} rows, {appended.changed:,} of them new or changed")
+        if appended.not_finite:
+            print(f"{appended.not_finite:,} of the losses are not finite: did training diverge there?", file=sys.stderr)

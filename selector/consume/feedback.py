@@ -25,6 +25,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from selector import tables
@@ -36,6 +37,7 @@ from selector.manifest import Manifest
 from selector.manifest.ranks import PADDING
 from selector.storage import open_storage
 
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
 Kind = Literal["loss", "rollouts"]
 
 _FLUSH_ROWS = 65_536
@@ -87,11 +89,12 @@ class Feedback:
         """Reports a loss for each visit, or how many of `n` answers were right (`successes`); arrays, tensors or lists.
 
         Visits are named by their positions in the order, or documents by their ids. Positions of padding are passed
-        over. What was reported is on disk after `flush`, which also happens every 65,536 rows. Raises UsageError.
+        over. A loss that is not finite is kept: training may diverge, and `selector feedback` says how many are so.
+        What was reported is on disk after `flush`, which also happens every 65,536 rows. Raises UsageError.
         """
         positions, ids = _named(position, doc_id, len(self._manifest))
         count = len(ids)
-        columns = {"loss": _numbers(loss), "n": _numbers(n), "successes": _numbers(successes)}
+        columns = {"loss": _numbers("loss", loss), "n": _numbers("n", n), "successes": _numbers("successes", successes)}
         if (loss is None) == (n is None) or (n is None) != (successes is None):
             raise UsageError("Report a loss, or n and successes: feedback.write(position=…, step=…, loss=losses).")
         for name, values in columns.items():
@@ -101,18 +104,18 @@ class Feedback:
             {
                 "position": pa.nulls(count, pa.int64()) if positions is None else pa.array(positions),
                 "doc_id": ids,
-                "step": pa.array(np.full(count, step)),
-                "round": pa.array(np.full(count, self._round if round is None else round)),
+                "step": pa.repeat(_count("step", step), count),
+                "round": pa.repeat(_count("round", self._round if round is None else round), count),
                 **{
-                    name: pa.nulls(count, field.type) if values is None else pa.array(values).cast(field.type)
+                    name: pa.nulls(count, REPORTS.field(name).type) if values is None else values
                     for name, values in columns.items()
-                    for field in [REPORTS.field(name)]
                 },
             },
             schema=REPORTS,
         )
         if positions is not None:
             rows = rows.filter(pa.array(positions != PADDING))
+        _check(rows)
         self._waiting.append(rows)
         if sum(table.num_rows for table in self._waiting) >= self._flush_rows:
             self.flush()
@@ -174,6 +177,7 @@ class Appended:
 
     rows: int
     changed: int
+    not_finite: int = 0  # of the losses that were reported
 
 
 def append(folder: str | Path, manifest: Manifest | str, table: str | Path, kind: Kind | None = None) -> Appended:
@@ -186,7 +190,11 @@ def append(folder: str | Path, manifest: Manifest | str, table: str | Path, kind
     path = Path(table)
     if path.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"The table {str(path)!r} is neither .parquet nor .jsonl. Call it e.g. feedback.parquet.")
-    new = joined(opened(manifest), reports(folder, opened(manifest)), kind)
+    whole_reports = reports(folder, opened(manifest))
+    new = joined(opened(manifest), whole_reports, kind)
+    not_finite = 0
+    if new.schema.names == SCORES.names:
+        not_finite = int((~np.isfinite(whole_reports["loss"].drop_null().to_numpy())).sum())
     storage, name = open_storage(str(path.absolute().parent)), path.name
     while True:
         stored = storage.get(name)
@@ -196,7 +204,7 @@ def append(folder: str | Path, manifest: Manifest | str, table: str | Path, kind
         if data == stored or (
             storage.put_if_absent(name, data) if stored is None else storage.compare_and_swap(name, stored, data)
         ):
-            return Appended(rows=whole.num_rows, changed=changed)
+            return Appended(rows=whole.num_rows, changed=changed, not_finite=not_finite)
 
 
 def reports(folder: str | Path, manifest: Manifest) -> pa.Table:
@@ -216,6 +224,8 @@ def reports(folder: str | Path, manifest: Manifest) -> pa.Table:
     if not whole.num_rows:
         known = sorted({key.split("/")[0] for key, _ in storage.list("")})
         about = f"only of the manifests {', '.join(known)}" if known else "nothing at all"
+        if not known and "://" not in str(folder) and not Path(folder).is_dir():
+            about += ", since there is no such folder"
         raise NotFoundError(f"{folder} has no report of the manifest {digest[:_DIGITS]}, {about}. Give the run's own.")
     return _last(whole, np.concatenate(order))
 
@@ -329,14 +339,60 @@ def _named(position: Any, doc_id: Any, num_positions: int) -> tuple[npt.NDArray[
             return None, pa.array(ids, tables.DOC_ID)
         except (ValueError, pa.ArrowInvalid) as error:
             raise UsageError(f"doc_id has what is no id of 32 hex digits or 16 bytes: {error}.") from error
-    positions = _array(position).astype(np.int64)
+    column = _exact("position", position, pa.int64())
+    if column.null_count:
+        raise UsageError(f"position has a null. Give a number for each visit, and {PADDING} for padding.")
+    positions = column.to_numpy()
     for one in positions[(positions < PADDING) | (positions >= num_positions)].tolist():
         raise UsageError(f"position has {one}, and the order has the positions 0 to {num_positions - 1:,}.")
     return positions, pa.nulls(len(positions), tables.DOC_ID)
 
 
-def _numbers(values: Any) -> npt.NDArray[Any] | None:
-    return None if values is None else _array(values)
+def _check(rows: pa.Table) -> None:
+    """Rows of one call can all be true: one for each visit, and no more successes than answers. Raises UsageError."""
+    for name in ("position", "doc_id"):
+        counted = rows[name].drop_null().value_counts()
+        is_again = pc.greater(counted.field("counts"), 1)
+        if pc.any(is_again).as_py():
+            again = counted.field("values").filter(is_again)[0].as_py()
+            shown = again.hex() if isinstance(again, bytes) else again
+            raise UsageError(
+                f"{name} has {shown} several times in one step, and one of them would count. Give each once: the mean"
+                " of its losses, or the sums of its n and successes."
+            )
+    n, successes = rows["n"].fill_null(0), rows["successes"].fill_null(0)
+    is_wrong = pc.or_(pc.less(successes, 0), pc.greater(successes, n))
+    if pc.any(is_wrong).as_py():
+        first = rows.filter(is_wrong)[0:1].to_pylist()[0]
+        raise UsageError(
+            f"n is {first['n']} and successes is {first['successes']}: of n answers 0 to n can be right. Write how many"
+            " were asked for, and how many of these were right."
+        )
+
+
+def _count(name: str, value: Any) -> pa.Scalar:
+    """A whole number from 0 on."""
+    column = _exact(name, value, pa.int64())
+    if len(column) != 1 or column.null_count or column[0].as_py() < 0:
+        raise UsageError(f"{name} is {value!r}. Write a whole number from 0 on.")
+    return column[0]
+
+
+def _numbers(name: str, values: Any) -> pa.Array | None:
+    return None if values is None else _exact(name, values, REPORTS.field(name).type)
+
+
+def _exact(name: str, values: Any, kind: pa.DataType) -> pa.Array:
+    """Numbers in this type. Raises UsageError for what is no number, or none of this type."""
+    numbers = "whole numbers" if pa.types.is_integer(kind) else "numbers"
+    array = _array(values)
+    try:
+        column = pa.array(array)
+        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+            raise UsageError(f"{name} has text, such as {column[0].as_py()!r}. Give {numbers}.")
+        return column.cast(kind)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UsageError(f"{name} has what is no {numbers[:-1]}: {error}. Give {numbers}, one for each.") from error
 
 
 def _array(values: Any) -> npt.NDArray[Any]:

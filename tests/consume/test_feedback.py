@@ -192,18 +192,48 @@ def test_a_rank_that_is_killed_leaves_whole_files_and_its_next_attempt_goes_on(
         ({"position": [8], "loss": [1.0]}, r"position has 8, and the order has the positions 0 to 7\."),
         ({"position": [-2], "loss": [1.0]}, "position has -2"),
         ({"doc_id": ["xyz"], "loss": [1.0]}, "no id of 32 hex digits or 16 bytes"),
+        ({"position": [0.5], "loss": [1.0]}, r"position has what is no whole number: .*0\.5"),
+        ({"position": ["1"], "loss": [1.0]}, r"position has text, such as '1'\. Give whole numbers\."),
+        ({"position": [None], "loss": [1.0]}, "position has a null"),
+        ({"position": [3, 1, 3], "loss": [1, 2, 3]}, r"position has 3 several times in one step, .* Give each once"),
+        ({"doc_id": [IDS[1], IDS[1]], "n": [1, 1], "successes": [0, 1]}, f"doc_id has {IDS[1].hex()} several times"),
+        ({"position": [0], "loss": ["1.5"]}, r"loss has text, such as '1\.5'\. Give numbers\."),
+        ({"position": [0], "loss": [[1.0, 2.0]]}, "loss has what is no number"),
+        ({"position": [0], "loss": [1j]}, "loss has what is no number"),
+        ({"position": [0], "n": [2], "successes": [3]}, "n is 2 and successes is 3: of n answers 0 to n can be right"),
+        ({"position": [0], "n": [2], "successes": [-1]}, "n is 2 and successes is -1"),
+        ({"position": [0], "n": [-2], "successes": [-2]}, "n is -2 and successes is -2"),
+        ({"position": [0], "n": [2], "successes": [0.5]}, "successes has what is no whole number"),
+        ({"position": [0], "n": [float("nan")], "successes": [0]}, "n has what is no whole number"),
+        ({"position": [0], "loss": [1.0], "step": -1}, r"step is -1\. Write a whole number from 0 on\."),
+        ({"position": [0], "loss": [1.0], "step": "last"}, "step has text, such as 'last'"),
+        ({"position": [0], "loss": [1.0], "step": 0.5}, "step has what is no whole number"),
+        ({"position": [0], "loss": [1.0], "round": -1}, "round is -1"),
     ],
 )
 def test_what_is_no_report_is_refused(manifest: Manifest, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    given = {"step": 0, **given}
     feedback = Feedback(tmp_path, manifest, rank=0)
     with pytest.raises(UsageError, match=message):
-        feedback.write(step=0, **given)
+        feedback.write(**given)
     feedback.close()
     assert not list(tmp_path.iterdir())
 
 
+def test_losses_that_are_not_finite_are_kept_and_counted(manifest: Manifest, tmp_path: Path) -> None:
+    with Feedback(tmp_path / "heap", manifest, rank=0) as feedback:
+        losses = [0.5, float("nan"), float("inf"), float("nan"), 1.0]
+        feedback.write(position=[0, 1, 2, -1, -1], step=0, loss=losses)
+    appended = append(tmp_path / "heap", manifest, tmp_path / "fed.jsonl")
+    assert appended == Appended(rows=3, changed=3, not_finite=2), "padding is passed over, however often it is there"
+    assert scores(tmp_path / "fed.jsonl") == {(1, 0): 0.5, (1, 1): None, (1, 2): None}
+
+
 def test_a_table_or_a_folder_of_something_else_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "heap").mkdir()
     with pytest.raises(NotFoundError, match=r"has no report of the manifest .*, nothing at all"):
+        append(tmp_path / "heap", manifest, tmp_path / "fed.parquet")
+    with pytest.raises(NotFoundError, match="nothing at all, since there is no such folder"):
         append(tmp_path / "none", manifest, tmp_path / "fed.parquet")
     other = committed(tmp_path / "other", 7)
     with Feedback(tmp_path / "heap", other, rank=0) as feedback:

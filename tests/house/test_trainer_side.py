@@ -68,7 +68,7 @@ def test_a_trainer_needs_numpy_and_pyarrow_and_nothing_else(tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     texts, batches, reported, refused = done.stdout.splitlines()
-    assert reported == "Appended(rows=2, changed=2)"
+    assert reported == "Appended(rows=2, changed=2, not_finite=0)"
     assert texts == "document 2, document 0"
     assert batches == "[[0, 1]] 2"
     assert refused.startswith("torch ") and "ManifestDataset needs torch: pip install torch" in refused
