@@ -79,6 +79,9 @@ def fit_rater(
     if read.num_left_out:
         lacking = "two texts or a judgement" if pair is not None else "a text or a label"
         print(f"{read.num_left_out:,} rows of {labelled} lack {lacking}, and are left out", file=sys.stderr)
+    if read.bad:
+        reasons = learning.reasons(read.bad)
+        print(f"{len(read.bad):,} rows of {labelled} cannot be read, and are left out ({reasons})", file=sys.stderr)
     for line in _lines(fitted.agreement):
         print(line)
 
@@ -90,6 +93,7 @@ def _as_json(fitted: Any, read: "Labelled", out: Path) -> dict[str, Any]:
         "texts": len(read.texts),
         "rows": len(read.values),
         "left_out": read.num_left_out,
+        "unreadable": len(read.bad),
         "penalty": fitted.penalty,
         "calibration_error": fitted.calibration_error,
         "agreement": {

@@ -7,6 +7,7 @@ adds nothing.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class Labelled:
     values: Floats
     group: Ints | None  # of each text
     num_left_out: int = 0  # rows of the file without a text, or without what was said
+    bad: Sequence[formats.Bad] = ()  # rows of the file that cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def labels(path: Path, text: str, label: str, group: str | None) -> Labelled:
     """The texts of a file with their labels; rows without a label are left out."""
     of_each: list[tuple[str, float, Any]] = []
     read = _rows(path, (*render.file_columns(text), *_columns(label, group)))
-    for row in read:
+    for row in read.rows:
         value = _number(_value(row, label), path, label)
         if value is None:
             continue
@@ -68,11 +70,12 @@ def labels(path: Path, text: str, label: str, group: str | None) -> Labelled:
         except render.NoText:
             continue
     if not of_each:
-        raise CorpusError(f"{path}: no row has both a text ({text!r}) and a label ({label!r}).")
+        raise CorpusError(f"{path}: no row has both a text ({text!r}) and a label ({label!r}){_and_bad(read.bad)}.")
     texts, values, names = zip(*of_each, strict=True)
     return Labelled(
         texts=texts, rows=np.arange(len(texts))[:, None], values=np.array(values, np.float64),
-        group=None if group is None else _numbered(names), num_left_out=len(read) - len(texts),
+        group=None if group is None else _numbered(names), num_left_out=len(read.rows) - len(texts),
+        bad=read.bad,
     )  # fmt: skip
 
 
@@ -83,7 +86,7 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
     rows: list[tuple[int, int]] = []
     chances: list[float] = []
     read = _rows(path, _columns(first, second, better, group))
-    for row in read:
+    for row in read.rows:
         chance = _chance(_value(row, better), path, first, second, better)
         pair = [_value(row, column) for column in (first, second)]
         if chance is None or not all(isinstance(text, str) and text.strip() for text in pair):
@@ -93,11 +96,13 @@ def judgements(path: Path, first: str, second: str, better: str, group: str | No
         for place in rows[-1]:
             group_of.setdefault(place, _group(row, group))
     if not rows:
-        raise CorpusError(f"{path}: no row has two texts ({first!r}, {second!r}) and a judgement ({better!r}).")
+        raise CorpusError(
+            f"{path}: no row has two texts ({first!r}, {second!r}) and a judgement ({better!r}){_and_bad(read.bad)}."
+        )
     grouped = None if group is None else _numbered([group_of[place] for place in range(len(places))])
     return Labelled(
         texts=list(places), rows=np.array(rows), values=np.array(chances), group=grouped,
-        num_left_out=len(read) - len(rows),
+        num_left_out=len(read.rows) - len(rows), bad=read.bad,
     )  # fmt: skip
 
 
@@ -212,22 +217,43 @@ def _kind(examples: Labelled, kind: Literal["auto", "ridge", "logistic", "ordina
     return kind
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[Mapping[str, Any]]:
-    """All rows of a file that can be read. Raises CorpusError where there is none, or a column that none has."""
-    (file,) = files.expand([str(path)]).files
+def reasons(bad: Sequence[formats.Bad]) -> str:
+    """Why rows cannot be read: how many for each reason, and what the first of them holds instead."""
+    counted = Counter(one.reason for one in bad)
+    first = {one.reason: one.detail for one in reversed(bad)}
+    return "; ".join(f"{number:,} {reason}, such as: {first[reason]}" for reason, number in sorted(counted.items()))
+
+
+def _and_bad(bad: Sequence[formats.Bad]) -> str:
+    return f", and {len(bad):,} cannot be read ({reasons(bad)})" if bad else ""
+
+
+def _rows(path: Path, columns: Sequence[str]) -> formats.Beginning:
+    """All rows of a file. Raises CorpusError where none can be read, and PolicyError for a column that none has."""
+    try:
+        of_path = files.expand([str(path)]).files
+    except CorpusError as error:
+        raise CorpusError(f"FILE: {str(error).removeprefix('corpus.paths: ')}") from error
+    if len(of_path) != 1:
+        raise CorpusError(f"FILE: {str(path)!r} leads to {len(of_path):,} files. Give one of them.")
+    file = of_path[0]
     form = formats.find(file.format, file.uri)
     try:
         num_rows = sum(extent.num_rows for extent in form.cut(file.uri, None))
         beginning = form.peek(file.uri, columns, _MOST_BYTES, num_rows)
     except (formats.Corrupt, formats.NoRows) as error:
         raise CorpusError(f"{path} cannot be read: {error}.") from error
+    if not beginning.rows and beginning.bad:
+        raise CorpusError(
+            f"{path}: no row can be read ({reasons(beginning.bad)}). Write rows that can, e.g. as JSON lines."
+        )
     for column in columns:
         if column in render.TOOLS:
             continue
         if all(fields.find(row, column) is fields.ABSENT for row in beginning.rows):
             known = sorted({name for row in beginning.rows[:100] for name in row})
             raise PolicyError(f"{path} has no column {column!r}. {did_you_mean(column, known)}")
-    return list(beginning.rows)
+    return beginning
 
 
 def _value(row: Mapping[str, Any], column: str) -> Any:

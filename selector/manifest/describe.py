@@ -200,7 +200,7 @@ LEAST_SCORED = 0.05  # of the documents: with fewer, the score is likely to be a
 
 _WITHOUT = {
     "missing": "what the rater reads has nothing of them: compare its keys, or its columns, with the corpus",
-    "failed": "what the rater reads of them cannot be rated",
+    "failed": "what the rater reads of them cannot be rated, such as a number that is not finite",
     "not_applicable": "the rater has nothing to say of such documents",
 }
 

@@ -273,6 +273,27 @@ def test_what_cannot_be_learned_from_is_refused_by_name(
     assert re.search(message, ended.err)
 
 
+def test_rows_that_cannot_be_read_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    file = tmp_path / "labelled.jsonl"
+    bad = '{"text": "x", "grade": NaN}\nno JSON\n[1]\n'
+    file.write_text('{"text": "a b", "grade": 1}\n\n{"text": "c d"}\n' + bad, "utf-8")
+    read = labelled.labels(file, "text", "grade", None)
+    assert (len(read.texts), read.num_left_out, len(read.bad)) == (1, 1, 3)
+    assert re.search(r"1 not_an_object, such as: a JSON list; .* not_json, such as: ", labelled.reasons(read.bad))
+    file.write_text(bad, "utf-8")
+    with pytest.raises(CorpusError, match=r"labelled\.jsonl: no row can be read \(.*not_json, such as: "):
+        labelled.labels(file, "text", "grade", None)
+
+
+def test_a_file_to_learn_from_that_is_not_there_or_is_many_is_refused_by_name(tmp_path: Path) -> None:
+    for name in ("one.jsonl", "two.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": "a", "grade": 1}])
+    with pytest.raises(CorpusError, match=r"^FILE: there is no file at '.*nope\.jsonl'"):
+        labelled.labels(tmp_path / "nope.jsonl", "text", "grade", None)
+    with pytest.raises(CorpusError, match=r"^FILE: '.*' leads to 2 files\. Give one of them\."):
+        labelled.labels(tmp_path, "text", "grade", None)
+
+
 def test_a_file_without_a_labelled_text_is_refused(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "labelled.jsonl", [{"text": "", "grade": 1}, {"text": "x", "grade": None}])
     with pytest.raises(CorpusError, match=r"no row has both a text \('text'\) and a label \('grade'\)"):

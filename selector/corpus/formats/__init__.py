@@ -138,6 +138,7 @@ class Beginning:
 
     columns: Sequence[str] = ()  # none if that cannot be told
     rows: Sequence[Mapping[str, Any]] = ()  # without bad ones
+    bad: Sequence[Bad] = ()
     is_empty: bool = False  # the file has no row, good or bad
     is_whole: bool = False  # no later row can have a column that is not here
     schema: pa.Schema | None = None  # of a format that has types

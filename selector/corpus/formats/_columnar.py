@@ -136,16 +136,19 @@ class Columnar(formats.Format):
             groups = self.open(path)
             here = [name for name in dict.fromkeys(columns) if list(groups.schema.names).count(name) == 1]
             rows: list[dict[str, Any]] = []
+            bad: list[Bad] = []
             for batch in groups.batches(range(len(groups.num_rows)), here) if here else ():
                 batch.validate(full=True)
                 read = _read(_readable(batch.slice(0, num_rows - len(rows))))
                 rows += [dict(row) for row in read if not isinstance(row, Bad)]
+                bad += [row for row in read if isinstance(row, Bad)]
                 if len(rows) == num_rows:
                     break
             groups.close()
             return formats.Beginning(
                 columns=list(groups.schema.names),
                 rows=rows,
+                bad=bad,
                 is_empty=not sum(groups.num_rows),
                 is_whole=True,
                 schema=groups.schema,

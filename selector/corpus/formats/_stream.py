@@ -146,8 +146,7 @@ class Streamed(formats.Format):
                 alive.sign()
             elif data and (wanted is None or number in wanted):
                 if length > max_bytes:
-                    detail = f"{length} bytes, and corpus.max_document_bytes is {max_bytes}"
-                    yield RowRead(number, Bad(reason="too_long", detail=detail), start, length)
+                    yield RowRead(number, _too_long(length, max_bytes), start, length)
                 else:
                     yield RowRead(number, self.parse(data, context), start, length)
             if number + 1 == stop:
@@ -162,6 +161,7 @@ class Streamed(formats.Format):
     def peek(self, path: str, columns: Collection[str], max_bytes: int, num_rows: int) -> formats.Beginning:
         names: dict[str, None] = {}
         rows: list[dict[str, Any]] = []
+        bad: list[Bad] = []
         num_seen = 0
         is_whole = True
         with self._reading(path):
@@ -171,8 +171,13 @@ class Streamed(formats.Format):
                 for record in self.records(file, 0, start.offset, start.context, max_bytes):
                     if record.data:
                         num_seen += 1
-                        row = self.parse(record.data, start.context) if record.length <= max_bytes else None
-                        if isinstance(row, dict):
+                        is_short = record.length <= max_bytes
+                        row = (
+                            self.parse(record.data, start.context) if is_short else _too_long(record.length, max_bytes)
+                        )
+                        if isinstance(row, Bad):
+                            bad.append(row)
+                        elif isinstance(row, dict):
                             names |= dict.fromkeys(row)
                             rows.append(row)
                     if num_seen == num_rows:
@@ -182,6 +187,7 @@ class Streamed(formats.Format):
         return formats.Beginning(
             columns=list(names) if all_columns is None else all_columns,
             rows=rows,
+            bad=bad,
             is_empty=not num_seen,
             is_whole=is_whole or all_columns is not None,
         )
@@ -219,6 +225,10 @@ class Streamed(formats.Format):
 
     def _reading(self, path: str) -> Any:
         return formats.reading(path, *(self.compression.damage if self.compression else ()))
+
+
+def _too_long(length: int, max_bytes: int) -> Bad:
+    return Bad(reason="too_long", detail=f"{length} bytes, and corpus.max_document_bytes is {max_bytes}")
 
 
 def chunks(file: BufferedIOBase) -> Iterator[bytes]:
