@@ -183,7 +183,7 @@ def undone(header: Header) -> Iterator[str]:
         budget, spent, unit, reason = (chosen["shortfall"][name] for name in ("budget", "spent", "unit", "reason"))
         yield f"budget: {spent:,} of {budget:,} {unit} are spent, {budget - spent:,} are left: {reason}"
     if {"include", "shares"} & set(header.policy["select"]):
-        yield from _limits_not_met(chosen["limits"])
+        yield from _limits_not_met(chosen)
     if "fallback" in chosen:
         yield f"rounds: {chosen['fallback']}"
     yield from _of_feedback(rows_not_read(chosen))
@@ -268,15 +268,20 @@ def _rows_are(number: int) -> str:
     return "1 row is" if number == 1 else f"{number:,} rows are"
 
 
-def _limits_not_met(limits: Mapping[str, Any]) -> Iterator[str]:
+def _limits_not_met(chosen: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each limit that is not met and will not be: later rounds may meet what this one leaves open."""
+    limits = chosen["limits"]
     if "included" in limits:
         listed, kept = limits["included"]["listed"], limits["included"]["documents"]
         if kept < listed:
             yield f"include: {listed - kept:,} of {listed:,} documents may not be chosen, or are not in the corpus"
-    shares = limits.get("shares", {"groups": {}})
+    if "waiting" in chosen or "shares" not in limits:
+        return
+    shares = limits["shares"]
+    unknown = {name for one in chosen.get("absent", []) if one["option"] == "select.shares" for name in one["names"]}
     for name, group in shares["groups"].items():
         spent, least = group["spent"], group["least"]
-        if spent < least:
+        if spent < least and name not in unknown:  # of what no document has there is a line already
             group_name = f"{shares['by']} {name}"
             yield f"shares: {group_name} has {spent:,} of at least {least:,} {shares['unit']}: there is no more for it"
 

@@ -109,10 +109,12 @@ def test_a_floor_that_cannot_be_met_is_said(make: Any) -> None:
 
 def test_names_that_no_document_has_are_said_with_the_nearest_that_there_are(make: Any) -> None:
     mixture = {"mixture": {"weights": {"web": 1.0, "boks": 1.0}, "rises": {"nowhere": 1.0}}}
-    shares = {"source": {"coed": {"most": 0.5}, "lw": {"most": 0.5}, "web": {"most": 0.9}}}
+    shares = {"source": {"coed": {"least": 0.1}, "lw": {"most": 0.5}, "web": {"most": 0.9}}}
     manifest = make(25, mixture, shares=shares)
     assert alike(manifest, make(1 << 20, mixture, shares=shares))
-    lines = [line for line in undone(manifest.header) if "no document that may be chosen" in line]
+    everything = list(undone(manifest.header))
+    assert not any(line.startswith("shares:") for line in everything), "one line says of a name that it is nowhere"
+    lines = [line for line in everything if "no document that may be chosen" in line]
     assert lines == [
         "select.shares: no document that may be chosen has the source coed, lw. Did you mean 'code' for 'coed'?",
         "mixture.weights: no document that may be chosen has the source boks. Did you mean 'books'?",
@@ -228,6 +230,7 @@ def test_every_limit_holds_in_rounds_that_wait_and_whatever_the_shards(
         assert sources["web"] <= 0.2 * len(ids) and sources["books"] >= 0.6 * len(ids)
         facts = manifest.info["facts"]["select"]
         assert ("waiting" in facts) == (number < 2)
+        assert not any(line.startswith("shares:") for line in undone(manifest.header)), "later rounds may meet them"
         new = sorted(set(ids) - set(before) - set(wanted))
         rows += [{"doc_id": doc_id.hex(), "round": number, "score": float(i)} for i, doc_id in enumerate(new)]
         write_jsonl(path, rows)
