@@ -47,8 +47,8 @@ def prepare(folder: Path, num_documents: int) -> Path:
         return _prepared(folder, num_documents)
     except OSError as error:
         raise UsageError(
-            f"--folder: {folder} cannot be written to: {error.strerror} ({error.filename}). Free some space there, or "
-            "give another folder."
+            f"--folder: {folder} cannot be written to: {error.strerror} ({error.filename or folder}). Free some "
+            "space there, or give another folder."
         ) from error
 
 

@@ -50,7 +50,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, self._name(key), error) from error
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         file = self.open(key)
@@ -61,7 +61,7 @@ class FileStorage(Storage):
                 file.seek(start)
                 return file.read(length)
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, self._name(key), error) from error
 
     def open(self, key: str) -> io.BufferedIOBase | None:
         try:
@@ -69,7 +69,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, self._name(key), error) from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self.put_pieces_if_absent(key, [data])
@@ -87,7 +87,7 @@ class FileStorage(Storage):
                     return False
             _sync_directory(os.path.dirname(path))
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, path, error) from error
         failpoint.reach("store.after_link")
         return True
 
@@ -109,7 +109,7 @@ class FileStorage(Storage):
                     os.replace(temporary, path)
                 _sync_directory(str(path.parent))
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, str(path), error) from error
         return True
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -126,7 +126,7 @@ class FileStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, str(path), error) from error
         folder = path.parent
         while folder != self.root and _removed_if_empty(folder):
             folder = folder.parent
@@ -154,14 +154,15 @@ class FileStorage(Storage):
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         """Every file below a folder, hidden ones too, with its key, sorted by key."""
+        folder = self._name(prefix.rstrip("/")) if prefix else str(self.root)
         try:
-            with os.scandir(self._path(prefix.rstrip("/")) if prefix else self.root) as listing:
+            with os.scandir(folder) as listing:
                 # A folder is sorted as its keys are, by what follows its name: a slash.
                 entries = sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise _in_words(self.root, error) from error
+            raise _in_words(self.root, folder, error) from error
         for entry in entries:
             if entry.is_dir():
                 yield from self._entries(f"{prefix}{entry.name}/")
@@ -226,10 +227,18 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _in_words(root: Path, error: OSError) -> SelectorError:
-    """The error that a user is told."""
+_LIMITS = {
+    errno.EFBIG: "Raise the limit on the size of a file (`ulimit -f unlimited`)",
+    errno.EMFILE: "Raise the limit on open files (`ulimit -n`)",
+}
+"""The limits of a process, with the cure of each."""
+
+
+def _in_words(root: Path, path: str, error: OSError) -> SelectorError:
+    """The error that a user is told. What fails in a file that is open names none: then it is the one at `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FullError(
             f"The disk of {root} is full. Free some space and run the same command again: finished parts are kept."
         )
-    return UnreachableError(f"{root} cannot be used: {error.strerror or error} ({error.filename}).")
+    cure = f" {_LIMITS[error.errno]} and run the same command again." if error.errno in _LIMITS else ""
+    return UnreachableError(f"{root} cannot be used: {error.strerror or error} ({error.filename or path}).{cure}")

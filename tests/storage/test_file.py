@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import resource
 import tempfile
 import threading
 import time
@@ -282,6 +283,20 @@ def test_a_place_that_cannot_hold_a_folder_is_reported(tmp_path: Path) -> None:
     assert storage.get("a") is None and list(storage.list("")) == [] and storage.delete("a") is False
     with pytest.raises(UnreachableError, match=r"file cannot be used: .* \(.*file\)\.$"):
         storage.put_if_absent("a", b"")
+
+
+def test_a_file_larger_than_the_process_may_write_is_said_with_its_path_and_the_cure(storage: FileStorage) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with pytest.raises(
+            UnreachableError, match=r"File too large \(.*root/a/b\)\. Raise .* \(`ulimit -f unlimited`\)"
+        ):
+            storage.put_if_absent("a/b", bytes(5_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(storage.list("")) == [] and list(storage.leftovers(-1.0)) == []
+    assert storage.put_if_absent("a/b", bytes(5_000))
 
 
 def test_a_folder_goes_with_its_last_object_and_comes_again_with_the_next(storage: FileStorage) -> None:
