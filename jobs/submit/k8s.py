@@ -8,6 +8,8 @@ itself, since Kubernetes would signal the head's first process and not ours.
 import base64
 import importlib.metadata
 import json
+import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from jobs.submit._tools import answer_of, outcome_of
 from selector.engine.job import Job, State
 from selector.engine.target import Parcel, Target, Written
 from selector.errors import UnreachableError, UsageError
+
+logger = logging.getLogger(__name__)
 
 _FILE = "rayjob.yaml"
 _MOST_BYTES = 900_000  # of a ConfigMap, which may have 1 MiB with all that is around its files
@@ -73,8 +77,20 @@ class KubernetesTarget(Target):
                 f"--root {job.root} is a path, and pods have none of this machine's. Name the volume claim that holds "
                 "it, --with claim=NAME --with mount=PATH, or give an address such as s3://bucket/runs."
             )
-        if "://" not in job.root and not f"{job.root}/".startswith(f"{self.mount.rstrip('/')}/"):
+        if "://" not in job.root and not self._holds(job.root):
             raise UsageError(f"--root {job.root} does not lie below {self.mount}, where the claim is mounted.")
+        for key, path in parcel.paths:
+            if not self._holds(path):
+                logger.warning(
+                    "%s: %s lies in no volume of the job, so its pods find it only where the image has it. Name the "
+                    "volume claim that holds it, --with claim=NAME --with mount=PATH, or give an address such as "
+                    "s3://bucket/….", key, path,
+                )  # fmt: skip
+
+    def _holds(self, path: str) -> bool:
+        """Whether the volume claim has what lies at a path."""
+        mount = os.path.normpath(self.mount).rstrip("/")
+        return self.claim is not None and f"{os.path.normpath(path)}/".startswith(f"{mount}/")
 
     def written(self, job: Job, parcel: Parcel) -> Written | None:
         documents = [self._config_map(job, parcel), *self._guards(job), self._ray_job(job, parcel)]

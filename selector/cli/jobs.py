@@ -107,6 +107,7 @@ def submit(
             policy=loaded.resolved(), options=options | explained, target_options=target_options, requires=requires,
             submitted=_submitted(),
         )  # fmt: skip
+        target.check(wanted, parcel)
         written = target.written(wanted, parcel)
         folder = None if written is None else str((out or Path(wanted.id)).resolve())
         if written is not None and folder is not None:

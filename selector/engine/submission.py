@@ -44,7 +44,6 @@ def submit(
 ) -> Submitted:
     """Hands a job over, or finds it handed over. The next attempt is made if the last one failed, was cancelled or
     died, and, with `again`, if it is finished. `reopened` gives the cluster of an earlier attempt."""
-    target.check(wanted, parcel)
     last = jobs.latest(storage, wanted)
     number = 1
     if last is not None:

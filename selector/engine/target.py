@@ -19,6 +19,7 @@ class Parcel:
 
     files: Mapping[str, bytes]
     carries: tuple[str, ...] = ()  # names of modules of plug-ins among them
+    paths: tuple[tuple[str, str], ...] = ()  # what the policy names on a file system, each after its key
 
     POLICY: ClassVar[str] = "policy.json"
 
@@ -35,7 +36,8 @@ class Target(abc.ABC):
     """A cluster that takes jobs."""
 
     def check(self, job: Job, parcel: Parcel) -> None:
-        """Raises UsageError for a job that this cluster cannot take, with what to type."""
+        """Raises UsageError for a job that this cluster cannot take, with what to type, and warns of one that it is
+        likely to fail at."""
         del job, parcel
 
     def written(self, job: Job, parcel: Parcel) -> Written | None:

@@ -62,7 +62,8 @@ def parcel(policy: Policy) -> tuple[Parcel, dict[str, str]]:
             carries.append(module)
             files |= _files_of(module)
     files[Parcel.POLICY] = json.dumps(policy.resolved(), ensure_ascii=False, indent=1, sort_keys=True).encode()
-    return Parcel(files=files, carries=tuple(carries)), requires
+    paths = tuple((one.key, path) for one in named(policy) if not one.is_ours and (path := _path(one.value)))
+    return Parcel(files=files, carries=tuple(carries), paths=paths), requires
 
 
 def identity(policy: Policy) -> dict[str, Any]:
@@ -158,6 +159,12 @@ def _check_paths(policy: Policy) -> None:
             f"{one.key}: {one.value!r} is relative, and means another folder on another machine. Write "
             f"{_absolute(one.value)}, if that is where it lies on every node, or an address such as s3://bucket/…."
         )
+
+
+def _path(value: str) -> str | None:
+    """The path of what is on a file system; None for another address."""
+    path = value.removeprefix("file://")
+    return None if "://" in path else path
 
 
 def _absolute(path: str) -> str:

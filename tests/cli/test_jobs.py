@@ -122,6 +122,19 @@ def test_a_target_that_is_none_is_refused(on: str, message: str, tmp_path: Path)
     assert ended.code == 2 and message in ended.err
 
 
+def test_pods_without_the_root_are_refused_and_without_the_corpus_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the files are only written."""
+    policy = write_policy(tmp_path, {"corpus": {"paths": ["/c.jsonl"]}, "select": {"budget": {"documents": 1}}})
+    words = ["submit", policy, "--on", "k8s=team", "--with", "image=x", "--root", tmp_path / "root"]
+    ended = selector(*words, "--out", tmp_path / "out")
+    assert ended.code == 2 and "pods have none" in ended.err and not (tmp_path / "out").exists()
+    ended = selector(*words, "--with", "claim=data", "--with", f"mount={tmp_path}", "--out", tmp_path / "out")
+    assert ended.code == 0 and "corpus.paths: /c.jsonl lies in no volume" in caplog.text
+    assert (tmp_path / "out/rayjob.yaml").exists()
+
+
 def test_an_option_that_a_target_has_not_is_refused(tmp_path: Path) -> None:
     policy = write_policy(tmp_path, {"corpus": {"paths": ["/c.jsonl"]}, "select": {"budget": {"documents": 1}}})
     ended = selector("submit", policy, "--on", "slurm", "--with", "node=4", "--root", tmp_path / "root")

@@ -95,6 +95,25 @@ def test_a_root_that_pods_do_not_have_is_refused(claim: str | None, mount: str, 
         target.check(Job(id=JOB.id, target="k8s", root=root), PARCEL)
 
 
+@pytest.mark.parametrize(
+    ("claim", "path", "is_warned"),
+    [
+        (None, "/shared/c.jsonl", True),
+        ("data", "/shared/*.jsonl", False),
+        ("data", "/shared", False),
+        ("data", "/shared2/c.jsonl", True),
+        ("data", "/shared/../c.jsonl", True),
+    ],
+)
+def test_a_path_that_pods_do_not_have_is_warned_of(
+    claim: str | None, path: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parcel = Parcel(files={}, paths=(("corpus.paths", path),))
+    KubernetesTarget(image="image", claim=claim).check(JOB, parcel)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [warning.startswith(f"corpus.paths: {path} lies in no volume") for warning in warnings] == [True] * is_warned
+
+
 def test_what_is_too_large_for_a_config_map_is_refused() -> None:
     parcel = Parcel(files={"big.py": bytes(1_000_000)}, carries=("big",))
     with pytest.raises(UsageError, match="Install big in the image"):

@@ -218,6 +218,15 @@ def test_a_policy_goes_whole_and_comes_back_the_same(tmp_path: Path) -> None:
     assert again.resolved() == policy.resolved() and list(requires) == ["selector"]
 
 
+@pytest.mark.parametrize(("address", "path"), [("/data/*", "/data/*"), ("file:///data", "/data"), ("s3://b/d", None)])
+def test_the_paths_that_do_not_travel_are_those_on_a_file_system(
+    address: str, path: str | None, tmp_path: Path
+) -> None:
+    policy = Policy.of({**policy_of(tmp_path), "corpus": {"paths": [address]}})
+    paths = [one for key, one in elsewhere.parcel(policy)[0].paths if key == "corpus.paths"]
+    assert paths == ([] if path is None else [path])
+
+
 def test_where_a_relative_path_would_lie_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     policy = Policy.of({**policy_of(tmp_path), "corpus": {"paths": ["corpus/*.jsonl"]}})
