@@ -115,6 +115,9 @@ class _WouldRun(Exception):
         self.num_parts, self.num_cached = num_parts, num_cached
 
 
+_CURE = "`selector run` with the same policy and root makes it anew"  # which `plan` and shares of a run do not
+
+
 class Runner:
     """Runs the steps of a flow, one after another, and remembers what each one did."""
 
@@ -137,7 +140,11 @@ class Runner:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        """What is damaged leaves with its cure, unless whoever runs has caught it to repair it."""
         self._stack.__exit__(*error)
+        damaged = error[1]
+        if isinstance(damaged, DamagedError):
+            raise DamagedError(damaged.key, f"{damaged.reason}. {_CURE}") from damaged
 
     def run(self, flow: Iterable[Step], after: Mapping[str, Callable[[Done], None]] = MappingProxyType({})) -> Done:
         """All of these steps, finished; what is `after` one of them is called once it is."""

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,6 +347,15 @@ def test_plan_says_what_is_cached_and_what_would_run_and_writes_nothing(made: Ma
         assert actions[[action for _, action in actions].index("run")] == (first, "run")
     text = selector("plan", made.policy, "--executor", "local", "--root", made.root)
     assert text.err == "" and text.out.count("cached") == 11
+
+
+def test_plan_says_who_puts_right_what_is_damaged(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.root, tmp_path / "runs")
+    for seal in (tmp_path / "runs/artifacts/seals/steps").rglob("*.json"):
+        seal.write_bytes(b"{}")
+    ended = selector("plan", made.policy, "--root", tmp_path / "runs", "--executor", "local", "--json")
+    assert ended.code == 1 and ended.json["error"]["kind"] == "DamagedError"
+    assert "its seal cannot be read. `selector run` with the same policy and root makes it anew." in ended.err
 
 
 def test_doctor_says_what_it_found_and_ends_with_1_if_something_is_missing(made: Made) -> None:
