@@ -183,8 +183,9 @@ def test_the_readmes_training_is_that_of_one_rank_on_two(manifest: Manifest, tmp
     steps, end, nothing = code.partition(END)
     assert end and not nothing
     (tmp_path / "train.py").write_text(BEFORE + steps + AFTER + end, "utf-8")
-    uri = manifest._storage.address  # pyright: ignore[reportPrivateUsage]
-    (tmp_path / "runs").symlink_to(uri)
+    (tmp_path / "runs").mkdir()
+    run = f"{manifest._storage.address}/run"  # pyright: ignore[reportPrivateUsage]
+    (tmp_path / "runs/2f1c9a0b3d4e5f60").symlink_to(run)
     gave: list[dict[str, Any]] = []
     for num_ranks in (1, 2):
         on_ranks(num_ranks, lambda _: [sys.executable, "train.py"], tmp_path)
