@@ -46,6 +46,10 @@ class NotFoundError(SelectorError):
     exit_code = 4
 
 
+class EmptyError(SelectorError):
+    """A manifest that would have no documents. Exit code 1."""
+
+
 class UnreachableError(SelectorError):
     """A cluster or a storage that does not answer, or refuses. Exit code 5."""
 

@@ -20,7 +20,7 @@ from selector.engine.lease import Lease
 from selector.engine.runner import NoProgress, Progress, Runner
 from selector.engine.step import Done, Step
 from selector.engine.store import Store, canonical_json, fingerprint
-from selector.errors import CorpusError, GoneError, PolicyError, SelectorError, UsageError
+from selector.errors import CorpusError, EmptyError, GoneError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.manifest.describe import undone
 from selector.manifest.header import FORMAT_VERSION
@@ -172,7 +172,7 @@ class Run:
             )
 
     def _not_empty(self, done: Done) -> None:
-        """There is something to train on. Raises SelectorError if not, unless the policy allows it."""
+        """There is something to train on. Raises EmptyError if not, unless the policy allows it."""
         step, result = list(done.items())[-1]
         if result.rows_out or self.resolved.policy.select.allow_empty:
             return
@@ -182,7 +182,7 @@ class Run:
             problem = f"select keeps no document ({reasons})"
         else:
             problem = "the order makes no visit"
-        raise SelectorError(
+        raise EmptyError(
             f"The manifest would be empty: {problem}. Change the rule or the budget, or write select.allow_empty: true "
             "if that is what is wanted."
         )

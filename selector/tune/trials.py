@@ -15,7 +15,7 @@ from selector.engine.part import Receipt
 from selector.engine.runner import Planned, Progress, Runner
 from selector.engine.step import Result
 from selector.engine.store import Store
-from selector.errors import UsageError
+from selector.errors import EmptyError, UsageError
 from selector.manifest import Manifest
 from selector.pipeline import FinishedRun
 from selector.policy import Policy
@@ -119,6 +119,8 @@ class Trials:
         if name not in self.runs:
             try:
                 finished = pipeline.build(policy, root=self.root, executor=self.executor, progress=self.progress)
+            except EmptyError as error:
+                raise EmptyError(f"arms.{arm.name}: {error}") from error
             except UsageError as error:
                 raise UsageError(f"arms.{arm.name}: {error}") from error
             self.runs[name] = policy, finished
