@@ -8,13 +8,19 @@ import os
 from typing import Any
 
 from selector.engine.store import canonical_json, fingerprint
-from selector.errors import NotFoundError
+from selector.errors import DamagedError, NotFoundError
 from selector.storage import Storage, open_storage
 from selector.tune.result import Outcome
 from selector.tune.study import Study
 
 FOLDER = "studies/"
 _RESULT, _POLICY, _PICTURE = "result.json", "policy.best.yaml", "picture.svg"
+_SHOWN: dict[str, Any] = {
+    "study": str, "metric": str, "better": str, "objective": str, "seeds": list, "held_out": dict, "reason": str,
+    "winner": (str, type(None)), "flags": list, "stopped": (str, type(None)), "below_floor": (str, type(None)),
+    "arms": list, "cells": list,
+}  # fmt: skip
+"""What each result has, and of which type."""
 
 
 def name_of(study: Study) -> str:
@@ -41,10 +47,17 @@ def keep(root: str | os.PathLike[str], study: Study, outcome: Outcome, picture: 
 
 
 def content(storage: Storage, name: str) -> dict[str, Any]:
-    """The result of a finished study. Raises NotFoundError."""
-    data = storage.get(f"{FOLDER}{name}/{_RESULT}")
+    """The result of a finished study. Raises NotFoundError, and DamagedError for one that is not whole."""
+    key = f"{FOLDER}{name}/{_RESULT}"
+    data = storage.get(key)
     if data is None:
         names = sorted({key.split("/")[1] for key, _ in storage.list(FOLDER)})
         known = f"There is: {', '.join(names)}." if names else "No study is finished there."
         raise NotFoundError(f"There is no finished study {name} at {storage.address}. {known}")
-    return json.loads(data)
+    try:
+        read = json.loads(data)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict) or any(not isinstance(read.get(word), kind) for word, kind in _SHOWN.items()):
+        raise DamagedError(key, "it is not the result of a study. `selector tune STUDY` writes it again")
+    return read
