@@ -13,22 +13,24 @@ from selector.errors import PolicyError, did_you_mean
 
 
 def explained(model: type[BaseModel], error: ValidationError) -> PolicyError:
-    """What is wrong with a policy, as the error that its writer sees."""
+    """What is wrong with a policy or a study, as the error that its writer sees."""
     return PolicyError("\n".join(_explain(model, problem) for problem in _innermost(error.errors())))
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
     """One problem that pydantic found, as a sentence."""
     keys = [str(part) for part in problem["loc"] if not (isinstance(part, str) and re.search(r"[\[(]", part))]
-    path = ".".join(keys) or "the policy"
+    whole = f"the {model.__name__.lower()}"
+    path = ".".join(keys) or whole
     if problem["type"] == "extra_forbidden":
         fields = _fields(model, keys[:-1])
-        return f"{'.'.join(keys[:-1]) or 'The policy'} has no key {keys[-1]!r}. {did_you_mean(keys[-1], fields)}"
+        return f"{'.'.join(keys[:-1]) or whole.capitalize()} has no key {keys[-1]!r}. {did_you_mean(keys[-1], fields)}"
     if problem["type"] == "missing":
         return f"{path} is missing. It has no default, since only you know it."
     if problem["type"] == "model_type":
         return f"{path}: write keys below it: {', '.join(_fields(model, keys))}; it is {problem['input']!r}."
-    return f"{path}: {plugins.wanted(problem)}; it is {problem['input']!r}."
+    given = f"; it is {problem['input']!r}" if keys else ""  # the whole of it is too long to show
+    return f"{path}: {plugins.wanted(problem)}{given}."
 
 
 def _innermost(problems: Sequence[Any]) -> list[Any]:

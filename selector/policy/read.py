@@ -18,11 +18,14 @@ def read(
     sections: Collection[str],
     overrides: Iterable[str] = (),
     environment: Mapping[str, str] = os.environ,
+    *,
+    kind: str = "policy",
+    begins: str = "corpus: and select:",
 ) -> dict[str, Any]:
     """The mapping that a policy file, the environment and the command line say together; `sections` are the keys at its
-    top, by which an environment variable is known to be one of the policy's."""
+    top, by which an environment variable is known to be one of the policy's. Errors say its kind and how it begins."""
     if not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance] - Python does not check
-        raise PolicyError(f"{path!r:.80} is not the path of a policy. Give that of a YAML file.")
+        raise PolicyError(f"{path!r:.80} is not the path of a {kind}. Give that of a YAML file.")
     overrides = [overrides] if isinstance(overrides, str) else overrides
     if not isinstance(overrides, Iterable) or not all(isinstance(override, str) for override in overrides):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PolicyError(
@@ -34,11 +37,11 @@ def read(
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PolicyError(
-            f"The policy {str(path)!r} cannot be read: {reason}. Give the path of a YAML file."
+            f"The {kind} {str(path)!r} cannot be read: {reason}. Give the path of a YAML file."
         ) from error
     data = _parse(text, str(path))
     if not isinstance(data, dict):
-        raise PolicyError(f"The policy {str(path)!r} is not a mapping. Begin with corpus: and select:.")
+        raise PolicyError(f"The {kind} {str(path)!r} is not a mapping. Begin with {begins}.")
     for name, value in sorted(environment.items()):
         keys = name.removeprefix("SELECTOR_").lower().split("__")
         if name.startswith("SELECTOR_") and keys[0] in sections:

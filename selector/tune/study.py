@@ -5,6 +5,7 @@ A study is a YAML file; `--set seeds.most=8` overrides it. Every key has a defau
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,17 @@ class Study(_Section):
                 raise ValueError(f"{name} is the name of an arm that a study adds by itself: give it another name")
         return arms
 
+    @field_validator("budgets")
+    @classmethod
+    def _rising(cls, budgets: tuple[BudgetPolicy, ...]) -> tuple[BudgetPolicy, ...]:
+        for lower, higher in itertools.pairwise(budgets):
+            unit = unit_of(lower)
+            least, most = getattr(lower, unit), getattr(higher, unit)
+            if most is not None and most <= least:
+                order = "there twice" if most == least else f"below {least:,}, which comes before it"
+                raise ValueError(f"{most:,} {unit} is {order}: write each budget once, the smallest first")
+        return budgets
+
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
         units = {unit_of(budget) for budget in (*self.budgets, *([self.target] if self.target else []))}
@@ -189,7 +201,7 @@ class Study(_Section):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The study in a YAML file, with `key=value` overrides."""
-        data = read(path, cls.model_fields, overrides, {})
+        data = read(path, cls.model_fields, overrides, {}, kind="study", begins="base: and arms:")
         base = data.get("base")
         if isinstance(base, str):
             file = Path(path).parent / base
