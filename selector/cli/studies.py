@@ -89,10 +89,15 @@ def print_plan(planned: Mapping[str, Any]) -> None:
     done = planned["manifests_stored"], planned["measurements_stored"]
     print(f"\nmanifests: {planned['manifests']:,} with {least} seeds, {done[0]:,} of them stored")
     print(f"measurements: {planned['measurements']:,} with {least} seeds, {done[1]:,} of them stored")
-    if planned["searched"]["arms"]:
-        searched = planned["searched"]
-        print(f"searched: {searched['arms']:,} arms, {searched['measurements_at_most']:,} measurements at most")
-    print(f"tokens trained on: {_count(planned['tokens']['least'])} to {_count(planned['tokens']['most'])}")
+    if planned["finalists"]["arms"]:
+        for name, tried in (("searched", planned["searched"]), ("the best of them", planned["finalists"])):
+            arms = f"{_count(tried['arms'])} arm{'s' if tried['arms'] != 1 else ''}"
+            print(f"{name}: {arms}, {_count(tried['measurements_at_most'])} measurements at most")
+    least_tokens, most_tokens = planned["tokens"]["least"], planned["tokens"]["most"]
+    bound = "at most " if planned["tokens_are_at_most"] and least_tokens is not None else ""
+    print(f"tokens trained on: {bound}{_count(least_tokens)} to {_count(most_tokens)}")
+    if planned["above_ceiling"]:
+        print(planned["above_ceiling"])
     print(f"steps for all arms together: {', '.join(planned['steps_to_run']) or 'all are stored'}")
     if planned["below_floor"]:
         print(planned["below_floor"])

@@ -5,6 +5,7 @@ end is tried. Only what is stored is read, so a filter costs its measurement and
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from selector.engine.store import Store
 from selector.errors import PolicyError, did_you_mean
 from selector.exact import Floats
 from selector.plugins.catalogue import KNOWN
-from selector.policy.resolve import resolve
+from selector.policy.resolve import Resolved, resolve
 from selector.steps.gather import Gather
 from selector.tune.arms import Arm, conditions_of, policy_of
 from selector.tune.chosen import reading
@@ -70,8 +71,19 @@ def _arm(study: Study, one: Filter) -> Arm:
     return Arm(name=one.text, changes={"select.where": f"({given}) AND {one.text}" if given else one.text})
 
 
-def _singles(study: Study, trials: Trials) -> list[Filter]:
-    """A filter for each score and share."""
+def most(study: Study) -> int:
+    """How many filters are tried at most."""
+    options = study.filters
+    if options is None:
+        return 0
+    resolved, names = _scores(study)
+    ends = sum(1 if resolved.catalogue.scores[name].meaning == "better" else 2 for name in names)
+    singles = ends * len(options.keep)
+    return singles + math.comb(min(singles, options.best), 2)
+
+
+def _scores(study: Study) -> tuple[Resolved, tuple[str, ...]]:
+    """The base policy, and the scores that filters are made of. Raises PolicyError."""
     options = study.filters
     assert options is not None
     resolved = resolve(policy_of(study, Arm(name="base"), None, 0, is_studied=False))
@@ -83,6 +95,15 @@ def _singles(study: Study, trials: Trials) -> list[Filter]:
     names = options.scores or tuple(name for name, score in scores.items() if score.meaning != "label")
     if not names:
         raise PolicyError("filters: the base policy rates nothing. Name raters in its list `rate`.")
+    return resolved, names
+
+
+def _singles(study: Study, trials: Trials) -> list[Filter]:
+    """A filter for each score and share."""
+    options = study.filters
+    assert options is not None
+    resolved, names = _scores(study)
+    scores = resolved.catalogue.scores
     columns = [KNOWN["doc_draw"], *(replace(resolved.catalogue.score(name), name=name) for name in names)]
     with reading(resolved, columns, trials.root, trials.executor, trials.progress) as finished:
         assert finished is not None, "what is missing is done"

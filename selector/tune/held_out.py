@@ -20,7 +20,7 @@ from selector.engine.part import Task
 from selector.engine.runner import Progress
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store, fingerprint
-from selector.errors import CorpusError
+from selector.errors import CorpusError, PolicyError
 from selector.exact import UInt64, keyed
 from selector.plugins.catalogue import KNOWN
 from selector.policy import Policy
@@ -66,7 +66,12 @@ def _read(
     rule_of = {"where": options.where} if options.where is not None else {}
     data["select"] = {"budget": {"documents": 1}, "using": "random", **rule_of}
     data = {name: value for name, value in data.items() if name not in ("order", "manifest", "training")}
-    resolved = resolve(Policy.of({**data, "rate": data.get("rate", []) if options.where else []}))
+    try:
+        resolved = resolve(Policy.of({**data, "rate": data.get("rate", []) if options.where else []}))
+    except (PolicyError, CorpusError) as error:
+        if not str(error).startswith("select.where: "):
+            raise
+        raise type(error)(f"held_out.{str(error).removeprefix('select.')}") from error
     rule = resolved.rule
     columns = [*(KNOWN[name] for name in _OWN_COLUMNS), *(_renamed(rule) if rule else ())]
     with reading(resolved, columns, root, executor, progress) as finished:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector.engine.part import Task
+from selector.engine.runner import Progress
 from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.exact import Floats, keyed
@@ -38,6 +39,7 @@ _FLOORS = (0.0, 0.25, 0.5, 0.75, 0.9)  # of a domain's least loss: what c may be
 _PENALTY = 1e-3  # on the law's slopes, which few runs know badly
 _ROUNDS = 4000
 _DIGITS = 4
+_RUNS = 3  # for each source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,9 @@ def arm_of(study: Study, trials: Trials) -> tuple[Arm, dict[str, Any]]:
     """The arm with the proposed weights, and how they were come by. Raises CeilingReached."""
     options = study.mixture
     assert options is not None, "the study has a mixture"
-    names, tokens = _tokens_by(study, trials, options.by)
+    sums = _tokens_by(study, trials, options.by, trials.progress)
+    assert sums is not None, "what is missing is done"
+    names, tokens = sums
     if len(names) < 2:
         raise PolicyError(f"mixture.by: {options.by!r} has {len(names)} groups. Name a column with two or more.")
     prior, condition = tokens / tokens.sum(), conditions_of(study)[0]
@@ -150,7 +154,7 @@ def arm_of(study: Study, trials: Trials) -> tuple[Arm, dict[str, Any]]:
             f"mixture.repeats: {options.repeats:g} visits of each document come to less than the budget. Raise it, or"
             " lower the budget."
         )
-    count = options.runs or 3 * len(names)
+    count = options.runs or _RUNS * len(names)
     drawn = _drawn(prior, most, count)
     metric, better = study.deciding
     if better == "higher":
@@ -179,6 +183,15 @@ def arm_of(study: Study, trials: Trials) -> tuple[Arm, dict[str, Any]]:
     return _arm(NAME, options, names, weights), facts
 
 
+def num_runs(study: Study, trials: Trials) -> int | None:
+    """How many runs with drawn weights there are; None where that is not known before the corpus is read."""
+    options = study.mixture
+    if options is None or options.runs is not None:
+        return 0 if options is None else options.runs
+    sums = _tokens_by(study, trials, options.by, None)
+    return None if sums is None else _RUNS * len(sums[0])
+
+
 def _arm(name: str, options: MixtureSection, names: Sequence[str], weights: Floats) -> Arm:
     written = {one: float(f"{weight:.{_DIGITS}g}") for one, weight in zip(names, weights, strict=True)}
     using = {"mixture": {"by": options.by, "weights": written, "visits": math.ceil(options.repeats)}}
@@ -203,13 +216,15 @@ def _target(study: Study, total: float) -> float:
     return float(budget.tokens) if budget.tokens is not None else float(budget.fraction or 1.0) * total
 
 
-def _tokens_by(study: Study, trials: Trials, by: str) -> tuple[list[str], Floats]:
-    """The groups of a column that documents have, and the tokens of each."""
+def _tokens_by(study: Study, trials: Trials, by: str, progress: Progress | None) -> tuple[list[str], Floats] | None:
+    """The groups of a column that documents have, and the tokens of each; None where nobody watches and a step is
+    missing."""
     resolved = resolve(policy_of(study, Arm(name="base"), None, 0, is_studied=False))
     column = replace(resolved.catalogue.find(by, "mixture.by"), name="group")
     columns = [KNOWN["num_tokens"], column]
-    with reading(resolved, columns, trials.root, trials.executor, trials.progress) as finished:
-        assert finished is not None, "what is missing is done"
+    with reading(resolved, columns, trials.root, trials.executor, progress) as finished:
+        if finished is None:
+            return None
         done, gather = finished
         pieces = list(done.map(_Sums(store=done.store, gather=gather), gather.tasks(done)))
     sums: dict[str, int] = {}

@@ -1,28 +1,41 @@
 """What a study will run and cost, before it does: manifests, measurements, and the tokens that are trained on."""
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selector.engine.executor import Executor
 from selector.engine.runner import NoProgress
 from selector.engine.store import Store
 from selector.policy.sections import BudgetPolicy
-from selector.tune import held_out
-from selector.tune.arms import Arm, arms_of, budget_label, conditions_for, conditions_of, policy_of, with_controls
+from selector.tune import filters, held_out, mixture, search
+from selector.tune.arms import (
+    Arm,
+    Condition,
+    arms_of,
+    budget_label,
+    conditions_for,
+    conditions_of,
+    policy_of,
+    with_controls,
+)
 from selector.tune.study import Study, search_seeds
 from selector.tune.trials import Foreseen, Trials
 
 _SHARED = ("select", "order", "manifest")
+_BASE = Arm(name="base")
 
 
 def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> dict[str, Any]:
     """The arms, what of them is stored, and what is still to be done with the fewest and with the most seeds.
 
-    `tokens` is null where what a manifest will have is not known yet. The arms of a space are counted apart; the
-    control `all` and the seconds of stored measurements are not counted. Nothing is written.
+    `tokens` is null where what a manifest will have is not known yet. The arms that the study finds by itself are
+    counted apart, as many as there are at most; the control `all` and the seconds of stored measurements are not
+    counted. Nothing is written.
     """
+    search.check(study)
     trials = Trials(
         study=study, root=str(root), executor=executor, progress=NoProgress(), tell=None, clock=lambda: 0.0,
         store=Store.open(root),
@@ -30,7 +43,7 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
     arms, conditions = with_controls(study, arms_of(study)), conditions_of(study)
     known = not study.plugin.reads_held_out
     if study.plugin.reads_held_out:
-        base = policy_of(study, arms[0], conditions[0].budget, 0)
+        base = policy_of(study, (arms or [_BASE])[0], conditions[0].budget, 0)
         held = held_out.stored(base, study.held_out, trials.root, executor)
         known, trials = held is not None, replace(trials, held_out=held) if held is not None else trials
     budgets = list(dict.fromkeys(condition.budget for condition in conditions))
@@ -62,8 +75,12 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
             ]
             rows.append({"arm": arm.name, "budget": budget_label(budget) or "own budget", "tokens": tokens,
                          "measurements": len(places) * study.seeds.least, "stored": len(stored)})  # fmt: skip
-    of_a_seed = None if any(cost is None for cost in costs) else sum(cost or 0 for cost in costs)
-    searched = study.trials * len(search_seeds(study)) * len(study.plugin.settings) if study.space else 0
+    proposals = _proposals(study, trials, conditions)
+    of_a_seed = _sum([*costs, proposals.tokens_of_a_seed])
+    tokens = {
+        name: _sum([proposals.tokens_once, of_a_seed if of_a_seed is None else of_a_seed * count])
+        for name, count in (("least", study.seeds.least), ("most", study.seeds.most))
+    }
     return {
         "metric": study.deciding[0],
         "objective": study.objective.label,
@@ -71,11 +88,14 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
         "arms": rows,
         "steps_to_run": list(shared),
         **counts,
-        "searched": {"arms": study.trials if study.space else 0, "measurements_at_most": searched},
-        "tokens": {
-            name: None if of_a_seed is None else of_a_seed * count
-            for name, count in (("least", study.seeds.least), ("most", study.seeds.most))
+        "searched": {"arms": proposals.arms, "measurements_at_most": proposals.measurements},
+        "finalists": {
+            "arms": proposals.finalists,
+            "measurements_at_most": proposals.measurements_of_a_seed * study.seeds.least,
         },
+        "tokens": tokens,
+        "tokens_are_at_most": proposals.finalists > 0,
+        "above_ceiling": _above_ceiling(study, tokens, "at most " if proposals.finalists else ""),
         "below_floor": study.plugin.below_floor,
     }
 
@@ -85,8 +105,84 @@ def _tokens(study: Study, arm: Arm, budget: BudgetPolicy | None, foreseen: Seque
     known = [one.manifest.header.counts.tokens for one in foreseen if one.manifest is not None]
     if known:
         return max(known)
-    limit = policy_of(study, arm, budget, 0).select.budget
-    if limit.tokens is not None:
-        return limit.tokens
     totals = [one.tokens_of_corpus for one in foreseen if one.tokens_of_corpus is not None]
-    return int(totals[0] * limit.fraction) if totals and limit.fraction is not None else None
+    return _limit(policy_of(study, arm, budget, 0).select.budget, totals[0] if totals else None)
+
+
+def _limit(budget: BudgetPolicy, total: int | None) -> int | None:
+    """The tokens of a budget, of a corpus that has so many."""
+    if budget.tokens is not None:
+        return budget.tokens
+    return int(total * budget.fraction) if total is not None and budget.fraction is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Proposals:
+    """What the arms cost that the study tries by itself, and those that it compares of them."""
+
+    arms: int | None  # that are tried
+    measurements: int | None
+    tokens_once: int | None
+    finalists: int  # and their own controls
+    measurements_of_a_seed: int
+    tokens_of_a_seed: int | None
+
+
+def _proposals(study: Study, trials: Trials, conditions: Sequence[Condition]) -> _Proposals:
+    """The most that space, filters and mixture may try, and the arms that they may propose."""
+    objective, first = study.plugin, conditions[0]
+    runs, num_filters, ends = mixture.num_runs(study, trials), filters.most(study), search.ends(study)
+    placed = with_controls(study, ends)
+    num_controls = study.finalists if study.controls.random and len(placed) > len(ends) else 0
+    num_searched = study.trials if study.space else 0
+    kinds = [  # a kind's arms, measurements of each, arms that it proposes, and where its budgets are written
+        (num_searched, len(search_seeds(study)) * len(objective.settings),
+         min(num_searched, study.finalists) + num_controls if study.space else 0, ends),
+        (num_filters, len(search_seeds(study)), min(num_filters, study.finalists), [_BASE]),
+        (runs, 1, 1 if study.mixture is not None else 0, [_BASE]),
+    ]  # fmt: skip
+
+    def most(condition: Condition, arms: Sequence[Arm]) -> int | None:
+        """The tokens that are trained on to measure one of these arms once."""
+        limits: list[int | None] = []
+        for arm in arms:
+            limit = _limit(policy_of(study, arm, condition.budget, 0).select.budget, None)
+            if limit is None:
+                limit = _tokens(study, arm, condition.budget, [trials.foreseen(arm, condition.budget, 0)])
+            limits.append(limit)
+        if None in limits:
+            return None
+        return max(objective.tokens(condition.scale, limit or 0) for limit in limits)
+
+    used = [kind for kind in kinds if kind[2]]
+    return _Proposals(
+        arms=_sum([count for count, *_ in used]),
+        measurements=_sum([_times(count, each) for count, each, *_ in used]),
+        tokens_once=_sum([_times(count, each, most(first, arms)) for count, each, _, arms in used]),
+        finalists=sum(count for _, _, count, _ in used),
+        measurements_of_a_seed=sum(count for _, _, count, _ in used) * len(conditions) * len(objective.settings),
+        tokens_of_a_seed=_sum([_times(count, len(objective.settings), most(condition, arms))
+                               for _, _, count, arms in used for condition in conditions]),
+    )  # fmt: skip
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    return None if None in values else sum(value or 0 for value in values)
+
+
+def _times(*values: int | None) -> int | None:
+    return None if None in values else math.prod(value or 0 for value in values)
+
+
+def _above_ceiling(study: Study, tokens: Mapping[str, int | None], bound: str) -> str | None:
+    """That a study may end at its ceiling, if that is so."""
+    ceiling = study.ceiling.tokens
+    for name in ("least", "most"):
+        needed = tokens[name]
+        if ceiling is not None and needed is not None and needed > ceiling:
+            seeds = "fewest" if name == "least" else "most"
+            return (
+                f"ceiling.tokens, {ceiling:,}, is less than what the {seeds} seeds train on, {bound}{needed:,}: the"
+                " study may end before it is done. Raise it, or try less."
+            )
+    return None

@@ -51,7 +51,10 @@ def run(
     )  # fmt: skip
     with executor, Lease.taken(trials.store.storage):  # so that gc leaves alone what is not sealed yet
         arms, conditions = arms_of(study), conditions_of(study)
-        policies = [policy_of(study, arm, condition.budget, 0) for arm in arms for condition in conditions]
+        search.check(study)
+        policies = [
+            policy_of(study, arm, condition.budget, 0) for arm in arms or [Arm(name="base")] for condition in conditions
+        ]
         if study.plugin.reads_held_out:
             held = held_out.of(policies[0], study.held_out, trials.root, executor, trials.progress)
             trials = replace(trials, held_out=held)

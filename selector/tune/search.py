@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from selector.engine.store import fingerprint
-from selector.errors import UsageError
+from selector.errors import CorpusError, PolicyError, UsageError
 from selector.exact import keyed
+from selector.policy.resolve import resolve
 from selector.storage import Storage
-from selector.tune.arms import Arm, conditions_of
+from selector.tune.arms import Arm, conditions_of, policy_of
 from selector.tune.evidence import values_of
 from selector.tune.study import Dimension, Study, search_seeds
 from selector.tune.trials import Trials
@@ -31,6 +32,31 @@ _DIGITS = 4  # of a number that is suggested
 def finalists(study: Study, trials: Trials) -> list[Arm]:
     """The best arms of a study's space. Raises CeilingReached."""
     return _Search(study=study, trials=trials).finalists()
+
+
+def ends(study: Study) -> list[Arm]:
+    """Arms at the ends of each range and at each choice, the other keys at their first."""
+    values = {key: _ends(dimension, key) for key, dimension in study.space.items()}
+    first = {key: one[0] for key, one in values.items()}
+    changes = [first, *({**first, key: value} for key, others in values.items() for value in others[1:])]
+    return [Arm(name="trial", changes=one) for one in changes if one]
+
+
+def check(study: Study) -> None:
+    """Raises PolicyError or CorpusError if a policy of the space is none, before anything is done."""
+    for arm in ends(study):
+        try:
+            resolve(policy_of(study, arm, conditions_of(study)[0].budget, 0))
+        except (PolicyError, CorpusError) as error:
+            raise type(error)(f"space: {str(error).removeprefix(f'arms.{arm.name}: ')}") from error
+
+
+def _ends(dimension: Dimension, key: str) -> list[Any]:
+    """What a dimension may give: each choice, the ends of a range, equal shares."""
+    if dimension.choices is not None:
+        return list(dimension.choices)
+    return [_value(dimension, key, dict.fromkeys([f"{key}{suffix}" for suffix in _suffixes(dimension)], one))
+            for one in dimension.log or dimension.linear or (0.5,)]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from conftest import MemoryStorage, write_jsonl
 from runs import Noting, policy_of, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.store import Store
-from selector.errors import PolicyError
+from selector.errors import DamagedError, EmptyError, PolicyError, UsageError
 from selector.policy import Policy
-from selector.tune import arms, evidence
+from selector.storage import open_storage
+from selector.tune import arms, evidence, kept
 from selector.tune.held_out import sampled_runs
 from selector.tune.objectives import answer
 from selector.tune.plan import plan
@@ -27,6 +28,7 @@ ARMS = {
     "long": {"select.using": {"top": {"score": "length"}}},
     "drawn": {"select.using": {"quality_sampling": {"score": "length"}}},
 }
+TEMPERATURE = "select.using.quality_sampling.temperature"
 
 
 def study_of(corpus: Path, **sections: Any) -> dict[str, Any]:
@@ -103,7 +105,13 @@ def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_
         ({"target": {"tokens": 10}}, "there are none: write budgets too"),
         ({"budgets": [{"tokens": 5}], "target": {"fraction": 0.5}}, "write all of them in one unit"),
         ({"objective": "beauty"}, "There is no objective called 'beauty'"),
-        ({"trails": 3}, "has no key 'trails'"),
+        ({"trails": 3}, "The study has no key 'trails'"),
+        (
+            {"arms": {}},
+            r"^the study: [^{]+ \{top: \{select.using: \{top: …\}\}\}, or one of space, mixture and filters\.$",
+        ),
+        ({"budgets": [{"tokens": 5}, {"tokens": 5}]}, "5 tokens is there twice: write each budget once"),
+        ({"budgets": [{"fraction": 0.5}, {"fraction": 0.2}]}, "0.2 fraction is below 0.5, .* the smallest first"),
     ],
 )
 def test_a_study_that_cannot_work_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -215,9 +223,84 @@ def test_a_plan_counts_what_is_searched_at_every_seed_and_setting(tmp_path: Path
     space = {"select.using.quality_sampling.temperature": {"log": [0.1, 10]}}
     proxy = {"proxy": {"sizes": ["0.3M"], "learning_rates": [0.003, 0.001]}}
     sections = {"arms": {}, "space": space, "trials": 5, "objective": proxy, "budgets": [{"tokens": 300}]}
-    study = Study.of(study_of(write_corpus(tmp_path / "corpus"), **sections))
+    written = study_of(write_corpus(tmp_path / "corpus"), **sections)
+    written["base"]["select"]["using"] = {"quality_sampling": {"score": "length"}}
+    study = Study.of(written)
     planned = plan(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
     assert planned["searched"] == {"arms": 5, "measurements_at_most": 5 * 3 * 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sections", "arms", "measurements", "finalists", "tokens"),
+    [
+        ({"space": {TEMPERATURE: {"log": [0.1, 10]}}, "trials": 5}, 5, 5 * 3, 2, 3 * 300 * (3 + 5 + 2)),
+        ({"space": {"select.budget.tokens": {"linear": [100, 500]}}, "trials": 5}, 5, 5 * 3, 4,
+         3 * (300 * 3 + 500 * (5 + 4))),
+        ({"filters": {"keep": [0.3, 0.6], "best": 3}}, 4 + 3, 7 * 3, 2, 3 * 300 * (3 + 7 + 2)),
+        ({"mixture": {"runs": 7}}, 7, 7, 1, 300 * (3 * 3 + 7 + 3)),
+    ],
+)  # fmt: skip
+def test_a_plan_counts_all_that_is_trained_and_says_where_that_is_above_the_ceiling(
+    tmp_path: Path, sections: dict[str, Any], arms: int, measurements: int, finalists: int, tokens: int
+) -> None:
+    base = study_of(write_corpus(tmp_path / "corpus"))["base"]
+    base["select"]["using"] = {"quality_sampling": {"score": "length"}}
+    common = {"base": base, "objective": "probe", "budgets": [{"tokens": 300}], "seeds": {"least": 3, "most": 4}}
+    study = Study.of(study_of(tmp_path, **common, **sections, ceiling={"tokens": tokens - 1}))
+    planned = plan(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+    assert planned["searched"] == {"arms": arms, "measurements_at_most": measurements}
+    assert planned["finalists"] == {"arms": finalists, "measurements_at_most": finalists * 3}
+    assert planned["tokens"]["least"] == tokens < planned["tokens"]["most"] and planned["tokens_are_at_most"]
+    assert planned["above_ceiling"].startswith(f"ceiling.tokens, {tokens - 1:,}, is less than what the fewest seeds")
+    assert f"at most {tokens:,}" in planned["above_ceiling"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"space": {TEMPERATURE: {"linear": [-1, 10]}}}, r"^space: quality_sampling\.temperature=-1\.0 is not a temp"),
+        ({"space": {"select.usin.top": {"choices": [1]}}}, r"^space: select has no key 'usin'"),
+        ({"space": {"select.missing": {"choices": ["drop", "lose"]}}}, r"^space: select\.missing"),
+        ({"space": {"select.where": {"choices": ["length > 0", "beauty > 0"]}}}, r"^space: select\.where: none of the"),
+        ({"held_out": {"where": "beauty = 'much'"}}, r"^held_out\.where: none of the 3 files .* has a column 'beauty'"),
+    ],
+)
+def test_a_study_with_a_policy_that_is_none_is_refused_before_anything_is_done(
+    tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    base = study_of(write_corpus(tmp_path / "corpus"))["base"]
+    base["select"]["using"] = {"quality_sampling": {"score": "length"}}
+    study, root = Study.of(study_of(tmp_path, base=base, objective="probe", **sections)), tmp_path / "runs"
+    with pytest.raises(UsageError, match=message):
+        plan(study, root=root, executor=LocalExecutor(workers=1))
+    with pytest.raises(UsageError, match=message):
+        run(study, root=root, executor=LocalExecutor(workers=1))
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"{}", b"[]", b"\xff", b"null", b'{"metric": 1}'])
+def test_a_result_that_is_damaged_is_said_to_be_and_how_it_is_written_again(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "studies" / "abc").mkdir(parents=True)
+    (tmp_path / "studies" / "abc" / "result.json").write_bytes(damaged)
+    with pytest.raises(DamagedError, match=r"^studies/abc/result.json is damaged: .* `selector tune STUDY` writes it"):
+        kept.content(open_storage(tmp_path), "abc")
+
+
+def test_an_empty_study_is_told_how_one_begins(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("", "utf-8")
+    with pytest.raises(PolicyError, match=r"^The study '.*' is not a mapping\. Begin with base: and arms:\.$"):
+        Study.load(study)
+    with pytest.raises(PolicyError, match=r"^The study '.*' cannot be read"):
+        Study.load(tmp_path / "other.yaml")
+
+
+@pytest.mark.slow
+def test_an_arm_that_selects_nothing_is_named(tmp_path: Path) -> None:
+    sections = {"arms": {"few": {"select.where": "length < 0"}}, "controls": {"random": False, "all": False}}
+    study = Study.of(study_of(write_corpus(tmp_path / "corpus"), **sections))
+    with pytest.raises(EmptyError, match=r"^arms\.few: The manifest would be empty"):
+        run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
 
 
 def test_a_text_has_the_same_sampled_runs_whatever_stands_beside_it() -> None:
