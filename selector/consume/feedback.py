@@ -89,8 +89,9 @@ class Feedback:
         """Reports a loss for each visit, or how many of `n` answers were right (`successes`); arrays, tensors or lists.
 
         Visits are named by their positions in the order, or documents by their ids. Positions of padding are passed
-        over. A loss that is not finite is kept: training may diverge, and `selector feedback` says how many are so.
-        What was reported is on disk after `flush`, which also happens every 65,536 rows. Raises UsageError.
+        over; of several values of one visit in a step the last counts. A loss that is not finite is kept: training may
+        diverge, and `selector feedback` says how many are so. What was reported is on disk after `flush`, which also
+        happens every 65,536 rows. Raises UsageError.
         """
         positions, ids = _named(position, doc_id, len(self._manifest))
         count = len(ids)
@@ -349,17 +350,7 @@ def _named(position: Any, doc_id: Any, num_positions: int) -> tuple[npt.NDArray[
 
 
 def _check(rows: pa.Table) -> None:
-    """Rows of one call can all be true: one for each visit, and no more successes than answers. Raises UsageError."""
-    for name in ("position", "doc_id"):
-        counted = rows[name].drop_null().value_counts()
-        is_again = pc.greater(counted.field("counts"), 1)
-        if pc.any(is_again).as_py():
-            again = counted.field("values").filter(is_again)[0].as_py()
-            shown = again.hex() if isinstance(again, bytes) else again
-            raise UsageError(
-                f"{name} has {shown} several times in one step, and one of them would count. Give each once: the mean"
-                " of its losses, or the sums of its n and successes."
-            )
+    """No row has more successes than answers. Raises UsageError."""
     n, successes = rows["n"].fill_null(0), rows["successes"].fill_null(0)
     is_wrong = pc.or_(pc.less(successes, 0), pc.greater(successes, n))
     if pc.any(is_wrong).as_py():

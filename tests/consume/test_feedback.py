@@ -195,8 +195,6 @@ def test_a_rank_that_is_killed_leaves_whole_files_and_its_next_attempt_goes_on(
         ({"position": [0.5], "loss": [1.0]}, r"position has what is no whole number: .*0\.5"),
         ({"position": ["1"], "loss": [1.0]}, r"position has text, such as '1'\. Give whole numbers\."),
         ({"position": [None], "loss": [1.0]}, "position has a null"),
-        ({"position": [3, 1, 3], "loss": [1, 2, 3]}, r"position has 3 several times in one step, .* Give each once"),
-        ({"doc_id": [IDS[1], IDS[1]], "n": [1, 1], "successes": [0, 1]}, f"doc_id has {IDS[1].hex()} several times"),
         ({"position": [0], "loss": ["1.5"]}, r"loss has text, such as '1\.5'\. Give numbers\."),
         ({"position": [0], "loss": [[1.0, 2.0]]}, "loss has what is no number"),
         ({"position": [0], "loss": [1j]}, "loss has what is no number"),
