@@ -134,20 +134,21 @@ def within(
     spent: Ints,
     total: Ints,
     quotas: Ints,
-    is_never: npt.NDArray[np.bool_],
+    is_settled: npt.NDArray[np.bool_],
     overshoot: Overshoot,
 ) -> float | None:
     """How far the probabilities of `about` can be from those of the draw, where documents' own lengths decide too;
     None: too far for them to be told, which is more than 0.005. 0: nothing was left to chance.
 
     `spent` and `total` are of groups and their strata, (groups, strata), `quotas` what each group might spend, unless
-    it never gets anything. It is the largest of what three things move, to the first order: that the time at which a
-    group is spent is itself drawn; that a document is taken only while there is room for all of it; and that some of
-    each quota strayed to or from other groups, which another draw would have spent otherwise. With `fill` short
-    documents are taken out of turn, which nothing here says. So it is an estimate, and a cautious one: it was never
-    below the largest difference from 20,000 draws by more than those waver, for groups of 4 to 2,000 documents.
+    what it gets is settled: nothing, or all of it. It is the largest of what three things move, to the first order:
+    that the time at which a group is spent is itself drawn; that a document is taken only while there is room for all
+    of it; and that some of each quota strayed to or from other groups, which another draw would have spent otherwise.
+    With `fill` short documents are taken out of turn, which nothing here says. So it is an estimate, and a cautious
+    one: it was never below the largest difference from 20,000 draws by more than those waver, for groups of 4 to 2,000
+    documents.
     """
-    is_certain = (quotas >= total.sum(axis=1)) | is_never
+    is_certain = (quotas >= total.sum(axis=1)) | is_settled
     if is_certain.all():
         return 0.0
     is_open = (spent > 0) & (spent < total) & ~is_certain[:, None]

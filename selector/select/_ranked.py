@@ -235,7 +235,8 @@ class Ranked(Selector):
             chances = inclusion(draws, spent.reshape(-1), totals.reshape(-1), is_counted=is_counted)
             if not is_counted:
                 might = quotas - laps * sizes
-                error = within(draws, chances, spent, totals, might, ~is_given, budget.overshoot)
+                is_settled = ~is_given | (laps > 0)  # it gets nothing, or all of it at least once
+                error = within(draws, chances, spent, totals, might, is_settled, budget.overshoot)
                 is_known, more["probabilities"] = error is not None, {"within": error}
         decide = _Decide(
             view=view,
@@ -414,8 +415,8 @@ class _Decide:
             assert log_weight is not None
             drawn = queued.group * self.num_strata + stratum
             chance = np.where(laps > 0, 1.0, self.chances(drawn, log_weight)) * allowed
-        if not self.is_known:  # but of a group that is visited whole, whatever is drawn
-            chance = np.where((laps > 0) & (self.chances is not None), chance, np.nan)
+        if not self.is_known:
+            chance = np.full(batch.num_rows, np.nan)
         outcome = np.where(kept, np.where(within, 0, 1), np.where(allowed, 2, 3))
         cuts = np.where(np.isinf(self.cuts), np.nan, self.cuts)
         return (
