@@ -4,7 +4,7 @@ import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from conftest import write_jsonl
+from conftest import MemoryStorage, write_jsonl
 from hub import Hub, hub
 from objects import Proxy, s3
 from runs import corpus_rows, run, uncached, write_corpus
@@ -28,7 +28,7 @@ from selector.engine.step import Map
 from selector.engine.store import Store
 from selector.errors import CorpusError, SelectorError, UnreachableError
 from selector.manifest import Manifest
-from selector.storage import Storage, _patience, open_storage
+from selector.storage import _patience, open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -420,34 +420,9 @@ def test_copies_take_no_more_room_than_they_may_and_those_used_last_stay(tmp_pat
     assert list(gone.kept("8", [b"a"])) == [b"a"] and gone.open("8") is None
 
 
-@dataclass
-class Slow(Storage):
-    """A storage that somebody else wrote, with no more verbs than it must have."""
-
-    objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
-
-    @property
-    def address(self) -> str:
-        return "slow://all"
-
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self.objects.setdefault(key, data) is data
-
-    def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
-        raise NotImplementedError
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        yield from ((key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix))
-
-    def delete(self, key: str) -> bool:
-        return self.objects.pop(key, None) is not None
-
-
 def test_a_storage_of_somebody_elses_can_hold_a_corpus() -> None:
-    slow = Slow({"a/1.jsonl": b"one", "a/2.jsonl": b"two", "b": b""})
+    slow = MemoryStorage()  # which has no more verbs than it must have
+    slow.objects |= {"a/1.jsonl": b"one", "a/2.jsonl": b"two", "b": b""}
     entries = list(slow.entries("a/"))
     assert [(entry.key, entry.num_bytes) for entry in entries] == [("a/1.jsonl", 3), ("a/2.jsonl", 3)]
     assert slow.get_of(entries[0], 1, 5) == b"ne" and slow.fixed() is slow
