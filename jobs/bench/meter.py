@@ -74,7 +74,8 @@ class Meter(NoProgress):
         self._add(result.name, result.cached, result.rows_in, result.rows_out)
 
     def _add(self, name: str, cached: bool, rows_in: int, rows_out: int) -> None:
-        wall, cpu = time.monotonic(), _cpu_seconds() - self._own_cpu
+        wall = time.monotonic()
+        cpu = max(self._cpu, _cpu_seconds() - self._own_cpu)  # the kernel counts in ticks, the looking is finer
         peak, self._peak = max(self._peak, _pss_bytes()), 0
         cost = StepCost(
             name=name, cached=cached, rows_in=rows_in, rows_out=rows_out, wall=wall - self._wall, cpu=cpu - self._cpu,

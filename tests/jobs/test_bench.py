@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -372,6 +373,23 @@ while time.process_time() < began + 0.5:
     assert work.cpu >= 0.5 and work.peak_bytes > 200 << 20
     assert (work.name, work.rows_in, work.rows_out, work.cached) == ("work", 2, 1, False)
     assert end.cpu < 0.5 and end.peak_bytes < work.peak_bytes
+
+
+def test_no_step_costs_less_than_nothing_though_the_clock_of_the_kernel_stands_still_between_its_ticks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter([1.0, 1.0, 1.01, 1.5])
+    monkeypatch.setattr("jobs.bench.meter._cpu_seconds", lambda: next(ticks))
+    looks = [0.0, 0.02, 0.02]
+    monkeypatch.setattr("time.thread_time", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    with Meter(()) as meter:
+        while len(looks) > 1:  # the third look begins when the second is counted
+            time.sleep(0)
+        for name in ("first", "second"):
+            meter.ended(
+                Result(name=name, fingerprint="", cached=False, rows_in=0, rows_out=0, num_bytes=0, seconds=0.0)
+            )
+    assert [round(cost.cpu, 2) for cost in meter.costs] == [0, 0, 0.48], "0.5 in all, less 0.02 of looking"
 
 
 def test_the_command_measures_checks_and_removes_what_it_wrote(
