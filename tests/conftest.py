@@ -30,6 +30,7 @@ def tries(most: int) -> hypothesis.settings:
     return hypothesis.settings(max_examples=most * hypothesis.settings().max_examples // 100)
 
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile what they import
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what runs in the background
 
 # A vocabulary with words of one to five syllables, so that readability has something to tell apart.
