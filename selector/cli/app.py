@@ -182,6 +182,16 @@ Explain = Annotated[
     bool,
     typer.Option("--explain-resources", help="Say what every worker needs, and why a node of the cluster holds none."),
 ]
+MetricsAt = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        envvar="SELECTOR_METRICS",
+        help="Serve metrics for Prometheus while it runs: on this machine alone, unless a host says otherwise; port 0 "
+        "takes any that is free.",
+    ),
+]
 Deadline = Annotated[
     float | None,
     typer.Option(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector import __version__, plugins
+from selector import __version__
 from selector.cli.app import (
     INTERRUPTED,
     QUARANTINED,
@@ -45,7 +45,6 @@ from selector.engine import job as jobs
 from selector.engine import journal
 from selector.engine.job import Ending, Job, State
 from selector.engine.journal import JOB, Seen
-from selector.engine.target import Target
 from selector.errors import NotFoundError, SelectorError, UnreachableError, UsageError
 from selector.storage import Storage, open_storage
 
@@ -54,6 +53,7 @@ SLIP = "SELECTOR_JOB_SLIP"
 
 if TYPE_CHECKING:
     from selector.cli.doctor import Finding
+    from selector.engine.target import Target
 
 _OFTEN, _SELDOM = 1.0, 5.0  # seconds between two looks at a run: on a terminal, and elsewhere
 _LOOKED, _PROBED = 0.5, 180.0  # seconds between two looks at a probe, and that it has
@@ -191,7 +191,7 @@ def logs(
     shown: dict[str, int] = {}
     events: list[dict[str, Any]] = []
     while True:
-        is_over = _view(storage, id_)["is_over"]  # before the last look at the log
+        is_last = not follow or _view(storage, id_)["is_over"]  # before the last look at the log
         for seen in runs:
             pages = shown.get(seen.key, 0)
             for line in journal.lines(storage, seen, pages):
@@ -201,7 +201,7 @@ def logs(
             for event in events:
                 print(_event_line(event))
             events = []
-        if not follow or is_over:
+        if is_last:
             break
         time.sleep(_SELDOM)
         runs = _identified(storage, id_)[1]
@@ -450,8 +450,11 @@ def _event_line(event: Mapping[str, Any]) -> str:
 # Where jobs go.
 
 
-def _target(on: str, options: Sequence[str]) -> tuple[Target, dict[str, Any]]:
+def _target(on: str, options: Sequence[str]) -> "tuple[Target, dict[str, Any]]":
     """The target that --on names, with the options of --with."""
+    from selector import plugins
+    from selector.engine.target import Target
+
     name, equals, value = on.partition("=")
     given: dict[str, Any] = {}
     for option in options:
@@ -465,7 +468,7 @@ def _target(on: str, options: Sequence[str]) -> tuple[Target, dict[str, Any]]:
     return plugins.make("targets", name, given, "--on", Target), given
 
 
-def _target_of(job: Job) -> Target | None:
+def _target_of(job: Job) -> "Target | None":
     """The cluster that a job was handed to."""
     if not job.target:
         return None
@@ -474,8 +477,9 @@ def _target_of(job: Job) -> Target | None:
 
 def examined(address: str, root: str, corpora: Sequence[str]) -> "list[Finding]":
     """What a job on a cluster finds there, on every node. Raises UnreachableError."""
+    from selector import plugins
     from selector.cli.doctor import Finding
-    from selector.engine.target import Parcel
+    from selector.engine.target import Parcel, Target
 
     target = plugins.make("targets", "ray", {"address": address}, "--address", Target)
     words = {"address": "auto", "root": root, **({"corpus": list(corpora)} if corpora else {})}

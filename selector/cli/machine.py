@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector import plugins
 from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, print_json
 from selector.errors import SelectorError
 
@@ -28,6 +27,7 @@ def list_plugins(
     _: Verbose = False,
 ) -> None:
     """List the raters, selectors, orders and executors that a policy may name, or say all of one of them."""
+    from selector import plugins
     from selector.cli import report
 
     if gallery is not None:
@@ -46,6 +46,7 @@ def list_plugins(
 
 
 def _write_gallery(folder: str, name: str | None, json: bool) -> None:
+    from selector import plugins
     from selector.cli.gallery import write
 
     with only_our_output():
@@ -90,6 +91,7 @@ def doctor(
 
 
 def _examine_cluster(address: str, root: str, corpora: Sequence[str]) -> "list[Finding]":
+    from selector import plugins
     from selector.cli import jobs
     from selector.cli.doctor import Look, examine_cluster
     from selector.engine.executor import Executor

@@ -13,10 +13,8 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
-import typer
 
 from selector import __version__, counts
 from selector.cli.progress import Watch
@@ -28,17 +26,6 @@ from selector.errors import UsageError
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
-
-MetricsAt = Annotated[
-    str | None,
-    typer.Option(
-        "--metrics",
-        metavar="[HOST:]PORT",
-        envvar="SELECTOR_METRICS",
-        help="Serve metrics for Prometheus while it runs: on this machine alone, unless a host says otherwise; port 0 "
-        "takes any that is free.",
-    ),
-]
 
 _LOOPBACK = "127.0.0.1"
 _NOTICED = 0.05  # seconds until the server notices that it is to end

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector import plugins
 from selector.cli import jobs
 from selector.cli.app import (
     QUARANTINED,
@@ -18,6 +17,7 @@ from selector.cli.app import (
     ExecutorName,
     Explain,
     Json,
+    MetricsAt,
     PolicyFile,
     Root,
     Set,
@@ -28,7 +28,6 @@ from selector.cli.app import (
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
-from selector.cli.metrics import MetricsAt, watched
 from selector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ def demo(
 ) -> None:
     """Run the whole flow on the documentation that comes with your own Python."""
     from selector.cli.demo import prepare
+    from selector.cli.metrics import watched
     from selector.policy import Policy
 
     print("Reading the documentation of your own Python.", file=sys.stderr)
@@ -230,6 +230,7 @@ def run(
 ) -> None:
     """Make the manifest of a policy, or finish it, or find it finished."""
     from selector.cli.controls import control
+    from selector.cli.metrics import watched
 
     with only_our_output(), jobs.as_job(root):
         chosen = executor_of(executor, address=address, actors=actors, workers=workers, deadline=deadline)
@@ -266,6 +267,7 @@ def work(
     _: Verbose = False,
 ) -> None:
     """Do a share of a run's parts, beside others on other machines; `run` then selects."""
+    from selector.cli.metrics import watched
     from selector.cli.work import work as worked
     from selector.engine.share import Shared
 
@@ -285,6 +287,7 @@ def work(
 
 def executor_of(name: str, **options: Any) -> "Executor":
     """The executor of this name, with those of the options that were given. Raises UsageError for one not its own."""
+    from selector import plugins
     from selector.engine.executor import Executor
 
     given = {key: value for key, value in options.items() if value is not None}

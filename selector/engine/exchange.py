@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from selector.engine.canonical import fingerprint
 from selector.engine.step import Done
-from selector.engine.store import Store, fingerprint
+from selector.engine.store import Store
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

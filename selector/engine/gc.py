@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from selector import failpoint
 from selector.engine import journal, lease
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
-from selector.engine.store import EVIDENCE, FRESH, PASSING, Store, canonical_json, fingerprint
+from selector.engine.store import EVIDENCE, FRESH, PASSING, Store
 from selector.errors import DamagedError, UsageError
 from selector.storage import Storage
 

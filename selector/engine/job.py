@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
-from selector.engine.store import canonical_json, fingerprint
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.errors import DamagedError, NotFoundError, UsageError
 from selector.storage import Storage
 

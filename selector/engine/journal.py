@@ -14,18 +14,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from selector import counts
 from selector.engine import job as jobs
 from selector.engine import lease
 from selector.engine.alive import Stall
+from selector.engine.canonical import canonical_json
 from selector.engine.lease import Clock, Lease
-from selector.engine.part import Receipt
-from selector.engine.step import Result
-from selector.engine.store import canonical_json
 from selector.errors import SelectorError
 from selector.storage import Storage
+
+if TYPE_CHECKING:  # who reads a journal needs no Arrow
+    from selector.engine.part import Receipt
+    from selector.engine.step import Result
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +160,7 @@ class Journal:
         self._note("step", step=name, parts=num_parts)
         self._progress.began(name, num_parts)
 
-    def advanced(self, name: str, receipt: Receipt) -> None:
+    def advanced(self, name: str, receipt: "Receipt") -> None:
         step = self._step(name)
         documents = max(step.documents, self._rows + receipt.num_rows)
         self._rows += receipt.num_rows
@@ -190,7 +192,7 @@ class Journal:
             self._seen = replace(self._seen, step=replace(step, stalls=tuple(stalls)))
         self._progress.stalled(name, stalls)
 
-    def ended(self, result: Result) -> None:
+    def ended(self, result: "Result") -> None:
         row = {name: getattr(result, name) for name in ("name", "cached", "rows_in", "rows_out", "seconds")}
         self._rows = 0
         self._see(step=None, done=(*self._seen.done, row))

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from selector.engine.store import canonical_json, fingerprint
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.errors import SelectorError
 from selector.storage import Storage, check
 

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from selector import failpoint
 from selector.engine import alive, inside, lease
+from selector.engine.canonical import fingerprint
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
 from selector.engine.part import Receipt, Task
 from selector.engine.slices import Join, folder_of, slices_of
 from selector.engine.step import PARTS, Done, Fold, Map, Result, Step, Tables, Whole
-from selector.engine.store import PASSING, Blob, Seal, Store, blob_of, fingerprint
+from selector.engine.store import PASSING, Blob, Seal, Store, blob_of
 from selector.errors import DamagedError
 
 logger = logging.getLogger(__name__)

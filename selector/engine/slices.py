@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from selector.engine.canonical import fingerprint
 from selector.engine.part import Task
 from selector.engine.step import Map
-from selector.engine.store import PASSING, Store, fingerprint
+from selector.engine.store import PASSING, Store
 
 
 def slices_of(step: Map, task: Task) -> list[Task]:

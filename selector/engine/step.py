@@ -22,8 +22,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import pyarrow as pa
 
 from selector import failpoint, tables
+from selector.engine.canonical import canonical_json, digest, fingerprint
 from selector.engine.part import Receipt, Resources, Skipped, Task
-from selector.engine.store import PASSING, Blob, Seal, Store, canonical_json, digest, fingerprint
+from selector.engine.store import PASSING, Blob, Seal, Store
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from selector import counts
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.part import Receipt, Skipped, Task
 from selector.engine.step import Map
-from selector.engine.store import Store, canonical_json, fingerprint
+from selector.engine.store import Store
 from selector.errors import SelectorError
 
 logger = logging.getLogger(__name__)

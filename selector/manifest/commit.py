@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from selector import failpoint, tables
+from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, collected
 from selector.engine.step import Done
-from selector.engine.store import Store, fingerprint, parquet_pieces, to_arrow, to_parquet
+from selector.engine.store import Store, parquet_pieces, to_arrow, to_parquet
 from selector.errors import DamagedError, SelectorError
 from selector.manifest.describe import Reasons, sentence
 from selector.manifest.digest import labels, root

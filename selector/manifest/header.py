@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from selector.engine.store import canonical_json
+from selector.engine.canonical import canonical_json
 from selector.errors import DamagedError, SelectorError
 
 FORMAT_VERSION = 2

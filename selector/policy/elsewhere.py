@@ -21,7 +21,6 @@ from selector import __version__
 from selector.corpus import files
 from selector.engine.target import Parcel
 from selector.errors import DamagedError, NotFoundError, PolicyError, UsageError, listed
-from selector.manifest import Manifest
 from selector.models.find import is_packaged
 from selector.plugins import allowed
 from selector.plugins.attached import PACKAGED
@@ -126,6 +125,8 @@ def check_within(policy: Policy, roots: Sequence[str]) -> None:
         if not allowed.is_within(path, roots):
             raise PolicyError(f"{key}: {path!r} is a link that leads out of {listed(roots)}.")
     if policy.cluster.from_ is not None:
+        from selector.manifest import Manifest
+
         with contextlib.suppress(NotFoundError, DamagedError):  # of which the policy's own check tells
             root = Manifest.open(policy.cluster.from_).root
             if not allowed.is_within(root, roots):

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from selector.corpus.files import tally
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.part import Part, stretches
 from selector.engine.step import Done
-from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.engine.store import Seal, Store
 from selector.manifest.describe import Reasons
 from selector.manifest.digest import labels
 from selector.plugins.catalogue import RATE

@@ -21,10 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
+from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.part import stretches
 from selector.engine.step import APART, Done, Exchange, Tables
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.exact import Ints, UInt64, keyed
 from selector.exact.spend import costs
 

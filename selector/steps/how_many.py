@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selector.engine.store import Store, fingerprint
+from selector.engine.canonical import fingerprint
+from selector.engine.store import Store
 from selector.models import kmeans
 from selector.models.kmeans import Method
 from selector.models.neighbours import Ints, nearest

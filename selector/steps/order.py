@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.step import APART, Done, Tables, Whole
-from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.engine.store import Seal, Store
 from selector.errors import SelectorError
 from selector.exact import UInt64, keyed
 from selector.exact.rates import Training

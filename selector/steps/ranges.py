@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
+from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
-from selector.engine.store import Store, fingerprint
+from selector.engine.store import Store
 from selector.exact import Ints, UInt64, keyed
 from selector.order import Order, Placed, numbered
 from selector.order._around import Along, Around, Visits, phases_at, stretches, taken

@@ -19,10 +19,11 @@ from selector import tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import Reader
 from selector.engine import alive
+from selector.engine.canonical import fingerprint
 from selector.engine.part import Resources, Task
 from selector.engine.slices import joined
 from selector.engine.step import APART, Done, Fold, Step, Tables, seal_beside
-from selector.engine.store import PASSING, Store, fingerprint
+from selector.engine.store import PASSING, Store
 from selector.manifest.describe import LEAST_SCORED, hardly_scored
 from selector.models.judge import FOLDER
 from selector.plugins import attached

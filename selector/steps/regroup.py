@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
+from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
-from selector.engine.store import Store, fingerprint
+from selector.engine.store import Store
 from selector.exact import Ints, keyed
 from selector.plugins.pool import Extension, GroupWork, Pool, Shard, by_groups
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from selector import failpoint
 from selector.engine import gc
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.executor import Executor
 from selector.engine.journal import JOB, Journal
 from selector.engine.lease import Lease
 from selector.engine.runner import NoProgress, Progress, Runner
 from selector.engine.step import Done, Step
-from selector.engine.store import Store, canonical_json, fingerprint
+from selector.engine.store import Store
 from selector.errors import CorpusError, EmptyError, GoneError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.manifest.describe import undone

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from selector.engine.canonical import fingerprint
 from selector.engine.part import stretches
 from selector.engine.step import Done
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.exact import UInt64, keyed
 from selector.exact.vectors import vector_column, vectors_of
 from selector.models import kmeans

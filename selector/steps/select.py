@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.step import APART, Done, Tables, Whole
-from selector.engine.store import Seal, Store, canonical_json, fingerprint
+from selector.engine.store import Seal, Store
 from selector.exact.spend import costs
 from selector.manifest.format import canonical
 from selector.plugins import attached

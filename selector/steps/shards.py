@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
+from selector.engine.canonical import fingerprint
 from selector.engine.part import Part, Task, stretches
 from selector.engine.step import Done
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.plugins.catalogue import KNOWN
 from selector.plugins.pool import Extension, Pool
 from selector.rate._sums import type_of

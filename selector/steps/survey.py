@@ -15,9 +15,10 @@ import pyarrow as pa
 from selector import tables
 from selector.corpus import formats
 from selector.corpus.files import Unread
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.part import Part, Piece, Task
 from selector.engine.step import APART, Done, Map
-from selector.engine.store import FRESH, Store, canonical_json, fingerprint
+from selector.engine.store import FRESH, Store
 from selector.errors import ChangedError, CorpusError
 from selector.exact import keyed
 

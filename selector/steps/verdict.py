@@ -16,9 +16,10 @@ import pyarrow as pa
 from selector import tables
 from selector.corpus.columns import Column
 from selector.corpus.joined import PLACE, state_columns
+from selector.engine.canonical import fingerprint
 from selector.engine.part import Task
 from selector.engine.slices import joined
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.manifest import describe
 from selector.plugins.catalogue import KNOWN
 from selector.policy.where import Rule

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 
 from selector import plugins, tables
-from selector.engine.store import EVIDENCE, Store, fingerprint
+from selector.engine.canonical import fingerprint
+from selector.engine.store import EVIDENCE, Store
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
 from selector.tune.objectives import HeldOut, Objective, Trial

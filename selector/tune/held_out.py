@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from selector import tables
 from selector.corpus.columns import Column
+from selector.engine.canonical import fingerprint
 from selector.engine.executor import Executor
 from selector.engine.part import Task
 from selector.engine.runner import Progress
 from selector.engine.step import Done
-from selector.engine.store import Seal, Store, fingerprint
+from selector.engine.store import Seal, Store
 from selector.errors import CorpusError, PolicyError
 from selector.exact import UInt64, keyed
 from selector.plugins.catalogue import KNOWN

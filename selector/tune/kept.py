@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from selector.engine.store import canonical_json, fingerprint
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.errors import DamagedError, NotFoundError
 from selector.storage import Storage, open_storage
 from selector.tune.result import Outcome

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from selector.engine.store import fingerprint
+from selector.engine.canonical import fingerprint
 from selector.errors import CorpusError, PolicyError, UsageError
 from selector.exact import keyed
 from selector.policy.resolve import resolve

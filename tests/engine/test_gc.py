@@ -13,13 +13,14 @@ import pytest
 
 from runs import Child, assert_killed, assert_sound, killed_at, policy_of, run, uncached, write_corpus
 from selector.engine import gc, journal, lease
+from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.journal import Journal
 from selector.engine.lease import Lease
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.runner import NoProgress
 from selector.engine.step import Map
-from selector.engine.store import Store, canonical_json, fingerprint
+from selector.engine.store import Store
 from selector.errors import UsageError
 from selector.manifest import Manifest
 from selector.storage import Storage, open_storage

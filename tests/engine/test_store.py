@@ -22,15 +22,7 @@ from runs import CONTEXT, Noting, assert_sound, policy_of, run, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt, Task
 from selector.engine.step import Map
-from selector.engine.store import (
-    WITHIN_BYTES,
-    Form,
-    Seal,
-    Store,
-    from_parquet,
-    seal_from_bytes,
-    to_parquet,
-)
+from selector.engine.store import WITHIN_BYTES, Form, Seal, Store, from_parquet, seal_from_bytes, to_parquet
 from selector.errors import DamagedError, FullError, UsageError
 
 pytestmark = pytest.mark.slow

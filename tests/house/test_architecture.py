@@ -239,6 +239,15 @@ def test_importing_selector_is_quick_and_loads_nothing_heavy() -> None:
         assert f"'{heavy}'" not in loaded
 
 
+def test_help_and_what_only_reads_journals_start_without_arrow() -> None:
+    """So they answer at once also on a machine that is busy."""
+    code = "import sys, selector.cli as cli\ntry: cli.main()\nfinally: print(sorted(sys.modules), file=sys.stderr)"
+    for words in (["--help"], ["runs", "--root", str(ROOT / "deploy")]):
+        ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        loaded = ended.stderr
+        assert all(f"'{heavy}'" not in loaded for heavy in ("torch", "ray", "numpy", "pyarrow", "polars"))
+
+
 def test_no_module_is_named_after_nothing() -> None:
     assert not {path.stem for path in SOURCES} & {"utils", "util", "helpers", "helper", "common", "misc"}
 

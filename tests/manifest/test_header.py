@@ -11,8 +11,9 @@ import pytest
 
 from command import with_value
 from selector import tables
+from selector.engine.canonical import canonical_json
 from selector.engine.step import Done
-from selector.engine.store import Store, canonical_json
+from selector.engine.store import Store
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest, commit
 from selector.manifest.header import Counts, Header, seal, unseal
