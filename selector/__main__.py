@@ -4,6 +4,7 @@ A signal that comes while libraries are still being imported finds nothing at wo
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ def main() -> None:
     """The `selector` command."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_at_once)
+    gc.disable()  # importing makes many objects and no garbage
     from selector import cli
 
+    gc.freeze()
+    gc.enable()
     cli.main()
 
 
