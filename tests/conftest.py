@@ -19,10 +19,20 @@ hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("w
 hypothesis.settings.load_profile("whole")
 
 
+MEMORY = Path("/dev/shm")
+ROOM = 6 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Without the slow tests a law tries 30 examples where it tries 100 in the whole suite."""
+    """Without the slow tests a law tries 30 examples where it tries 100 in the whole suite.
+
+    The folders of tests lie in memory where there is room: a small run asks the disk hundreds of times to keep what it
+    wrote, and waits for it most of the time. PYTEST_DEBUG_TEMPROOT, which is pytest's own, puts them somewhere else.
+    """
     if config.getoption("markexpr") == "not slow":
         hypothesis.settings.load_profile("quick")
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def tries(most: int) -> hypothesis.settings:
