@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import os
 import pkgutil
 import sys
 import types
@@ -383,7 +384,21 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _entry_points(family: str) -> list[importlib.metadata.EntryPoint]:
-    return list(importlib.metadata.entry_points(group=f"selector.{family}"))
+    return list(_installed(f"selector.{family}", tuple((folder, _changed(folder)) for folder in sys.path)))
+
+
+@functools.lru_cache(maxsize=64)
+def _installed(group: str, folders: tuple[tuple[str, int], ...]) -> importlib.metadata.EntryPoints:  # noqa: ARG001
+    """The entry points of a group, read again once something was installed: a policy asks for each of its plug-ins."""
+    return importlib.metadata.entry_points(group=group)
+
+
+def _changed(folder: str) -> int:
+    """When something was installed in a folder, or removed, for the last time."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _contracts(family: str) -> tuple[type[Any], ...]:
