@@ -7,6 +7,7 @@ Bernstein, 2012), a keyed pseudo-random function, over the 16 bytes of the id; a
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.exact.pieces import in_pieces
+from selector.exact.sortkeys import Ints
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -58,8 +60,17 @@ def digest(data: bytes) -> bytes:
 
 def hashes(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> UInt64:
     """One uniform 64-bit number per id."""
-    key = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=16).digest()
-    return siphash(_as(ids, "<u8"), key)
+    return siphash(_as(ids, "<u8"), _key(seed, purpose))
+
+
+def hashes_by(ids: pa.Array | pa.ChunkedArray, seed: int, purposes: Sequence[str], purpose: Ints) -> UInt64:
+    """The same, each for the purpose of this number."""
+    messages = np.column_stack([_as(ids, "<u8"), purpose.astype(np.uint64)])
+    return siphash_by(messages, [_key(seed, name) for name in purposes])
+
+
+def _key(seed: int, purpose: str) -> bytes:
+    return digest(f"{seed}:{purpose}".encode())
 
 
 def uniforms(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> npt.NDArray[np.float64]:
@@ -75,42 +86,60 @@ def fractions(numbers: UInt64) -> npt.NDArray[np.float64]:
 @in_pieces
 def siphash(messages: UInt64, key: bytes) -> UInt64:
     """SipHash-2-4 of 16-byte messages, each given as two little-endian words: shape (n, 2) to (n,)."""
-    k0, k1 = (np.uint64(int.from_bytes(half, "little")) for half in (key[:8], key[8:]))
-    n = len(messages)
-    v0 = np.full(n, k0 ^ np.uint64(0x736F6D6570736575))
-    v1 = np.full(n, k1 ^ np.uint64(0x646F72616E646F6D))
-    v2 = np.full(n, k0 ^ np.uint64(0x6C7967656E657261))
-    v3 = np.full(n, k1 ^ np.uint64(0x7465646279746573))
-    length = np.full(n, np.uint64(16 << 56))
-    for word in (messages[:, 0], messages[:, 1], length):
-        v3 ^= word
-        for _ in range(2):
-            _round(v0, v1, v2, v3)
-        v0 ^= word
-    v2 ^= np.uint64(0xFF)
-    for _ in range(4):
-        _round(v0, v1, v2, v3)
-    return v0 ^ v1 ^ v2 ^ v3
+    return _siphash(messages, _halves(key))
 
 
-def _rotate(v: UInt64, bits: int) -> None:
-    high = v >> np.uint64(64 - bits)
-    v <<= np.uint64(bits)
-    v |= high
+@in_pieces
+def siphash_by(messages: UInt64, keys: Sequence[bytes]) -> UInt64:
+    """The same with one of several keys for each: a third word of a message says which one. Shape (n, 3) to (n,)."""
+    return _siphash(messages, np.array([_halves(key) for key in keys]).T[:, messages[:, 2].astype(np.int64)])
 
 
-def _round(v0: UInt64, v1: UInt64, v2: UInt64, v3: UInt64) -> None:
-    v0 += v1
-    _rotate(v1, 13)
-    v1 ^= v0
-    _rotate(v0, 32)
-    v2 += v3
-    _rotate(v3, 16)
-    v3 ^= v2
-    v0 += v3
-    _rotate(v3, 21)
-    v3 ^= v0
-    v2 += v1
-    _rotate(v1, 17)
-    v1 ^= v2
-    _rotate(v2, 32)
+def _halves(key: bytes) -> UInt64:
+    return np.frombuffer(key, "<u8").astype(np.uint64)
+
+
+def _siphash(messages: UInt64, key: UInt64) -> UInt64:
+    """The state's four words are two pairs, and each round takes both of a pair at once: NumPy is called half as often,
+    which is what a few messages cost."""
+    first, second, spare = np.empty((3, 2, len(messages)), np.uint64)
+    v0, v2 = first
+    v1, v3 = second
+    for word, half, constant in zip((v0, v1, v2, v3), (*key, *key), _BEGIN, strict=True):
+        np.bitwise_xor(half, constant, out=word)
+    crossed, spare_word = first[::-1], spare[0]
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            np.add(first, second, out=first)
+            _rotate(second, _BY_13_AND_16, spare)
+            np.bitwise_xor(second, first, out=second)
+            _rotate(v0, _BY_32, spare_word)
+            np.add(crossed, second, out=crossed)
+            _rotate(second, _BY_17_AND_21, spare)
+            np.bitwise_xor(second, crossed, out=second)
+            _rotate(v2, _BY_32, spare_word)
+
+    for word in (messages[:, 0], messages[:, 1], _LENGTH):
+        np.bitwise_xor(v3, word, out=v3)
+        rounds(2)
+        np.bitwise_xor(v0, word, out=v0)
+    np.bitwise_xor(v2, _END, out=v2)
+    rounds(4)
+    np.bitwise_xor(first, second, out=first)
+    return v0 ^ v2
+
+
+def _rotate(v: UInt64, bits: tuple[Any, Any], spare: UInt64) -> None:
+    """Rotates words to the left."""
+    left, right = bits
+    np.right_shift(v, right, out=spare)
+    np.left_shift(v, left, out=v)
+    np.bitwise_or(v, spare, out=v)
+
+
+_BEGIN = np.array([0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573], np.uint64)
+_LENGTH, _END = np.uint64(16 << 56), np.uint64(0xFF)
+_BY_32 = np.uint64(32), np.uint64(32)
+_BY_13_AND_16 = np.array([[13], [16]], np.uint64), np.array([[51], [48]], np.uint64)
+_BY_17_AND_21 = np.array([[17], [21]], np.uint64), np.array([[47], [43]], np.uint64)

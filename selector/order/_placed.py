@@ -178,11 +178,11 @@ def random_keys(batch: pa.RecordBatch, seed: int, purpose: str) -> UInt64:
 
 def random_visits(ids: pa.Array, visit: npt.NDArray[Any], seed: int, purpose: str) -> UInt64:
     """One random number per visit of these documents."""
-    keys = keyed.hashes(ids, seed, purpose)
-    for number in np.unique(visit[visit > 0]):
-        again = visit == number
-        keys[again] = keyed.hashes(ids.filter(pa.array(again)), seed, f"{purpose}/{number}")
-    return keys
+    if not visit.any():
+        return keyed.hashes(ids, seed, purpose)
+    numbers, which = np.unique(visit, return_inverse=True)
+    purposes = [f"{purpose}/{number}" if number else purpose for number in numbers.tolist()]
+    return keyed.hashes_by(ids, seed, purposes, which)
 
 
 _NO_ROWS = np.empty(0, np.int64), np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64)

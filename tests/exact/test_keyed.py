@@ -77,6 +77,14 @@ def test_a_hash_depends_on_the_id_and_not_on_its_batch(ids: list[bytes], seed: i
     assert whole == keyed.hashes(pa.chunked_array([[i] for i in ids], pa.binary(16)), seed, "purpose").tolist()
 
 
+@given(IDS, st.lists(st.integers(0, 3), min_size=1, max_size=5), st.integers(-(2**70), 2**70))
+def test_ids_may_each_be_hashed_for_a_purpose_of_their_own(ids: list[bytes], chosen: list[int], seed: int) -> None:
+    purpose, array = np.resize(chosen, len(ids)), pa.array(ids, pa.binary(16))
+    each = [keyed.hashes(array, seed, name).tolist() for name in ("", "a", "b", "a/1")]
+    hashes = keyed.hashes_by(array, seed, ("", "a", "b", "a/1"), purpose).tolist()
+    assert hashes == [each[number][i] for i, number in enumerate(purpose.tolist())]
+
+
 def test_seeds_and_purposes_draw_independently() -> None:
     ids = pa.array([keyed.digest(b"%d" % i) for i in range(2000)], pa.binary(16))
     draws = [keyed.uniforms(ids, seed, purpose) for seed in (1, 2) for purpose in ("a", "b")]
