@@ -1,11 +1,15 @@
 """What this process counts as it goes, for whoever looks: requests to a store, attempts that failed, workers.
 
-Think of the meter of a taxi: it runs whether anybody reads it or not, and nothing that is decided depends on it.
+Think of the meter of a taxi: it runs whether anybody reads it or not, and nothing that is decided depends on it. What a
+worker counted comes to the driver with its answers; of one that dies, what it counted at the last of them is lost.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, final
 
 REQUESTS = "requests"
 """Requests to an object store, every try of each."""
@@ -39,6 +43,14 @@ def put(name: str, values: Mapping[str, float]) -> None:
         _levels[name] = dict(values)
 
 
+def taken() -> dict[str, dict[str, int]]:
+    """All that was counted, by name and label, which begins at nothing again: for a process that reports to another."""
+    with _lock:
+        everything = {name: dict(labels) for name, labels in _counted.items()}
+        _counted.clear()
+        return everything
+
+
 def counted(name: str) -> dict[str, int]:
     """How often each label of a name was counted since this process began."""
     with _lock:
@@ -49,3 +61,26 @@ def level(name: str) -> dict[str, float]:
     """How many there were under a name when that was last set, by label."""
     with _lock:
         return dict(_levels.get(name, {}))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A moment, from which on it can be said how long it took and how much was counted."""
+
+    time: float
+    counted: Mapping[str, int]
+
+    @classmethod
+    def now(cls) -> Self:
+        """This moment."""
+        with _lock:
+            return cls(time=time.monotonic(), counted={name: labels.total() for name, labels in _counted.items()})
+
+    def seconds(self) -> float:
+        """The seconds since then."""
+        return round(time.monotonic() - self.time, 3)
+
+    def since(self, name: str) -> int:
+        """How often anything under this name was counted since then."""
+        return sum(counted(name).values()) - self.counted.get(name, 0)

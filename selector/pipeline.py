@@ -5,12 +5,12 @@ found, a changed option runs that step and those below it, and what nothing read
 """
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selector import counts
 from selector.engine import gc
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
@@ -76,14 +76,14 @@ def build(
     policy: Policy, *, root: str | os.PathLike[str], executor: Executor, progress: Progress | None = None
 ) -> FinishedRun:
     """As `run`, with what each step did. Damaged artefacts are discarded and computed again."""
-    began, resolved = time.monotonic(), resolve(policy)
+    began, resolved = counts.Mark.now(), resolve(policy)
     steps = flow(resolved, executor)
     opened = Run.open(resolved, steps, root)
 
     def finished(done: Done, manifest: Manifest) -> FinishedRun:
         return FinishedRun(
             manifest=manifest, uri=opened.address(done), steps=list(done.values()), flow=steps,
-            seconds=round(time.monotonic() - began, 3), num_quarantined=manifest.info["counts"]["quarantined"],
+            seconds=began.seconds(), num_quarantined=manifest.info["counts"]["quarantined"],
         )  # fmt: skip
 
     try:
@@ -94,7 +94,7 @@ def build(
             raise
         return finished(done, Manifest.open(opened.address(done)))
     num_repairs: dict[str, int] = {}
-    with lease, opened.watched(lease, progress) as journal:
+    with lease, opened.watched(lease, progress, began) as journal:
         gc.clear_up(opened.store.storage, lease.key)
         while True:
             lease.hold((), ())

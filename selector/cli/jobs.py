@@ -366,6 +366,8 @@ def _view_of(storage: Storage, seen: Seen | None, job: Job | None, state: State)
         "silent_seconds": None if seen is None else round(max(0.0, now - seen.sign), 1),
         "host": None if seen is None else seen.host.partition(" ")[0],
         "pid": None if seen is None else seen.pid,
+        "requests": None if seen is None else seen.requests,
+        "retries": None if seen is None else seen.retries,
         "done": [] if seen is None else list(seen.done),
         "step": None,
     }

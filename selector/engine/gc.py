@@ -16,12 +16,13 @@ from selector.engine import journal, lease
 from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.lease import Clock, Held
 from selector.engine.runner import listed
-from selector.engine.store import EVIDENCE, FRESH, PASSING, Store
+from selector.engine.store import EVIDENCE, FRESH, PASSING, Seal, Store
 from selector.errors import DamagedError, UsageError
 from selector.storage import Storage
 
 _LONG_AGO = 24 * 3600  # seconds: no writer that lives takes so long over one object
 _JUST_NOW = 60.0  # seconds: by then a run that begins has written its lease
+_AT_A_TIME = 256  # seals that are asked for at once
 
 _SEALS, _BLOBS, _PASSING = "artifacts/seals/", "artifacts/blobs/", f"artifacts/{PASSING}"
 
@@ -93,10 +94,19 @@ def _seals(artifacts: Iterable[str]) -> Iterator[str]:
 
 
 def _blobs(store: Store, artifacts: Iterable[str]) -> Iterator[str]:
-    for key in artifacts:
-        with contextlib.suppress(DamagedError):
-            seal = store.find(key)
-            yield from (blob.key for blob in (seal.tables.values() if seal else ()))
+    keys = list(artifacts)
+    for some in (keys[start : start + _AT_A_TIME] for start in range(0, len(keys), _AT_A_TIME)):
+        try:
+            seals = [*store.find_many(some).values()]
+        except DamagedError:  # one of them: the others hold what they name
+            seals = [seal for key in some if (seal := _if_sound(store, key)) is not None]
+        yield from (blob.key for seal in seals for blob in seal.tables.values())
+
+
+def _if_sound(store: Store, key: str) -> Seal | None:
+    with contextlib.suppress(DamagedError):
+        return store.find(key)
+    return None
 
 
 def _held(store: Store, sizes: Iterable[str], leases: Mapping[str, Held]) -> Iterator[str]:

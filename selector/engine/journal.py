@@ -82,6 +82,8 @@ class Seen:
     step: StepSeen | None = None
     done: tuple[dict[str, Any], ...] = ()  # the steps that are: name, cached, rows_in, rows_out, seconds
     tokens_per_document: float | None = None  # on average, once documents are counted
+    requests: int = 0  # to stores of objects, by the driver and its workers
+    retries: int = 0  # of these, made again
     ended: str | None = None  # finished, failed or interrupted
     message: str = ""
 
@@ -113,6 +115,7 @@ class Journal:
         progress: Any,
         job: str | None = None,
         cancelled: Any = None,
+        began: counts.Mark | None = None,
         now: Clock = time.time,
     ) -> None:
         self.key = f"{FOLDER}{job or _ALONE}/{own.key.removeprefix(lease.FOLDER).removesuffix('.json')}/"
@@ -121,6 +124,7 @@ class Journal:
         self._seen = Seen(
             key=self.key, lease=own.key, job=job, host=host, pid=pid, began=now(), updated=now(), sign=now()
         )
+        self._since = began or counts.Mark.now()
         self._lines: list[dict[str, Any]] = []
         self._awaited: set[tuple[str, str]] = set()  # what each step was seen to wait for
         self._num_left_out = 0
@@ -143,7 +147,7 @@ class Journal:
         word = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
         message = f"{error}" or type(error).__name__ if isinstance(error, Exception) else ""
         self._see(ended=word, message=message[:4000])
-        self._note(word, message=message[:4000])
+        self._note(word, message=message[:4000], **self._counts())
         with contextlib.suppress(SelectorError):  # the run has its own ending, and this is only values of it
             self._write(turn=True)
 
@@ -199,6 +203,10 @@ class Journal:
         self._note("done", fingerprint=result.fingerprint, **row)
         self._progress.ended(result)
 
+    def _counts(self) -> dict[str, int]:
+        """The requests to stores of objects since the run began."""
+        return {"requests": self._since.since(counts.REQUESTS), "retries": self._since.since(counts.RETRIES)}
+
     _rows = 0  # documents of the step's finished parts
 
     def _step(self, name: str) -> StepSeen:
@@ -245,7 +253,7 @@ class Journal:
         with self._writing:
             now = self._now()
             with self._lock:
-                self._seen = replace(self._seen, updated=now, run=self._lease.run)
+                self._seen = replace(self._seen, updated=now, run=self._lease.run, **self._counts())
                 seen = self._seen
                 lines: list[dict[str, Any]] = []
                 is_time = now - self._turned >= max(_PAGE, min(60.0, (now - seen.began) / 100))

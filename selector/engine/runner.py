@@ -235,7 +235,8 @@ class Runner:
             raise _WouldRun(len(tasks), len(tasks) - len(todo))
         if todo:
             slices = {key: slices_of(step, task) for key, task in todo.items()}
-            missing = [one for each in slices.values() for one in each if len(each) == 1 or not self._has(one.key)]
+            sliced = self.store.find_many([one.key for each in slices.values() if len(each) > 1 for one in each])
+            missing = [one for each in slices.values() for one in each if one.key not in sliced]
             self._progress.began(step.name, len(missing))
             logger.info("%s: begun, %d of %d parts are to be done", step.name, len(todo), len(tasks))
             self._connect()
@@ -263,9 +264,6 @@ class Runner:
         for folder in folders:
             if not any(held.holds(f"{folder}/") for held in others):
                 self.store.forget_passing(folder)
-
-    def _has(self, key: str) -> bool:
-        return self.store.find(key) is not None
 
     def _connect(self) -> None:
         if not self._is_connected:

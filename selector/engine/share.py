@@ -59,18 +59,14 @@ class Shared:
         others = [*reversed(tasks[:first]), *reversed(tasks[end:])]
         while others:
             some, others = others[:_AT_A_TIME], others[_AT_A_TIME:]
-            todo: list[Task] = []
-            for task in some:
-                seal = store.find(task.key)
-                if seal is None:
-                    todo.append(task)
-                else:
-                    lost = seal.tables.get("quarantine")
-                    yield Receipt(
-                        key=task.key, num_rows=seal.tables[step.output].num_rows,
-                        num_quarantined=0 if lost is None else lost.num_rows, seconds=0.0,
-                    )  # fmt: skip
-            yield from self.inner.run(step, todo, store, num_rows)
+            seals = store.find_many([task.key for task in some])
+            for key, seal in seals.items():
+                lost = seal.tables.get("quarantine")
+                yield Receipt(
+                    key=key, num_rows=seal.tables[step.output].num_rows,
+                    num_quarantined=0 if lost is None else lost.num_rows, seconds=0.0,
+                )  # fmt: skip
+            yield from self.inner.run(step, [task for task in some if task.key not in seals], store, num_rows)
 
     def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """See `Executor.map`."""

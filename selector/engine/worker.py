@@ -9,13 +9,13 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, Literal, Protocol, cast
 
-from selector import errors
+from selector import counts, errors
 from selector.engine import alive, inside
 from selector.engine.part import Task
 from selector.engine.step import Map, perform
@@ -155,6 +155,14 @@ class ErrorMessage:
         return error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """An answer on its way to the driver, with what the worker counted since its last one, by name and label."""
+
+    answer: Any
+    counted: Mapping[str, Mapping[str, int]]
+
+
 Command = Literal["load", "prepare", "do"]
 
 
@@ -165,10 +173,14 @@ class WorkerState:
         self._work: Work | None = None
 
     def answer(self, command: Command, given: Any) -> Any:
-        """The answer: that of the work, or how it failed. Raises nothing.
+        """The answer: that of the work, or how it failed; as `Counted` where anything was. Raises nothing.
 
         What the work says of itself meanwhile goes to whoever listens (`alive.heard_by`).
         """
+        answer, counted = self._answer(command, given), counts.taken()
+        return Counted(answer=answer, counted=counted) if counted else answer
+
+    def _answer(self, command: Command, given: Any) -> Any:
         try:
             if command == "load":
                 self._work = None  # what the last work holds goes before the next one's comes

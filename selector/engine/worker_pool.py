@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from selector import counts
 from selector.engine import alive
 from selector.engine.supervise import Failure, Rank, sentence
-from selector.engine.worker import LOADING, Command, ErrorMessage, Work
+from selector.engine.worker import LOADING, Command, Counted, ErrorMessage, Work
 from selector.errors import SelectorError
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ class WorkerPool(abc.ABC):
             self._pass_on()
             received = self.receive(self._patience())
         for worker, answer in received:
-            self._note(worker, answer)
+            self._note(worker, _counted_here(answer))
         counts.put(counts.WORKERS, Counter(_AT[worker.state] for worker in self.workers))
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
@@ -393,3 +393,13 @@ class WorkerPool(abc.ABC):
                 if worker.state == "held":
                     worker.state, worker.attempt, worker.is_alone = "idle", None, False
         job.outcomes = []
+
+
+def _counted_here(answer: Any) -> Any:
+    """The answer itself; what the worker counted meanwhile is counted here from now on."""
+    if not isinstance(answer, Counted):
+        return answer
+    for name, labels in answer.counted.items():
+        for label, amount in labels.items():
+            counts.add(name, label, amount)
+    return answer.answer

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from selector import failpoint
+from selector.counts import Mark
 from selector.engine import gc
 from selector.engine.canonical import canonical_json, fingerprint
 from selector.engine.executor import Executor
@@ -77,11 +78,12 @@ class Run:
                 progress.ended(result)
             return runner.done
 
-    def watched(self, lease: Lease, progress: Progress | None) -> Journal:
-        """The journal of this run. Where the process is a job, it is told to end once somebody cancels that."""
+    def watched(self, lease: Lease, progress: Progress | None, began: Mark | None = None) -> Journal:
+        """The journal of this run, which counts from this moment. Where the process is a job, it is told to end once
+        somebody cancels that."""
         job = os.environ.get(JOB) or None
         end = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-        return Journal(self.store.storage, lease, progress or NoProgress(), job, end if job else None)
+        return Journal(self.store.storage, lease, progress or NoProgress(), job, end if job else None, began)
 
     def after(self, lease: Lease | None = None, journal: Journal | None = None) -> Mapping[str, Callable[[Done], None]]:
         """What is checked once a step is done: that the policy fits the corpus, and that something is left of it. The
@@ -194,12 +196,14 @@ class Run:
             journal.counted(num_documents, dedup.num_tokens(done))
         lost = {} if num_documents else account.lost_rows(done)
         _check_documents(self.resolved, num_documents, dedup.num_tokens(done), lost)
+        if self.store.storage.free_bytes() is None:  # far away, where nothing fills up and each look is a request
+            return
         tasks = () if self.embed is None else self.embed.tasks(done)
-        shares = dedup.shares(done)
+        known = self.store.find_many([task.key for task in tasks])
         wanted = [
             share["num_documents"]
-            for task, share in zip(tasks, shares, strict=bool(tasks))
-            if self.store.find(task.key) is None
+            for task, share in zip(tasks, dedup.shares(done), strict=bool(tasks))
+            if task.key not in known
         ]
         _check_space(self.store, f"the vectors of {sum(wanted)} documents", sum(wanted) * _BYTES_PER_VECTOR)
 

@@ -14,12 +14,12 @@ import pytest
 from objects import CREDENTIALS, Proxy, s3
 from runs import CONTEXT, policy_of, run, uncached, write_corpus
 from selector.corpus import files
-from selector.engine import copies
+from selector.engine import copies, journal
 from selector.engine.local import LocalExecutor
 from selector.errors import SelectorError, UnreachableError, UsageError
 from selector.manifest import Manifest
 from selector.models.find import find_model
-from selector.pipeline import build
+from selector.pipeline import FinishedRun, build
 from selector.policy import Policy
 from selector.policy.resolve import resolve
 from selector.storage import Storage, _patience, check, open_storage
@@ -179,23 +179,32 @@ def test_a_run_is_the_same_bytes_on_files_and_on_objects_whatever_goes_wrong_on_
     assert not any(secret in (storage.get(key) or b"") for key in keys)
 
 
-def test_a_run_asks_its_root_for_as_little_as_it_must(
-    storage: Storage, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_asks_its_root_for_as_little_as_it_must_and_its_record_says_how_often(
+    storage: Storage, proxy: Proxy, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most 12 requests a part and 200, 3 more a part for each rater beyond two; 60 where everything is there."""
+    """At most 12 requests a part and 200, 3 more a part for each rater beyond two; 60 where everything is there, also
+    with vectors, clusters and more raters."""
     (tmp_path / "corpus").mkdir()
-    policy = {
-        "corpus": {"paths": [str(write_corpus(tmp_path / "corpus"))], "rows_per_part": 10},
-        "rate": ["readability", "word_length", "sentence_length"],
-        "select": {"budget": {"fraction": 0.4}},
-    }
-    proxy.requests.clear()
-    first = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
-    assert len(proxy.requests) <= 12 * 12 + 200 + 3 * 12
-    proxy.requests.clear()
+    corpus = {"paths": [str(write_corpus(tmp_path / "corpus"))], "rows_per_part": 10}
+    raters = ["readability", "word_length", "sentence_length"]
+    policy = {"corpus": corpus, "rate": raters, "select": {"budget": {"fraction": 0.4}}}
+    all_of_it = policy | {
+        "rate": [*raters, "length", "lexical_diversity", "density"],
+        "embed": {"model": str(tiny_model)}, "cluster": {"num_clusters": 4},
+    }  # fmt: skip
+
+    def built(policy: dict[str, Any], executor: LocalExecutor) -> tuple[FinishedRun, int]:
+        proxy.requests.clear()
+        finished = build(Policy.of(policy), root=storage.address, executor=executor)
+        num_requests = len(proxy.requests)
+        assert num_requests - 4 <= journal.read(storage)[-1].requests < num_requests  # not those that write it down
+        return finished, num_requests
+
+    assert built(policy, LocalExecutor())[1] <= 12 * 12 + 200 + 3 * 12
+    first, _ = built(all_of_it, LocalExecutor(workers=2, deadline=60.0))  # the requests of workers count too
     monkeypatch.setenv(copies.SETTING, "0")  # as on a machine that has none
-    again = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
-    assert len(proxy.requests) <= 60 and uncached(again) == [] and again.manifest.digest == first.manifest.digest
+    again, num_requests = built(all_of_it, LocalExecutor())
+    assert num_requests <= 60 and uncached(again) == [] and again.manifest.digest == first.manifest.digest
 
 
 def _drive(policy: Any, root: str, environment: Mapping[str, str], start: Any, digests: Any) -> None:
