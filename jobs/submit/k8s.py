@@ -23,6 +23,7 @@ from jobs.submit._tools import answer_of, outcome_of
 from selector.engine.job import Job, State
 from selector.engine.target import Parcel, Target, Written
 from selector.errors import UnreachableError, UsageError
+from selector.storage import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +73,12 @@ class KubernetesTarget(Target):
                 f"What travels with the job has {size / 1e6:.1f} MB, and a ConfigMap holds less than 1 MB. Install "
                 f"{', '.join(parcel.carries) or 'it'} in the image."
             )
-        if "://" not in job.root and self.claim is None:
+        if not is_address(job.root) and self.claim is None:
             raise UsageError(
                 f"--root {job.root} is a path, and pods have none of this machine's. Name the volume claim that holds "
                 "it, --with claim=NAME --with mount=PATH, or give an address such as s3://bucket/runs."
             )
-        if "://" not in job.root and not self._holds(job.root):
+        if not is_address(job.root) and not self._holds(job.root):
             raise UsageError(f"--root {job.root} does not lie below {self.mount}, where the claim is mounted.")
         for key, path in parcel.paths:
             if not self._holds(path):

@@ -35,7 +35,7 @@ from selector.errors import CorpusError, NotFoundError, UsageError
 from selector.exact import keyed
 from selector.manifest import Manifest
 from selector.manifest.ranks import PADDING
-from selector.storage import open_storage
+from selector.storage import is_address, open_storage
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 Kind = Literal["loss", "rollouts"]
@@ -225,7 +225,7 @@ def reports(folder: str | Path, manifest: Manifest) -> pa.Table:
     if not whole.num_rows:
         known = sorted({key.split("/")[0] for key, _ in storage.list("")})
         about = f"only of the manifests {', '.join(known)}" if known else "nothing at all"
-        if not known and "://" not in str(folder) and not Path(folder).is_dir():
+        if not known and not is_address(str(folder)) and not Path(folder).is_dir():
             about += ", since there is no such folder"
         raise NotFoundError(f"{folder} has no report of the manifest {digest[:_DIGITS]}, {about}. Give the run's own.")
     return _last(whole, np.concatenate(order))

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 
 from selector.corpus import formats, objects
 from selector.errors import CorpusError, UsageError, did_you_mean
-from selector.storage import Storage
+from selector.storage import Storage, is_address, local_path
 
 HIDDEN = "hidden"
 UNKNOWN = "unknown ending"
@@ -74,14 +74,14 @@ def expand(paths: Sequence[str], form: str | None = None) -> CorpusFiles:
         raise CorpusError(f"corpus.format: there is no format called {form!r}. {did_you_mean(form, _stems())}")
     listed: dict[str, File | Unread] = {}
     for path in paths:
-        plain = path.removeprefix("file://") if path.startswith("file:///") else path
-        here = _far(plain, form) if "://" in plain else _under(os.path.expanduser(plain), form)
+        plain = local_path(path)
+        here = _far(path, form) if plain is None else _under(os.path.expanduser(plain), form)
         if not any(isinstance(one, File) for one in here.values()):
             raise CorpusError(_nothing(path, [one for one in here.values() if isinstance(one, Unread)]))
         listed |= {name: one for name, one in here.items() if not isinstance(listed.get(name), File)}
     owners: dict[tuple[int, int] | str, str] = {}
     for name in sorted(listed, key=lambda name: (os.path.realpath(name) != name, name)):
-        if isinstance(listed[name], File) and "://" not in name:
+        if isinstance(listed[name], File) and not is_address(name):
             owner = owners.setdefault(_identity(name), name)
             if owner != name:
                 listed[name] = Unread(uri=name, reason=f"{SAME}: as {owner}")
@@ -114,12 +114,13 @@ def constant_source(uri: str, constants: Mapping[str, str]) -> str | None:
     """
     uri = objects.without_revision(uri)
     for pattern, label in constants.items():
-        if "://" in pattern:
+        path = local_path(pattern)
+        if path is None:
             whole = objects.without_revision(pattern.rstrip("/"))
-        elif pattern.startswith("*") and "/" in pattern:
-            whole = pattern
+        elif path.startswith("*") and "/" in path:
+            whole = path
         else:
-            whole = os.path.abspath(os.path.expanduser(pattern))
+            whole = os.path.abspath(os.path.expanduser(path))
         paths = (whole, f"{whole}/*")
         if any(fnmatch.fnmatchcase(uri, path) for path in paths) or fnmatch.fnmatchcase(os.path.basename(uri), pattern):
             return label
@@ -336,7 +337,7 @@ def _text(name: str) -> str:
 
 def _nothing(path: str, unread: Sequence[Unread]) -> str:
     """The message for a path that gives no file to read."""
-    is_folder, is_far = os.path.isdir(os.path.expanduser(path)), "://" in path
+    is_folder, is_far = os.path.isdir(os.path.expanduser(local_path(path) or path)), is_address(path)
     if unread:
         counts = Counter(one.reason.partition(":")[0] for one in unread)
         first = {one.reason.partition(":")[0]: one.uri for one in reversed(unread)}

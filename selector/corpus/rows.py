@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.corpus import formats
+from selector.storage import local_path
 
 
 class Rows:
@@ -67,5 +68,5 @@ class Rows:
 
 def _path(uri: str) -> str:
     """What formats take: a path, or the address of an object."""
-    scheme, separator, rest = uri.partition("://")
-    return uri if separator and scheme != "file" else str(Path(rest if separator else uri))
+    path = local_path(uri)
+    return uri if path is None else str(Path(path))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selector.storage import is_address
+
 Ints = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 
@@ -48,7 +50,7 @@ class Piece:
     @property
     def is_far(self) -> bool:
         """Whether the file is an object in a storage, and not a local file."""
-        return "://" in self.uri
+        return is_address(self.uri)
 
 
 @dataclass(frozen=True, kw_only=True)

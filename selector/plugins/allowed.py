@@ -12,11 +12,10 @@ from collections.abc import Generator, Sequence
 from urllib.parse import unquote
 
 from selector.errors import PolicyError, listed, without_secrets
+from selector.storage import is_address, local_path
 
 VARIABLE = "env:"
 """Begins what is allowed and is an environment variable: one that may go to an allowed address as its key."""
-
-_FILE = "file://"
 
 _roots: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar("allowed_roots", default=None)
 
@@ -53,17 +52,18 @@ def refused(where: str, value: str, roots: Sequence[str]) -> PolicyError:
 def is_within(path: str, roots: Sequence[str], *, is_pattern: bool = False) -> bool:
     """Whether a path or an address lies below one of these, or is one of them; of a pattern, all that it can match as
     far as its text tells that."""
-    path = path.removeprefix(_FILE)
-    if "://" in path:
-        return _is_address_within(path, [root for root in roots if "://" in root.removeprefix(_FILE)])
+    place = local_path(path)
+    if place is None:
+        return _is_address_within(path, [root for root in roots if is_address(root)])
+    path = place
     if ".." in path.split("/") or "\0" in path:
         return False
     places = [path]
     if is_pattern:
         before = re.split(r"[*?\[]", path, maxsplit=1)
         places += [os.path.dirname(before[0]) or "."] if len(before) == 2 else []
-    folders = [root.removeprefix(_FILE) for root in roots if not root.startswith(VARIABLE)]
-    tops = [_real(folder) for folder in folders if "://" not in folder]
+    folders = [local_path(root) for root in roots if not root.startswith(VARIABLE)]
+    tops = [_real(folder) for folder in folders if folder is not None]
     return all(any(f"{_real(place)}/".startswith(f"{top.rstrip('/')}/") for top in tops) for place in places)
 
 

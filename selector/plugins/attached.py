@@ -31,6 +31,7 @@ from selector.plugins.options import (
     replaced,
     written,
 )
+from selector.storage import local_path
 
 P = TypeVar("P")
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
@@ -220,13 +221,14 @@ def _read(option: Option, path: str) -> bytes | None:
     """The bytes of the file; None where an optional one is not there."""
     if str(option.value).startswith(PACKAGED):
         return _packaged(str(option.value).removeprefix(PACKAGED), f"{path}.{option.path}")
-    if "://" in str(option.value):
+    place = local_path(str(option.value))
+    if place is None:
         raise PolicyError(
             f"{path}.{option.path}: {without_secrets(str(option.value))!r} is an address, and a table is a file that "
             "every node sees. Copy it, and give its path."
         )
     try:
-        return Path(str(option.value)).expanduser().read_bytes()
+        return Path(place).expanduser().read_bytes()
     except FileNotFoundError as error:
         if option.is_optional:
             return None

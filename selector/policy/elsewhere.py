@@ -36,6 +36,7 @@ from selector.plugins.options import (
     written,
 )
 from selector.policy.sections import Policy
+from selector.storage import is_address, local_path
 
 _CORPUS, _FROM = "corpus.paths", "cluster.from"
 _MOST_FILES = 2_000  # of a module of a user's own
@@ -61,7 +62,7 @@ def parcel(policy: Policy) -> tuple[Parcel, dict[str, str]]:
             carries.append(module)
             files |= _files_of(module)
     files[Parcel.POLICY] = json.dumps(policy.resolved(), ensure_ascii=False, indent=1, sort_keys=True).encode()
-    paths = tuple((one.key, path) for one in named(policy) if not one.is_ours and (path := _path(one.value)))
+    paths = tuple((one.key, path) for one in named(policy) if not one.is_ours and (path := local_path(one.value)))
     return Parcel(files=files, carries=tuple(carries), paths=paths), requires
 
 
@@ -118,10 +119,11 @@ def check_within(policy: Policy, roots: Sequence[str]) -> None:
     for key, plugin in policy.plugins.by_path().items():
         for inner in plugins_in(plugin):
             _check_variable(key, inner, roots)
-    near = [path for path in policy.corpus.paths if "://" not in path]
+    near = [path for path in policy.corpus.paths if not is_address(path)]
     uris = [(_CORPUS, file.uri) for file in files.expand(near, policy.corpus.form).files] if near else []
-    folders = [one for one in named(policy) if one.kind is ModelPath and not one.is_ours and "://" not in one.value]
-    for key, path in [*uris, *((one.key, path) for one in folders for path in _in_model(one.value))]:
+    models = [(one.key, local_path(one.value)) for one in named(policy) if one.kind is ModelPath and not one.is_ours]
+    linked = [(key, path) for key, folder in models if folder is not None for path in _in_model(folder)]
+    for key, path in [*uris, *linked]:
         if not allowed.is_within(path, roots):
             raise PolicyError(f"{key}: {path!r} is a link that leads out of {listed(roots)}.")
     if policy.cluster.from_ is not None:
@@ -154,18 +156,13 @@ def _in_model(folder: str) -> Iterator[str]:
 
 def _check_paths(policy: Policy) -> None:
     for one in named(policy):
-        if one.is_ours or "://" in one.value or os.path.isabs(one.value):
+        path = local_path(one.value)
+        if one.is_ours or path is None or os.path.isabs(path):
             continue
         raise PolicyError(
             f"{one.key}: {one.value!r} is relative, and means another folder on another machine. Write "
             f"{_absolute(one.value)}, if that is where it lies on every node, or an address such as s3://bucket/…."
         )
-
-
-def _path(value: str) -> str | None:
-    """The path of what is on a file system; None for another address."""
-    path = value.removeprefix("file://")
-    return None if "://" in path else path
 
 
 def _absolute(path: str) -> str:

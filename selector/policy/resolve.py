@@ -47,7 +47,7 @@ from selector.policy.sections import Lists, Plugins, Policy
 from selector.policy.where import Rule
 from selector.rate import Fit, Rater
 from selector.select import Selector
-from selector.storage import check_plain
+from selector.storage import check_plain, check_spelling, local_path
 
 Plugin = Rater | Fit | Selector | Order
 P = TypeVar("P", bound=Plugin)
@@ -241,7 +241,12 @@ def _check_places(policy: Policy) -> None:
     them is looked at."""
     for one in elsewhere.named(policy):
         try:
-            if "://" in one.value and not one.value.startswith("file://") and not (one.is_ours or one.kind is Endpoint):
+            if one.is_ours or one.kind is Endpoint:
+                continue
+            path = local_path(one.value)
+            if path is not None:
+                check_spelling(path)
+            elif not one.value.startswith("file://"):
                 check_plain(one.value)
         except UsageError as error:
             raise (CorpusError if one.kind is None else PolicyError)(f"{one.key}: {error}") from error

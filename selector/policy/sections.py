@@ -30,6 +30,7 @@ from selector.policy.read import read
 from selector.policy.values import Amount, Bound, Paths, Portion, Rate, Share, Weight, Whole
 from selector.rate import Fit, Rater
 from selector.select import Selector
+from selector.storage import local_path
 
 
 class _Section(BaseModel):
@@ -488,7 +489,10 @@ class Policy(_Section):
         """The policy as JSON with every default and plug-in option spelt out, independent of how paths were listed."""
         data = self.model_dump(mode="json", by_alias=True)
         data["corpus"]["paths"] = sorted(
-            {path.rstrip("/") if "://" in path else str(Path(path)) for path in self.corpus.paths}
+            {
+                address.rstrip("/") if (path := local_path(address)) is None else str(Path(path))
+                for address in self.corpus.paths
+            }
         )
         data["rate"] = [
             {choice.name: plugins.options_spelt_out(rater)} | ({"as": choice.alias} if choice.alias else {})

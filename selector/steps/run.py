@@ -32,6 +32,7 @@ from selector.steps import account, columns, dedup, health, rate, survey
 from selector.steps.embed import Embed
 from selector.steps.manifest import ManifestStep, run_id
 from selector.steps.rate import Rate
+from selector.storage import is_address, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -247,14 +248,13 @@ def warned(manifest: Manifest) -> Manifest:
 def _check_root(policy: Policy, uris: Sequence[str], store: Store) -> None:
     """No run of the policy would read what it wrote. Raises UsageError."""
     root = f"{store.storage.address}/"
-    folders = [path for path in policy.corpus.paths if os.path.isdir(os.path.expanduser(path))]
-    for path in folders:
-        if root.startswith(f"{os.path.realpath(os.path.expanduser(path))}/"):
-            raise _inside(store, f"the corpus folder {path!r}")
-    addresses = [path.rstrip("/") for path in policy.corpus.paths if "://" in path and not glob.has_magic(path)]
-    if any(root.startswith(f"{address}/") for address in addresses):
-        raise _inside(store, f"the corpus {', '.join(addresses)}")
-    if any((uri if "://" in uri else os.path.realpath(uri)).startswith(root) for uri in uris):
+    for address in policy.corpus.paths:
+        path = local_path(address)
+        folder = os.path.realpath(os.path.expanduser(path)) if path is not None else address.rstrip("/")
+        is_one = not glob.has_magic(address) if path is None else os.path.isdir(folder)
+        if is_one and root.startswith(f"{folder}/"):
+            raise _inside(store, f"the corpus {'folder ' if path is not None else ''}{address!r}")
+    if any((uri if is_address(uri) else os.path.realpath(uri)).startswith(root) for uri in uris):
         raise _inside(store, f"the corpus {', '.join(policy.corpus.paths)}")
 
 

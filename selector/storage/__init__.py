@@ -21,6 +21,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from selector.errors import FullError, PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
 
+_FILE = "file://"
+
 
 class Entry(NamedTuple):
     """An object as a listing has it. Its version is another one once its bytes are."""
@@ -171,20 +173,55 @@ def _observed(pieces: Iterable[bytes], observe: Callable[[bytes], object]) -> It
         yield piece
 
 
+def local_path(place: str) -> str | None:
+    """The path on this machine that a text names, without `file://`; None for an address, such as s3://bucket/runs.
+
+    A text with `://` anywhere is an address, or nothing at all: a folder called `a:` is `/data/a:`, never `/data/a://x`.
+    """
+    path = place.removeprefix(_FILE) if place.startswith(f"{_FILE}/") else place
+    return None if "://" in path else path
+
+
+def is_address(place: str) -> bool:
+    """Whether a text names something in a storage, and not by a path on this machine. The only one who tells."""
+    return local_path(place) is None
+
+
+def check_spelling(place: str) -> None:
+    """A path on this machine is meant as one: not as an address without its slashes, or a drive of another system.
+    Raises UsageError, before a folder of that name is made."""
+    scheme, colon, rest = place.partition(":")
+    if colon and not rest.startswith("//") and scheme.lower() in _schemes():
+        meant = f"{scheme.lower()}://{rest if scheme.lower() == 'file' else rest.lstrip('/')}"
+        raise UsageError(
+            f"{without_secrets(place)!r} is no address, since // is missing after {scheme}:. Write {meant}, or "
+            f"./{place} for a file or folder of that name."
+        )
+    if re.match(r"[A-Za-z]:[\\/]", place):
+        raise UsageError(
+            f"{place!r} names a drive of Windows, which this machine does not have. Write the path as it is here, e.g. "
+            f"/mnt/{place[0].lower()}/…"
+        )
+
+
 def open_storage(address: str | os.PathLike[str]) -> Storage:
     """The storage at a path or URI, e.g. `./runs` or `file:///data/runs`. Raises UsageError."""
     address = os.fspath(address) if isinstance(address, os.PathLike) else address
     if not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance] - who calls may not check types
         raise UsageError(f"The address {address!r} is not text. Give a path, e.g. ./runs.")
-    scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
+    path = local_path(address)
+    scheme, _, rest = address.partition("://") if path is None else ("file", "", path)
     if not rest:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
-    if scheme != "file":
-        check_plain(address)
-    elif "://" in address and not rest.startswith("/"):
+    if path is not None:
+        check_spelling(path)
+    elif scheme == "file":
         raise UsageError(
-            f"The address {address!r} names a host. Write file:// and an absolute path, or the path alone."
+            f"The address {without_secrets(address)!r} names a host. Write file:// and an absolute path, or the path "
+            "alone."
         )
+    else:
+        check_plain(address)
     return _serving(scheme)(rest)
 
 

@@ -353,9 +353,10 @@ def test_a_root_that_cannot_be_used_is_refused(
 
 @pytest.mark.parametrize("root", ["corpus", "corpus/runs"])
 def test_a_root_inside_the_corpus_is_refused_since_a_run_would_read_what_it_wrote(root: str, desk: Desk) -> None:
-    policy = with_value(desk.policy, "corpus.paths", [str(desk.corpus.parent)])
     message = r"--root: .* lies inside the corpus folder '.*', so a run would read what it wrote\. Give another root\."
-    desk.refused(policy, message, root=desk.folder / root)
+    for scheme in ("", "file://"):
+        policy = with_value(desk.policy, "corpus.paths", [f"{scheme}{desk.corpus.parent}"])
+        desk.refused(policy, message, root=desk.folder / root)
     assert os.listdir(desk.corpus.parent) == ["good.jsonl"]
     (desk.corpus.parent / "runs").mkdir()
     shutil.copy(desk.corpus, desk.corpus.parent / "runs")

@@ -202,6 +202,13 @@ def calls_of(path: Path) -> Iterator[ast.Call]:
     yield from (node for node in nodes(path) if isinstance(node, ast.Call))
 
 
+def test_storage_alone_tells_an_address_from_a_path() -> None:
+    for path in SOURCES:
+        if not name_of(path).startswith("selector/storage/"):
+            compared = [node for node in nodes(path) if isinstance(node, ast.Compare)]
+            assert not any(isinstance(node.left, ast.Constant) and node.left.value == "://" for node in compared), path
+
+
 def test_nothing_executes_data() -> None:
     packages = {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
     functions = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.unsafe_load", "yaml.full_load"}

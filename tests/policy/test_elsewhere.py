@@ -102,16 +102,31 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def policy_in(house: Path, sections: dict[str, Any]) -> Path:
+def policy_in(house: Path, sections: dict[str, Any], scheme: str = "") -> Path:
     base = {"corpus": {"paths": ["CORPUS/a.jsonl"]}, "select": {"budget": {"documents": 1}}}
-    text = json.dumps({**base, **sections}).replace("CORPUS", str(house / "corpus"))
-    return write_policy(house, json.loads(text.replace("SECRET", str(house / "secret")).replace("FOLDER", str(house))))
+    text = json.dumps({**base, **sections})
+    for name, folder in {"CORPUS": house / "corpus", "SECRET": house / "secret", "FOLDER": house}.items():
+        text = text.replace(name, f"{scheme}{folder}")
+    return write_policy(house, json.loads(text))
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_a_policy_that_looks_outside_of_what_is_allowed_is_refused(name: str, house: Path) -> None:
-    ended = selector("check", policy_in(house, OUTSIDE[name]), "--allowed", house / "corpus")
+AS_ADDRESSES = (
+    "another folder", "up and down", "a link", "a link below a wildcard", "a folder that is such a link",
+    "a model with a link", "runs that are excluded", "centroids of a run that lies higher up",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [*((name, "") for name in OUTSIDE), *((name, "file://") for name in AS_ADDRESSES)]
+)
+def test_a_policy_that_looks_outside_of_what_is_allowed_is_refused(name: str, scheme: str, house: Path) -> None:
+    ended = selector("check", policy_in(house, OUTSIDE[name], scheme), "--allowed", f"{scheme}{house / 'corpus'}")
     assert ended.code == 2 and BELOW.search(ended.err), ended.err
+
+
+def test_a_policy_is_the_same_one_however_its_paths_are_written(house: Path) -> None:
+    one, other = (Policy.load(policy_in(house, {}, scheme)) for scheme in ("", "file://"))
+    assert elsewhere.identity(one) == elsewhere.identity(other)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import resource
 import tempfile
 import threading
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 
 from conftest import MemoryStorage, tries
 from runs import CONTEXT
-from selector.errors import UnreachableError
-from selector.storage import open_storage
+from selector.errors import UnreachableError, UsageError
+from selector.storage import check_spelling, is_address, local_path, open_storage
 from selector.storage.file import FileStorage
 
 
@@ -157,6 +158,44 @@ def test_an_address_opens_the_same_storage_anywhere(
 
 
 # ---------------------------------------------------------------- many at once
+
+
+ODD_PLACES: dict[str, str | None] = {
+    "runs": "runs", "/data/x": "/data/x", "file:///data/x": "/data/x", "file:////data/x": "//data/x", "~/x": "~/x",
+    "/data/s3:/x": "/data/s3:/x", "a:b": "a:b", "2026-11-26T10:00": "2026-11-26T10:00", "./C:/x": "./C:/x", "": "",
+    "s3://bucket/x": None, "S3://bucket/x": None, "file://host/x": None, "FILE:///x": None, "://x": None,
+    "/data/a://b": None, "file://": None, "file:///s3://bucket/x": None, " s3://bucket/x": None,
+    "hf://datasets/a/b@main": None,
+}  # fmt: skip
+
+
+def test_a_path_of_this_machine_and_an_address_are_told_apart_in_one_way() -> None:
+    assert {place: local_path(place) for place in ODD_PLACES} == ODD_PLACES
+    for place, path in ODD_PLACES.items():
+        assert is_address(place) == (path is None)
+        if path is not None:
+            check_spelling(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "cure"),
+    [
+        ("s3:/bucket/x", "Write s3://bucket/x, or ./s3:/bucket/x"), ("s3:bucket/x", "Write s3://bucket/x"),
+        ("hf:datasets/a/b", "Write hf://datasets/a/b"), ("S3:/bucket", "Write s3://bucket"),
+        ("file:/data/x", "Write file:///data/x"), ("file://", "is empty"),
+        ("C:\\runs", "as it is here, e.g. /mnt/c/"), ("d:/runs", "drive of Windows"), ("file://host/x", "names a host"),
+        ("S3://bucket/x", "no storage called 'S3'"), ("FILE:///x", "no storage called 'FILE'"),
+        ("://x", "no storage called ''"), ("/data/a://b", "no storage called '/data/a'"),
+        ("file:///s3://bucket/x", "names a host"),
+    ],
+)  # fmt: skip
+def test_what_is_nearly_an_address_is_refused_and_no_folder_is_made(
+    place: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(cure)):
+        open_storage(place).put_if_absent("a", b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_many_threads_that_put_one_key_exactly_one_is_told_that_it_did(storage: FileStorage) -> None:

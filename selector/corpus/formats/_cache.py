@@ -26,6 +26,7 @@ from selector.corpus.formats import _far
 from selector.corpus.formats._checks import changed, check_limit, opened
 from selector.engine.scratch import Folder, is_locked, name_of
 from selector.errors import FullError, SelectorError, UnreachableError
+from selector.storage import is_address
 
 MOST_OPEN = 64  # of each kind
 _UNFINISHED, _WHOLE = 0o600, 0o700  # modes of a copy
@@ -68,7 +69,7 @@ class Cache:
     def file(self, path: str, size: int) -> int:
         """The descriptor of a file, open, once its size is what it was when the corpus was read; of an object, that of
         a copy. Raises CorpusError."""
-        if _far.is_far(path):
+        if is_address(path):
             return self.copy(path, size, ["whole"], functools.partial(_fetch, path, size))
         descriptor = self._files.get(path, lambda: opened(path, size)).fileno()
         size_now = os.fstat(descriptor).st_size
@@ -84,7 +85,7 @@ class Cache:
         return self._copies.get((path, *parts), lambda: self._copy(path, size, parts, write)).fileno()
 
     def _copy(self, path: str, size: int, parts: Sequence[str], write: Write) -> BufferedReader:
-        if _far.is_far(path):
+        if is_address(path):
             name = name_of([_far.file_of(path).name, str(size), *parts])
         else:
             now = os.stat(path) if os.path.exists(path) else None

@@ -21,6 +21,7 @@ from selector.corpus.formats import _far
 from selector.engine import alive
 from selector.engine.part import Piece
 from selector.errors import ChangedError, CorpusError, GoneError, UnreachableError
+from selector.storage import is_address
 
 _BLOCK = 4 << 20  # bytes that are read at a time
 _TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system
@@ -38,7 +39,7 @@ class NoRows(Exception):
 
 def sha256_of(path: str) -> str:
     """The checksum of all bytes of a file."""
-    if _far.is_far(path):
+    if is_address(path):
         return _far.sha256_of(path)
     checksum = hashlib.sha256()
     with open(path, "rb") as file:
@@ -51,7 +52,7 @@ def sha256_of(path: str) -> str:
 def version_of(path: str) -> str:
     """Size, times and inode of a file: equal as long as nobody has written to it; see `is_fresh`. Of an object
     its size, and what its storage calls its version."""
-    if _far.is_far(path):
+    if is_address(path):
         return _far.version_of(path)
     try:
         stat = os.stat(path)
@@ -107,17 +108,17 @@ def reading(path: str, *damage: type[Exception]) -> Generator[None]:
 
 def opened_now(path: str) -> BufferedReader:
     """The file as it is now, open. Raises OSError."""
-    return _far.opened(path) if _far.is_far(path) else open(path, "rb")
+    return _far.opened(path) if is_address(path) else open(path, "rb")
 
 
 @contextlib.contextmanager
 def at_random(path: str) -> Generator[tuple[Any, bool]]:
     """What Arrow opens to read a file at random, and whether that reads it far away, by ranges. Raises OSError."""
-    copy = _far.copy_of(path) if _far.is_far(path) else None
+    copy = _far.copy_of(path) if is_address(path) else None
     if copy is not None:
         with copy:
             yield f"/dev/fd/{copy.fileno()}", False
-    elif _far.is_far(path):
+    elif is_address(path):
         file = _far.file_of(path)
         yield pa.PythonFile(file, "r") if file.size > _far.SMALL else pa.BufferReader(file.range(0, file.size)), True
     else:
@@ -126,7 +127,7 @@ def at_random(path: str) -> Generator[tuple[Any, bool]]:
 
 def opened(path: str, size: int) -> BufferedReader:
     """The file, open, once its size is what it was when the corpus was read."""
-    if _far.is_far(path):
+    if is_address(path):
         size_now = _far.file_of(path).size
         if size_now != size:
             raise changed(path, f"it has {size_now:,} bytes and had {size:,}")

@@ -21,11 +21,6 @@ SMALL = 1 << 20
 _expected: dict[str, str] = {}  # by address: the version that this process reads
 
 
-def is_far(path: str) -> bool:
-    """Whether a path is the address of an object."""
-    return "://" in path
-
-
 def expect(address: str, version: str) -> None:
     """From now on this process reads this version of a file."""
     _expected[address] = version
