@@ -221,6 +221,16 @@ HELD_OUT = pa.schema(
     ]
 )
 
+# Documents that were held out and are not evaluated on, since another document that may be chosen is like them.
+HELD_OUT_LEFT = pa.schema(
+    [
+        pa.field("doc_id", DOC_ID, nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("shared", pa.float64(), nullable=False),  # the share of its text that the other one has
+        pa.field("other", DOC_ID, nullable=False),
+    ]
+)
+
 # What an objective says of one manifest: a number for each metric, or one for each metric and held-out document.
 MEASURED = pa.schema(
     [

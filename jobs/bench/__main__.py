@@ -53,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif chosen.benchmark == "tune":
             from jobs.bench.tune import tune
 
-            tune(chosen.paths, root=chosen.root, source=chosen.source, objective=chosen.objective, is_long=chosen.long)
+            only = dict(pair.split("=", 1) for pair in chosen.only)
+            tune(
+                chosen.paths, root=chosen.root, sources=chosen.source, only=only, objective=chosen.objective,
+                is_long=chosen.long,
+            )  # fmt: skip
         elif chosen.benchmark == "models":
             from jobs.bench.models import models
 
@@ -137,9 +141,14 @@ def _parser() -> argparse.ArgumentParser:
 
     tune = measures.add_parser("tune", help="nine policies of a corpus, compared by small models trained on each")
     tune.add_argument("paths", metavar="PATH", nargs="+")
-    tune.add_argument("--source", help="the column that says a document's domain")
+    tune.add_argument(
+        "--source", action="append", default=[], help="a column that says a document's domain; without one, its file"
+    )
+    tune.add_argument(
+        "--only", action="append", default=[], metavar="COLUMN=VALUE", help="leave out rows that have another value"
+    )
     tune.add_argument("--objective", choices=("proxy", "probe"), default="proxy")
-    tune.add_argument("--long", action="store_true", help="forty times the text: hours")
+    tune.add_argument("--long", action="store_true", help="twelve times the text: hours")
     tune.add_argument("--root", default="runs", help="a folder for what is made, which a second measurement finds")
 
     models = measures.add_parser("models", help="raters with a model beside its bare forward pass")

@@ -1,16 +1,29 @@
-"""Nine policies of a real corpus compared by a study, with small models that are trained on what each chooses.
+"""Nine policies of real text compared by a study, and its result as a section of a page in Markdown.
 
-The short form takes some minutes: models of 0.3 and 1.3 million parameters, a few hundred steps each. The long form has
-forty times the text. Neither says which policy is good for a large model: see the line about the floor.
+Texts are cut into passages of some hundred characters, so that also a selection of a few thousand tokens has many of
+them. The short form trains models of 0.3 and 1.3 million parameters for some hundred steps each; the long form has
+twelve times the text. Neither says which policy is good for a large model: see the line about the floor.
 """
 
+import contextlib
+import hashlib
+import json
+import os
+import resource
 import sys
-from collections.abc import Sequence
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from selector.cli.studies import print_study
 from selector.engine.local import LocalExecutor
+from selector.errors import UsageError
 from selector.tune import kept
+from selector.tune.arms import RANDOM
+from selector.tune.result import sentence
 from selector.tune.run import run
 from selector.tune.study import Study
 
@@ -28,27 +41,157 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """What each policy says otherwise than the control, which draws at random and shuffles."""
 
+_LEAST, _MOST = 300, 400  # characters of a passage, and of a line that is not cut
+_DOMAIN = "domain"
 
-def tune(paths: Sequence[str], *, root: str, source: str | None, objective: str, is_long: bool) -> None:
-    """Prints the table of a study of all arms at two budgets and two sizes, by five seeds."""
-    budgets = [160_000, 640_000] if is_long else [4_000, 16_000]
-    rates = [0.003, 0.001]
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How much a study compares."""
+
+    budgets: tuple[int, int]  # tokens
+    passages: int  # of the corpus, at most
+    per_domain: int  # held out and evaluated on
+
+
+SHORT = Form(budgets=(4_000, 16_000), passages=8_000, per_domain=8)
+LONG = Form(budgets=(50_000, 200_000), passages=40_000, per_domain=20)
+
+
+def tune(
+    paths: Sequence[str], *, root: str, sources: Sequence[str], only: Mapping[str, str], objective: str, is_long: bool
+) -> None:
+    """Prints a section of a page: all arms at two budgets and two sizes, by five seeds."""
+    form = LONG if is_long else SHORT
+    corpus = Path(root, "passages", f"{'long' if is_long else 'short'}.jsonl")
+    domains = write_passages(paths, corpus, sources, only, form.passages)
+    study, runs = study_of(corpus, form, objective), Path(root, "runs")
+    began, spent = time.monotonic(), _cpu_seconds()
+    outcome = run(study, root=runs, executor=LocalExecutor(), tell=lambda line: print(line, file=sys.stderr))
+    content = kept.keep(runs, study, outcome)
+    took, spent = time.monotonic() - began, _cpu_seconds() - spent
+    name = f"{'Long' if is_long else 'Short'} form, {objective}"
+    print("\n".join(section(name, content, sum(domains.values()), len(domains))))
+    print(
+        f"\nIt took {took / 60:.1f} minutes, {spent / 60:.1f} minutes of CPU, on {os.cpu_count()} cores with a load of"
+        f" {os.getloadavg()[2]:.1f} in the last quarter of an hour, its own included. What was stored costs nothing."
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        print_study(content)
+
+
+def study_of(corpus: Path, form: Form, objective: str) -> Study:
+    """The study of the arms on a file of passages."""
     objectives: dict[str, dict[str, Any]] = {
-        "proxy": {"sizes": ["0.3M", "1.3M"], "learning_rates": rates, "evaluated": 512}, "probe": {"orders": [4, 6]},
+        "proxy": {
+            "sizes": ["0.3M", "1.3M"], "learning_rates": [0.01, 0.003], "context": 128, "rows_per_step": 4,
+            "evaluated": 256,
+        },
+        "probe": {"orders": [3, 5]},
     }  # fmt: skip
-    corpus = {"paths": list(paths), **({"source": source} if source else {})}
-    study = Study.of(
+    return Study.of(
         {
             "base": {
-                "corpus": corpus, "cluster": {"num_clusters": 64}, "rate": [_SCORE, "readability"],
-                "select": {"budget": {"tokens": budgets[0]}}, "order": {"using": "shuffled"},
+                "corpus": {"paths": [str(corpus)], "source": _DOMAIN},
+                "embed": {"max_tokens": 128, "long_documents": "truncate"}, "cluster": {"num_clusters": 64},
+                "rate": [_SCORE, "readability"], "select": {"budget": {"tokens": form.budgets[0]}},
+                "order": {"using": "shuffled"},
             },
-            "arms": ARMS, "budgets": [{"tokens": budget} for budget in budgets], "controls": {"all": False},
+            "arms": ARMS, "budgets": [{"tokens": budget} for budget in form.budgets], "controls": {"all": False},
             "objective": {objective: objectives[objective]}, "seeds": {"least": 5, "most": 5},
-            "held_out": {"share": 0.02, "most": 2 if source else 100},
+            "held_out": {"share": 0.05, "most": form.per_domain},
         }
     )  # fmt: skip
-    outcome = run(
-        study, root=root, executor=LocalExecutor(), tell=lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    print_study(kept.keep(root, study, outcome))
+
+
+def write_passages(
+    paths: Sequence[str], into: Path, sources: Sequence[str], only: Mapping[str, str], most: int
+) -> dict[str, int]:
+    """Writes passages of JSON Lines with a `text`, and returns how many of each domain: the first of the columns
+    `sources` that a row has, or its file. Rows that have another value in a column of `only` are left out; of too many
+    passages those with the lowest digests are taken."""
+    passages: dict[str, str] = {}
+    for path in paths:
+        if not path.endswith(".jsonl"):
+            raise UsageError(f"{path} is not JSON Lines. Write paths that end with .jsonl.")
+        with Path(path).open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                if any(str(row.get(column, value)) != value for column, value in only.items()):
+                    continue
+                domain = next((str(row[source]) for source in sources if row.get(source)), Path(path).stem)
+                passages |= dict.fromkeys(cut(row["text"]), domain)
+    digests = {hashlib.blake2b(text.encode(), digest_size=16).digest(): text for text in passages}
+    taken = [digests[digest] for digest in sorted(digests)[:most]]
+    into.parent.mkdir(parents=True, exist_ok=True)
+    into.write_text("".join(json.dumps({"text": text, _DOMAIN: passages[text]}) + "\n" for text in taken), "utf-8")
+    return {domain: sum(passages[text] == domain for text in taken) for domain in {passages[text] for text in taken}}
+
+
+def cut(text: str) -> Iterator[str]:
+    """Passages of a text: whole lines until it is long enough; what is left at the end is dropped where it is short."""
+    passage = ""
+    for line in text.splitlines():
+        whole = [line] if len(line) <= _MOST else textwrap.wrap(line, _MOST, drop_whitespace=False, expand_tabs=False)
+        for piece in whole:
+            passage = f"{passage}\n{piece}" if passage else piece
+            if len(passage) >= _LEAST:
+                yield passage
+                passage = ""
+
+
+def section(name: str, content: Mapping[str, Any], num_passages: int, num_domains: int) -> list[str]:
+    """A study in Markdown: what each arm has beside the random control at each budget and size, and what follows."""
+    conditions, held_out = content["conditions"], content["held_out"]
+    cells = {(cell["arm"], cell["condition"]): cell for cell in content["cells"]}
+    arms = [arm["name"] for arm in content["arms"]]
+    lines = [
+        f"## {name}", "",
+        f"{num_passages:,} passages of {num_domains} domains; {content['objective']}; {len(content['seeds'])} seeds;"
+        f" {held_out['documents']} held-out passages, {held_out['left']} more left since another passage has half of"
+        " their text. Bits per byte of the random control, and how much more each policy has, with 95 % intervals:"
+        " less is better.", "",
+        f"| policy | {' | '.join(conditions)} | best |", f"|---{'|---' * len(conditions)}|---|",
+    ]  # fmt: skip
+    for arm in arms:
+        shown = [_cell(cells[arm, condition], arm == RANDOM) for condition in conditions]
+        chance = cells[arm, conditions[-1]]["chance_of_being_best"]
+        lines.append(f"| {arm} | {' | '.join(shown)} | {chance:.0%} |")
+    signs = {
+        arm: [_sign(cells[arm, condition]["beside_random"]) for condition in conditions]
+        for arm in arms
+        if arm != RANDOM
+    }
+    kinds = {
+        "Better than random at every budget and size": lambda seen: set(seen) == {-1},
+        "Worse than random at every budget and size": lambda seen: set(seen) == {1},
+        "Better at some, and nowhere told to be worse": lambda seen: set(seen) == {-1, 0},
+        "Worse at some, and nowhere told to be better": lambda seen: set(seen) == {1, 0},
+        "Better at one and worse at another": lambda seen: {-1, 1} <= set(seen),
+        "Not told apart from random anywhere": lambda seen: set(seen) == {0},
+    }
+    lines += ["", *(
+        f"* {kind}: {', '.join(found)}."
+        for kind, holds in kinds.items()
+        if (found := [arm for arm, seen in signs.items() if holds(seen)])
+    )]  # fmt: skip
+    alike = [" and ".join(names) for names in content["alike"]]
+    lines += [f"* The same manifests: {'; '.join(alike)}."] if alike else []
+    crossed = [f"{arm['name']} with {', '.join(arm['crosses'])}" for arm in content["arms"] if arm["crosses"]]
+    lines += [f"* Ranks that change, told from noise: {'; '.join(crossed)}."] if crossed else []
+    return [*lines, "", f"The study says: {sentence(content)}. {content['below_floor'] or ''}".rstrip()]
+
+
+def _cpu_seconds() -> float:
+    """Of this process, its threads, and the processes that it has ended."""
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _cell(cell: Mapping[str, Any], is_control: bool) -> str:
+    if is_control:
+        return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+    one = cell["beside_random"]
+    return f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+
+
+def _sign(one: Mapping[str, Any]) -> int:
+    return int(one["low"] > 0) - int(one["high"] < 0)

@@ -382,6 +382,16 @@ def _console() -> Console:
     return console
 
 
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table on stdout, as wide as it is, so that nothing of it is cut."""
+    table = _table(*headers)
+    for row in rows:
+        table.add_row(*row)
+    console = _console()
+    console.width = max(console.width, console.measure(table, options=console.options.update_width(1 << 20)).maximum)
+    console.print(table)
+
+
 def _table(*headers: str, right: Sequence[int] = ()) -> Table:
     """A plain table; columns listed in `right` are numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)

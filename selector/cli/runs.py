@@ -334,7 +334,12 @@ def _end(finished: Any, policy: Any, repeated: Sequence[str], as_json: bool, con
         print_json(report.as_json(finished, controls))
     else:
         report.print_run(finished, policy, repeated, controls)
-    if finished.num_quarantined:
-        rows = "1 row is" if finished.num_quarantined == 1 else f"{finished.num_quarantined} rows are"
-        print(f"{rows} in quarantine: quarantine.jsonl in the run's folder says why.", file=sys.stderr)
+    end_with_quarantine(finished.num_quarantined, "the run's folder")
+
+
+def end_with_quarantine(num_rows: int, where: str) -> None:
+    """Exits with 3 where rows are in quarantine."""
+    if num_rows:
+        rows = "1 row is" if num_rows == 1 else f"{num_rows} rows are"
+        print(f"{rows} in quarantine: quarantine.jsonl in {where} says why.", file=sys.stderr)
         raise typer.Exit(QUARANTINED)

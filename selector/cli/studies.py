@@ -1,9 +1,12 @@
 """What a person sees of a study: its table, and in a sentence what follows from it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selector.tune.result import sentence
+from selector.cli.report import print_table
+from selector.tune.arms import written
+from selector.tune.result import counted, documents_of, sentence
 
 _WIDEST = 10  # arms of a table that has a column for each
 _WORST_CHANCE = 0.005  # a smaller one is not shown in digits
@@ -12,11 +15,11 @@ _WORST_CHANCE = 0.005  # a smaller one is not shown in digits
 def print_study(content: Mapping[str, Any]) -> None:
     """A study's table on stdout, a row for each arm and condition."""
     better = "more is better" if content["better"] == "higher" else "less is better"
-    seeds, held_out = len(content["seeds"]), content["held_out"]
-    on = f", {held_out['documents']:,} held-out documents of {held_out['domains']:,} domains" if held_out else ""
-    print(f"{content['metric']} by {content['objective']} ({better}), {seeds} seed{'s' if seeds != 1 else ''}{on}\n")
+    seeds, held_out = counted(len(content["seeds"]), "seed"), content["held_out"]
+    on = f", {documents_of(held_out)}" if held_out else ""
+    print(f"{content['metric']} by {content['objective']} ({better}), {seeds}{on}\n")
     crosses = {arm["name"]: ", ".join(arm["crosses"]) for arm in content["arms"]}
-    print_rows(
+    _print_rows(
         ["arm", "at", "rank", content["metric"], "95 %", "beside random", "95 %", "best", "crosses", "tokens"],
         [
             [
@@ -38,11 +41,16 @@ def print_study(content: Mapping[str, Any]) -> None:
     if 1 < len(overlap) <= _WIDEST:
         print("\nof the documents of an arm, the share that others have too")
         names = [arm["name"] for arm in content["arms"] if arm["name"] in overlap]
-        print_rows(
+        _print_rows(
             ["arm", *names],
             [[name, *("" if other == name else f"{overlap[name][other]:.0%}" for other in names)] for name in names],
         )
     _print_proposals(content)
+    if held_out.get("left"):
+        left = counted(held_out["left"], "document")
+        print(f"\n{left} drawn to be held out but like one that may be chosen: not evaluated on (--json names them)")
+    for names in content.get("alike") or []:
+        print(f"\nthe same visits in the same order at {content['conditions'][-1]}: {', '.join(names)}")
     print(f"\n{sentence(content)}")
     if content["stopped"]:
         print(f"stopped: {content['stopped']}")
@@ -56,17 +64,22 @@ def print_study(content: Mapping[str, Any]) -> None:
 
 def _print_proposals(content: Mapping[str, Any]) -> None:
     """How the arms that the study found by itself were come by."""
+    tried_by_name = [arm for arm in content["arms"] if re.fullmatch(r"trial [0-9]+", arm["name"])]
+    if tried_by_name:
+        print("\n" + "\n".join(f"{arm['name']}: {written(arm['changes'])}" for arm in tried_by_name))
     if "filters" in content:
         tried = content["filters"]["tried"]
         print(f"\nthe best of {len(tried):,} filters")
-        print_rows(["where", content["metric"]], [[one["where"], _number(one[content["metric"]])] for one in tried[:5]])
+        _print_rows(
+            ["where", content["metric"]], [[one["where"], _number(one[content["metric"]])] for one in tried[:5]]
+        )
     if "mixture" in content:
         mixture = content["mixture"]
         print(
             f"\nweights by {mixture['by']}, of {mixture['runs']} runs: a run that the law has not seen is foretold"
             f" within {mixture['error']:.1%}, ranks with a correlation of {mixture['rank_correlation']:.2f}"
         )
-        print_rows(
+        _print_rows(
             ["group", "corpus", "most", "proposed"],
             [
                 [name, *(f"{one[word]:.3f}" for word in ("corpus", "most", "proposed"))]
@@ -78,8 +91,9 @@ def _print_proposals(content: Mapping[str, Any]) -> None:
 def print_plan(planned: Mapping[str, Any]) -> None:
     """What a study will do and cost."""
     least, most = planned["seeds"]["least"], planned["seeds"]["most"]
-    print(f"{planned['metric']} by {planned['objective']}, {least} to {most} seeds\n")
-    print_rows(
+    seeds = counted(most, "seed") if least == most else f"{least} to {most} seeds"
+    print(f"{planned['metric']} by {planned['objective']}, {seeds}\n")
+    _print_rows(
         ["arm", "at", "tokens", "measurements", "stored"],
         [
             [row["arm"], row["budget"], _count(row["tokens"]), str(row["measurements"]), str(row["stored"])]
@@ -87,8 +101,8 @@ def print_plan(planned: Mapping[str, Any]) -> None:
         ],
     )
     done = planned["manifests_stored"], planned["measurements_stored"]
-    print(f"\nmanifests: {planned['manifests']:,} with {least} seeds, {done[0]:,} of them stored")
-    print(f"measurements: {planned['measurements']:,} with {least} seeds, {done[1]:,} of them stored")
+    for at, name in enumerate(("manifests", "measurements")):
+        print(f"{name}: {planned[name]:,} with {counted(least, 'seed')}, {done[at]:,} of them stored")
     if planned["finalists"]["arms"]:
         for name, tried in (("searched", planned["searched"]), ("the best of them", planned["finalists"])):
             arms = f"{_count(tried['arms'])} arm{'s' if tried['arms'] != 1 else ''}"
@@ -96,6 +110,8 @@ def print_plan(planned: Mapping[str, Any]) -> None:
     least_tokens, most_tokens = planned["tokens"]["least"], planned["tokens"]["most"]
     bound = "at most " if planned["tokens_are_at_most"] and least_tokens is not None else ""
     print(f"tokens trained on: {bound}{_count(least_tokens)} to {_count(most_tokens)}")
+    if planned["all_is_affordable"] is None:
+        print("all: whether it is affordable is not known yet, so it is not counted")
     if planned["above_ceiling"]:
         print(planned["above_ceiling"])
     print(f"steps for all arms together: {', '.join(planned['steps_to_run']) or 'all are stored'}")
@@ -107,12 +123,10 @@ def _count(value: int | None) -> str:
     return "not known yet" if value is None else f"{value:,}"
 
 
-def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as wide as it is, so that nothing of it is cut; without columns that are empty."""
+def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table without columns that are empty."""
     used = [i for i in range(len(headings)) if any(row[i] for row in rows)]
-    widths = {i: max(len(row[i]) for row in (headings, *rows)) for i in used}
-    for row in (headings, *rows):
-        print("  ".join(row[i].ljust(widths[i]) for i in used).rstrip())
+    print_table([headings[i] for i in used], [[row[i] for i in used] for row in rows])
 
 
 def _number(value: float | None) -> str:

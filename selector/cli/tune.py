@@ -23,7 +23,7 @@ from selector.cli.app import (
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign
-from selector.cli.runs import executor_of
+from selector.cli.runs import end_with_quarantine, executor_of
 from selector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run(
         print_json(content)
     else:
         studies.print_study(content)
+    end_with_quarantine(content.get("quarantined", 0), "a run's folder")
 
 
 @tune.command()
@@ -121,7 +122,7 @@ def show(
 
     with only_our_output(), _restricted(no_foreign_plugins, allowed):
         name = study
-        if Path(study).is_file():
+        if Path(study).is_file() or Path(study).suffix in (".yaml", ".yml") or "/" in study:
             name = kept.name_of(_load(Path(study), set_, no_foreign_plugins))
         content = kept.content(opened_root(root), name)
     if json:

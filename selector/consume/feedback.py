@@ -196,6 +196,8 @@ def append(folder: str | Path, manifest: Manifest | str, table: str | Path, kind
     not_finite = 0
     if new.schema.names == SCORES.names:
         not_finite = int((~np.isfinite(whole_reports["loss"].drop_null().to_numpy())).sum())
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {str(path.parent)!r} for the table. Make it, or name another table.")
     storage, name = open_storage(str(path.absolute().parent)), path.name
     while True:
         stored = storage.get(name)

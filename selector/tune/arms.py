@@ -66,6 +66,11 @@ def arms_of(study: Study) -> list[Arm]:
     return [*controls, *(Arm(name=name, changes=changes) for name, changes in study.arms.items())]
 
 
+def written(changes: Mapping[str, Any]) -> str:
+    """What an arm says otherwise, in a line."""
+    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
+
+
 def with_controls(study: Study, arms: Sequence[Arm]) -> list[Arm]:
     """The arms, and a random control for each budget that an arm has for itself."""
     if not study.controls.random:
@@ -90,6 +95,13 @@ def _is_budget(key: str) -> bool:
 def everything() -> Arm:
     """The arm that has all documents that may be chosen."""
     return Arm(name=ALL, changes={**_AT_RANDOM, "select.budget": {"fraction": 1.0}}, competes=False)
+
+
+def affordable(study: Study, condition: Condition, tokens: int, largest: int) -> bool:
+    """Whether `all`, which has so many tokens, costs no more beside an arm with the largest budget than it may."""
+    most = study.ceiling.tokens
+    cost = study.plugin.tokens(condition.scale, tokens) * study.seeds.least
+    return tokens <= study.controls.affordable * largest and (most is None or cost <= most / 2)
 
 
 def conditions_of(study: Study) -> list[Condition]:

@@ -174,13 +174,13 @@ def decide(
     """Which arm is the best, if one is.
 
     `values` are the measurements for each condition, the largest last, and there for each setting; shape (arms, seeds,
-    documents). The winner has the best mean in every condition, and is told apart from every other arm in the last
-    one, over all settings together, at the level of this look. Where it is not the best at each of the settings
-    there, that is a flag.
+    documents). The winner has the best mean in the last condition and is told apart from every other arm there, over
+    all settings together, at the level of this look; and in no other condition is an arm better whose 95 % interval
+    beside it leaves out 0. Where another arm is ahead within the noise, in a condition or at a setting, that is a flag.
     """
     pooled = [np.mean(np.stack(of_settings), axis=0) for of_settings in values]
-    share = weights / weights.sum()
-    means = [(one @ share).mean(axis=1) * (1 if higher else -1) for one in pooled]
+    share, sign = weights / weights.sum(), 1 if higher else -1
+    means = [(one @ share).mean(axis=1) * sign for one in pooled]
     best = int(np.argmax(means[-1]))
     if len(names) == 1:
         return Decision(winner=None, reason="there is one arm", is_separated=True)
@@ -191,18 +191,36 @@ def decide(
     is_separated = unlike[second].p <= most
     alike = [names[other] for other, one in unlike.items() if one.p > most]
     firsts = [int(np.argmax(one)) for one in means]
-    if any(first != best for first in firsts):
-        ranks = ", ".join(f"{names[first]} at {where}" for first, where in zip(firsts, conditions, strict=True))
+    ahead = [
+        [arm for arm in np.argsort(-mean, kind="stable") if sign * beside(one, int(arm), best, weights) > 0]
+        for mean, one in zip(means, pooled, strict=True)
+    ]
+    if any(ahead):
+        ranks = ", ".join(
+            f"{names[[*better, best][0]]} at {where}" for better, where in zip(ahead, conditions, strict=True)
+        )
         return Decision(winner=None, reason=f"ranks change with the scale: {ranks}", is_separated=is_separated)
     if alike:
         return Decision(winner=None, reason=f"{names[best]} is not told apart from {', '.join(alike)}")
     flags = tuple(
+        f"{names[first]} is ahead at {where}, which is not told from noise"
+        for first, where in zip(firsts, conditions, strict=True)
+        if first != best
+    )
+    flags += tuple(
         f"{names[int(np.argmax(of_setting))]} is the best at {setting}"
         for setting, one in zip(settings, values[-1], strict=True)
-        for of_setting in [(one @ share).mean(axis=1) * (1 if higher else -1)]
+        for of_setting in [(one @ share).mean(axis=1) * sign]
         if int(np.argmax(of_setting)) != best
     )
     return Decision(winner=best, flags=flags, is_separated=True)
+
+
+def beside(values: Floats, first: int, second: int, weights: Floats) -> int:
+    """1 if the first of two arms has more, -1 if it has less, and 0 where that is not told from noise: where the 95 %
+    interval of their difference holds 0."""
+    one = estimate(values[first] - values[second], weights)
+    return int(one.low > 0) - int(one.high < 0)
 
 
 def _of(pairs: dict[tuple[int, int], Estimate], first: int, second: int) -> Estimate:

@@ -48,22 +48,23 @@ def finalists(study: Study, trials: Trials) -> tuple[list[Arm], dict[str, Any]]:
     options = study.filters
     assert options is not None, "the study has filters"
     singles = _singles(study, trials)
-    tried = {one: _value(study, trials, one) for one in singles}
+    tried = _values(study, trials, singles)
     best = sorted(tried, key=lambda one: tried[one])[: options.best]
     both = [one & other for one, other in itertools.combinations(best, 2) if one.rules[0][0] != other.rules[0][0]]
-    tried |= {one: _value(study, trials, one) for one in both}
+    tried |= _values(study, trials, both)
     ranked = sorted(tried, key=lambda one: tried[one])
     sign = 1 if study.deciding[1] == "lower" else -1
     facts = {"tried": [{"where": one.text, study.deciding[0]: sign * tried[one]} for one in ranked]}
     return [_arm(study, one) for one in ranked[: study.finalists]], facts
 
 
-def _value(study: Study, trials: Trials, one: Filter) -> float:
-    """How bad a filter is, over the seeds of a search."""
+def _values(study: Study, trials: Trials, tried: Sequence[Filter]) -> dict[Filter, float]:
+    """How bad each filter is, over the seeds of a search."""
     metric, better = study.deciding
-    condition, setting = conditions_of(study)[0], study.plugin.settings[0]
-    values = [trials.measure(_arm(study, one), condition, setting, seed).of(metric) for seed in search_seeds(study)]
-    return float(np.mean(values)) * (1 if better == "lower" else -1)
+    condition, setting, seeds = conditions_of(study)[0], study.plugin.settings[0], search_seeds(study)
+    measured = trials.measured([(_arm(study, one), condition, setting, seed) for one in tried for seed in seeds])
+    values = np.array([observed.evidence.of(metric) for observed in measured]).reshape(len(tried), len(seeds))
+    return dict(zip(tried, (values.mean(axis=1) * (1 if better == "lower" else -1)).tolist(), strict=True))
 
 
 def _arm(study: Study, one: Filter) -> Arm:

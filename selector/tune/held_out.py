@@ -8,10 +8,12 @@ Near is told by runs of 32 letters and digits: how many of its sampled runs anot
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from selector import tables
 from selector.corpus.columns import Column
@@ -22,7 +24,7 @@ from selector.engine.runner import Progress
 from selector.engine.step import Done
 from selector.engine.store import Seal, Store
 from selector.errors import CorpusError, PolicyError
-from selector.exact import UInt64, keyed
+from selector.exact import Floats, UInt64, keyed
 from selector.plugins.catalogue import KNOWN
 from selector.policy import Policy
 from selector.policy.resolve import resolve
@@ -32,7 +34,9 @@ from selector.tune.chosen import reading
 from selector.tune.objectives import HeldOut
 from selector.tune.study import HeldOutSection
 
-VERSION = 1
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+
+VERSION = 2
 """Raised where the same options hold out other documents."""
 
 WIDTH = 32
@@ -86,8 +90,21 @@ def _read(
         if seal is None:
             done.store.discard(key)
         seal = seal or _stored(done, gather, rule, options, key)
-        documents = done.store.table(seal, "held_out")
-    return HeldOut(documents=documents, fingerprint=seal.tables["held_out"].sha256[:32])
+        return _opened(done.store, seal)
+
+
+def opened(store: Store, key: str) -> HeldOut:
+    """The held-out documents that are stored under a key."""
+    seal = store.find(key)
+    assert seal is not None, "it was stored before anything is measured"
+    return _opened(store, seal)
+
+
+def _opened(store: Store, seal: Seal) -> HeldOut:
+    return HeldOut(
+        documents=store.table(seal, "held_out"), fingerprint=seal.tables["held_out"].sha256[:32], key=seal.key,
+        left=store.table(seal, "left"),
+    )  # fmt: skip
 
 
 def _stored(done: Done, gather: Gather, rule: Rule | None, options: HeldOutSection, key: str) -> Seal:
@@ -97,8 +114,16 @@ def _stored(done: Done, gather: Gather, rule: Rule | None, options: HeldOutSecti
     drawn = _most_of_each(drawn, options.most)
     runs = [sampled_runs([text])[0] for text in drawn["text"].to_pylist()]
     alike = _Alike(store=done.store, gather=gather, share=options.share, runs=_Runs.of(runs))
-    shared = functools.reduce(np.maximum, done.map(alike, tasks), np.zeros(drawn.num_rows))
-    return done.store.seal(key, [("held_out", drawn.filter(pa.array(shared < options.alike)))])
+    shared, others = functools.reduce(_more_alike, done.map(alike, tasks), _none_alike(drawn.num_rows))
+    is_left = pa.array(shared >= options.alike)
+    columns = [
+        drawn["doc_id"],
+        drawn["domain"],
+        pa.array(shared),
+        keyed.ids(others.view(">u8").reshape(-1, 2).astype(np.uint64)),
+    ]
+    left = pa.Table.from_arrays(columns, schema=tables.HELD_OUT_LEFT).filter(is_left)
+    return done.store.seal(key, [("held_out", drawn.filter(pc.invert(is_left))), ("left", left)])
 
 
 def _renamed(rule: Rule) -> list[Column]:
@@ -162,22 +187,38 @@ class _Runs:
         return cls(hashes=hashes[order], owner=owner[order], counts=np.array([len(one) for one in different], np.int64))
 
 
+_Likeness = tuple[Floats, npt.NDArray[np.bytes_]]
+"""Of each held-out document the largest share of it that another document has, and the id of that one."""
+
+
+def _none_alike(num_documents: int) -> _Likeness:
+    return np.zeros(num_documents), np.zeros(num_documents, "S16")
+
+
+def _more_alike(one: _Likeness, other: _Likeness) -> _Likeness:
+    """The larger share of each; of two equal ones that of the lower id."""
+    is_more = (other[0] > one[0]) | ((other[0] == one[0]) & (other[1] < one[1]))
+    return np.where(is_more, other[0], one[0]), np.where(is_more, other[1], one[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Alike:
-    """Says how much of each held-out document some other document of a part has: the largest share."""
+    """Says how much of each held-out document some other document of a part has: the largest share, and whose."""
 
     store: Store
     gather: Gather
     share: float
     runs: _Runs
 
-    def __call__(self, task: Task) -> npt.NDArray[np.float64]:
-        documents = self.gather.reader.read(self.store, task, [KNOWN["doc_draw"], KNOWN["text"]])
+    def __call__(self, task: Task) -> _Likeness:
+        documents = self.gather.reader.read(self.store, task, [KNOWN["doc_draw"], KNOWN["doc_id"], KNOWN["text"]])
         documents = documents.filter(pa.array(documents["doc_draw"].to_numpy() >= self.share))
-        most = np.zeros(len(self.runs.counts))
+        most, start = _none_alike(len(self.runs.counts)), 0
         if not documents.num_rows or not len(self.runs.hashes):
             return most
         for texts in _portions(documents["text"]):
+            ids = keyed.sortable(documents["doc_id"][start : start + len(texts)])
+            start += len(texts)
             hashes, document = sampled_runs(texts)
             first = np.searchsorted(self.runs.hashes, hashes, side="left")
             count = np.searchsorted(self.runs.hashes, hashes, side="right") - first
@@ -187,8 +228,13 @@ class _Alike:
             at = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count) + np.arange(count.sum())
             rows = np.column_stack([np.repeat(document, count), self.runs.owner[at], at])
             pairs = np.unique(rows, axis=0)  # each run once for a document
-            both, shared = np.unique(pairs[:, :2], axis=0, return_counts=True)
-            np.maximum.at(most, both[:, 1], shared / self.runs.counts[both[:, 1]])
+            both, num_shared = np.unique(pairs[:, :2], axis=0, return_counts=True)
+            owner, shares, others = both[:, 1], num_shared / self.runs.counts[both[:, 1]], ids[both[:, 0]]
+            order = np.lexsort((others, -shares, owner))
+            owners, begins = np.unique(owner[order], return_index=True)
+            here = _none_alike(len(self.runs.counts))
+            here[0][owners], here[1][owners] = shares[order[begins]], others[order[begins]]
+            most = _more_alike(most, here)
         return most
 
 

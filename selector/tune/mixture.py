@@ -162,9 +162,9 @@ def arm_of(study: Study, trials: Trials) -> tuple[Arm, dict[str, Any]]:
     losses: list[list[float]] = []
     seed = search_seeds(study)[0]
     domains: list[str] = []
-    for number, weights in enumerate(drawn):
-        arm = _arm(f"mixture run {number}", options, names, weights)
-        by_domain = values_of(trials.measure(arm, condition, study.plugin.settings[0], seed), metric)
+    runs = [_arm(f"mixture run {number}", options, names, weights) for number, weights in enumerate(drawn)]
+    for observed in trials.measured([(arm, condition, study.plugin.settings[0], seed) for arm in runs]):
+        by_domain = values_of(observed.evidence, metric)
         domains = list(by_domain)
         losses.append(list(by_domain.values()))
     fit = fitted(drawn, np.array(losses))

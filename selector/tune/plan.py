@@ -14,10 +14,12 @@ from selector.tune import filters, held_out, mixture, search
 from selector.tune.arms import (
     Arm,
     Condition,
+    affordable,
     arms_of,
     budget_label,
     conditions_for,
     conditions_of,
+    everything,
     policy_of,
     with_controls,
 )
@@ -32,8 +34,8 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
     """The arms, what of them is stored, and what is still to be done with the fewest and with the most seeds.
 
     `tokens` is null where what a manifest will have is not known yet. The arms that the study finds by itself are
-    counted apart, as many as there are at most; the control `all` and the seconds of stored measurements are not
-    counted. Nothing is written.
+    counted apart, as many as there are at most; the control `all` counts with all tokens of the corpus once these are
+    known, and if they are affordable. The seconds of stored measurements are not counted. Nothing is written.
     """
     search.check(study)
     trials = Trials(
@@ -51,8 +53,9 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
     counts = {"manifests": 0, "manifests_stored": 0, "measurements": 0, "measurements_stored": 0}
     costs: list[int | None] = []
     rows: list[dict[str, Any]] = []
-    for arm in arms:
-        for budget in budgets:
+    is_affordable = _is_all_affordable(trials, arms, conditions[-1]) if study.controls.all else False
+    for arm in [*arms, *([everything()] if is_affordable else [])]:
+        for budget in budgets if arm.competes else budgets[-1:]:
             foreseen = [trials.foreseen(arm, budget, seed) for seed in study.seed_numbers[: study.seeds.least]]
             shared |= dict.fromkeys(step.name for one in foreseen for step in one.steps
                                     if step.action == "run" and step.name not in _SHARED)  # fmt: skip
@@ -86,6 +89,7 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
         "objective": study.objective.label,
         "seeds": {"least": study.seeds.least, "most": study.seeds.most},
         "arms": rows,
+        "all_is_affordable": is_affordable,
         "steps_to_run": list(shared),
         **counts,
         "searched": {"arms": proposals.arms, "measurements_at_most": proposals.measurements},
@@ -98,6 +102,16 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
         "above_ceiling": _above_ceiling(study, tokens, "at most " if proposals.finalists else ""),
         "below_floor": study.plugin.below_floor,
     }
+
+
+def _is_all_affordable(trials: Trials, arms: Sequence[Arm], condition: Condition) -> bool | None:
+    """Whether the study will have the control `all`; None where that is not known yet."""
+    study, first = trials.study, trials.study.seeds.first
+    tokens, largest = (
+        _tokens(study, arm, condition.budget, [trials.foreseen(arm, condition.budget, first)])
+        for arm in (everything(), (arms or [_BASE])[0])
+    )
+    return None if tokens is None or largest is None else affordable(study, condition, tokens, largest)
 
 
 def _tokens(study: Study, arm: Arm, budget: BudgetPolicy | None, foreseen: Sequence[Foreseen]) -> int | None:

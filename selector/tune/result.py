@@ -16,10 +16,13 @@ import yaml
 from selector.errors import SelectorError
 from selector.exact import Floats, keyed
 from selector.tune.arms import RANDOM, Arm, Condition, conditions_for, conditions_of, policy_of
-from selector.tune.comparison import Decision, Estimate, bootstrap, decide, differences, estimate
+from selector.tune.comparison import Decision, Estimate, beside, bootstrap, decide, differences, estimate, pairs_of
 from selector.tune.evidence import Evidence, rows_of
 from selector.tune.objectives import HeldOut
 from selector.tune.study import Study
+
+_SHOWN = 100
+"""Documents that were held out and left again, as many as are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,16 @@ def sentence(content: Mapping[str, Any]) -> str:
     return "; but ".join([f"{content['winner']} is the best by {content['metric']}", *content["flags"]])
 
 
+def counted(number: int, word: str) -> str:
+    """So many of what a word names: 1 seed, 2 seeds."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def documents_of(held_out: Mapping[str, Any]) -> str:
+    """The held-out documents that the result of a study tells of."""
+    return f"{counted(held_out['documents'], 'held-out document')} of {counted(held_out['domains'], 'domain')}"
+
+
 def outcome_of(
     study: Study, arms: Sequence[Arm], observed: Sequence[Observed], held_out: HeldOut, stopped: str | None = None
 ) -> Outcome:
@@ -113,7 +126,8 @@ def outcome_of(
         looks=study.seeds.most - study.seeds.least + 1,
     )
     if len(seeds) < study.seeds.least and decision.winner is not None:
-        decision = Decision(winner=None, reason=f"{len(seeds)} seeds are fewer than seeds.least, {study.seeds.least}")
+        finished = counted(len(seeds), "seed")
+        decision = Decision(winner=None, reason=f"seeds.least is {study.seeds.least}, and {finished} finished")
     cells: list[dict[str, Any]] = []
     for condition in conditions:
         here = [arm for arm in arms if condition in conditions_for(arm, conditions)]
@@ -152,8 +166,8 @@ def outcome_of(
                     ),
                 }
             )
-    last = np.stack([pooled(metric, arm, conditions[-1])[0] for arm in competing])
-    pairs = differences(last, weights)
+    of_conditions = [np.stack([pooled(metric, arm, condition)[0] for arm in competing]) for condition in conditions]
+    pairs = differences(of_conditions[-1], weights)
     winner = None if decision.winner is None else competing[decision.winner].name
     content: dict[str, Any] = {
         "metric": metric,
@@ -166,6 +180,11 @@ def outcome_of(
             "documents": held_out.documents.num_rows,
             "domains": len(held_out.documents["domain"].unique()),
             "fingerprint": held_out.fingerprint,
+            "left": held_out.left.num_rows,
+            "left_are_like": [
+                {**row, "doc_id": row["doc_id"].hex(), "other": row["other"].hex()}
+                for row in held_out.left.slice(0, _SHOWN).to_pylist()
+            ],
         },
         "winner": winner,
         "reason": decision.reason,
@@ -176,7 +195,7 @@ def outcome_of(
         "settings": [setting for setting in settings if setting],
         "arms": [
             {"name": arm.name, "changes": dict(arm.changes), "competes": arm.competes, "crosses": crosses}
-            for arm, crosses in zip(arms, _crossings(arms, cells), strict=True)
+            for arm, crosses in zip(arms, _crossings(arms, of_conditions, weights), strict=True)
         ],
         "cells": cells,
         "pairs": [
@@ -218,23 +237,17 @@ def _ranks(goodness: Floats) -> list[int]:
     return [1 + int((goodness > one).sum()) for one in goodness]
 
 
-def _crossings(arms: Sequence[Arm], cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """For each arm those that are better at one condition and worse at another."""
-    means: dict[str, dict[str, int]] = {}
-    for cell in cells:
-        if cell["rank"] is not None:
-            means.setdefault(cell["arm"], {})[cell["condition"]] = cell["rank"]
-    crossed: list[list[str]] = []
-    for arm in arms:
-        own = means.get(arm.name, {})
-        crossed.append(
-            [
-                other
-                for other, ranks in means.items()
-                if len({np.sign(own[where] - ranks[where]) for where in own if own[where] != ranks[where]}) > 1
-            ]
-        )
-    return crossed
+def _crossings(arms: Sequence[Arm], of_conditions: Sequence[Floats], weights: Floats) -> list[list[str]]:
+    """For each arm those that are better at one condition and worse at another, both told from noise."""
+    competing = [arm.name for arm in arms if arm.competes]
+    signs = {
+        pair: {beside(values, *pair, weights) for values in of_conditions} - {0} for pair in pairs_of(len(competing))
+    }
+    crossed = {name: list[str]() for name in competing}
+    for pair in (pair for pair, seen in signs.items() if len(seen) > 1):
+        for one, other in (pair, pair[::-1]):
+            crossed[competing[one]].append(competing[other])
+    return [crossed.get(arm.name, []) for arm in arms]
 
 
 def _domains(study: Study, arms: Sequence[Arm], condition: Condition, held_out: HeldOut, pooled: Any) -> dict[str, Any]:
@@ -269,8 +282,8 @@ def _without_seeds(study: Study, arms: Sequence[Arm], stopped: str | None) -> Ou
 def _evidence_lines(content: Mapping[str, Any], winner: str) -> list[str]:
     """What a header says of the evidence."""
     held_out = content["held_out"]
-    on = f"{held_out['documents']} held-out documents of {held_out['domains']} domains, " if held_out else ""
-    lines = [f"{len(content['seeds'])} seeds, {on}objective {content['objective']}"]
+    on = f"{documents_of(held_out)}, " if held_out else ""
+    lines = [f"{counted(len(content['seeds']), 'seed')}, {on}objective {content['objective']}"]
     lines += [
         f"{cell['condition']}: {cell['arm']} {cell['mean']:.5g} [{cell['low']:.5g}, {cell['high']:.5g}]"
         for cell in content["cells"]

@@ -4,9 +4,12 @@ All arms share what is stored, so the corpus is embedded once. Whatever was meas
 goes on, and a later study reuses what an earlier one measured.
 """
 
+import contextlib
+import logging
 import os
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +20,12 @@ from selector.engine.lease import Lease
 from selector.engine.runner import NoProgress, Progress
 from selector.engine.store import Store
 from selector.exact import keyed
+from selector.steps import health
 from selector.tune import filters, held_out, mixture, search
 from selector.tune.arms import (
     Arm,
     Condition,
+    affordable,
     arms_of,
     conditions_for,
     conditions_of,
@@ -49,7 +54,8 @@ def run(
         study=study, root=str(root), executor=executor, progress=Quiet(progress=progress or NoProgress()), tell=tell,
         clock=clock, store=Store.open(root),
     )  # fmt: skip
-    with executor, Lease.taken(trials.store.storage):  # so that gc leaves alone what is not sealed yet
+    # The lease keeps gc away from what is not sealed yet.
+    with executor, Lease.taken(trials.store.storage), _told_once(health.logger):
         arms, conditions = arms_of(study), conditions_of(study)
         search.check(study)
         policies = [
@@ -61,12 +67,31 @@ def run(
         try:
             proposed, facts = _proposed(study, trials)
         except CeilingReached as reached:
-            return outcome_of(study, arms, [], trials.held_out, stopped=str(reached))
+            outcome = outcome_of(study, arms, [], trials.held_out, stopped=str(reached))
+            return replace(outcome, content={**outcome.content, "quarantined": _num_quarantined(trials)})
         arms = with_controls(study, [*arms, *proposed])
         if study.controls.all and _is_affordable(trials, arms[0], conditions[-1]):
             arms = [*arms, everything()]
         outcome = _compared(study, trials, arms)
-        return replace(outcome, content={**outcome.content, "overlap": _overlap(study, trials, arms), **facts})
+        overlap, alike = _overlap(study, trials, arms)
+        more = {"overlap": overlap, "alike": alike, "quarantined": _num_quarantined(trials), **facts}
+        return replace(outcome, content={**outcome.content, **more})
+
+
+@contextlib.contextmanager
+def _told_once(logger: logging.Logger) -> Generator[None]:
+    """Until it is left, of lines that differ in numbers alone the first is logged: arms have much the same clusters."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        kind = re.sub(r"[0-9][0-9.,]*", "#", record.getMessage())
+        return not (kind in seen or seen.add(kind))
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def _proposed(study: Study, trials: Trials) -> tuple[list[Arm], dict[str, Any]]:
@@ -88,16 +113,17 @@ def _compared(study: Study, trials: Trials, arms: list[Arm]) -> Outcome:
     conditions, observed = conditions_of(study), list[Observed]()
     outcome = outcome_of(study, arms, observed, trials.held_out)
     for number, seed in enumerate(study.seed_numbers, 1):
-        for arm in arms:
-            for condition in conditions_for(arm, conditions):
-                for setting in study.plugin.settings:
-                    try:
-                        measured = trials.measure(arm, condition, setting, seed)
-                    except CeilingReached as reached:
-                        return outcome_of(study, arms, observed, trials.held_out, stopped=str(reached))
-                    observed.append(
-                        Observed(arm=arm, condition=condition, setting=setting, seed=seed, evidence=measured)
-                    )
+        places = [
+            (arm, condition, setting, seed)
+            for arm in arms
+            for condition in conditions_for(arm, conditions)
+            for setting in study.plugin.settings
+        ]
+        try:
+            for one in trials.measured(places):
+                observed.append(one)
+        except CeilingReached as reached:
+            return outcome_of(study, arms, observed, trials.held_out, stopped=str(reached))
         if number >= study.seeds.least:
             outcome = outcome_of(study, arms, observed, trials.held_out)
             if outcome.is_separated:
@@ -105,21 +131,23 @@ def _compared(study: Study, trials: Trials, arms: list[Arm]) -> Outcome:
     return outcome
 
 
-def _overlap(study: Study, trials: Trials, arms: Sequence[Arm]) -> dict[str, dict[str, float]]:
-    """For each arm the share of its documents that each other one has too, by the first seed at the last budget;
-    nothing where that would be more ids than fit into memory."""
+def _overlap(study: Study, trials: Trials, arms: Sequence[Arm]) -> tuple[dict[str, dict[str, float]], list[list[str]]]:
+    """For each arm the share of its documents that each other one has too, by the first seed at the last budget, and
+    arms that have the very same visits there; nothing where that would be more ids than fit into memory."""
     budget, seed = conditions_of(study)[-1].budget, study.seeds.first
     manifests = {arm.name: trials.finished(arm, budget, seed) for arm in arms}
     known = {name: manifest for name, manifest in manifests.items() if manifest is not None}
     if any(len(manifest) > _MOST_IDS for manifest in known.values()):
-        return {}
-    ids = {
-        name: np.unique(
-            np.concatenate([keyed.sortable(manifest.ids_of_part(i)) for i in range(len(manifest.header.parts))])
-        )
+        return {}, []
+    visits = {
+        name: np.concatenate([keyed.sortable(manifest.ids_of_part(i)) for i in range(len(manifest.header.parts))])
         for name, manifest in known.items()
     }
-    return {
+    same: dict[bytes, list[str]] = {}
+    for name, visited in visits.items():
+        same.setdefault(keyed.digest(visited.tobytes()), []).append(name)
+    ids = {name: np.unique(visited) for name, visited in visits.items()}
+    overlap = {
         name: {
             other: round(len(np.intersect1d(own, others, assume_unique=True)) / max(1, len(own)), 4)
             for other, others in ids.items()
@@ -127,14 +155,18 @@ def _overlap(study: Study, trials: Trials, arms: Sequence[Arm]) -> dict[str, dic
         }
         for name, own in ids.items()
     }
+    return overlap, [names for names in same.values() if len(names) > 1]
+
+
+def _num_quarantined(trials: Trials) -> int:
+    """The most rows that a run of the study has in quarantine."""
+    return max((finished.num_quarantined for _, finished in trials.runs.values()), default=0)
 
 
 def _is_affordable(trials: Trials, arm: Arm, condition: Condition) -> bool:
     """Whether all documents that may be chosen cost no more than the study allows for them."""
-    study = trials.study
-    first, most = study.seeds.first, study.ceiling.tokens
+    first = trials.study.seeds.first
     tokens, largest = (
         trials.manifest(one, condition.budget, first)[1].manifest.header.counts.tokens for one in (everything(), arm)
     )
-    cost = study.plugin.tokens(condition.scale, tokens) * study.seeds.least
-    return tokens <= study.controls.affordable * largest and (most is None or cost <= most / 2)
+    return affordable(trials.study, condition, tokens, largest)

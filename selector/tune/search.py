@@ -20,7 +20,7 @@ from selector.errors import CorpusError, PolicyError, UsageError
 from selector.exact import keyed
 from selector.policy.resolve import resolve
 from selector.storage import Storage
-from selector.tune.arms import Arm, conditions_of, policy_of
+from selector.tune.arms import Arm, conditions_of, policy_of, written
 from selector.tune.evidence import values_of
 from selector.tune.study import Dimension, Study, search_seeds
 from selector.tune.trials import Trials
@@ -103,10 +103,13 @@ class _Search:
         trial = search.ask(self._distributions(optuna))
         arm, condition = self._arm(number, trial.params), conditions_of(self.study)[0]
         metric, _ = self.study.deciding
+        if self.trials.tell is not None:
+            self.trials.tell(f"{arm.name}: {written(arm.changes)}")
         of_seeds: list[float] = []
         step = 0
         for seed in search_seeds(self.study):
-            of_settings = [self.trials.measure(arm, condition, one, seed) for one in self.study.plugin.settings]
+            places = [(arm, condition, one, seed) for one in self.study.plugin.settings]
+            of_settings = [observed.evidence for observed in self.trials.measured(places)]
             of_seeds.append(float(np.mean([one.of(metric) for one in of_settings])))
             for value in values_of(of_settings[0], metric).values():
                 trial.report(value, step)

@@ -1,8 +1,10 @@
-"""One trial after another: the manifest of an arm is made, or found, and measured, or found measured."""
+"""Trials: the manifest of an arm is made, or found, and measured, or found measured."""
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from selector.engine.part import Receipt
 from selector.engine.runner import Planned, Progress, Runner
 from selector.engine.step import Result
 from selector.engine.store import Store
-from selector.errors import EmptyError, UsageError
+from selector.errors import EmptyError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.pipeline import FinishedRun
 from selector.policy import Policy
@@ -23,12 +25,16 @@ from selector.policy.resolve import resolve
 from selector.policy.sections import BudgetPolicy
 from selector.steps import dedup
 from selector.steps.run import Run
-from selector.tune import evidence
+from selector.tune import evidence, held_out
 from selector.tune.arms import Arm, Condition, policy_of
 from selector.tune.chosen import Chosen
 from selector.tune.evidence import Evidence
-from selector.tune.objectives import HeldOut, Trial
+from selector.tune.objectives import HeldOut, Objective, Trial
+from selector.tune.result import Observed
 from selector.tune.study import Study
+
+Place = tuple[Arm, Condition, str, int]
+"""A trial: an arm, where it is measured, by which setting of the objective and by which seed."""
 
 _OF_ONE_ARM = ("select", "order", "manifest")
 """Steps of which the line of the arm's measurement tells enough."""
@@ -88,29 +94,63 @@ class Trials:
     runs: dict[str, tuple[Policy, FinishedRun]] = field(default_factory=dict[str, tuple[Policy, FinishedRun]])
     """Finished runs, so that none is looked up for each scale and setting."""
 
-    def measure(self, arm: Arm, condition: Condition, setting: str, seed: int) -> Evidence:
-        """The evidence on an arm. Raises CeilingReached where that would cost more than the study may."""
+    def measured(self, places: Sequence[Place]) -> Iterator[Observed]:
+        """The evidence on all of these trials, in their order; workers measure several at once, if the objective can.
+
+        Raises CeilingReached before the first one that would cost more than the study may.
+        """
+        objective = self.study.plugin
+        asked = [(*place, *self._question(*place)) for place in places]
+        affordable = self._affordable([question for *_, question, _, _ in asked])
+        known = {question.key: evidence.find(self.store, question.key) for question in affordable}
+        new = {
+            question.key: (question, policy, finished)
+            for *_, question, policy, finished in asked
+            if question.key in known and known[question.key] is None
+        }
+        if objective.is_apart and new and self.executor.device() == "cpu":
+            work = _Measuring(objective=objective, store=self.store, held_out=self.held_out.key, clock=self.clock)
+            answers = self.executor.map(work, [question for question, _, _ in new.values()])
+        else:
+            answers = (self._measured_here(*one) for one in new.values())
+        for arm, condition, setting, seed, question, _, _ in asked:
+            self._check_ceiling(question.tokens)
+            measured = known[question.key]
+            if measured is None:
+                measured = next(answers)
+                known[question.key] = replace(measured, is_new=False)  # for an arm that says the same
+            self.spent.tokens += measured.tokens
+            self.spent.seconds += measured.seconds
+            if self.tell is not None:
+                words = [arm.name, condition.label, setting, f"seed {seed}"]
+                state = f"{measured.seconds:.1f} s" if measured.is_new else "stored"
+                metric, _ = self.study.deciding
+                self.tell(f"{'  '.join(word for word in words if word)}: {metric} {measured.of(metric):.5g}  {state}")
+            yield Observed(arm=arm, condition=condition, setting=setting, seed=seed, evidence=measured)
+
+    def _question(
+        self, arm: Arm, condition: Condition, setting: str, seed: int
+    ) -> tuple["_Question", Policy, FinishedRun]:
         policy, finished = self.manifest(arm, condition.budget, seed)
-        manifest, objective = finished.manifest, self.study.plugin
-        self._check_ceiling(objective.tokens(condition.scale, manifest.header.counts.tokens))
-        key = self._key(manifest, condition.scale, setting, seed)
-        columns = Chosen(
-            policy=policy, manifest=manifest, root=self.root, executor=self.executor, progress=self.progress
-        )
-        trial = Trial(
-            arm=arm.name, manifest=manifest, held_out=self.held_out, seed=seed, scale=condition.scale, setting=setting,
-            columns=columns, embed=functools.partial(_embedded, policy, self.executor), run=finished.uri,
-            keep=evidence.keeping(self.store, key),
+        manifest = finished.manifest
+        question = _Question(
+            key=self._key(manifest, condition.scale, setting, seed), arm=arm.name, run=finished.uri, seed=seed,
+            scale=condition.scale, setting=setting,
+            tokens=self.study.plugin.tokens(condition.scale, manifest.header.counts.tokens),
         )  # fmt: skip
-        measured = evidence.of(self.store, objective, key, trial, self.clock)
-        self.spent.tokens += measured.tokens
-        self.spent.seconds += measured.seconds
-        if self.tell is not None:
-            words = [arm.name, condition.label, setting, f"seed {seed}"]
-            state = f"{measured.seconds:.1f} s" if measured.is_new else "stored"
-            metric, _ = self.study.deciding
-            self.tell(f"{'  '.join(word for word in words if word)}: {metric} {measured.of(metric):.5g}  {state}")
-        return measured
+        return question, policy, finished
+
+    def _measured_here(self, question: "_Question", policy: Policy, finished: FinishedRun) -> Evidence:
+        trial = question.trial(
+            finished.manifest, self.held_out,
+            columns=Chosen(
+                policy=policy, manifest=finished.manifest, root=self.root, executor=self.executor,
+                progress=self.progress,
+            ),
+            embed=functools.partial(_embedded, policy, self.executor),
+            keep=evidence.keeping(self.store, question.key),
+        )  # fmt: skip
+        return evidence.of(self.store, self.study.plugin, question.key, trial, self.clock)
 
     def manifest(self, arm: Arm, budget: BudgetPolicy | None, seed: int) -> tuple[Policy, FinishedRun]:
         """An arm's policy, and its run: made, or found finished."""
@@ -152,12 +192,65 @@ class Trials:
             self.study.plugin, manifest, self.held_out, seed=seed, scale=scale, setting=setting
         )  # fmt: skip
 
+    def _affordable(self, questions: Sequence["_Question"]) -> list["_Question"]:
+        """The first of them, as many as the ceiling of tokens leaves room for."""
+        most = math.inf if self.study.ceiling.tokens is None else self.study.ceiling.tokens
+        after = itertools.accumulate((question.tokens for question in questions), initial=self.spent.tokens)
+        return [question for question, spent in zip(questions, itertools.islice(after, 1, None), strict=True)
+                if spent <= most]  # fmt: skip
+
     def _check_ceiling(self, tokens: int) -> None:
         ceiling = self.study.ceiling
         if ceiling.tokens is not None and self.spent.tokens + tokens > ceiling.tokens:
             raise CeilingReached(f"ceiling.tokens, {ceiling.tokens:,}, is reached")
         if ceiling.hours is not None and self.spent.seconds >= ceiling.hours * 3600:
             raise CeilingReached(f"ceiling.hours, {ceiling.hours:g}, is reached")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What is asked of an objective, as it is sent to workers."""
+
+    key: str  # of the evidence
+    arm: str
+    run: str  # where the manifest's run lies
+    seed: int
+    scale: str
+    setting: str
+    tokens: int  # that are trained on
+
+    def trial(self, manifest: Manifest, held_out: HeldOut, **ways: Any) -> Trial:
+        """The trial, with ways to what else an objective may read."""
+        return Trial(
+            arm=self.arm, manifest=manifest, run=self.run, held_out=held_out, seed=self.seed, scale=self.scale,
+            setting=self.setting, **ways,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measuring:
+    """Measures a trial by an objective that reads only its manifest and the held-out documents."""
+
+    objective: Objective
+    store: Store
+    held_out: str  # the key of the documents
+    clock: Callable[[], float]
+
+    def __call__(self, question: _Question) -> Evidence:
+        trial = question.trial(
+            Manifest.open(question.run), _opened(self.store, self.held_out), columns=_nothing, embed=_nothing,
+            keep=_nothing,
+        )  # fmt: skip
+        return evidence.of(self.store, self.objective, question.key, trial, self.clock)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(store: Store, key: str) -> HeldOut:
+    return held_out.opened(store, key)
+
+
+def _nothing(*_: Any) -> Any:
+    raise SelectorError("An objective that is_apart reads only the manifest and the held-out documents of a trial.")
 
 
 def _embedded(policy: Policy, executor: Executor, texts: Sequence[str]) -> npt.NDArray[Any]:

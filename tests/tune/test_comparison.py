@@ -54,6 +54,16 @@ def test_no_arm_wins_where_the_best_one_changes_with_the_scale() -> None:
         assert decision.winner is None and "arm 0 at scale 0, arm 1 at scale 1" in decision.reason
 
 
+def test_an_arm_that_is_ahead_at_a_small_scale_within_the_noise_is_a_flag_and_forbids_no_winner() -> None:
+    flagged = 0
+    for number in range(40):
+        decision, _ = studied([[0.0, 0.0, 0.0], [0.0, -6.0, 0.0]], number)
+        flagged += any("at scale 0, which is not told from noise" in flag for flag in decision.flags)
+        assert decision.winner == 1 or decision.reason
+    won = sum(studied([[0.0, 0.0, 0.0], [0.0, -6.0, 0.0]], number)[0].winner == 1 for number in range(40))
+    assert won >= 36 and flagged > 10
+
+
 def test_a_winner_that_does_not_hold_at_a_setting_is_flagged() -> None:
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 0.1, (2, 2, 4, 10))

@@ -71,7 +71,11 @@ def study_of(folder: Path, arms: dict[str, Any], **sections: Any) -> Study:
 
 def tried(study: Study, root: Path) -> Outcome:
     use_one_thread()
-    return run(study, root=root, executor=LocalExecutor(workers=1), clock=lambda: 0.0)
+    return run(study, root=root, executor=LocalExecutor(workers=1), clock=_no_time)
+
+
+def _no_time() -> float:
+    return 0.0
 
 
 FILTER = {"filter": {"select.where": "corpus.grade > 5"}}
@@ -146,6 +150,8 @@ def test_no_arm_has_a_held_out_document_or_one_that_is_like_it(tmp_path: Path) -
     seen: list[list[str]] = []
 
     class Looking(Probe):
+        is_apart = False  # it writes down what it sees, here
+
         def measure(self, trial: Trial) -> Any:
             chosen = {row["doc_id"] for row in trial.manifest.take(np.arange(len(trial.manifest))).to_pylist()}
             assert not chosen & set(trial.held_out.documents["doc_id"].to_pylist())
@@ -153,7 +159,10 @@ def test_no_arm_has_a_held_out_document_or_one_that_is_like_it(tmp_path: Path) -
             return super().measure(trial)
 
     object.__setattr__(study, "__dict__", {**study.__dict__, "plugin": Looking(orders=(5,))})
-    run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+    outcome = run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
     numbers = [int(text.split()[1].rstrip(":")) for text in seen[0]]
     assert len(seen) == 4 and len(numbers) > 10
     assert {numbers.count(number) for number in numbers if number < 200} <= {2}, "both of a pair, or none"
+    held_out = outcome.content["held_out"]
+    assert held_out["left"] == len(held_out["left_are_like"]) > 10
+    assert all(one["shared"] >= 0.5 and one["doc_id"] != one["other"] for one in held_out["left_are_like"])

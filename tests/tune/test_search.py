@@ -1,7 +1,7 @@
 """The search of a space: it finds what is better, and goes on where it was killed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,12 @@ from selector.engine.store import Store
 from selector.errors import PolicyError
 from selector.exact import keyed
 from selector.tune import search
-from selector.tune.arms import Arm, Condition, policy_of
+from selector.tune.arms import Arm, policy_of
 from selector.tune.evidence import Evidence
 from selector.tune.objectives import HeldOut, answer
+from selector.tune.result import Observed
 from selector.tune.study import Study, search_seeds
+from selector.tune.trials import Place
 
 BASE = {"corpus": {"paths": ["corpus"]}, "select": {"budget": {"fraction": 0.1}}}
 SPACE = {
@@ -39,8 +41,18 @@ class Formula:
     killed_after: int = 1 << 30
     held_out: HeldOut = field(default_factory=HeldOut)
     seen: list[str] = field(default_factory=list[str])
+    told: list[str] = field(default_factory=list[str])
 
-    def measure(self, arm: Arm, condition: Condition, setting: str, seed: int) -> Evidence:
+    @property
+    def tell(self) -> Callable[[str], None]:
+        return self.told.append
+
+    def measured(self, places: Sequence[Place]) -> Iterator[Observed]:
+        for arm, condition, setting, seed in places:
+            measured = self._measure(arm, seed)
+            yield Observed(arm=arm, condition=condition, setting=setting, seed=seed, evidence=measured)
+
+    def _measure(self, arm: Arm, seed: int) -> Evidence:
         if len(self.seen) >= self.killed_after:
             raise Killed
         self.seen.append(arm.name)
@@ -70,7 +82,9 @@ def trials_of(study: Study, storage: MemoryStorage, **values: Any) -> Any:
 
 def test_a_search_finds_what_is_better() -> None:
     study = study_of()
-    first, second = search.finalists(study, trials_of(study, MemoryStorage()))
+    trials = trials_of(study, MemoryStorage())
+    first, second = search.finalists(study, trials)
+    assert trials.told[0].startswith("trial 0: select.using.quality_sampling.temperature=")
     assert 0.5 < first.changes["select.using.quality_sampling.temperature"] < 18
     assert first.changes["select.missing"] == "drop" and first.name != second.name
     policy = policy_of(study, Arm(name="a", changes={**first.changes, "rate": ["length"],

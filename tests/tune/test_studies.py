@@ -73,22 +73,28 @@ def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_
     study.write_text(yaml.safe_dump(study_of(write_corpus(tmp_path / "corpus"))), "utf-8")
     planned = selector("tune", "plan", study, "--root", root)
     assert "measurements: 9 with 3 seeds, 0 of them stored" in planned.out and not root.exists()
+    assert "all: whether it is affordable is not known yet" in planned.out
     first = selector("tune", study, "--root", root)
-    assert first.code == 0, first.err
+    assert first.code == 3 and "2 rows are in quarantine" in first.err, "as a run of this corpus ends"
     assert "long is the best by quality" in first.out and "random" in first.out
     again = selector("tune", study, "--root", root)
     assert again.out == first.out and again.err.count("stored") == 4 * 3
     planned = selector("tune", "plan", study, "--root", root, "--json").json
-    assert planned["measurements_stored"] == 9 == planned["manifests_stored"] and planned["steps_to_run"] == []
+    assert planned["measurements_stored"] == 12 == planned["manifests_stored"] and planned["steps_to_run"] == []
+    assert planned["all_is_affordable"] and [row["arm"] for row in planned["arms"]][-1] == "all"
+    one = selector("tune", "plan", study, "--root", root, "--set", "seeds.least=1", "--set", "seeds.most=1")
+    assert ", 1 seed\n" in one.out and "with 1 seed, 4 of them stored" in one.out
     shown = selector("tune", "show", study, "--root", root)
     assert shown.out == first.out
+    missing = selector("tune", "show", tmp_path / "nope.yaml", "--root", root)
+    assert missing.code == 2 and re.search(r"The study '.*nope\.yaml' cannot be read", missing.err)
     content = selector("tune", "show", study, "--root", root, "--json").json
     assert content["winner"] == "long" and content["seeds"] == [0, 1, 2]
     best = Path(content["policy"]).read_text("utf-8")
     assert best.startswith("# long is the best by quality\n")
     assert Policy.load(content["policy"]).select.using.name == "top", "and it is a policy"
     fewer = selector("tune", study, "--root", root, "--set", "arms.long={}", "--set", "seeds.least=2")
-    assert fewer.code == 0 and fewer.err.count("drawn") == fewer.err.count("random") == 3, fewer.err
+    assert fewer.code == 3 and fewer.err.count("drawn") == fewer.err.count("random") == 3, fewer.err
     assert fewer.err.count("stored") >= 6, "what another study measured is used again"
     assert selector("gc", "--root", root, "--delete").code == 0
     after = selector("tune", study, "--root", root)
@@ -135,15 +141,19 @@ def test_a_budget_below_the_target_is_chosen_from_a_sample_so_that_repetition_is
 
 
 @pytest.mark.slow
-def test_a_study_ends_at_its_ceiling_and_says_so(tmp_path: Path) -> None:
+def test_a_study_ends_at_its_ceiling_and_says_so_whatever_workers_measure_it(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     held_out = {"share": 0.2, "alike": 1.0}
     sections = {"objective": "probe", "held_out": held_out, "budgets": [{"tokens": 300}], "controls": {"all": False}}
-    study = Study.of(study_of(corpus, **sections, ceiling={"tokens": 1500}))
-    outcome = run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))
-    assert outcome.content["stopped"] == "ceiling.tokens, 1,500, is reached"
-    assert outcome.content["seeds"] == [0] and outcome.content["tokens"] <= 1500
-    assert outcome.sentence.startswith("undecided: ")
+    study = Study.of(study_of(corpus, arms={**ARMS, "twin": ARMS["long"]}, **sections, ceiling={"tokens": 1900}))
+    alone, together = (
+        run(study, root=tmp_path / f"{workers}", executor=LocalExecutor(workers=workers)) for workers in (1, 2)
+    )
+    assert alone.content == together.content
+    assert alone.content["stopped"] == "ceiling.tokens, 1,900, is reached"
+    assert alone.content["seeds"] == [0] and alone.content["tokens"] <= 1900
+    assert alone.sentence.startswith("undecided: ")
+    assert alone.content["alike"] == [["long", "twin"]], "arms that are the same are named"
 
 
 def test_an_arm_that_is_no_policy_is_named(tmp_path: Path) -> None:

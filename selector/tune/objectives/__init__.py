@@ -27,6 +27,8 @@ class HeldOut:
 
     documents: pa.Table = field(default_factory=tables.HELD_OUT.empty_table)  # sorted by doc_id
     fingerprint: str = ""
+    key: str = ""  # of the artefact that they are stored in
+    left: pa.Table = field(default_factory=tables.HELD_OUT_LEFT.empty_table)  # drawn too, but not evaluated on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ class Objective(abc.ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     reads_held_out: ClassVar[bool] = True
     runs_programs: ClassVar[bool] = False  # that a study names
+    is_apart: ClassVar[bool] = False
+    """Whether it reads nothing of a trial but the manifest, the held-out documents and how it is asked: then workers
+    measure several trials at once, and `columns`, `embed` and `keep` are not there."""
 
     @property
     @abc.abstractmethod

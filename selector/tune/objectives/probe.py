@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector.consume.text import Texts
+from selector.engine import alive
 from selector.errors import PolicyError, SelectorError
 from selector.exact import Floats, UInt64
 from selector.manifest import Manifest
@@ -32,6 +33,8 @@ class Probe(Objective):
     choice of data by n-gram models see DSIR (arXiv 2302.03169). What it sees is spelling, words and short phrases: an
     arm that is better in reasoning alone looks equal to `random` here.
     """
+
+    is_apart: ClassVar[bool] = True
 
     orders: tuple[int, ...] = (6,)
     most_bytes: int = 1 << 28
@@ -109,6 +112,7 @@ def bits_of(
     """What each held-out byte costs in bits, by counts of what was trained on."""
     chance = np.full(len(held_out[1]), 1 / 256)
     for length in range(order + 1):
+        alive.sign()
         keys, counts = np.unique(_keys(*trained, length), return_counts=True)
         if not len(keys):
             break

@@ -40,6 +40,7 @@ class Proxy(Objective):
     """
 
     libraries: ClassVar[tuple[str, ...]] = decoder.LIBRARIES
+    is_apart: ClassVar[bool] = True
 
     sizes: tuple[str, ...] = ("0.3M", "1.3M", "5M")
     learning_rates: tuple[float, ...] = (0.003, 0.001)
