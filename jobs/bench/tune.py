@@ -170,9 +170,9 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
         "Not told apart from random anywhere": lambda seen: set(seen) == {0},
     }
     lines += ["", *(
-        f"* {kind}: {', '.join(found)}."
+        f"* {kind}: {', '.join(names)}."
         for kind, holds in kinds.items()
-        if (found := [arm for arm, seen in signs.items() if holds(seen)])
+        if (names := [arm for arm, seen in signs.items() if holds(seen)])
     )]  # fmt: skip
     alike = [" and ".join(names) for names in content["alike"]]
     lines += [f"* The same manifests: {'; '.join(alike)}."] if alike else []
@@ -183,7 +183,7 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
 
 def _cpu_seconds() -> float:
     """Of this process, its threads, and the processes that it has ended."""
-    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(sum(resource.getrusage(processes)[:2]) for processes in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _cell(cell: Mapping[str, Any], is_control: bool) -> str:

@@ -100,12 +100,12 @@ class Trials:
         Raises CeilingReached before the first one that would cost more than the study may.
         """
         objective = self.study.plugin
-        asked = [(*place, *self._question(*place)) for place in places]
-        affordable = self._affordable([question for *_, question, _, _ in asked])
+        questions = [(*place, *self._question(*place)) for place in places]
+        affordable = self._affordable([question for *_, question, _, _ in questions])
         known = {question.key: evidence.find(self.store, question.key) for question in affordable}
         new = {
             question.key: (question, policy, finished)
-            for *_, question, policy, finished in asked
+            for *_, question, policy, finished in questions
             if question.key in known and known[question.key] is None
         }
         if objective.is_apart and new and self.executor.device() == "cpu":
@@ -113,7 +113,7 @@ class Trials:
             answers = self.executor.map(work, [question for question, _, _ in new.values()])
         else:
             answers = (self._measured_here(*one) for one in new.values())
-        for arm, condition, setting, seed, question, _, _ in asked:
+        for arm, condition, setting, seed, question, _, _ in questions:
             self._check_ceiling(question.tokens)
             measured = known[question.key]
             if measured is None:
