@@ -20,12 +20,13 @@ from selector.exact.sortkeys import (
     floats,
     largest_first,
 )
-from selector.exact.spend import Budget, Overshoot, Queued, Queues, Taken, take
+from selector.exact.spend import Budget, Ends, Overshoot, Queued, Queues, Taken, ends_of, take
 from selector.exact.sums import parts, total
 
 __all__ = [
     "LAST",
     "Budget",
+    "Ends",
     "Float32",
     "Floats",
     "Ints",
@@ -38,6 +39,7 @@ __all__ = [
     "argsort",
     "ascending",
     "descending",
+    "ends_of",
     "expm1",
     "floats",
     "keyed",

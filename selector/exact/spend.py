@@ -161,10 +161,11 @@ def take(
     """
     count = sum(queues(_count)) if count is None else count
     ceilings = np.full_like(quotas, UNLIMITED) if ceilings is None else ceilings
-    cuts, whole, spent = _cut(queues, np.minimum(quotas, ceilings), count)
+    ends = ends_of(queues, np.minimum(quotas, ceilings), count)
+    cuts, whole = ends.cuts, ends.whole
     cuts[ceilings == 0], whole[ceilings == 0] = 0, False
-    taken = Taken(cuts=cuts, whole=whole, spent=int(spent.sum()))
-    rooms = np.where(ceilings < UNLIMITED, np.where(ceilings == 0, _ENDED, ceilings - spent), UNLIMITED)
+    taken = Taken(cuts=cuts, whole=whole, spent=int(ends.spent.sum()))
+    rooms = np.where(ceilings < UNLIMITED, np.where(ceilings == 0, _ENDED, ceilings - ends.spent), UNLIMITED)
     return _serve_on(queues, taken, int(quotas.sum()) - taken.spent, rooms, overshoot, count)
 
 
@@ -229,14 +230,25 @@ def _serve_on(queues: Queues, taken: Taken, left: int, rooms: Ints, overshoot: O
 def _front(queues: Queues, width: int, most: int) -> tuple[Queued, bool]:
     """The first `width` documents, all in one queue, of which there are at most so many; and whether there are more."""
     if most > width:
-        cuts, whole, _ = _cut(_only(queues, _as_one), np.array([width]), most)
-        if not whole[0]:
-            return _collected(_only(queues, _Before(cut=cuts[0]))).in_turn(), True
+        ends = ends_of(_only(queues, _as_one), np.array([width]), most)
+        if not ends.whole[0]:
+            return _collected(_only(queues, _Before(cut=ends.cuts[0]))).in_turn(), True
     return _collected(queues).in_turn(), False
 
 
-def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]:
-    """For each group: the first document that its quota cannot pay, whether there is none, and what is spent."""
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Where quotas end, group by group."""
+
+    cuts: UInt64  # (groups, 3), the first document that the quota cannot pay
+    sizes: Ints  # and what it would spend
+    whole: Bools  # whether there is none
+    spent: Ints  # on the documents before it
+
+
+def ends_of(queues: Queues, quotas: Ints, count: int) -> Ends:
+    """Where the quota of each group ends, if every group is served in the order of (key, id); `count` is the number of
+    documents, or more."""
     groups = len(quotas)
     width = next(width for width in (16, 8, 4, 2, 1) if groups << width <= BINS or width == 1)
     cuts = np.zeros((groups, 3), np.uint64)  # the digits of each cut, known to `depth` bits
@@ -268,8 +280,11 @@ def _cut(queues: Queues, quotas: Ints, count: int) -> tuple[UInt64, Bools, Ints]
     unpaid = np.flatnonzero(after > quotas[collected.group])
     closed, first = np.unique(collected.group[unpaid], return_index=True)
     cuts[closed] = np.stack([digit[unpaid[first]] for digit in collected.digits], axis=1)
+    sizes = np.zeros(groups, np.int64)
+    sizes[closed] = collected.sizes[unpaid[first]]
     paid = collected.where(after <= quotas[collected.group])
-    return cuts, np.bincount(closed, minlength=groups) == 0, tally(spent, paid.group, paid.sizes)
+    whole = np.bincount(closed, minlength=groups) == 0
+    return Ends(cuts=cuts, sizes=sizes, whole=whole, spent=tally(spent, paid.group, paid.sizes))
 
 
 def _collected(queues: Queues) -> Queued:

@@ -5,7 +5,8 @@ document several times, one with phases names a stretch of the list, one with lo
 
 Most orders are a `Placed`: documents sorted by (group, key, id), then put in their places by arithmetic on ranks. One
 around another order is a `Resorted` where it sorts the visits of that one anew, a `Weighted` where it weighs them, and
-a `Moved` where a visit's place follows from the groups of all visits. None of them ever holds all visits' documents.
+a `Moved` where a visit's place follows from the groups of all visits. A `Parted` divides the visits among others, which
+arrange a part each. None of them ever holds all visits' documents.
 
 A docstring ends with two paragraphs that the gallery shows apart: "Evidence:", the source, the setting and the effect,
 also where there was none; and "When:", where that supports the order, and where a random one is as good.

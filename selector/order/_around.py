@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from selector.exact import Ints, UInt64, keyed
 from selector.order._contract import Order, Positions
+from selector.order._parted import Parted
 from selector.order._placed import Placed, random_visits
 from selector.plugins.pool import Pool
 
@@ -113,5 +114,8 @@ def taken(columns: pa.Table | pa.RecordBatch, rows: Ints) -> pa.RecordBatch:
 
 
 def is_arranged_by_shards(order: Order) -> bool:
-    """Whether nobody needs to hold all visits of the order in one piece: it is placed, or around one that is."""
+    """Whether nobody needs to hold all visits of the order in one piece: it is placed, or around one that is, or has
+    parts that are."""
+    if isinstance(order, Parted):
+        return all(is_arranged_by_shards(one) for one in order.orders)
     return isinstance(order, Placed) or (isinstance(order, Around) and is_arranged_by_shards(order.inner))

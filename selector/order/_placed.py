@@ -9,7 +9,7 @@ import abc
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ class Placed(Order):
 
     left_because: ClassVar[str] = "the order does not visit it"
     """The reason of a document that `visits` gives none."""
+    counts: ClassVar[Literal["visits", "tokens"]] = "visits"
+    """What `rank` and `sizes` count where places are asked for. With tokens, `rank` is twice the tokens before the
+    middle of a row within its group, and `sizes` twice those of the group; equal places are told apart as ever."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,20 +103,24 @@ class Placed(Order):
         chosen = with_ranks(self, chosen, seed)
         summary = self.summary(chosen, seed)
         shards = chosen.map(Read(order=self, summary=summary, seed=seed), *columns_read(self, chosen))
-        counts, ids, groups, keys = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *shards, strict=True))
+        counts, ids, groups, keys, tokens = (np.concatenate(arrays) for arrays in zip(_NO_ROWS, *shards, strict=True))
         rows = np.repeat(np.arange(len(counts)), counts)
 
         by_key = exact.argsort(keys, ids)
         by_group = by_key[np.argsort(groups[by_key], kind="stable")]
         group, sizes = groups[by_group], np.bincount(groups)
-        rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-        place = placed(self, group, rank, sizes, summary)
+        if self.counts == "tokens":
+            totals = exact.tally(np.zeros(len(sizes), np.int64), groups, tokens)
+            place = placed(self, group, middles(group, tokens[by_group], totals, 0), 2 * totals, summary)
+        else:
+            rank = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
+            place = placed(self, group, rank, sizes, summary)
         dealt = np.argsort(place, kind="stable")
 
         order, group = by_group[dealt], group[dealt]
         phase, weights = labelled(self, group, np.arange(len(group)), summary)
         visits = pa.table([rows[order], numbered(ids[order]), phase, weights], schema=tables.VISITS)
-        left = left_out(self, np.flatnonzero(counts == 0))
+        left = left_out(np.flatnonzero(counts == 0), self.left_because)
         return Positions(visits=visits, left=left, phases=self.phase_facts(summary), facts=self.facts(sizes, summary))
 
 
@@ -146,6 +153,14 @@ def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints, summary: Any) ->
     return _numbers(order, "place", place, len(group), "iu").astype(np.int64)
 
 
+def middles(group: Ints, tokens: Ints, totals: Ints, before: int) -> Ints:
+    """For rows that follow each other in line, twice the tokens before the middle of each one within its group.
+
+    `totals` are the tokens of all groups, `before` those of all rows in line before these.
+    """
+    return 2 * (before + np.cumsum(tokens) - (np.cumsum(totals) - totals)[group]) - tokens
+
+
 def labelled(
     order: Placed, group: Ints, position: Ints, summary: Any
 ) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
@@ -165,10 +180,10 @@ def labelled(
     return phase, weights
 
 
-def left_out(order: Placed, rows: npt.NDArray[Any]) -> pa.Table:
+def left_out(rows: npt.NDArray[Any], because: str) -> pa.Table:
     """`tables.LEFT`: these rows are not visited, and why."""
-    because = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([order.left_because]))
-    return pa.table([rows.astype(np.int64), because, pa.nulls(len(rows), tables.LABEL)], schema=tables.LEFT)
+    reason = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([because]))
+    return pa.table([rows.astype(np.int64), reason, pa.nulls(len(rows), tables.LABEL)], schema=tables.LEFT)
 
 
 def random_keys(batch: pa.RecordBatch, seed: int, purpose: str) -> UInt64:
@@ -185,18 +200,22 @@ def random_visits(ids: pa.Array, visit: npt.NDArray[Any], seed: int, purpose: st
     return keyed.hashes_by(ids, seed, purposes, which)
 
 
-_NO_ROWS = np.empty(0, np.int64), np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64)
+_NO_ROWS = (
+    np.empty(0, np.int64), np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64),
+    np.empty(0, np.int64),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What the sort needs of a batch: how often each row is seen, then for each visit its id, its group and its key."""
+    """What the sort needs of a batch: how often each row is seen; then for each visit its id, its group, its key, and
+    its tokens where the order counts those."""
 
     order: Placed
     summary: Any
     seed: int
 
-    def __call__(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64]:
+    def __call__(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64, Ints]:
         if type(self.order).drawn is not Placed.drawn:
             return self._drawn(batch)
         with _blamed(self.order):
@@ -211,16 +230,22 @@ class Read:
         with _blamed(self.order):
             groups, keys = self.order.groups(seen, self.summary), self.order.keys(seen, self.summary, self.seed)
         groups = _natural(self.order, "groups", groups, len(ids))
-        return counts, ids, groups, _numbers(self.order, "keys", keys, len(ids), "u").astype(np.uint64)
+        keys = _numbers(self.order, "keys", keys, len(ids), "u").astype(np.uint64)
+        return counts, ids, groups, keys, self._tokens(seen)
 
-    def _drawn(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64]:
+    def _tokens(self, seen: pa.RecordBatch) -> Ints:
+        counts_tokens = self.order.counts == "tokens"
+        return seen["num_tokens"].to_numpy().astype(np.int64) if counts_tokens else np.empty(0, np.int64)
+
+    def _drawn(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64, Ints]:
         ids = keyed.words(batch["doc_id"])
         with _blamed(self.order):
             drawn = self.order.drawn(batch.append_column("visit", pa.array(numbered(ids))), self.summary, self.seed)
         assert drawn is not None
         by_row = np.argsort(drawn.row, kind="stable")
         row = drawn.row[by_row]
-        return np.bincount(row, minlength=len(ids)), ids[row], drawn.group[by_row], drawn.key[by_row]
+        counts, tokens = np.bincount(row, minlength=len(ids)), self._tokens(batch.take(pa.array(row)))
+        return counts, ids[row], drawn.group[by_row], drawn.key[by_row], tokens
 
 
 def _blamed(order: Placed) -> AbstractContextManager[None]:

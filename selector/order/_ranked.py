@@ -1,14 +1,13 @@
-"""What orders share that go by ranks: the documents from easy to hard, and those that are not visited."""
+"""What orders share that go by ranks: the documents from easy to hard, class after class, or by their ids."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from selector import exact, tables
+from selector import exact
 from selector.exact import Ints, UInt64, keyed
-from selector.order._contract import Positions
 from selector.order._difficulty import Direction, difficulty_keys
 from selector.order._groups import Groups, groups_in
 from selector.order._placed import Placed
@@ -81,12 +80,3 @@ def first_rows(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
 def num_scored(score: str, batch: pa.RecordBatch) -> int:
     """How many documents of a batch have a score."""
     return int(np.count_nonzero(first_rows(batch) & ~np.isnan(exact.floats(batch[score]))))
-
-
-def left_out(positions: Positions, num_rows: int, because: str) -> Positions:
-    """The same visits, with the rows that have none told as left."""
-    visited = np.bincount(positions.visits["document"].to_numpy(), minlength=num_rows)
-    rows = np.flatnonzero(visited == 0)
-    reason = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([because]))
-    left = pa.table([rows.astype(np.int64), reason, pa.nulls(len(rows), tables.LABEL)], schema=tables.LEFT)
-    return replace(positions, left=left)

@@ -4,26 +4,22 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from selector import exact, tables
 from selector.errors import PolicyError, did_you_mean
-from selector.exact import Ints, UInt64, keyed
-from selector.order import Order, Pool, Positions, ScoreName, cut_at, groups_in, numbered, random_visits
-from selector.order._contract import numbered_together
-from selector.order._placed import columns_read
-from selector.order._ranked import left_out
-from selector.order._spacing import Numbers
+from selector.exact import Ints, keyed
+from selector.order import Order, Pool, ScoreName, cut_at, groups_in
+from selector.order._evenly import Evenly, Grouping
+from selector.order._in_line import Amounts, Queues
+from selector.order._parted import Arrangement, Part, Parted
 from selector.plugins.options import plugins_in
 
-_AT_ONCE = 1 << 20  # visits that are looked at together
 _ROUNDED = 0.05  # of a budget, which is not paid because documents are whole: more than that is said
 
 
@@ -68,7 +64,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phases(Order):
+class Phases(Parted):
     """Divides the visits into phases in the order of `phases`; each draws its documents from its pool by its mixture.
 
     A phase is written {name, tokens or share, weights, pool, most_visits, inner, sequence_length, hints}, none of them
@@ -90,8 +86,7 @@ class Phases(Order):
     another order inside are called `phase/theirs`. The manifest says of each phase the tokens asked for and missing (in
     the facts also where its groups have no more), the tokens of each group that it has, `sequence_length`, and `hints`,
     whatever they are (a masking rate, a task): nothing here reads them, they are for the trainer. Documents in no phase
-    are told as left. The driver holds all visits, some 100 bytes each, and the columns that the orders inside read;
-    more than 100 million are refused.
+    are told as left. The driver holds a few numbers for each group and phase, unless an order inside must be held.
 
     Evidence: the best or most task-like data last, in two or more phases, is the practice of OLMo 2 and 3, Nemotron 3
     and SmolLM3, and beside a random order worth 3.4 % on average (2412.15285, two phases). Llama-3-SynE (2407.18743):
@@ -104,6 +99,7 @@ class Phases(Order):
     """
 
     version: ClassVar[int] = 2
+    left_because: ClassVar[str] = "no phase visits it"
     example: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "phases": [
@@ -152,73 +148,92 @@ class Phases(Order):
             mixtures.append(held)
         return mixtures
 
-    def arrange(self, chosen: Pool, seed: int) -> Positions:
-        has_inner = any(phase.inner is not None for phase in self.phases)
-        table = chosen.table(*(columns_read(self, chosen) if has_inner else ("doc_id", "num_tokens")))
-        ids, tokens = keyed.words(table["doc_id"]), table["num_tokens"].to_numpy()
-        all_tokens = int(tokens.sum(dtype=np.int64))
-        names, group = self._groups(chosen)
-        left = _Left.of(group, ids, tokens, len(names), self.visits, seed)
-        parts, phases = list[_Part](), dict[str, dict[str, Any]]()
-        missing, short, unpaid = dict[str, int](), dict[str, int](), dict[str, int]()
+    @property
+    def orders(self) -> Sequence[Order]:
+        return [phase.inner for phase in self.phases if phase.inner is not None]
+
+    def summary(self, chosen: Pool, seed: int) -> "Drawn":
+        grouping = self._grouping(chosen)
+        queues = Queues(
+            groups_of=grouping.of,
+            columns=grouping.columns,
+            num_groups=len(grouping.names),
+            laps=self.visits,
+            seed=seed,
+        )
+        all_tokens, dues = 0, list[Due]()
         for number, (name, phase, mixture) in enumerate(zip(self.names, self.phases, self.mixtures(), strict=True)):
-            weights = self._weights(name, mixture, names, left)
+            amounts = queues.amounts(chosen, phase.most_visits)
+            if not number:
+                all_tokens = int(amounts.left.sum()) // self.visits
+            weights = self._weights(name, mixture, grouping.names, amounts)
             budget = phase.tokens
             if phase.share is not None:
                 budget = int(Fraction(str(phase.share)) * all_tokens)
-            is_open = left.within(ids, phase.most_visits)
-            open_to_it = left.only(is_open)
-            if budget is not None and (available := open_to_it.available(weights)) < budget:
-                short[name] = budget - available
-            counts = open_to_it.never_drawn(weights) if budget is None else open_to_it.paid_by(budget, weights)
-            first, is_drawn = open_to_it.first(counts), np.zeros(len(left.rows), np.bool_)
-            is_drawn[first if isinstance(is_open, slice) else np.flatnonzero(is_open)[first]] = True
-            del open_to_it
-            rows, left = left.rows[is_drawn], left.only(~is_drawn)
-            rows, inner_seed = np.sort(rows), _seed(seed, number)
-            if phase.inner is None or not len(rows):
-                part = _Part.of(rows, _mixed(rows, group, tokens, ids, inner_seed), name)
-            else:
-                pool = replace(Pool.of(table.take(pa.array(rows)), len(rows)), training=chosen.training)
-                part = _Part.of(rows, phase.inner.arrange(pool, inner_seed), name)
-            facts = dict[str, Any]()
-            if budget is not None:
-                missing[name] = budget - int(tokens[rows].sum(dtype=np.int64))
-                if missing[name] - short.get(name, 0) > _ROUNDED * budget:
-                    unpaid[name] = missing[name] - short.get(name, 0)
-                facts |= {"tokens_asked_for": budget, "tokens_missing": missing[name]}
-            if phase.sequence_length is not None:
-                facts["sequence_length"] = phase.sequence_length
-            if phase.hints:
-                facts["hints"] = dict(phase.hints)
-            for label, mixture in zip(part.labels, _mixtures(part, group, tokens, names), strict=True):
-                phases[label] = {**part.phases.get(label, {}), **facts, "mixture": mixture}
-            parts.append(part)
-        inside = {name: dict(part.facts) for name, part in zip(self.names, parts, strict=True) if part.facts}
-        facts: dict[str, Any] = {"tokens_missing": missing, "short": short, "inside": inside}
-        if unpaid:
-            facts["unpaid"] = unpaid
-        facts = {"phases": facts}
-        del table, left, tokens, group
-        return replace(_joined(parts, ids), phases=phases, facts=facts)
+            if budget is None:
+                queues = queues.with_new(np.array([weight > 0 for weight in weights]), phase.most_visits)
+                dues.append(Due(budget=None))
+                continue
+            of_groups = zip(amounts.tokens.sum(axis=1).tolist(), weights, strict=True)
+            short = max(budget - sum(tokens for tokens, weight in of_groups if weight), 0)
+            queues, missing = queues.with_paid(chosen, amounts, budget, weights, phase.most_visits)
+            dues.append(Due(budget=budget, missing=missing, short=short))
+        return Drawn(grouping=grouping, queues=queues, dues=tuple(dues))
 
-    def _groups(self, chosen: Pool) -> tuple[list[str], Numbers]:
-        """What the groups are called, the last one of documents without a value; and the group of each row."""
+    def parts(self, summary: "Drawn", seed: int) -> Sequence[Part]:
+        evenly = Evenly(grouping=summary.grouping)
+        named = enumerate(zip(self.names, self.phases, strict=True))
+        return [Part(name=name, order=phase.inner or evenly, seed=_seed(seed, i)) for i, (name, phase) in named]
+
+    def rows(self, batch: pa.RecordBatch, summary: "Drawn") -> Sequence[Ints]:
+        return summary.queues.rows(batch)
+
+    def groups(self, batch: pa.RecordBatch, summary: "Drawn") -> Ints:
+        return summary.grouping.of(batch)
+
+    def group_names(self, summary: "Drawn") -> Sequence[str]:
+        return summary.grouping.names
+
+    def facts(self, parts: Mapping[str, Arrangement], summary: "Drawn") -> Mapping[str, Any]:
+        dues = {name: due for name, due in zip(self.names, summary.dues, strict=True) if due.budget is not None}
+        facts: dict[str, Any] = {
+            "tokens_missing": {name: due.missing for name, due in dues.items()},
+            "short": {name: due.short for name, due in dues.items() if due.short},
+            "inside": {name: dict(part.facts) for name, part in parts.items() if part.facts},
+        }
+        unpaid = {
+            name: due.missing - due.short
+            for name, due in dues.items()
+            if due.missing - due.short > _ROUNDED * (due.budget or 0)
+        }
+        return {"phases": facts | ({"unpaid": unpaid} if unpaid else {})}
+
+    def phase_facts(
+        self, part: str, inner_facts: Mapping[str, Any], mixture: Mapping[str, int], summary: "Drawn"
+    ) -> Mapping[str, Any]:
+        number = self.names.index(part)
+        phase, due = self.phases[number], summary.dues[number]
+        facts = dict(inner_facts)
+        if due.budget is not None:
+            facts |= {"tokens_asked_for": due.budget, "tokens_missing": due.missing}
+        if phase.sequence_length is not None:
+            facts["sequence_length"] = phase.sequence_length
+        if phase.hints:
+            facts["hints"] = dict(phase.hints)
+        return {**facts, "mixture": dict(mixture)}
+
+    def _grouping(self, chosen: Pool) -> "Grouping":
         if self.bands_of is None:
-            groups = groups_in(chosen, self.by)
-            names, numbers = [str(name) for name in groups.names], chosen.map(groups.of, self.by)
-        else:
-            bands = cut_at(chosen, self.bands_of, [Fraction(str(share)) for share in self.cuts])
-            names = [str(number) for number in range(1, len(self.cuts) + 2)]
-            numbers = chosen.map(bands.pieces, "doc_id", self.bands_of)
-        columns = [np.empty(0, np.int32), *(number.astype(np.int32) for number in numbers)]
-        return [*names, "no value"], np.concatenate(columns)
+            return Grouping(known=groups_in(chosen, self.by))
+        return Grouping(known=cut_at(chosen, self.bands_of, [Fraction(str(share)) for share in self.cuts]))
 
-    def _weights(self, name: str, mixture: Mapping[str, float], names: list[str], left: "_Left") -> list[Fraction]:
+    def _weights(
+        self, name: str, mixture: Mapping[str, float], names: Sequence[str], amounts: Amounts
+    ) -> list[Fraction]:
         """The weight of each group, by its number; where none is given, the tokens that are left of it."""
         if not mixture:
-            return [Fraction(max(tokens, 1)) for tokens in left.tokens().tolist()]
-        absent = [group for group in mixture if group not in names[:-1]] if len(left.rows) else []
+            return [Fraction(max(tokens, 1)) for tokens in amounts.left.tolist()]
+        absent = [group for group in mixture if group not in names[:-1]] if amounts.num_left else []
         if absent:
             hint, by = did_you_mean(absent[0], names[:-1]), "band" if self.bands_of else self.by
             raise PolicyError(f"phases: {name}.weights: no chosen document has {by} {absent[0]!r}. {hint}")
@@ -226,157 +241,21 @@ class Phases(Order):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Left:
-    """The visits that no phase has drawn: group after group, those of a group in the order in which they are drawn."""
+class Due:
+    """The tokens that a phase asks for, those of them that it does not get, and how many its groups do not have."""
 
-    rows: Numbers
-    laps: Numbers  # how often the row was in its group's queue before
-    group: Numbers
-    in_line: Numbers  # the tokens of each visit
-    num_groups: int
-
-    @classmethod
-    def of(cls, group: Numbers, ids: UInt64, tokens: Numbers, num_groups: int, num_laps: int, seed: int) -> "_Left":
-        """All visits: each group in so many laps, each shuffled anew; row i of the pool is of `group[i]`."""
-        again, number, laps = numbered_together(ids), np.int32 if len(ids) < 2**31 else np.int64, list[Numbers]()
-        for lap in range(num_laps):
-            shuffled = exact.argsort(_chances(ids, again, seed, f"phases/{lap}"), ids).astype(number)
-            laps.append(shuffled[np.argsort(group[shuffled], kind="stable")])
-        rows = np.concatenate([np.empty(0, number), *laps])
-        lap = np.repeat(np.arange(num_laps, dtype=np.int16), len(ids))
-        if num_laps > 1:
-            by_group = np.argsort(group[rows], kind="stable")
-            rows, lap = rows[by_group], lap[by_group]
-        return cls(rows=rows, laps=lap, group=group[rows], in_line=tokens[rows], num_groups=num_groups)
-
-    def within(self, ids: UInt64, most_visits: int | None) -> npt.NDArray[np.bool_] | slice:
-        """Which of the visits a phase may draw that has at most so many of each document."""
-        return slice(None) if most_visits is None else numbered(ids[self.rows]) < most_visits
-
-    def only(self, which: npt.NDArray[np.bool_] | slice) -> "_Left":
-        """Those of the visits."""
-        names = ("rows", "laps", "group", "in_line")
-        return replace(self, **{name: getattr(self, name)[which] for name in names})
-
-    def first(self, counts: Ints) -> Ints:
-        """The places of so many visits of each group, those that are drawn first."""
-        firsts = self._begins()[:-1].tolist()
-        return np.concatenate([np.arange(first, first + n) for first, n in zip(firsts, counts.tolist(), strict=True)])
-
-    def tokens(self) -> Ints:
-        """By group, the tokens that are left."""
-        begins = self._begins()
-        stretches = zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)
-        return np.array([self.in_line[begin:end].sum(dtype=np.int64) for begin, end in stretches], np.int64)
-
-    def available(self, weights: Sequence[Fraction]) -> int:
-        """The tokens that are left of all groups with a weight."""
-        return sum(tokens for tokens, weight in zip(self.tokens().tolist(), weights, strict=True) if weight)
-
-    def paid_by(self, budget: int, weights: Sequence[Fraction]) -> Ints:
-        """By group, how many visits a phase of at most so many tokens has, each group having its share of them."""
-        quotas = exact.apportion(budget, weights, self.tokens())
-        firsts, ends = self._begins()[:-1], self._begins()[1:]
-        counts, spent = np.zeros_like(quotas), np.zeros_like(quotas)
-        for g in np.flatnonzero(quotas).tolist():
-            reached = np.cumsum(self.in_line[firsts[g] : ends[g]], dtype=np.int64)
-            counts[g] = np.searchsorted(reached, quotas[g], "right")
-            spent[g] = reached[counts[g] - 1] if counts[g] else 0
-        unspent = budget - int(spent.sum())
-        for g in np.argsort(spent - quotas, kind="stable").tolist():  # the one that is most behind first
-            place = firsts[g] + counts[g]
-            if weights[g] and place < ends[g] and 0 < (tokens := int(self.in_line[place])) <= unspent:
-                counts[g] += 1
-                unspent -= tokens
-        return counts
-
-    def never_drawn(self, weights: Sequence[Fraction]) -> Ints:
-        """By group, how many visits were never drawn, which come first; none of a group without a weight."""
-        has_weight = np.array([weight > 0 for weight in weights], np.bool_)
-        return np.where(has_weight, np.bincount(self.group[self.laps == 0], minlength=self.num_groups), 0)
-
-    def _begins(self) -> Ints:
-        return np.searchsorted(self.group, np.arange(self.num_groups + 1))
+    budget: int | None
+    missing: int = 0
+    short: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One phase arranged: rows of the whole pool, and what its order says of them."""
+class Drawn:
+    """Which visits each phase has."""
 
-    rows: Numbers
-    labels: Sequence[str]
-    codes: Numbers
-    loss_weights: Any
-    phases: Mapping[str, Mapping[str, Any]]
-    facts: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, rows: Numbers, positions: Positions, name: str) -> "_Part":
-        """The phase of this name: what its order says of these rows of the pool."""
-        visits = positions.visits
-        phase = visits["phase"].unify_dictionaries().combine_chunks()
-        words, used = phase.dictionary.to_pylist(), phase.indices.unique().to_pylist()
-        labels = list(dict.fromkeys(words[code] for code in used))
-        called = {label: name if label == "main" else f"{name}/{label}" for label in labels}
-        code_of = np.array([*(labels.index(word) if word in called else 0 for word in words), 0], np.int32)
-        return cls(
-            rows=rows[visits["document"].to_numpy()],
-            labels=list(called.values()),
-            codes=code_of[phase.indices.to_numpy()],
-            loss_weights=visits["loss_weight"].to_numpy(),
-            phases={called[label]: facts for label, facts in positions.phases.items() if label in called},
-            facts=positions.facts,
-        )
-
-
-def _mixed(rows: Numbers, group: Numbers, tokens: Numbers, ids: UInt64, seed: int) -> Positions:
-    """These rows of the pool, those of each group at random and spread evenly over the tokens of them all."""
-    ids = ids[rows]
-    order = exact.argsort(_chances(ids, numbered_together(ids), seed, "phases"), ids)
-    order = order[np.argsort(group[rows[order]], kind="stable")]
-    of_group, sizes = group[rows[order]], tokens[rows[order]].astype(np.int64)
-    reached, is_first = np.cumsum(sizes), np.diff(of_group, prepend=-1) != 0
-    number = np.cumsum(is_first) - 1
-    before = reached - sizes - (reached - sizes)[is_first][number]
-    totals = np.bincount(number, sizes, 0)[number] if len(number) else np.zeros(0)
-    middle = (2 * before + sizes) / np.maximum(2 * totals, 1)
-    return Positions.of(order[np.lexsort((of_group, middle))])
-
-
-def _mixtures(part: _Part, group: Numbers, tokens: Numbers, names: Sequence[str]) -> list[dict[str, int]]:
-    """The tokens of each group, for each label of a phase; groups without a visit are not named."""
-    counts, amounts = np.zeros((2, len(part.labels) * len(names)), np.int64)
-    for first in range(0, len(part.rows), _AT_ONCE):
-        rows = part.rows[first : first + _AT_ONCE]
-        cell = part.codes[first : first + _AT_ONCE].astype(np.int64) * len(names) + group[rows]
-        counts += np.bincount(cell, minlength=len(counts))
-        amounts = exact.tally(amounts, cell, tokens[rows].astype(np.int64))
-    mixtures = [dict[str, int]() for _ in part.labels]
-    for number in np.flatnonzero(counts).tolist():
-        label, of_group = divmod(number, len(names))
-        mixtures[label][names[of_group]] = int(amounts[number])
-    return mixtures
-
-
-def _chances(ids: UInt64, again: Numbers, seed: int, purpose: str) -> UInt64:
-    """The random number of each row, which is the `again`th of its document."""
-    chances = np.empty(len(ids), np.uint64)
-    for first in range(0, len(ids), _AT_ONCE):
-        here = slice(first, first + _AT_ONCE)
-        chances[here] = random_visits(keyed.ids(ids[here]), again[here], seed, purpose)
-    return chances
-
-
-def _joined(parts: Sequence[_Part], ids: UInt64) -> Positions:
-    """The visits of one phase after another, and the rows that no phase visits as left."""
-    labels = [label for part in parts for label in part.labels]
-    firsts = itertools.accumulate((len(part.labels) for part in parts), initial=0)
-    codes = [part.codes + first for part, first in zip(parts, firsts, strict=False)]
-    rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
-    phase = pa.DictionaryArray.from_arrays(np.concatenate(codes).astype(np.int32), pa.array(labels, pa.string()))
-    weights = np.concatenate([part.loss_weights for part in parts])
-    visits = pa.table([rows, numbered(ids[rows]), phase, weights], schema=tables.VISITS)
-    return left_out(Positions(visits=visits), len(ids), "no phase visits it")
+    grouping: Grouping
+    queues: Queues
+    dues: tuple[Due, ...]
 
 
 def _seed(seed: int, number: int) -> int:

@@ -4,7 +4,8 @@ Every shard deals its rows into ranges of the sort key, every range is sorted on
 is known by counting. Where the order says places of its own, the ranges deal again, by place. At last each shard gets
 back the positions of its rows. An order around it goes on from what the shards got back: one that sorts its visits anew
 is one more such sort, one that moves them by their groups reads those in line, and one that weighs them leaves them
-where they are. The answer is that of `arrange`, bit for bit.
+where they are. One with parts arranges each over the rows that it has, and puts them after each other. The answer is
+that of `arrange`, bit for bit.
 """
 
 import functools
@@ -21,11 +22,12 @@ from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
 from selector.engine.store import Store
-from selector.exact import Ints, UInt64, keyed
+from selector.exact import Ints, UInt64, keyed, tally
 from selector.order import Order, Placed, numbered
 from selector.order._around import Along, Around, Visits, phases_at, stretches, taken
 from selector.order._moved import Moved
-from selector.order._placed import Read, columns_read, has_places, labelled, left_out, placed, standing
+from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtures_of, within
+from selector.order._placed import Read, columns_read, has_places, labelled, left_out, middles, placed, standing
 from selector.order._resorted import MOST_KEYS, Resorted
 from selector.order._resorted import labelled as column_of
 from selector.order._weighted import Tally, Weighted, divided, divisor, multiplied, weight_facts
@@ -74,6 +76,7 @@ class _Counted:
 
     rows: int
     sizes: Ints
+    tokens: Ints  # of the groups, where the order counts them
     sample: npt.NDArray[np.uint64]  # (m, 4)
 
 
@@ -84,6 +87,8 @@ class _Range:
     key: str
     rows: int
     first: int = 0
+    tokens: int = 0  # of its rows, where the order counts them
+    tokens_before: int = 0
 
 
 def arranged(
@@ -108,22 +113,23 @@ def _arranged(
         inner = _arranged(done, within, name, order.inner, pool, shards, seed, f"{done.passing}/inner")
         outside = _Outside(done=done, inputs=inputs, name=name, pool=with_ranks, shards=ranked, seed=seed, home=home)
         return _around(outside, order, inner)
+    if isinstance(order, Parted):
+        whole = _Outside(done=done, inputs=inputs, name=name, pool=with_ranks, shards=ranked, seed=seed, home=home)
+        return _in_parts(whole, order)
     assert isinstance(order, Placed)
     pool, shards = with_ranks, ranked
     with blamed("order", name, order):
         summary = order.summary(with_blame(pool, "order", name, order), seed)
     read = _Reading(read=Read(order=order, summary=summary, seed=seed), names=tuple(columns_read(order, pool)))
     counted = list(done.map(functools.partial(_count, done.store, read), shards))
-    sizes = np.zeros(max((len(count.sizes) for count in counted), default=0), np.int64)
-    for count in counted:
-        sizes[: len(count.sizes)] += count.sizes
+    sizes, totals = _added_up([count.sizes for count in counted]), _added_up([count.tokens for count in counted])
     total = sum(count.rows for count in counted)
     cuts = _cuts([(count.sample, count.rows) for count in counted], -(-total // RANGE_ROWS))
     deal = functools.partial(_deal_by_key, read, cuts)
     sort = functools.partial(_sort_by_key, done.passing)
     ranges = _in_line(exchange(done, "order", [inputs, "keys"], shards, len(cuts) + 1, deal, sort))
     if has_places(order):
-        placing = _Placing(order=order, sizes=sizes, summary=summary)
+        placing = _Placing(order=order, sizes=sizes, tokens=totals, summary=summary)
         samples = list(done.map(functools.partial(_sample_places, done.store, placing), ranges))
         cuts = _cuts(
             [(sample, span.rows) for sample, span in zip(samples, ranges, strict=True)], -(-total // RANGE_ROWS)
@@ -144,7 +150,7 @@ def _with_ranks(
         in_it = _arranged(done, [inputs, column], name, by, pool, shards, seed, f"{done.passing}/ranks")
         ranked = [_Ranked(shard=shard, column=column, key=key) for shard, key in zip(shards, in_it.keys, strict=True)]
         rows = [
-            _RankedRows(store=done.store, shard=shard, num_rows=one.num_rows)
+            _RowsOf(store=done.store, shard=shard, num_rows=one.num_rows)
             for shard, one in zip(ranked, pool.shards, strict=True)
         ]
         shards = ranked
@@ -182,7 +188,7 @@ def _around(outside: _Outside, order: Around, inner: "Arranged") -> "Arranged":
         return done.map(Blamed(kind="order", name=name, plugin=type(order), work=_OfAlong(work=work)), along)
 
     pool = with_blame(outside.pool, "order", name, order)
-    total = sum(span.rows for span in inner.ranges)
+    total = inner.count
     visits = Visits(each=everywhere, count=total, begins=begins, phases=phases, chosen=pool)
     if isinstance(order, Resorted):
         return _sorted_anew(outside, order, inner, visits, along)
@@ -263,6 +269,55 @@ def _weighed(
     return replace(inner, keys=keys, facts={**inner.facts, name_of(order): weight_facts(known, product, by)})
 
 
+def _in_parts(whole: _Outside, order: Parted) -> "Arranged":
+    """The visits of one part after another, each arranged over the rows that it has."""
+    done, name = whole.done, whole.name
+    pool = with_blame(whole.pool, "order", name, order)
+    with blamed("order", name, order):
+        summary = order.summary(pool, whole.seed)
+        parts = list(order.parts(summary, whole.seed))
+    parting = _Parting(name=name, order=order, summary=summary, columns=tuple(columns_read(order, pool)))
+    cut = list(done.map(functools.partial(_cut_up, done.store, parting, done.passing), whole.shards))
+    arranged_parts, arrangement_of = list[_OfPart](), dict[str, Arrangement]()
+    ranges, before = list[_Lined](), 0
+    for number, part in enumerate(parts):
+        counts = [one.counts[number] for one in cut]
+        if not sum(counts):
+            continue
+        inner = _part(whole, part, number, [one.key for one in cut], counts)
+        mix = functools.partial(_mixtures, done.store, parting, number)
+        pairs = list(zip(whole.shards, (one.key for one in cut), inner.keys, strict=True))
+        mixtures = dict[str, dict[str, int]]()
+        for some in done.map(mix, pairs):
+            for phase, mixture in some.items():
+                into = mixtures.setdefault(phase, {})
+                for group, tokens in mixture.items():
+                    into[group] = into.get(group, 0) + tokens
+        arrangement_of[part.name] = arrangement(inner.facts, inner.phases, mixtures)
+        arranged_parts.append(_OfPart(name=part.name, number=number, before=before, keys=tuple(inner.keys)))
+        ranges += [
+            replace(lined, before=before + lined.before, parts=(*lined.parts, part.name)) for lined in inner.ranges
+        ]
+        before += inner.count
+    with blamed("order", name, order):
+        facts, phases = order.all_facts(arrangement_of, summary)
+    join = functools.partial(_join, done.store, tuple(arranged_parts), order.left_because)
+    items = [(shard, one.key, whole.key(shard)) for shard, one in zip(whole.shards, cut, strict=True)]
+    return Arranged(keys=list(done.map(join, items)), ranges=ranges, facts=facts, phases=phases)
+
+
+def _part(whole: _Outside, part: Part, number: int, keys: Sequence[str], counts: Sequence[int]) -> "Arranged":
+    """One part, arranged over shards that have its rows alone; `keys` are of the rows, `counts` how many they are."""
+    shards = [_PartOfShard(shard=shard, key=key, part=number) for shard, key in zip(whole.shards, keys, strict=True)]
+    rows = [
+        _RowsOf(store=whole.done.store, shard=shard, num_rows=count)
+        for shard, count in zip(shards, counts, strict=True)
+    ]
+    pool = replace(whole.pool, num_documents=sum(counts), shards=rows)
+    inputs, home = [whole.inputs, "part", number], f"{whole.done.passing}/parts"
+    return _arranged(whole.done, inputs, whole.name, part.order, pool, shards, part.seed, home)
+
+
 def _given_back(
     done: Done,
     inputs: Any,
@@ -277,14 +332,14 @@ def _given_back(
     keys = [f"{home}/{fingerprint([inputs, shard.number])}" for shard in shards]
     collect = functools.partial(_collect, unvisited, tuple(shards), tuple(keys))
     keys = exchange(done, "order", [inputs, "back"], ranges, len(shards), back, collect)
-    return Arranged(keys=keys, ranges=ranges, lines=lines)
+    return Arranged(keys=keys, ranges=[_Lined(span=span, lines=lines) for span in ranges])
 
 
 def _stretches(done: Done, inner: "Arranged") -> tuple[Ints, pa.DictionaryArray]:
     """The positions at which another phase begins, the first one included, and those phases."""
     begins, phases = [np.empty(0, np.int64)], [pa.chunked_array([], tables.LABEL)]
     last: str | None = None
-    for first, phase in done.map(functools.partial(_runs, done.store, inner.lines), inner.ranges):
+    for first, phase in done.map(functools.partial(_runs, done.store), inner.ranges):
         if len(first):
             is_same = phase[0].as_py() == last
             begins.append(first[is_same:])
@@ -298,7 +353,17 @@ def _stretches(done: Done, inner: "Arranged") -> tuple[Ints, pa.DictionaryArray]
 def _in_line(ranges: Sequence[_Range]) -> list[_Range]:
     """The ranges, each with what comes before it."""
     firsts = np.cumsum([0, *(span.rows for span in ranges)]).tolist()
-    return [_Range(key=span.key, rows=span.rows, first=first) for span, first in zip(ranges, firsts, strict=False)]
+    tokens = np.cumsum([0, *(span.tokens for span in ranges)]).tolist()
+    before = zip(ranges, firsts, tokens, strict=False)
+    return [replace(span, first=first, tokens_before=num_tokens) for span, first, num_tokens in before]
+
+
+def _added_up(counts: Sequence[Ints]) -> Ints:
+    """Counts by group, of which those of some shards end before others."""
+    whole = np.zeros(max(map(len, counts), default=0), np.int64)
+    for some in counts:
+        whole[: len(some)] += some
+    return whole
 
 
 def _cuts(samples: Sequence[tuple[npt.NDArray[np.uint64], int]], num_ranges: int) -> npt.NDArray[np.uint64]:
@@ -346,24 +411,29 @@ class _Reading:
     read: Read
     names: tuple[str, ...]
 
-    def __call__(self, store: Store, shard: ShardRows) -> tuple[Ints, npt.NDArray[np.uint64]]:
-        """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`."""
-        counts, ids, groups, keys = self.read(shard.read(store, self.names))
-        return counts, np.column_stack([groups.astype(np.uint64), keys, ids])
+    def __call__(self, store: Store, shard: ShardRows) -> tuple[Ints, npt.NDArray[np.uint64], Ints]:
+        """How often each row is seen, and for each time what it is sorted by: (n, 4), in the order of `_KEYS`; and its
+        tokens, where the order counts them."""
+        counts, ids, groups, keys, tokens = self.read(shard.read(store, self.names))
+        return counts, np.column_stack([groups.astype(np.uint64), keys, ids]), tokens
 
 
 def _count(store: Store, read: _Reading, shard: ShardRows) -> _Counted:
-    _, rows = read(store, shard)
-    return _Counted(rows=len(rows), sizes=np.bincount(rows[:, 0].astype(np.int64)), sample=_sampled(rows))
+    _, rows, tokens = read(store, shard)
+    group = rows[:, 0].astype(np.int64)
+    totals = tally(np.zeros(0, np.int64), group[: len(tokens)], tokens)
+    return _Counted(rows=len(rows), sizes=np.bincount(group), tokens=totals, sample=_sampled(rows))
 
 
 def _deal_by_key(
     read: _Reading, cuts: npt.NDArray[np.uint64], store: Store, shard: ShardRows
 ) -> Mapping[int, pa.Table]:
-    counts, rows = read(store, shard)
+    counts, rows, tokens = read(store, shard)
     row = np.repeat(np.arange(len(counts)), counts)
     number = np.full(len(rows), shard.number, np.int32)
     whole = pa.table([*rows.T, number, row], names=[*_KEYS, "shard", "row"])
+    if read.read.order.counts == "tokens":
+        whole = whole.append_column("tokens", pa.array(tokens))
     return by_bucket(whole, _range_of(rows, cuts))
 
 
@@ -371,7 +441,9 @@ def _sort_by_key(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) 
     whole = _whole(dealt, [*_KEYS, "shard", "row"])
     columns = [whole[name].to_numpy() for name in (*_KEYS, "shard", "row")]
     order = np.lexsort(columns[::-1])
-    return _stored(store, f"{passing}/by_key", columns[0][order].astype(np.int64), columns[4][order], columns[5][order])
+    group, shard, row = columns[0][order].astype(np.int64), columns[4][order], columns[5][order]
+    tokens = whole["tokens"].to_numpy()[order] if "tokens" in whole.schema.names else None
+    return _stored(store, f"{passing}/by_key", group, shard, row, tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +452,7 @@ class _Placing:
 
     order: Placed
     sizes: Ints
+    tokens: Ints  # of the groups, where the order counts them
     summary: Any
 
 
@@ -393,7 +466,11 @@ def _places(store: Store, placing: _Placing, span: _Range) -> tuple[npt.NDArray[
     group = rows["group"].to_numpy()
     sizes = placing.sizes
     rank = span.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-    place = placed(placing.order, group, rank, sizes, placing.summary)
+    if placing.order.counts == "tokens" and len(group):
+        middle = middles(group, rows["tokens"].to_numpy(), placing.tokens, span.tokens_before)
+        place = placed(placing.order, group, middle, 2 * placing.tokens, placing.summary)
+    else:
+        place = placed(placing.order, group, rank, sizes, placing.summary)
     return np.column_stack(
         [place.astype(np.uint64) ^ np.uint64(2**63), group.astype(np.uint64), rank.astype(np.uint64)]
     ), rows
@@ -451,21 +528,38 @@ class _Carried:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Lined:
+    """A range, with what says which visits are in it, and where it is in the whole order."""
+
+    span: _Range
+    lines: _Lines
+    before: int = 0  # visits of parts before its own
+    parts: tuple[str, ...] = ()  # the part that it is in, and the one that that is in
+
+
+@dataclass(frozen=True, kw_only=True)
 class Arranged:
     """An order over shards: what each shard got back, and the ranges that its phases are in, first to last."""
 
     keys: list[str]
-    ranges: Sequence[_Range]
-    lines: _Lines
+    ranges: Sequence[_Lined]
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     phases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
+    @property
+    def count(self) -> int:
+        """How many visits there are."""
+        return sum(lined.span.rows for lined in self.ranges)
 
-def _runs(store: Store, lines: _Lines, span: _Range) -> tuple[Ints, pa.DictionaryArray]:
+
+def _runs(store: Store, lined: _Lined) -> tuple[Ints, pa.DictionaryArray]:
     """Where the stretches of one phase begin in a range, and their phases."""
-    phase = lines(store, span)["phase"]
+    phase = lined.lines(store, lined.span)["phase"]
     begins, _ = stretches(phase)
-    return span.first + begins, phases_at(phase, begins)
+    phases = phases_at(phase, begins)
+    for part in lined.parts:
+        phases = within(part, phases)
+    return lined.before + lined.span.first + begins, phases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,15 +640,105 @@ class _Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RankedRows:
-    """The same, as a shard of a pool."""
+class _RowsOf:
+    """The rows of a shard, as a shard of a pool."""
 
     store: Store
-    shard: _Ranked
+    shard: ShardRows
     num_rows: int
 
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         return self.shard.read(self.store, columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parting:
+    """How visits are divided into parts."""
+
+    name: str
+    order: Parted
+    summary: Any
+    columns: tuple[str, ...]
+
+    def rows(self, batch: pa.RecordBatch) -> list[Ints]:
+        with blamed("order", self.name, self.order):
+            return list(self.order.rows(batch, self.summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CutUp:
+    """The rows that each part has of a shard: where they are stored, and how many they are."""
+
+    key: str
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartOfShard:
+    """The rows that a part has of a shard."""
+
+    shard: ShardRows
+    key: str
+    part: int
+
+    @property
+    def number(self) -> int:
+        return self.shard.number
+
+    def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
+        return self.shard.read(store, names).take(store.read(self.key, str(self.part))["row"].combine_chunks())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfPart:
+    """A part that is arranged: how many visits come before it, and the keys of its positions, shard by shard."""
+
+    name: str
+    number: int
+    before: int
+    keys: tuple[str, ...]
+
+
+def _cut_up(store: Store, parting: _Parting, passing: str, shard: ShardRows) -> _CutUp:
+    rows = [pa.table({"row": row}) for row in parting.rows(shard.read(store, parting.columns))]
+    key = f"{passing}/parted/{fingerprint([shard.number, [_digest(some) for some in rows]])}"
+    stored = store.seal(key, [(str(number), some) for number, some in enumerate(rows)], form="arrow")
+    return _CutUp(key=stored.key, counts=[some.num_rows for some in rows])
+
+
+def _mixtures(
+    store: Store, parting: _Parting, number: int, item: tuple[ShardRows, str, str]
+) -> dict[str, dict[str, int]]:
+    """For each phase of a part the tokens of each group, of the visits to a shard's rows."""
+    shard, key, arranged_key = item
+    positions = store.read(arranged_key, "positions").unify_dictionaries()
+    rows = store.read(key, str(number))["row"].to_numpy()[positions["row"].to_numpy()]
+    batch = shard.read(store, parting.columns)
+    with blamed("order", parting.name, parting.order):
+        groups = parting.order.groups(batch, parting.summary)
+        names = parting.order.group_names(parting.summary)
+    tokens = batch["num_tokens"].to_numpy().astype(np.int64)
+    return mixtures_of(positions["phase"].combine_chunks(), groups[rows], tokens[rows], names)
+
+
+def _join(store: Store, parts: tuple[_OfPart, ...], because: str, item: tuple[ShardRows, str, str]) -> str:
+    """Stores the positions of a shard's rows, those in one part after those in another; its key."""
+    shard, key, home = item
+    ids = keyed.words(shard.read(store, ["doc_id"])["doc_id"])
+    placed_rows = [_PLACED.empty_table()]
+    for part in parts:
+        positions = store.read(part.keys[shard.number], "positions").unify_dictionaries()
+        rows = store.read(key, str(part.number))["row"].to_numpy()[positions["row"].to_numpy()]
+        position = part.before + positions["position"].to_numpy()
+        phase = within(part.name, positions["phase"].combine_chunks())
+        placed_rows.append(pa.table([rows, position, phase, positions["loss_weight"]], schema=_PLACED))
+    whole = pa.concat_tables(placed_rows).unify_dictionaries().combine_chunks()
+    row = whole["row"].to_numpy()
+    positions = pa.table(
+        [row, whole["position"], numbered(ids[row]), whole["phase"], whole["loss_weight"]], schema=POSITIONS
+    )
+    left = left_out(np.flatnonzero(np.bincount(row, minlength=len(ids)) == 0), because)
+    return store.seal(home, [("positions", positions), ("left", left)], form="arrow").key
 
 
 def _sample_anew(anew: _Anew, one: _AlongShard) -> tuple[npt.NDArray[np.uint64], int]:
@@ -705,8 +889,8 @@ class _Unvisited:
     read: _Reading
 
     def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
-        counts, _ = self.read(store, shard)
-        return left_out(self.read.read.order, np.flatnonzero(counts == 0))
+        counts, _, _ = self.read(store, shard)
+        return left_out(np.flatnonzero(counts == 0), self.read.read.order.left_because)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -747,10 +931,15 @@ def _whole(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables_dealt).combine_chunks()
 
 
-def _stored(store: Store, prefix: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints) -> _Range:
+def _stored(
+    store: Store, prefix: str, group: Ints, shard: npt.NDArray[np.int32], row: Ints, tokens: Ints | None = None
+) -> _Range:
     """A sorted range, once it is stored."""
     table = pa.table([group, shard.astype(np.int32), row], schema=_SORTED)
-    return _Range(key=store.seal(f"{prefix}/{_digest(table)}", [("rows", table)], form="arrow").key, rows=len(group))
+    if tokens is not None:
+        table = table.append_column("tokens", pa.array(tokens))
+    key = store.seal(f"{prefix}/{_digest(table)}", [("rows", table)], form="arrow").key
+    return _Range(key=key, rows=len(group), tokens=0 if tokens is None else int(tokens.sum()))
 
 
 def _digest(table: pa.Table) -> str:

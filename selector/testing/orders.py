@@ -148,7 +148,7 @@ def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
     summary = order.summary(chosen, seed)
     read = Read(order=order, summary=summary, seed=seed)
     group = np.sort(
-        np.concatenate([[], *(groups for _, _, groups, _ in chosen.map(read, *columns_read(order, chosen)))])
+        np.concatenate([[], *(groups for _, _, groups, *_ in chosen.map(read, *columns_read(order, chosen)))])
     )
     group = group.astype(np.int64)
     sizes = np.bincount(group)

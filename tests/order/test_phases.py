@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import tries
 from selector import plugins
 from selector.errors import PolicyError
-from selector.exact import keyed
+from selector.exact import apportion, keyed, spend
 from selector.exact.rates import Schedule, Training
 from selector.order import Order, Pool, Positions, ScoreName
 from selector.order.by_score import ByScore
@@ -234,6 +235,62 @@ def test_the_mixture_of_a_phase_holds_from_its_beginning_on(rows: list[tuple[str
         for of_group in spent.values() if here else ():
             target = of_group[-1] / max(total[-1], 1)
             assert np.abs(of_group - target * total).max() <= (1 + target * 4) * max(tokens), "a few documents off"
+
+
+@tries(40)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab "), st.integers(0, 9)), max_size=30),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 3), st.sampled_from([None, 1, 2]))),
+    st.integers(1, 3),
+)
+def test_a_phase_has_what_queues_pay_that_are_served_one_after_another(
+    rows: list[tuple[str, int]], asked_for: list[tuple[int, int, int, int | None]], laps: int
+) -> None:
+    names, tokens = [name.strip() for name, _ in rows], [count for _, count in rows]
+    phases = [
+        Phase(
+            tokens=budget,
+            weights={name: weight for name, weight in (("a", a), ("b", b)) if name in names},
+            pool="replaced",
+            most_visits=most,
+        )
+        for budget, a, b, most in asked_for
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spend, "LIMIT", 3)  # so that ends are found digit by digit
+        order = Phases(phases=(*phases, Phase()), visits=laps)
+        positions = arranged(order, "".join(name for name, _ in rows), num_tokens=tokens)
+    listed = [keyed.digest(b"%d" % i) for i in range(len(rows))]
+    turns = [keyed.hashes(pa.array(listed, pa.binary(16)), 7, f"phases/{lap}").tolist() for lap in range(laps)]
+    queue = [i for lap in range(laps) for i in sorted(range(len(rows)), key=lambda i: (turns[lap][i], listed[i]))]
+    table = zip(*(positions.visits[column].to_pylist() for column in ("phase", "document")), strict=True)
+    visits = [(phase, i) for phase, i in table if phase != f"phase {len(order.phases)}"]
+    expected = list[tuple[str, int]]()
+    for number, phase in enumerate(phases, 1):
+        mine = list[int]()
+        for i in queue:  # of each document the first so many that are left
+            mine += [i] if mine.count(i) < (phase.most_visits or laps) else []
+        groups = sorted({*names} - {""})
+        queues = [[i for i in mine if names[i] == name and (name in phase.weights or not phase.weights)]
+                  for name in [*groups, ""]]  # fmt: skip
+        left = [sum(tokens[i] for i in queue if names[i] == name) for name in [*groups, ""]]
+        weights = [phase.weights.get(name, 0) for name in groups] + [0]
+        weights = weights if phase.weights else [max(of_group, 1) for of_group in left]
+        quotas = apportion(phase.tokens or 0, weights, [sum(tokens[i] for i in line) for line in queues]).tolist()
+        spent, drawn = [0] * len(queues), list[int]()
+        for g, line in enumerate(queues):
+            while quotas[g] and line and spent[g] + tokens[line[0]] <= quotas[g]:
+                spent[g] += tokens[line[0]]
+                drawn.append(line.pop(0))
+        unspent = (phase.tokens or 0) - sum(spent)
+        for g in sorted(range(len(queues)), key=lambda g: spent[g] - quotas[g]):
+            if weights[g] and queues[g] and 0 < tokens[queues[g][0]] <= unspent:
+                unspent -= tokens[queues[g][0]]
+                drawn.append(queues[g].pop(0))
+        for i in drawn:
+            queue.remove(i)
+        expected += [(f"phase {number}", i) for i in drawn]
+    assert sorted(visits) == sorted(expected)
 
 
 def test_an_order_in_a_phase_knows_the_global_batch() -> None:

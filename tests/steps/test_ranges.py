@@ -15,7 +15,7 @@ from conftest import MemoryStorage, tries
 from selector import plugins
 from selector.engine.step import Done
 from selector.engine.store import Store
-from selector.exact import Ints, UInt64, keyed
+from selector.exact import Ints, UInt64, keyed, spend
 from selector.exact.rates import Schedule, Training
 from selector.order import Order, Placed, ScoreName
 from selector.order._around import Along, Around, is_arranged_by_shards
@@ -30,6 +30,7 @@ from selector.order.heads import Heads
 from selector.order.jittered import Jittered
 from selector.order.least_share import LeastShare
 from selector.order.matched import Matched
+from selector.order.phases import Phase, Phases
 from selector.order.pooled import Pooled
 from selector.order.score_weights import ScoreWeights
 from selector.order.shuffled import Shuffled
@@ -76,6 +77,15 @@ class Backwards(Resorted):
 
 SORTED, TURNS = ByScore(score=NAME), InTurn()
 TRAINING = Training(global_batch_size=3, schedule=Schedule(peak=0.3, decay="wsd", falling=0.5, weight_decay=0.5))
+MOVED = Spread(inner=Warmup(inner=SORTED, share=0.3), window=5, most=2)
+SHARES = Phase(share=0.2, name="a"), Phase(share=0.5, inner=TURNS), Phase(tokens=90, inner=MOVED)
+PHASES = [
+    Phases(phases=(*SHARES, Phase(inner=Repeating()))),
+    Phases(phases=(*SHARES, Phase(most_visits=1), Phase(inner=Fixed(scores=(NAME,), steps=2))), visits=3),
+    Phases(phases=(Phase(tokens=0), Phase(share=0.7, weights={"1": 1, "3": 2}, most_visits=2), Phase(pool="replaced")),
+           bands_of=NAME, cuts=(0.4, 0.8), visits=2),
+    Phases(phases=(Phase(share=0.4, name="x", inner=Phases(phases=SHARES)), Phase(name="y")), by="cluster"),
+]  # fmt: skip
 ORDERS: list[Order] = [
     Jittered(inner=SORTED, size=5), Jittered(inner=TURNS, size=5), Jittered(inner=SORTED, noise="gumbel", size=1.5),
     Jittered(inner=Repeating(), noise="gumbel", size=3), Matched(inner=Repeating(), draw=2), Matched(inner=TURNS),
@@ -100,6 +110,8 @@ ORDERS: list[Order] = [
     *(LeastShare(inner=inner, at=at) for inner in (SORTED, Repeating(), TURNS) for at in ("end", "start")),
     LeastShare(inner=Spread(inner=ScoreWeights(inner=Apart(inner=Repeating(), gap=4), score=NAME), window=3, most=1)),
     Warmup(inner=Apart(inner=ScoreWeights(inner=Matched(inner=TURNS), score=NAME, normalised=False), gap=5), share=0.5),
+    Warmup(inner=PHASES[0], share=0.4), Matched(inner=PHASES[1]), Jittered(inner=PHASES[3], size=4),
+    LeastShare(inner=PHASES[2]), ScoreWeights(inner=PHASES[3], score=NAME),
 ]  # fmt: skip
 
 
@@ -164,6 +176,16 @@ def test_an_order_around_a_placed_one_is_the_same_over_shards_and_in_one_piece(
     assert over_shards == whole
 
 
+@pytest.mark.slow
+def test_phases_are_the_same_over_shards_and_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    monkeypatch.setattr(spend, "LIMIT", 8)
+    for order in PHASES:
+        whole, over_shards = answers(order, with_visits(made_up(24, 3), [1, 2]), 9)
+        assert over_shards == whole, order
+        assert len({phase for _, _, _, phase, _ in whole[0]}) > 1
+
+
 AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Around)]
 
 
@@ -212,8 +234,8 @@ class Dying:
 @pytest.mark.slow
 def test_a_sort_that_is_killed_anywhere_goes_on_to_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
-    best = WhereItCounts(inner=Repeating(), score=NAME, share=0.3)
-    order, table = Warmup(inner=best, share=0.4), with_visits(made_up(30, 3), [2])
+    phases = Phases(phases=(Phase(share=0.6, inner=Repeating()), Phase()))
+    order, table = WhereItCounts(inner=phases, score=NAME, share=0.3), with_visits(made_up(30, 3), [2])
     after, has_died = 0, True
     while has_died:
         storage, has_died = MemoryStorage(), False
@@ -223,7 +245,7 @@ def test_a_sort_that_is_killed_anywhere_goes_on_to_the_same_order(monkeypatch: p
             has_died = True
         whole, over_shards = answers(order, table, 16, storage)
         assert over_shards == whole, f"killed at item {after}"
-        after += 4
+        after += 7
     assert after > 40
 
 
@@ -231,3 +253,5 @@ def test_an_order_around_one_that_must_be_held_is_held_too() -> None:
     assert is_arranged_by_shards(Matched(inner=Jittered(inner=Shuffled())))
     assert is_arranged_by_shards(Matched(inner=Spread(inner=Shuffled())))
     assert not is_arranged_by_shards(Matched(inner=Spread(inner=Held())))
+    assert is_arranged_by_shards(Matched(inner=Phases(phases=(Phase(), Phase(inner=Jittered(inner=Shuffled()))))))
+    assert not is_arranged_by_shards(Phases(phases=(Phase(), Phase(inner=Jittered(inner=Held())))))
