@@ -7,7 +7,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
@@ -24,7 +24,7 @@ from selector.engine.local import DEADLINE, LocalExecutor, check_options
 from selector.engine.part import Receipt, Resources, Task
 from selector.engine.step import Map, Step
 from selector.engine.store import Store
-from selector.engine.supervise import Supervision
+from selector.engine.supervise import Attempt, Supervision
 from selector.engine.worker import ItemWork, PartWork
 from selector.engine.worker_pool import Attempted, Job, Result, Supply
 from selector.errors import SelectorError, UsageError
@@ -41,11 +41,11 @@ class RayExecutor:
 
     It joins the cluster at `address`, else at RAY_ADDRESS, else starts its own; it never joins one that merely
     happens to run on the machine. Inside a process that is connected to Ray already, it uses that connection.
-    `actors` is the largest number of workers (default: as many as the cluster has room for, one a CPU or, for a step
-    that wants a GPU, one a GPU), `deadline` the seconds without a sign of life after which a part or an item of a map
-    counts as hung, `attempts` how often an item may fail, or a part before it is searched for the rows that are to
-    blame. A trial of some of a part's rows has as much of the deadline as it has of the rows. Workers live until this
-    executor is left, or `release` is told that nothing to come wants their kind.
+    `actors` is the largest number of workers of a kind (default: as many as the cluster has room for, one a CPU or, for
+    a step that wants a GPU, one a GPU), `deadline` the seconds without a sign of life after which a part or an item of
+    a map counts as hung, `attempts` how often an item may fail, or a part before it is searched for the rows that are
+    to blame. A trial of some of a part's rows has as much of the deadline as it has of the rows. Workers live until
+    this executor is left, or `release` is told that nothing to come wants their kind.
     """
 
     address: str | None = None
@@ -99,10 +99,23 @@ class RayExecutor:
         if not tasks:
             return
         with contextlib.nullcontext() if self._entered else self:
-            supervision = Supervision(step, tasks, store, self.attempts, num_rows)
-            fresh = cast(Map, replace(cast(Any, step)))  # its options, without a model that was loaded here
-            work = PartWork(name=step.name, step=fresh, store=store)
-            yield from self._worker_pool.work(self._job(work, supervision, step.resources, len(tasks)))
+            yield from self._worker_pool.work(self._part_job(step, tasks, store, num_rows))
+
+    def are_apart(self, step: Map, other: Map) -> bool:
+        """See `Executor.are_apart`. Workers on GPUs hold no CPU that another one could have."""
+        both = step.resources, other.resources
+        if bool(both[0].gpus) == bool(both[1].gpus) or any(one.gpus and one.cpus for one in both):
+            return False
+        return any(_Room.of(self.actors, one).kind.gpus for one in both if one.gpus)
+
+    @contextlib.contextmanager
+    def ahead(
+        self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int, tell: Callable[[Receipt], None]
+    ) -> Generator[Iterator[Receipt]]:
+        """See `Executor.ahead`."""
+        job = replace(self._part_job(step, tasks, store, num_rows), tell=tell)
+        with self._worker_pool.ahead(job):
+            yield self._worker_pool.work(job)
 
     def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """See `Executor.map`."""
@@ -166,6 +179,12 @@ class RayExecutor:
     def _worker_pool(self) -> Actors:
         return self._entered[0].worker_pool
 
+    def _part_job(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None) -> Job[Attempt, Receipt]:
+        supervision = Supervision(step, tasks, store, self.attempts, num_rows)
+        fresh = cast(Map, replace(cast(Any, step)))  # its options, without a model that was loaded here
+        work = PartWork(name=step.name, step=fresh, store=store)
+        return self._job(work, supervision, step.resources, len(tasks))
+
     def _job(
         self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], resources: Resources, num_tasks: int
     ) -> Job[Attempted, Result]:
@@ -198,14 +217,16 @@ class _Room:
     """How many workers with these resources there may be, and what each of them holds.
 
     What is not asked for follows from the cluster: a worker for every CPU, or every GPU where one is wanted, and for
-    each worker as many whole CPUs as still let all of them be placed. The number of tasks decides nothing here: so all
-    that asks for nothing, maps too, shares its workers.
+    each worker as many whole CPUs as still let all of them be placed. A worker on a GPU uses as many, and holds none:
+    so it finds room beside those on CPUs. The number of tasks decides nothing here: so all that asks for nothing, maps
+    too, shares its workers.
     """
 
     kind: Kind
     num_workers: int  # 0: our own machine cannot hold a single one
     available: Mapping[str, float]  # what our own machine has of what is asked for
     num_cpus: float  # of our own machine, where its workers share them all however few they are
+    threads: int | None  # of each worker, where these are not the CPUs that it holds
 
     @classmethod
     def of(cls, actors: int | None, resources: Resources) -> "_Room":
@@ -226,17 +247,18 @@ class _Room:
         else:
             most = actors or room or 1
         num_workers = min(most, resources.workers or most)
-        cpus = _cpus_each(nodes, num_workers, is_own) if resources.cpus is None and num_workers else least.cpus
+        each = _cpus_each(nodes, num_workers, is_own) if resources.cpus is None and num_workers else least.cpus
         return cls(
-            kind=replace(least, cpus=cpus),
+            kind=least if gpus else replace(least, cpus=each),
             num_workers=num_workers,
             available={name: nodes[0].get(name, 0.0) for name in needs if needs[name]} if is_own else {},
             num_cpus=nodes[0].get("CPU", 0.0) if is_own and resources.cpus is None else 0.0,
+            threads=max(1, int(each)) if gpus and resources.cpus is None else None,
         )
 
     def num_threads(self, num_workers: int) -> int | None:
         """How many threads each of so many workers may use; None: as many as it has CPUs."""
-        return max(1, int(self.num_cpus / num_workers)) if self.num_cpus else None
+        return max(1, int(self.num_cpus / num_workers)) if self.num_cpus else self.threads
 
 
 def _cpus_each(nodes: Sequence[Mapping[str, float]], num_workers: int, is_own: bool) -> float:

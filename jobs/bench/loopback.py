@@ -99,9 +99,13 @@ class Loopback:
         """Of the head."""
         return str(self._cluster.address)
 
-    def add(self, *environments: Mapping[str, str]) -> list[Machine]:
-        """Another machine for each of these environments of its workers."""
-        nodes = [self._started(num_cpus=1, env_vars=dict(values), wait=False) for values in environments]
+    def add(self, *environments: Mapping[str, str], gpus: int = 0) -> list[Machine]:
+        """Another machine for each of these environments of its workers: of one CPU, or of GPUs that are declared and
+        need not be there."""
+        nodes = [
+            self._started(num_cpus=0 if gpus else 1, num_gpus=gpus, env_vars=dict(values), wait=False)
+            for values in environments
+        ]
         for node in nodes:
             self._cluster._wait_for_node(node, timeout=_COMING)
         machines = [Machine(node=node) for node in nodes]

@@ -44,7 +44,7 @@ from selector.cli.loading import Allowed, NoForeign, load
 from selector.engine import job as jobs
 from selector.engine import journal
 from selector.engine.job import Ending, Job, State
-from selector.engine.journal import JOB, Seen
+from selector.engine.journal import JOB, Seen, StepSeen
 from selector.errors import NotFoundError, SelectorError, UnreachableError, UsageError
 from selector.storage import Storage, open_storage
 
@@ -370,27 +370,33 @@ def _view_of(storage: Storage, seen: Seen | None, job: Job | None, state: State)
         "retries": None if seen is None else seen.retries,
         "done": [] if seen is None else list(seen.done),
         "step": None,
+        "beside": [],
     }
     if seen is not None and seen.step is not None and not state.is_over:
-        step, per_document = seen.step, seen.tokens_per_document
-        rate, left = step.rate(seen.updated), step.seconds_left(seen.updated)
-        view["step"] = {
-            "name": step.name,
-            "parts": step.parts,
-            "parts_done": step.parts_done,
-            "documents": step.documents,
-            "tokens": None if per_document is None else round(step.documents * per_document),
-            "documents_per_second": round(rate, 1),
-            "tokens_per_second": None if per_document is None else round(rate * per_document),
-            "seconds_left": None if left is None else round(left),
-            "waiting": step.waiting,
-            "stalls": [
-                {"step": step.name, "part": stall.part, "worker": stall.worker, "node": stall.node,
-                 "seconds": round(stall.seconds + max(0.0, now - seen.updated), 1)}
-                for stall in step.stalls
-            ],
-        }  # fmt: skip
+        view["step"] = _step_view(seen.step, seen, now)
+        view["beside"] = [_step_view(step, seen, now) for step in seen.steps if step is not seen.step]
     return view
+
+
+def _step_view(step: StepSeen, seen: Seen, now: float) -> dict[str, Any]:
+    """What there is to say of a step that is going on."""
+    rate, left, per_document = step.rate(seen.updated), step.seconds_left(seen.updated), seen.tokens_per_document
+    return {
+        "name": step.name,
+        "parts": step.parts,
+        "parts_done": step.parts_done,
+        "documents": step.documents,
+        "tokens": None if per_document is None else round(step.documents * per_document),
+        "documents_per_second": round(rate, 1),
+        "tokens_per_second": None if per_document is None else round(rate * per_document),
+        "seconds_left": None if left is None else round(left),
+        "waiting": step.waiting,
+        "stalls": [
+            {"step": step.name, "part": stall.part, "worker": stall.worker, "node": stall.node,
+             "seconds": round(stall.seconds + max(0.0, now - seen.updated), 1)}
+            for stall in step.stalls
+        ],
+    }  # fmt: skip
 
 
 def _lines(view: Mapping[str, Any]) -> list[str]:
@@ -399,8 +405,7 @@ def _lines(view: Mapping[str, Any]) -> list[str]:
     for row in view["done"]:
         state = "cached" if row["cached"] else f"{row['seconds']:.1f} s"
         lines.append(f"{row['name']:<24} {row['rows_in']:>9,} in  {row['rows_out']:>9,} out  {state}")
-    step = view["step"]
-    if step:
+    for step in [view["step"], *view["beside"]] if view["step"] else []:
         parts = "" if step["parts"] is None else f"{step['parts_done']:,} of {step['parts']:,} parts, "
         tokens = "" if step["tokens"] is None else f", about {step['tokens']:,} tokens"
         left = "" if step["seconds_left"] is None else f", about {_duration(step['seconds_left'])} left"

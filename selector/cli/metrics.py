@@ -152,15 +152,16 @@ class Metrics:
         )
         self._stalls = Counter("selector_stalls", "Times that a worker gave no sign of life for long.", **of_step)
         registry.register(_Counted(self))
-        self.step: _Step | None = None
-        self._stalled: set[tuple[str, str]] = set()  # parts and workers that were told of
+        self.steps: dict[str, _Step] = {}  # that are going on
 
     def began(self, name: str, num_parts: int) -> None:
         step = self._step(name)
         if step.num_done < step.num_parts or not step.num_parts:  # or else it begins to add up what its parts say
             step.num_parts, step.num_done = num_parts, 0
-        self._stalled = set()
-        self._show()
+        step.stalled = set()
+        for other in self.steps.values():  # until it is heard of again
+            other.is_shown = other is step
+        self._show(step)
         self._watch.began(name, num_parts)
 
     def advanced(self, name: str, receipt: Receipt) -> None:
@@ -184,13 +185,14 @@ class Metrics:
 
     def stalled(self, name: str, stalls: Sequence[Stall]) -> None:
         stalled = {(stall.part, stall.worker) for stall in stalls}
-        self._stalls.labels(name).inc(len(stalled - self._stalled))
-        self._stalled = stalled
+        step = self._step(name)
+        self._stalls.labels(name).inc(len(stalled - step.stalled))
+        step.stalled = stalled
         self._parts.labels(name, "stalled").set(len(stalled))
         self._watch.stalled(name, stalls)
 
     def ended(self, result: Result) -> None:
-        step, self.step, self._stalled = self._step(result.name), None, set()
+        step = self.steps.pop(result.name, None) or _Step(result.name)
         self._steps.labels("cached" if result.cached else "run").inc()
         self._seconds.labels(result.name).set(result.seconds)
         self._left.labels(result.name).set(0)
@@ -201,9 +203,9 @@ class Metrics:
 
     def _step(self, name: str) -> "_Step":
         """The step of this name, which may not have said that it began."""
-        if self.step is None or self.step.name != name:
-            self.step = _Step(name)
-        return self.step
+        step = self.steps.setdefault(name, _Step(name))
+        step.is_shown = True
+        return step
 
     def _count(self, step: "_Step", num_rows: int) -> None:
         """Counts documents, which never goes down, though a part may be begun again."""
@@ -211,14 +213,12 @@ class Metrics:
         step.num_counted += more
         self._documents.labels(step.name).inc(more)
         self._tokens.labels(step.name).inc(more * counts.level(counts.TOKENS).get("", 0))
-        self._show()
+        self._show(step)
 
-    def _show(self) -> None:
+    def _show(self, step: "_Step") -> None:
         """Sets what a step is at."""
         self._sign.set(time.time())
-        if self.step is None:
-            return
-        step, seconds = self.step, self.step.seconds
+        seconds = step.seconds
         for state, number in (("open", max(0, step.num_parts - step.num_done)), ("done", step.num_done)):
             self._parts.labels(step.name, state).set(number)
         self._rate.labels(step.name).set(step.num_counted / max(1e-3, seconds))
@@ -227,8 +227,7 @@ class Metrics:
 
     def seconds_so_far(self) -> None:
         """Sets what goes on while nothing happens."""
-        step = self.step
-        if step is not None:
+        for step in [step for step in list(self.steps.values()) if step.is_shown]:
             self._seconds.labels(step.name).set(step.seconds)
 
 
@@ -240,6 +239,8 @@ class _Step:
         self.num_parts = self.num_done = 0
         self.num_rows = 0  # of parts that are done
         self.num_counted = 0
+        self.is_shown = True  # since another one began
+        self.stalled: set[tuple[str, str]] = set()  # parts and workers that were told of
         self._began = time.monotonic()
 
     @property

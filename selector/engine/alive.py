@@ -89,6 +89,11 @@ def stalled(stalls: Sequence[Stall]) -> None:
         _listeners[-1].stalled(stalls)
 
 
+def listener() -> Listener | None:
+    """Who hears the signs of this process now."""
+    return _listeners[-1] if _listeners else None
+
+
 @contextlib.contextmanager
 def heard_by(listener: Listener) -> Generator[None]:
     """Until it is left, all signs in this process go to this listener alone."""

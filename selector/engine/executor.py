@@ -7,6 +7,7 @@ that are there starts none.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -44,6 +45,19 @@ class Executor(Protocol):
 
         Raises SelectorError also where the step cannot be prepared or fails without any rows, and DamagedError if a
         stored input turns out not to be sound: the caller discards and recomputes it.
+        """
+        ...
+
+    def are_apart(self, step: Map, other: Map) -> bool:
+        """Whether the two have workers of their own, so that both can be at work at once: one on GPUs, one on CPUs."""
+        ...
+
+    def ahead(
+        self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int, tell: Callable[[Receipt], None]
+    ) -> AbstractContextManager[Iterator[Receipt]]:
+        """As `run`, for a step whose turn has not come. Where its workers are its own they are at it from now on, as
+        long as this executor is asked for anything; `tell` is given the receipts that come in this way, and what is
+        yielded once the turn has come are the others. What goes wrong is raised then. Leaving stops what is going on.
         """
         ...
 

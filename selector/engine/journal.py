@@ -54,16 +54,17 @@ class StepSeen:
     documents: int = 0
     waiting: str = ""  # what is waited for, while there is nothing to count
     stalls: tuple[Stall, ...] = ()
+    over: float | None = None  # when its last part was done; it is not finished before its turn
 
     def rate(self, now: float) -> float:
         """Documents a second."""
-        return self.documents / max(1e-3, now - self.began)
+        return self.documents / max(1e-3, (self.over or now) - self.began)
 
     def seconds_left(self, now: float) -> float | None:
         """How long the step will take, if its parts go on as they did; None before the first one."""
         if not self.parts or not self.parts_done:
             return None
-        return (now - self.began) / self.parts_done * (self.parts - self.parts_done)
+        return max(0.0, (now - self.began) / self.parts_done * (self.parts - self.parts_done))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Seen:
     began: float = 0.0
     updated: float = 0.0  # when it was written
     sign: float = 0.0  # when anything happened
-    step: StepSeen | None = None
+    steps: tuple[StepSeen, ...] = ()  # that are going on, by when they began
     done: tuple[dict[str, Any], ...] = ()  # the steps that are: name, cached, rows_in, rows_out, seconds
     tokens_per_document: float | None = None  # on average, once documents are counted
     requests: int = 0  # to stores of objects, by the driver and its workers
@@ -91,14 +92,18 @@ class Seen:
     def of(cls, key: str, data: bytes) -> Self:
         """What `progress.json` says. Raises ValueError, KeyError or TypeError."""
         body: dict[str, Any] = json.loads(data)
-        step = body.pop("step")
-        if step is not None:
+        steps: list[dict[str, Any]] = body["steps"]
+        for step in steps:
             step["stalls"] = tuple(Stall(**stall) for stall in step["stalls"])
-            step = StepSeen(**step)
         known = {one.name for one in fields(cls)}
         values: dict[str, Any] = {name: value for name, value in body.items() if name in known}
-        values |= {"key": key, "done": tuple(body["done"]), "step": step}
+        values |= {"key": key, "done": tuple(body["done"]), "steps": tuple(StepSeen(**step) for step in steps)}
         return cls(**values)
+
+    @property
+    def step(self) -> StepSeen | None:
+        """The first of the steps that are going on, one that has still parts to do if there is any."""
+        return min(self.steps, key=lambda step: step.over is not None, default=None)
 
 
 class Journal:
@@ -127,6 +132,7 @@ class Journal:
         self._since = began or counts.Mark.now()
         self._lines: list[dict[str, Any]] = []
         self._awaited: set[tuple[str, str]] = set()  # what each step was seen to wait for
+        self._rows: dict[str, int] = {}  # documents of each step's finished parts
         self._num_left_out = 0
         self._num_pages = 0
         self._turned = now()  # the last page
@@ -160,22 +166,24 @@ class Journal:
     # What a run tells who watches it.
 
     def began(self, name: str, num_parts: int) -> None:
-        self._see(step=StepSeen(name=name, began=self._now(), parts=num_parts))
+        self._rows.pop(name, None)
+        self._see_step(StepSeen(name=name, began=self._now(), parts=num_parts))
         self._note("step", step=name, parts=num_parts)
         self._progress.began(name, num_parts)
 
     def advanced(self, name: str, receipt: "Receipt") -> None:
         step = self._step(name)
-        documents = max(step.documents, self._rows + receipt.num_rows)
-        self._rows += receipt.num_rows
-        self._see(step=replace(step, parts_done=step.parts_done + 1, documents=documents, waiting=""))
+        self._rows[name] = self._rows.get(name, 0) + receipt.num_rows
+        documents = max(step.documents, self._rows[name])
+        over = self._now() if step.parts_done + 1 == step.parts else None
+        self._see_step(replace(step, parts_done=step.parts_done + 1, documents=documents, waiting="", over=over))
         self._note("part", step=name, **asdict(receipt))
         self._progress.advanced(name, receipt)
 
     def at_work(self, name: str, num_rows: int | None) -> None:
         step = self._step(name)
-        documents = step.documents if num_rows is None else max(step.documents, self._rows + num_rows)
-        self._see(step=replace(step, documents=documents, waiting=""))
+        documents = max(step.documents, 0 if num_rows is None else self._rows.get(name, 0) + num_rows)
+        self._see_step(replace(step, documents=documents, waiting=""))
         self._progress.at_work(name, num_rows)
 
     def waiting(self, name: str, awaited: str) -> None:
@@ -183,7 +191,7 @@ class Journal:
         if (name, awaited) not in self._awaited:
             self._awaited.add((name, awaited))
             self._note("waiting", step=name, awaited=awaited)
-        self._see(step=replace(step, waiting=awaited))
+        self._see_step(replace(step, waiting=awaited))
         self._progress.waiting(name, awaited)
 
     def stalled(self, name: str, stalls: Sequence[Stall]) -> None:
@@ -193,13 +201,14 @@ class Journal:
             if (stall.part, stall.worker) not in known:
                 self._note("stalled", step=name, **asdict(stall))
         with self._lock:  # no sign of life
-            self._seen = replace(self._seen, step=replace(step, stalls=tuple(stalls)))
+            self._seen = replace(self._seen, steps=self._steps(replace(step, stalls=tuple(stalls))))
         self._progress.stalled(name, stalls)
 
     def ended(self, result: "Result") -> None:
         row = {name: getattr(result, name) for name in ("name", "cached", "rows_in", "rows_out", "seconds")}
-        self._rows = 0
-        self._see(step=None, done=(*self._seen.done, row))
+        self._rows.pop(result.name, None)
+        others = tuple(step for step in self._seen.steps if step.name != result.name)
+        self._see(steps=others, done=(*self._seen.done, row))
         self._note("done", fingerprint=result.fingerprint, **row)
         self._progress.ended(result)
 
@@ -207,15 +216,17 @@ class Journal:
         """The requests to stores of objects since the run began."""
         return {"requests": self._since.since(counts.REQUESTS), "retries": self._since.since(counts.RETRIES)}
 
-    _rows = 0  # documents of the step's finished parts
-
     def _step(self, name: str) -> StepSeen:
         """The step of this name as it was seen, which may not have values that it began."""
-        step = self._seen.step
-        if step is None or step.name != name:
-            self._rows = 0
-            return StepSeen(name=name, began=self._now())
-        return step
+        seen = next((step for step in self._seen.steps if step.name == name), None)
+        return seen or StepSeen(name=name, began=self._now())
+
+    def _steps(self, step: StepSeen) -> tuple[StepSeen, ...]:
+        """The steps that are going on, with this one as it is now."""
+        return tuple({**{seen.name: seen for seen in self._seen.steps}, step.name: step}.values())
+
+    def _see_step(self, step: StepSeen) -> None:
+        self._see(steps=self._steps(step))
 
     def _see(self, **values: Any) -> None:
         with self._lock:

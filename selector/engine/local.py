@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -70,7 +70,7 @@ class LocalExecutor:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return "cpu"
 
-    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Generator[Receipt]:
         """See `Executor.run`. Without a deadline, a document that kills the process kills the run: only workers can die
         alone."""
         own = dataclasses.replace(step)  # what it prepares goes with it
@@ -83,6 +83,16 @@ class LocalExecutor:
             receipt = supervision.report(attempt, attempt_here(own, attempt.task, store))
             if receipt is not None:
                 yield receipt
+
+    def are_apart(self, step: Map, other: Map) -> bool:
+        """There is one machine, whose workers are all alike."""
+        return False
+
+    def ahead(
+        self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int, tell: Callable[[Receipt], None]
+    ) -> contextlib.AbstractContextManager[Iterator[Receipt]]:
+        """See `Executor.ahead`: all of it is done once its turn has come."""
+        return contextlib.closing(self.run(step, tasks, store, num_rows))
 
     def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """See `Executor.map`."""

@@ -4,11 +4,12 @@ A step's seal is written last, so its existence means that the step is complete.
 there is to know of one, the step says.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -108,6 +109,25 @@ class Planned:
     parts_cached: int | None = None
 
 
+@dataclass(kw_only=True)
+class _UnderWay:
+    """What is being done of a step: its parts that were not there, and the receipts that are still to come."""
+
+    step: Map
+    name: str  # under which its receipts are logged
+    todo: Mapping[str, Task]
+    slices: Mapping[str, Sequence[Task]]
+    missing: Sequence[Task]
+    num_rows: int  # of the whole step
+    num_open: int = 0  # parts whose receipts are to come
+    receipts: Iterator[Receipt] | None = None  # where it was begun ahead: those of what is left for its turn
+    began: float = field(default_factory=time.monotonic)
+    seconds_ahead: float = 0.0  # from then to the last receipt before its turn had come
+
+    def __post_init__(self) -> None:
+        self.num_open = len(self.missing)
+
+
 class _WouldRun(Exception):
     """In a dry run: this step is not there yet."""
 
@@ -120,7 +140,12 @@ _CURE = "`selector run` with the same policy and root makes it anew"  # which `p
 
 
 class Runner:
-    """Runs the steps of a flow, one after another, and remembers what each one did."""
+    """Runs the steps of a flow, one after another, and remembers what each one did.
+
+    While a step is at work on its parts, a later one that is ready and has workers of its own is at work on its parts
+    too: on GPUs beside CPUs. Its turn comes nevertheless when it would: then what is left of it is done, and it is
+    finished. So what is found, said and sealed is as if it had only then begun.
+    """
 
     def __init__(
         self, store: Store, executor: Executor, progress: Progress | None = None, lease: Lease | None = None
@@ -134,6 +159,8 @@ class Runner:
         self._held: list[str] = []  # what says all that the finished steps have read or written
         self._stack = ExitStack()
         self._is_connected = False
+        self._later: Sequence[Step] = ()  # than the step whose turn it is
+        self._ahead: dict[str, _UnderWay] = {}  # later steps that are under way, by their names
         self._beside = set[str]()  # keys that the work on an earlier step of this run may have sealed
         self.is_dry = False
 
@@ -151,13 +178,14 @@ class Runner:
         """All of these steps, finished; what is `after` one of them is called once it is."""
         steps = list(flow)
         for index, step in enumerate(steps):
+            self._later = steps[index + 1 :]
             with alive.heard_by(_Signs(progress=self._progress, name=step.name)), inside.stays():
                 self._finish(step)
             if self._lease is not None:
-                to_come = {later.family for later in steps[index + 1 :]}
+                to_come = {later.family for later in self._later}
                 self._lease.hold({done.family for done in steps[: index + 1]} - to_come, self._held)
             after.get(step.name, _nothing)(self.done)
-            self._executor.release(steps[index + 1 :])
+            self._executor.release(self._later)
         return self.done
 
     def plan(
@@ -183,11 +211,13 @@ class Runner:
 
     def _finish(self, step: Step) -> Result:
         began = time.monotonic()
+        if step.name in self._ahead:
+            began -= self._ahead[step.name].seconds_ahead
         rows_in = step.rows_in(self.done)
         if isinstance(step, Fold):
             outcome = self._fold(step)
         elif isinstance(step, Map):
-            outcome = self._map(step, step.name)
+            outcome = self._map(step, _logged(step))
         else:
             assert isinstance(step, Whole), f"{step.name} is of no kind that can be run"
             outcome = self._whole(step)
@@ -210,9 +240,8 @@ class Runner:
     def _map(self, step: Map, name: str) -> Result:
         """Every task's seal, in their order; what is sealed already is not done again."""
         tasks = step.tasks(self.done)
-        step_fingerprint = fingerprint([name, [task.key for task in tasks]])
-        summary = summary_key(name, step_fingerprint)
-        listed = self.store.find(summary)
+        summary, listed = self._listed(name, tasks)
+        step_fingerprint = _fingerprint(name, tasks)
         if listed is not None:
             seals, cached = _seals(self.store.table(listed, "seals")), True
         else:
@@ -228,31 +257,92 @@ class Runner:
             num_bytes=sum(seal.num_bytes for seal in seals.values()), parts=[seals[task.key] for task in tasks],
         )  # fmt: skip
 
+    def _listed(self, name: str, tasks: Sequence[Task]) -> tuple[str, Seal | None]:
+        """The key of the summary of a step with these tasks, and its seal if the step is finished."""
+        key = summary_key(name, _fingerprint(name, tasks))
+        return key, self.store.find(key)
+
     def _each(self, step: Map, name: str, tasks: Sequence[Task]) -> tuple[dict[str, Seal], bool]:
         seals = self.store.find_many([task.key for task in tasks])
-        todo = {task.key: task for task in tasks if task.key not in seals}
+        under_way = self._ahead.get(step.name)
+        todo = {task.key: task for task in tasks if task.key not in seals} if under_way is None else under_way.todo
         if self.is_dry and todo:
             raise _WouldRun(len(tasks), len(tasks) - len(todo))
         if todo:
-            slices = {key: slices_of(step, task) for key, task in todo.items()}
-            sliced = self.store.find_many([one.key for each in slices.values() if len(each) > 1 for one in each])
-            missing = [one for each in slices.values() for one in each if one.key not in sliced]
-            self._progress.began(step.name, len(missing))
-            logger.info("%s: begun, %d of %d parts are to be done", step.name, len(todo), len(tasks))
-            self._connect()
-            self._beside.update(key for task in todo.values() for key in step.also(task))
-            num_rows = sum(task.part.num_rows for task in tasks)
-            for receipt in self._executor.run(step, missing, self.store, num_rows):
-                self.log.append({"step": name, **vars(receipt)})
-                self._progress.advanced(step.name, receipt)
-            in_slices = [(key, tuple(one.key for one in each)) for key, each in slices.items() if len(each) > 1]
-            for _ in self._mapped(Join(store=self.store), in_slices):
-                pass
-            self._forget([folder_of(step, key) for key, _ in in_slices])
+            self._work(under_way or self._begun(step, name, tasks, todo))
             seals |= self.store.find_many(list(todo))
             for key in todo.keys() - seals.keys():
                 seals[key] = self.store.sealed(key)  # which raises
         return {task.key: seals[task.key] for task in tasks}, not todo  # in order, whichever of them were there
+
+    def _begun(
+        self, step: Map, name: str, tasks: Sequence[Task], todo: Mapping[str, Task], beside: str = ""
+    ) -> _UnderWay:
+        """A step of whose tasks these are to be done, once it was said that it begins."""
+        slices = {key: slices_of(step, task) for key, task in todo.items()}
+        sliced = self.store.find_many([one.key for each in slices.values() if len(each) > 1 for one in each])
+        missing = [one for each in slices.values() for one in each if one.key not in sliced]
+        self._progress.began(step.name, len(missing))
+        logger.info("%s: begun%s, %d of %d parts are to be done", step.name, beside, len(todo), len(tasks))
+        self._connect()
+        self._beside.update(key for task in todo.values() for key in step.also(task))
+        num_rows = sum(task.part.num_rows for task in tasks)
+        return _UnderWay(step=step, name=name, todo=todo, slices=slices, missing=missing, num_rows=num_rows)
+
+    def _work(self, under_way: _UnderWay) -> None:
+        """Does what is left of a step's parts, beside what others can do meanwhile."""
+        step = under_way.step
+        receipts = under_way.receipts
+        if receipts is None:
+            receipts = self._executor.run(step, under_way.missing, self.store, under_way.num_rows)
+        others = self._apart(step)
+        self._begin_ahead(others, step)
+        for receipt in receipts:
+            self._note(under_way, receipt)
+            self._begin_ahead(others, step)
+        in_slices = [(key, tuple(one.key for one in each)) for key, each in under_way.slices.items() if len(each) > 1]
+        for _ in self._mapped(Join(store=self.store), in_slices):
+            pass
+        self._forget([folder_of(step, key) for key, _ in in_slices])
+
+    def _note(self, under_way: _UnderWay, receipt: Receipt) -> None:
+        under_way.num_open -= 1
+        self.log.append({"step": under_way.name, **vars(receipt)})
+        self._progress.advanced(under_way.step.name, receipt)
+
+    def _note_ahead(self, under_way: _UnderWay, receipt: Receipt) -> None:
+        under_way.seconds_ahead = time.monotonic() - under_way.began
+        self._note(under_way, receipt)
+
+    def _apart(self, step: Map) -> list[Map]:
+        """Later steps that can be at work beside this one: all that they read is there, and so are workers for both."""
+        new = [later for later in self._later if isinstance(later, Map) and later.name not in self._ahead]
+        ready = [later for later in new if all(name in self.done for name in later.reads)]
+        return [later for later in ready if self._executor.are_apart(step, later)]
+
+    def _begin_ahead(self, others: list[Map], step: Map) -> None:
+        """Begins the next of the others that has something to do, if none of them is at work."""
+        is_on_gpu = bool(step.resources.gpus)
+        while others and not any(
+            one.num_open and bool(one.step.resources.gpus) != is_on_gpu for one in self._ahead.values()
+        ):
+            other = others.pop(0)
+            name, tasks = _logged(other), other.tasks(self.done)
+            if self._listed(name, tasks)[1] is not None:
+                continue
+            seals = self.store.find_many([task.key for task in tasks])
+            todo = {task.key: task for task in tasks if task.key not in seals}
+            if not todo:
+                continue
+            with alive.heard_by(_Signs(progress=self._progress, name=other.name)):
+                under_way = self._begun(other, name, tasks, todo, f" beside {step.name}")
+                under_way.receipts = self._stack.enter_context(
+                    self._executor.ahead(
+                        other, under_way.missing, self.store, under_way.num_rows,
+                        functools.partial(self._note_ahead, under_way),
+                    )
+                )  # fmt: skip
+            self._ahead[other.name] = under_way
 
     def _forget(self, folders: Sequence[str]) -> None:
         """Removes what a step kept in passing, unless another run that lives may want it: `gc` takes it then."""
@@ -277,7 +367,7 @@ class Runner:
             yield from self._executor.map(work, items)
 
     def _fold(self, step: Fold) -> Result:
-        mapped = self._map(step, f"{step.name}{PARTS}")
+        mapped = self._map(step, _logged(step))
         step_fingerprint = fingerprint([step.name, step.identity(), [seal.key for seal in mapped.parts]])
 
         answers = (_Unread(self.store, seal) for seal in mapped.parts)
@@ -316,6 +406,15 @@ class Runner:
         self.done.used.append(key)
         self._held.append(key)
         return seal, is_there
+
+
+def _logged(step: Map) -> str:
+    """What the work on a step's parts is called, apart from what a Fold makes of them."""
+    return f"{step.name}{PARTS}" if isinstance(step, Fold) else step.name
+
+
+def _fingerprint(name: str, tasks: Sequence[Task]) -> str:
+    return fingerprint([name, [task.key for task in tasks]])
 
 
 def summary_key(name: str, step_fingerprint: str) -> str:

@@ -4,7 +4,8 @@ Each does the parts of its own share first, then those that nobody has done yet,
 So nobody waits, a member that never comes is missed by nobody, and what two have done is the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -52,7 +53,7 @@ class Shared:
         """See `Executor.device`."""
         return self.inner.device()
 
-    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Generator[Receipt]:
         """See `Executor.run`. The receipts of parts that others did say no seconds."""
         first, end = (len(tasks) * share // self.num_shares for share in (self.share - 1, self.share))
         yield from self.inner.run(step, tasks[first:end], store, num_rows)
@@ -67,6 +68,16 @@ class Shared:
                     num_quarantined=0 if lost is None else lost.num_rows, seconds=0.0,
                 )  # fmt: skip
             yield from self.inner.run(step, [task for task in some if task.key not in seals], store, num_rows)
+
+    def are_apart(self, step: Map, other: Map) -> bool:
+        """Each process does one step at a time: what the others are at, it does not know."""
+        return False
+
+    def ahead(
+        self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int, tell: Callable[[Receipt], None]
+    ) -> AbstractContextManager[Iterator[Receipt]]:
+        """See `Executor.ahead`: all of it is done once its turn has come."""
+        return closing(self.run(step, tasks, store, num_rows))
 
     def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """See `Executor.map`."""

@@ -5,11 +5,12 @@ What an executor adds is how a worker is reached. What becomes of an attempt tha
 """
 
 import abc
+import contextlib
 import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -103,6 +104,9 @@ class Job(Generic[Attempted, Result]):
     lost: Counter[Any] = field(default_factory=Counter[Any])  # how often each was
     alone: set[Any] = field(default_factory=set[Any])  # those whose worker ran out of memory
     packed: Any = None  # the work as an executor sends it to its workers
+    listener: alive.Listener | None = None  # hears the signs of its workers
+    tell: Callable[[Result], None] | None = None  # is given its results while others are listened for
+    error: SelectorError | None = None  # that came up meanwhile: it is raised once it is listened for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,9 @@ class WorkerPool(abc.ABC):
         self.workers: list[Worker] = []
         self._holders: dict[Hashable, str] = {}  # by what attempts are about: the machine that was at it last
         self._num_failed_starts = 0  # in a row
-        self._is_stalled = False  # some worker was, when that was last told
+        self._ahead: list[Job[Any, Any]] = []  # that go on while others are listened for
+        self._listened: float | None = None  # when that was done last
+        self._stalled: set[Job[Any, Any]] = set()  # jobs of which a worker was, when that was last told
 
     @abc.abstractmethod
     def start(self, kind: Hashable) -> Worker:
@@ -179,22 +185,57 @@ class WorkerPool(abc.ABC):
     def work(self, job: Job[Attempted, Result]) -> Iterator[Result]:
         """What the supply reports, until nothing is open. Workers are at it while the caller looks at a result."""
         try:
+            job.listener = alive.listener()
+            if job.error is not None:
+                raise job.error
             while job.supply.num_open:
-                while not job.outcomes:
-                    self._give(job)
-                    self._listen()
-                outcomes, job.outcomes = job.outcomes, []
-                results: list[Result] = []
-                for attempt, outcome in outcomes:
-                    if isinstance(outcome, ErrorMessage):
-                        raise outcome.to_error()
-                    result = job.supply.report(attempt, outcome)
-                    if result is not None:
-                        results.append(result)
+                results = self._results(job)
                 self._give(job)
+                if not results:
+                    others = [other for other in self._ahead if other is not job]
+                    for other in others:
+                        self._go_on(other)
+                    self._listen([job, *others])
                 yield from results
         finally:
             self._forget(job)
+
+    @contextlib.contextmanager
+    def ahead(self, job: Job[Any, Any]) -> Generator[None]:
+        """Until it is left, this job goes on while any other one is worked on; what it reports is told meanwhile."""
+        job.listener = alive.listener()
+        self._ahead.append(job)
+        try:
+            yield
+        finally:
+            self._ahead.remove(job)
+            self._forget(job)
+
+    def _results(self, job: Job[Any, Result]) -> list[Result]:
+        """What comes of the attempts that have ended. Raises SelectorError where the run cannot go on."""
+        outcomes, job.outcomes = job.outcomes, []
+        results: list[Result] = []
+        for attempt, outcome in outcomes:
+            if isinstance(outcome, ErrorMessage):
+                raise outcome.to_error()
+            result = job.supply.report(attempt, outcome)
+            if result is not None:
+                results.append(result)
+        return results
+
+    def _go_on(self, job: Job[Any, Any]) -> None:
+        """Keeps the workers of a job busy that nobody listens for. What goes wrong waits until somebody does."""
+        if job.error is not None or not job.supply.num_open:
+            return
+        assert job.tell is not None, "a job that goes ahead has somebody to tell"
+        try:
+            results = self._results(job)
+        except SelectorError as error:
+            job.error = error
+            return
+        for result in results:
+            job.tell(result)
+        self._give(job)
 
     def close(self) -> None:
         """Ends all workers."""
@@ -256,11 +297,17 @@ class WorkerPool(abc.ABC):
         worker.state, worker.since, worker.num_rows = command, time.monotonic(), 0
         worker.tell(command, worker.job, None if command == "load" else worker.attempt.given)
 
-    def _listen(self) -> None:
-        """Waits until a worker answers, ends or is late, and notes it."""
+    def _listen(self, jobs: Sequence[Job[Any, Any]]) -> None:
+        """Waits until a worker answers, ends or is late, and notes it. No worker is late for the time in which nobody
+        listened."""
+        began = time.monotonic()
+        away = 0.0 if self._listened is None else began - self._listened
+        for worker in self.workers:
+            worker.since = min(began, worker.since + away)
         received = self.receive(0.0)
         if not received:
-            self._pass_on()
+            for job in jobs:
+                self._pass_on(job)
             received = self.receive(self._patience())
         for worker, answer in received:
             self._note(worker, _counted_here(answer))
@@ -269,25 +316,33 @@ class WorkerPool(abc.ABC):
         for worker in [worker for worker in self.workers if worker.state in ("load", "prepare", "do")]:
             if now >= worker.since + self._limit(worker):
                 self._end_late(worker)
+        self._listened = now
 
-    def _pass_on(self) -> None:
-        """Tells whoever watches the run how far the parts in hand are, or what is waited for."""
-        states = {worker.state for worker in self.workers}
+    def _pass_on(self, job: Job[Any, Any]) -> None:
+        """Tells whoever listens for a job how far the parts in hand are, or what is waited for."""
+        if job.listener is None:
+            return
+        workers = [
+            worker
+            for worker in self.workers
+            if worker.job is job or (worker.job is None and worker.state == "starting" and worker.kind == job.kind)
+        ]
+        states = {worker.state for worker in workers}
         if "do" in states:
-            alive.sign(sum(worker.num_rows for worker in self.workers if worker.state == "do"))
-            stalls = self._stalls()
-            if stalls or self._is_stalled:
-                alive.stalled(stalls)
-            self._is_stalled = bool(stalls)
+            job.listener.at_work(sum(worker.num_rows for worker in workers if worker.state == "do"))
+            stalls = self._stalls(workers)
+            if stalls or job in self._stalled:
+                job.listener.stalled(stalls)
+            (self._stalled.add if stalls else self._stalled.discard)(job)
         elif states & {*_AWAITED}:
-            alive.waiting(next(awaited for state, awaited in _AWAITED.items() if state in states))
+            job.listener.waiting(next(awaited for state, awaited in _AWAITED.items() if state in states))
 
-    def _stalls(self) -> list[alive.Stall]:
-        """The workers that are at something and have given no sign for long."""
+    def _stalls(self, workers: Sequence[Worker]) -> list[alive.Stall]:
+        """Those of the workers that are at something and have given no sign for long."""
         now = time.monotonic()
         late = [
             worker
-            for worker in self.workers
+            for worker in workers
             if worker.state == "do" and now - worker.since >= max(_STALLED, self._limit(worker) / 5)
         ]
         return [
@@ -393,6 +448,7 @@ class WorkerPool(abc.ABC):
                 if worker.state == "held":
                     worker.state, worker.attempt, worker.is_alone = "idle", None, False
         job.outcomes = []
+        self._stalled.discard(job)
 
 
 def _counted_here(answer: Any) -> Any:

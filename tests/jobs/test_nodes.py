@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -17,8 +17,11 @@ from command import COMMAND, write_policy
 from jobs.bench.loopback import Loopback, Machine
 from jobs.executor import RayExecutor
 from objects import s3
-from runs import run, write_corpus
+from runs import policy_of, run, write_corpus
 from selector.engine import journal
+from selector.engine.part import Receipt
+from selector.engine.runner import NoProgress
+from selector.engine.step import Result
 from selector.engine.store import Store
 from selector.errors import UnreachableError
 from selector.manifest import Manifest
@@ -182,3 +185,48 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
     assert [step.name for step in there.steps if not step.cached][:1] == ["rate/readability"]
     assert sum(parts_done(tmp_path).values()) <= 6 - 2, "two were finished, and the third may have been"
     assert_blames_nobody(root)
+
+
+class OnCpu(RayExecutor):
+    """A cluster whose GPUs are only declared: models run on CPUs."""
+
+    def device(self) -> Literal["cpu"]:
+        return "cpu"
+
+
+class Watching(NoProgress):
+    """Notes what is told, and interrupts the run at the first part that is rated."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def advanced(self, name: str, receipt: Receipt) -> None:
+        self.events.append(name)
+        if name == "rate/readability" and not self.events.count("embed"):
+            raise KeyboardInterrupt
+
+    def ended(self, result: Result) -> None:
+        self.events.append(f"end of {result.name}")
+
+
+def test_models_on_gpus_and_raters_on_cpus_are_at_work_at_once_and_each_gets_over_its_losses(
+    loopback: Loopback, tiny_model: Path, tmp_path: Path
+) -> None:
+    policy = policy_of(write_corpus(tmp_path / "corpus"), tiny_model)
+    here = run(policy, tmp_path / "here").manifest
+    executor, root = OnCpu(address=loopback.address), str(tmp_path / "root")
+    for gpus, nth in ((0, 9), (1, 2)):  # the third part that is rated, after the survey and six of ingest
+        name, marker = f"part.after_work:kill:{nth}", str(tmp_path / f"marker {gpus}")
+        loopback.add({**os.environ, "SELECTOR_FAILPOINT": name, "SELECTOR_FAILPOINT_ONCE": marker}, gpus=gpus)
+    watching = Watching()
+    with pytest.raises(KeyboardInterrupt):
+        build(Policy.of(policy), root=root, executor=executor, progress=watching)
+    assert watching.events[-2:] == ["end of dedup", "rate/readability"], "while the model is loaded"
+    watching.events[:] = ["embed"]
+    there = build(Policy.of(policy), root=root, executor=executor, progress=watching)
+    assert there.manifest.digest == here.digest and there.manifest.verify().ok and there.num_quarantined == 2
+    assert (tmp_path / "marker 0").exists() and (tmp_path / "marker 1").exists()
+    ends = [event for event in watching.events if event.startswith("end of ")]
+    assert ends == [f"end of {step.name}" for step in there.flow]
+    early = watching.events[: watching.events.index("end of embed")]
+    assert early.count("rate/readability") >= 1 and early.count("embed") == 1 + 6
