@@ -1,5 +1,6 @@
 """What a run tells of itself in the root, while it is at work and afterwards."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,15 @@ def test_what_cannot_be_read_hides_no_other_journal(storage: Storage) -> None:
     storage.put_if_absent("journals/runs/0/progress.json", b'{"half": ')
     storage.put_if_absent("journals/runs/1/progress.json", b"[]")
     assert seen(storage).key == run.key
+
+
+def test_a_journal_is_read_that_told_of_one_step_alone(storage: Storage) -> None:
+    _, run = opened(storage, Clock())
+    with run:
+        pass
+    body = json.loads(storage.get(f"{run.key}progress.json") or b"")
+    older = {**{name: value for name, value in body.items() if name != "steps"}, "step": None}
+    assert Seen.of(run.key, json.dumps(older).encode()) == seen(storage)
 
 
 class Cluster(Target):
