@@ -91,7 +91,7 @@ class Seen:
     @classmethod
     def of(cls, key: str, data: bytes) -> Self:
         """What `progress.json` says. Raises ValueError, KeyError or TypeError."""
-        body: dict[str, Any] = json.loads(data)
+        body = dict[str, Any](json.loads(data))
         steps: list[dict[str, Any]] = body.get("steps", [])  # older runs told of one step alone
         for step in steps:
             step["stalls"] = tuple(Stall(**stall) for stall in step["stalls"])
