@@ -1,5 +1,6 @@
 """DeepSpeed's curricula: a pool whose limit rises step by step, in one metric or in several at once."""
 
+import functools
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,13 +36,7 @@ class _Limit:
 
     def limit(self, step: int, steps: int) -> int:
         """The limit of a step, of so many."""
-        if self.schedule == "fixed_discrete":
-            limits = zip(self.limits, self.until, strict=False)
-            return next((limit for limit, last in limits if step <= last), self.limits[-1])
-        over = Fraction(step) / (Fraction(str(self.full)) * steps)
-        degree = self.degree if self.schedule == "fixed_root" else 1
-        risen = _root(min(over, Fraction(1)), degree, self.greatest - self.least)
-        return (self.least + risen) // self.multiple * self.multiple
+        return _limit(self, step, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +113,17 @@ class Fixed(_Limit, InSteps):
     def facts(self, sizes: Ints, summary: Steps) -> Mapping[str, Any]:
         pools = summary.pools.tolist()
         return {"fixed": {"smallest_pool": min(pools), "empty_steps": pools.count(0)}}
+
+
+@functools.lru_cache(maxsize=4096)  # each shard is asked for each step
+def _limit(of: _Limit, step: int, steps: int) -> int:
+    if of.schedule == "fixed_discrete":
+        limits = zip(of.limits, of.until, strict=False)
+        return next((limit for limit, last in limits if step <= last), of.limits[-1])
+    over = Fraction(step) / (Fraction(str(of.full)) * steps)
+    degree = of.degree if of.schedule == "fixed_root" else 1
+    risen = _root(min(over, Fraction(1)), degree, of.greatest - of.least)
+    return (of.least + risen) // of.multiple * of.multiple
 
 
 def _rank_by(score: str) -> str:

@@ -315,10 +315,15 @@ def hints_of(cls: type[Any]) -> Mapping[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
+@functools.cache
+def _kinds_of(cls: type[Any]) -> Mapping[str, Kind]:
+    return {name: kind_of(hint) for name, hint in hints_of(cls).items()}
+
+
 def _walk(plugin: object, prefix: str) -> Iterator[Option]:
-    hints = hints_of(type(plugin))
+    kinds = _kinds_of(type(plugin))
     for field in fields_of(plugin):
-        kind, value = kind_of(hints[field.name]), getattr(plugin, field.name)
+        kind, value = kinds[field.name], getattr(plugin, field.name)
         path = f"{prefix}{field.name}"
         if kind.is_many and value is not None:
             items = [(f"{path}.{i}", item) for i, item in enumerate(value)]
