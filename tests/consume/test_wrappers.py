@@ -4,10 +4,12 @@ Each case is right or refused. Right: every epoch's positions, over both ranks, 
 are those of its global batch.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -87,15 +89,20 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return committed(tmp_path_factory.mktemp("wrapped"))
 
 
+def shared() -> dict[str, str]:
+    """The environment of every process of a training."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
 def on_ranks(num_ranks: int, command: Callable[[int], list[str]], where: Path) -> None:
     """Runs a command as each of the processes of a training."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    shared = {
-        **os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    world = {
+        **shared(), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
     }  # fmt: skip
     processes: list[subprocess.Popen[str]] = []
     try:
@@ -104,7 +111,7 @@ def on_ranks(num_ranks: int, command: Callable[[int], list[str]], where: Path) -
                 processes.append(
                     subprocess.Popen(
                         command(rank), cwd=where, stdout=log, stderr=log, text=True,
-                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     )
                 )  # fmt: skip
         codes = [process.wait(300) for process in processes]
@@ -116,29 +123,45 @@ def on_ranks(num_ranks: int, command: Callable[[int], list[str]], where: Path) -
     assert not any(codes), "\n".join(logs)
 
 
-@pytest.mark.parametrize("library", CASES)
-def test_other_loaders_keep_the_order_on_two_ranks_or_are_refused(
-    library: str, manifest: Manifest, tmp_path: Path
-) -> None:
-    for needed in NEEDS.get(library, (library,)):
-        if importlib.util.find_spec(needed) is None:
-            pytest.skip(f"{needed} is not installed")
+@pytest.fixture(scope="module")
+def answers(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, dict[str, Any]]]]:
+    """What every case gave on each of two ranks, by the installed libraries."""
+    libraries = [library for library in CASES if all(map(importlib.util.find_spec, NEEDS.get(library, (library,))))]
+    folder = tmp_path_factory.mktemp("answers")
     uri = f"{manifest._storage.address}/run"  # pyright: ignore[reportPrivateUsage]
-    script = str(Path(__file__).with_name("two_ranks.py"))
-    on_ranks(2, lambda rank: [sys.executable, script, library, uri, str(tmp_path / f"{rank}.json")], tmp_path)
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
-    for case, wanted in CASES[library].items():
-        gave: list[dict[str, Any]] = [rank[case] for rank in ranks]
-        if isinstance(wanted, str):
-            for answer in gave:
-                assert "error" in answer, (case, answer)
-                with pytest.raises(RuntimeError, match=f"(?i){wanted}"):
-                    raise RuntimeError(answer["error"])
-                assert answer["is_ours"] or case in THEIRS, (case, answer)
-            continue
-        assert all("epochs" in answer for answer in gave), (case, gave)
-        epochs = [interleaved(*shares) for shares in zip(*(answer["epochs"] for answer in gave), strict=True)]
-        assert epochs == wanted, case
+    script = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), uri, str(folder), *libraries]
+    with (folder / "log").open("w") as log:
+        ranks = subprocess.Popen(script, cwd=folder, stdout=log, stderr=log, env=shared(), start_new_session=True)
+    try:
+        code = ranks.wait(600)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(ranks.pid, signal.SIGKILL)
+        ranks.wait()
+    logs = [log.read_text("utf-8")[-3000:] for log in (folder / "log", *folder.glob("*.log"))]
+    assert code == 0, "\n".join(logs)
+    return {
+        library: [json.loads((folder / f"{library}-{rank}.json").read_text("utf-8")) for rank in range(2)]
+        for library in libraries
+    }
+
+
+def test_other_loaders_keep_the_order_on_two_ranks_or_are_refused(
+    answers: dict[str, list[dict[str, dict[str, Any]]]],
+) -> None:
+    for library, of_ranks in answers.items():
+        for case, wanted in CASES[library].items():
+            gave = [of_rank[case] for of_rank in of_ranks]
+            if isinstance(wanted, str):
+                for answer in gave:
+                    assert "error" in answer, (library, case, answer)
+                    with pytest.raises(RuntimeError, match=f"(?i){wanted}"):
+                        raise RuntimeError(answer["error"])
+                    assert answer["is_ours"] or case in THEIRS, (library, case, answer)
+                continue
+            assert all("epochs" in answer for answer in gave), (library, case, gave)
+            epochs = [interleaved(*shares) for shares in zip(*(answer["epochs"] for answer in gave), strict=True)]
+            assert epochs == wanted, (library, case)
 
 
 # A model whose gradient depends on every text, and what a script shows to its test.

@@ -1,14 +1,19 @@
 """What each of two processes of a training sees through the loaders of others: run by `test_wrappers.py`.
 
-    python two_ranks.py LIBRARY MANIFEST OUT
+    python two_ranks.py MANIFEST FOLDER LIBRARY...
 
-writes what every case gave to OUT: the positions of each epoch, or the error.
+writes what every case of a library gave to FOLDER/LIBRARY-RANK.json: the positions of each epoch, or the error. The
+processes of a training are forked from one that has imported all libraries, which takes longer than most trainings.
 """
 
+import gc
 import importlib
 import json
+import os
+import socket
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +77,7 @@ def two_epochs(loader: Any) -> Epochs:
 def end_feeders() -> None:
     """Waits for the threads that fed the workers of a loader that has ended. While one of them ends, CPython 3.11 may
     hold a lock that the process needs which is forked then, and that process waits for ever."""
+    gc.collect()  # a loader in a cycle has not ended
     for thread in threading.enumerate():
         if thread.name.startswith("QueueFeederThread"):
             thread.join(timeout=10)
@@ -180,7 +186,7 @@ def as_inputs(batch: Any) -> dict[str, torch.Tensor]:
 def transformers_cases() -> dict[str, Case]:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    folder = str(Path(sys.argv[3]).parent / "trainer")
+    folder = str(Path(sys.argv[2]) / "trainer")
 
     def trained(kind: type[Trainer], data: Any, **options: Any) -> Epochs:
         model = Seen()
@@ -201,7 +207,7 @@ def transformers_cases() -> dict[str, Case]:
 
     class Prepared(Trainer):
         def get_train_dataloader(self) -> DataLoader[Any]:
-            sampler = ManifestBatchSampler(Manifest.open(sys.argv[2]), global_batch_size=SIZE, last="wrap")
+            sampler = ManifestBatchSampler(Manifest.open(sys.argv[1]), global_batch_size=SIZE, last="wrap")
             data: Any = self.train_dataset
             loader: DataLoader[Any] = DataLoader(data, batch_sampler=sampler, collate_fn=self.data_collator)
             return self.accelerator.prepare(loader)
@@ -375,9 +381,8 @@ def gave(case: Case, manifest: Manifest) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "is_ours": isinstance(error, SelectorError)}
 
 
-def main() -> None:
-    warnings.simplefilter("ignore")
-    library, uri, out = sys.argv[1:]
+def train(library: str, uri: str, out: Path) -> None:
+    """What one process of a training does."""
     manifest = Manifest.open(uri)
     if library == "pytorch_lightning":  # makes the process group itself
         before = gave(pytorch_lightning_cases()["dataset, made before"], manifest)
@@ -388,8 +393,49 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
         cases: dict[str, Case] = globals()[f"{library}_cases"]()
         answers = {name: gave(case, manifest) for name, case in cases.items()}
-    Path(out).write_text(json.dumps(answers), "utf-8")
+    out.write_text(json.dumps(answers), "utf-8")
     torch.distributed.destroy_process_group()
+
+
+def forked(rank: int, port: int, library: str, uri: str, folder: Path) -> int:
+    """A process of a training of two, which writes to a log of its own."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        log = os.open(folder / f"{library}-{rank}.log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        train(library, uri, folder / f"{library}-{rank}.json")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    uri, folder, *libraries = sys.argv[1:]
+    for name in ("torchdata.stateful_dataloader", "accelerate", "transformers.trainer", "pytorch_lightning"):
+        if name.partition(".")[0] in libraries:
+            importlib.import_module(name)
+    gc.freeze()  # what was imported stays, and is not to be looked through
+    for library in libraries:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [forked(rank, port, library, uri, Path(folder)) for rank in range(2)]
+        codes = [os.waitpid(process, 0)[1] for process in processes]
+        if any(codes):
+            sys.exit(f"{library}: the processes ended with {codes}")
 
 
 if __name__ == "__main__":
