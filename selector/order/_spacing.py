@@ -25,7 +25,7 @@ Numbers = npt.NDArray[np.integer]
 """Small whole numbers, of whatever width: one for each visit."""
 
 _EXACT = 300  # so many places are tried with the exact test at every step; it takes as many steps for each
-_AT_ONCE = 1 << 20  # places that are looked at together
+_AT_ONCE = 1 << 18  # places that are looked at together
 _GROUP = (1 << 32) - 1  # the bits of a head that are its group
 _FEW, _MOST_TAKEN = 16, 1 << 16  # documents that are taken off one by one, or noted before they are taken off
 
@@ -38,17 +38,13 @@ def spaced(groups: Numbers, window: int, most: int, before: Numbers | None = Non
     answer; they stay in their order too. `before` are the groups of the places before these.
     """
     before = groups[:0] if before is None else before[len(before) - min(window - 1, len(before)) :]
-    whole = np.concatenate([before, groups])
-    if not exceeded(whole, window, most):
+    if not exceeded(np.concatenate([before, groups]), window, most):
         return groups  # what keeps to the cap is not moved
-    names, numbers = _numbered(whole)
-    state = _State(np.bincount(numbers, minlength=len(names) + 1).tolist(), window, most, len(names))
-    for group in numbers[: len(before)].tolist():
-        state.put(group)
-    queues = _Queues.of(numbers[len(before) :], len(state.left))
-    del whole, numbers
-    laid = np.frombuffer(_laid(state, queues), np.int32)
-    return np.append(names, -1)[laid].astype(groups.dtype)
+    names, (first, numbers) = _numbered(before, groups)
+    queues = _Queues.of(numbers, len(names) + 1)
+    laid = _laid(queues, first.tolist(), window, most)
+    names = np.append(names, np.array(-1, groups.dtype))
+    return names[np.frombuffer(laid, numbers.dtype)]
 
 
 def exceeded(groups: Numbers, window: int, most: int) -> int:
@@ -64,17 +60,52 @@ def exceeded(groups: Numbers, window: int, most: int) -> int:
     return num
 
 
-def _numbered(groups: Numbers) -> tuple[Numbers, Numbers]:
-    """The groups that are there, ascending, and for each document the place of its own; negative ones share the next
-    number."""
-    groups = np.maximum(groups, -1)
-    is_used = np.zeros(int(groups.max(initial=-1)) + 2, np.bool_)
-    is_used[groups] = True
+def small(groups: Numbers) -> Numbers:
+    """The same numbers in as few bytes as they fit in, and one more than the greatest of them."""
+    greatest = int(groups.max(initial=0)) + 1
+    return groups.astype(next(kind for kind in (np.int8, np.int16, np.int32) if greatest <= np.iinfo(kind).max))
+
+
+def sizes_of(groups: Numbers, num_groups: int) -> npt.NDArray[np.int32]:
+    """How many documents each group has."""
+    sizes = np.zeros(num_groups, np.int32)
+    for first in range(0, len(groups), _AT_ONCE):
+        np.add.at(sizes, groups[first : first + _AT_ONCE], 1)
+    return sizes
+
+
+def by_group(groups: Numbers, sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The places of the documents, group after group; those of a group stay in their order."""
+    places, seen = np.empty(len(groups), np.int32), np.cumsum(sizes, dtype=np.int32) - sizes
+    for first in range(0, len(groups), _AT_ONCE):
+        here = groups[first : first + _AT_ONCE]
+        places[counted_on(here, seen)] = np.arange(first, first + len(here), dtype=np.int32)
+    return places
+
+
+def counted_on(groups: Numbers, seen: npt.NDArray[np.int32]) -> Ints:
+    """The number of each document within its group, where `seen` has the number of the next one; that goes on."""
+    in_groups = np.argsort(groups, kind="stable")
+    of_group = groups[in_groups]
+    begins = np.flatnonzero(np.r_[True, of_group[1:] != of_group[:-1]][: len(groups)])
+    lengths = np.diff(begins, append=len(groups))
+    number = np.empty(len(groups), np.int64)
+    number[in_groups] = seen[of_group] + np.arange(len(groups)) - np.repeat(begins, lengths)
+    seen[of_group[begins]] += lengths.astype(np.int32)
+    return number
+
+
+def _numbered(*lines: Numbers) -> tuple[Numbers, list[Numbers]]:
+    """The groups that are in the lines, ascending, and for each document the place of its own; negative ones share the
+    next number."""
+    is_used = np.zeros(max(int(line.max(initial=-1)) for line in lines) + 2, np.bool_)
+    for line in lines:
+        is_used[np.maximum(line, -1)] = True
     is_used[-1] = False
     number = np.cumsum(is_used, dtype=np.int32) - np.int32(1)
     number[-1] += 1
-    names = np.flatnonzero(is_used)
-    return names.astype(groups.dtype), number[groups]
+    names, number = np.flatnonzero(is_used), small(number)
+    return names.astype(lines[0].dtype), [number[np.maximum(line, -1)] for line in lines]
 
 
 class _State:
@@ -83,15 +114,15 @@ class _State:
     The last group, `alone`, stands for all documents that are the only ones of theirs.
     """
 
-    def __init__(self, left: Sequence[int], window: int, most: int, alone: int) -> None:
-        self.left, self.window, self.most, self.alone = array("q", left), window, most, alone
+    def __init__(self, left: "array[int]", window: int, most: int, alone: int) -> None:
+        self.left, self.window, self.most, self.alone = left, window, most, alone
         self.total, self.place = sum(left), 0
         self.recent: deque[int] = deque()  # the groups of the last window - 1 places
         self.count: dict[int, int] = {}  # of those, by group
-        self.last = array("q", [-1]) * len(left)  # the last place of each group
+        self.last = array("i", [-1]) * len(left)  # the last place of each group
 
     def copy(self) -> "_State":
-        other = _State([], self.window, self.most, self.alone)
+        other = _State(array("i"), self.window, self.most, self.alone)
         other.left, other.last, other.count = self.left[:], self.last[:], self.count.copy()
         other.recent, other.total, other.place = self.recent.copy(), self.total, self.place
         return other
@@ -157,10 +188,20 @@ class _State:
         return self.copy().lay_rest(None, gives_up=True)
 
 
-def _laid(state: _State, queues: "_Queues") -> "array[int]":
-    """The groups of the documents of the queues in their new order."""
-    start, laid = state.copy(), array("i")
-    if not start.can_lay_rest():
+def _laid(queues: "_Queues", before: Sequence[int], window: int, most: int) -> "array[int]":
+    """The groups of the documents of the queues in their new order; `before` are those of the places before them."""
+    alone = len(queues.ends) - 1
+
+    def start() -> _State:
+        state = _State(array("i", queues.sizes.tobytes()), window, most, alone)
+        for group in before:
+            state.left[group] += 1
+            state.total += 1
+            state.put(group)
+        return state
+
+    state, laid = start(), array(queues.numbers.dtype.char)
+    if not _can_be_laid(state):
         if state.total <= _EXACT:
             state.lay_rest(laid, gives_up=False)
         else:
@@ -172,11 +213,11 @@ def _laid(state: _State, queues: "_Queues") -> "array[int]":
     while state.total:  # a dead end: goes back until the rule finds a way, as it does from the start
         del laid[max(len(laid) - back, 0) :]
         back *= 2
-        state = start.copy()
+        state = start()
         for group in laid:
             state.put(group)
         if state.can_lay_rest():
-            rest = array("i")
+            rest = array(laid.typecode)
             state.copy().lay_rest(rest, gives_up=True)
             for group in rest[: max(len(rest) - _EXACT, 0)]:
                 state.put(group)
@@ -185,27 +226,40 @@ def _laid(state: _State, queues: "_Queues") -> "array[int]":
     return laid
 
 
+def _can_be_laid(state: _State) -> bool:
+    """Whether the rule finds an order for all documents that keeps to the cap.
+
+    With one document of a group in a window, and nothing before it, the groups with most documents decide: between two
+    of their documents there are windows, and after the last windows each of these groups has a document more.
+    """
+    if state.most > 1 or state.recent:
+        return state.can_lay_rest()
+    left = np.frombuffer(state.left, np.int32)[: state.alone]
+    greatest = int(left.max(initial=0))
+    return state.total >= (greatest - 1) * state.window + int(np.count_nonzero(left == greatest)) or greatest < 2
+
+
 def _tested(state: _State, queues: "_Queues", laid: "array[int]") -> None:
     """Lays a short rest, each document as early as the exact test lets it; nothing more, if it lets none."""
     alive: list[int] = np.flatnonzero(np.asarray(state.left)).tolist()
     number = {group: i for i, group in enumerate(alive)}
-    small = _State([], state.window, state.most, number.get(state.alone, len(alive) + 1))  # it is copied often
-    small.left = array("q", [*(state.left[group] for group in alive), 0])
-    small.last = array("q", [*(state.last[group] for group in alive), 0])
-    small.total, small.place = state.total, state.place
-    small.recent = deque(number.get(group, len(alive)) for group in state.recent)  # the last number: all others
-    small.count = {len(alive): len(state.recent), **{number[group]: state.count.get(group, 0) for group in alive}}
-    while small.total:
-        heads = sorted((queues.head(alive[i], left), i) for i, left in enumerate(small.left) if left)
+    few = array("i", [*(state.left[group] for group in alive), 0])
+    rest = _State(few, state.window, state.most, number.get(state.alone, len(alive) + 1))  # it is copied often
+    rest.last = array("i", [*(state.last[group] for group in alive), 0])
+    rest.place = state.place
+    rest.recent = deque(number.get(group, len(alive)) for group in state.recent)  # the last number: all others
+    rest.count = {len(alive): len(state.recent), **{number[group]: state.count.get(group, 0) for group in alive}}
+    while rest.total:
+        heads = sorted((queues.head(alive[i], left), i) for i, left in enumerate(rest.left) if left)
         for _, i in heads:
-            if small.may(i):
-                tried = small.copy()
+            if rest.may(i):
+                tried = rest.copy()
                 tried.put(i)
                 if tried.can_lay_rest():
                     break
         else:
             return
-        small.put(i)
+        rest.put(i)
         state.put(alive[i])
         laid.append(alive[i])
 
@@ -213,20 +267,15 @@ def _tested(state: _State, queues: "_Queues", laid: "array[int]") -> None:
 def _quick(state: _State, queues: "_Queues", laid: "array[int]", *, down_to: int) -> None:
     """Places documents as early as the quick test lets them, until so many are left.
 
-    It ends before that where no group may come next; if nothing is to be left, it goes on without the cap.
+    It ends before that where no group may come next; if nothing is to be left, it goes on without the cap. Only groups
+    whose next document had to wait are kept in heaps: the others are come by in the documents' own order.
     """
     room = _Room(state)
-    left, alone = state.left, state.alone
-    documents, ends = queues.documents, queues.ends
-    sizes = np.array(left[:alone])
-    by_size = np.argsort(-sizes, kind="stable")
-    sizes = -sizes[by_size]
-    ready, waiting = list[int](), list[int]()  # the next document of a group, and that group
-    for group in np.flatnonzero(np.asarray(left)).tolist():
-        head = documents[ends[group] - left[group]] << 32 | group
-        (ready if state.may(group) else waiting).append(head)
-    heapq.heapify(ready)
-    heapq.heapify(waiting)
+    left, alone, total = state.left, state.alone, len(queues.numbers)
+    documents, ends, numbers = queues.documents, queues.ends, queues.numbers.data
+    by_size = np.argsort(-queues.sizes[:alone], kind="stable").astype(np.int32)
+    sizes = -queues.sizes[by_size]
+    ready, waiting, passed = list[int](), list[int](), 0  # the next document of a group, and that group
 
     def is_old(heap: list[int]) -> bool:
         """Whether the group on top has been placed since."""
@@ -249,22 +298,24 @@ def _quick(state: _State, queues: "_Queues", laid: "array[int]", *, down_to: int
             if not firsts:
                 return
             group = min(firsts)[1]
-        elif ready or down_to:
-            if not ready:
-                return
-            group = heapq.heappop(ready) & _GROUP
         else:
-            while is_old(waiting):
+            while not ready and passed < total:
+                group = numbers[passed]
+                if left[group] and documents[ends[group] - left[group]] == passed:
+                    (ready if state.may(group) else waiting).append(passed << 32 | group)  # behind all that wait
+                passed += 1
+            if not ready and down_to:
+                return
+            while not ready and is_old(waiting):
                 heapq.heappop(waiting)
-            group = heapq.heappop(waiting) & _GROUP
+            group = heapq.heappop(ready or waiting) & _GROUP
         room.take(1 if group == alone else left[group])
         laid.append(group)
         gone = state.put(group)
-        if left[group]:
-            again = documents[ends[group] - left[group]] << 32 | group
-            heapq.heappush(ready if state.may(group) else waiting, again)
-        if state.is_free_again(gone, group):
-            heapq.heappush(ready, documents[ends[gone] - left[gone]] << 32 | gone)
+        if left[group] and (head := documents[ends[group] - left[group]]) < passed:
+            heapq.heappush(ready if state.may(group) else waiting, head << 32 | group)
+        if state.is_free_again(gone, group) and (head := documents[ends[gone] - left[gone]]) < passed:
+            heapq.heappush(ready, head << 32 | gone)
 
 
 class _Room:
@@ -282,13 +333,12 @@ class _Room:
         self.ends = ends[(ends > 0) & (ends < state.total)]
         full, rest = np.divmod(self.ends, state.window)
         self.held = full * most + np.minimum(rest, most)  # how many of one group an end can hold
+        self.most, self.steps = most, 1 if most == state.window else 2  # so many ends hold as many of a group
         num_alone = state.left[state.alone]
-        by_size = np.bincount(np.array(state.left[: state.alone], np.int64), minlength=2)
-        by_size[1] += num_alone
-        fewer, smaller = np.cumsum(by_size), np.cumsum(by_size * np.arange(len(by_size)))
-        at = np.minimum(self.held, len(by_size) - 1)
-        spare = smaller[at] + self.held * (state.alone + num_alone - fewer[at]) - self.ends
-        self.bins = array("q", np.searchsorted(self.held, np.arange(len(by_size))).astype(np.int64).tobytes())
+        sizes = np.sort(np.frombuffer(state.left, np.int32)[: state.alone])
+        upto = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        smaller = np.searchsorted(sizes, self.held, "right")
+        spare = upto[smaller] + num_alone + self.held * (state.alone - smaller) - self.ends
         self.spare = Leasts(np.where(spare < 0, state.total + 1, spare))
         self.num_ends = len(self.ends)  # of those that are still to come
         self.taken = list[int]()
@@ -296,7 +346,8 @@ class _Room:
 
     def take(self, left: int) -> None:
         """A document is placed of a group that has so many left, itself included."""
-        self.taken.append(self.bins[left])
+        first = self.steps * (-(-left // self.most) - 1)  # that can hold them all
+        self.taken.append(min(first, len(self.ends)))
         self.free -= 1
         if len(self.taken) == _MOST_TAKEN:
             self._settle()
@@ -368,14 +419,14 @@ class Leasts:
 class _Queues:
     """The documents of each group in their order, group after group; those of a group are before its end."""
 
-    def __init__(self, documents: "array[int]", ends: "array[int]") -> None:
-        self.documents, self.ends = documents, ends
+    def __init__(self, numbers: Numbers, sizes: npt.NDArray[np.int32], documents: npt.NDArray[np.int32]) -> None:
+        self.numbers, self.sizes = numbers, sizes  # the group of each document; and how many each group has
+        self.documents, self.ends = documents.data, np.cumsum(sizes, dtype=np.int32).data
 
     @classmethod
     def of(cls, numbers: Numbers, num_groups: int) -> "_Queues":
-        ends = np.cumsum(np.bincount(numbers, minlength=num_groups)).astype(np.int64)
-        documents = np.argsort(numbers, kind="stable").astype(np.int32)
-        return cls(array("i", documents.tobytes()), array("q", ends.tobytes()))
+        sizes = sizes_of(numbers, num_groups)
+        return cls(numbers, sizes, by_group(numbers, sizes))
 
     def head(self, group: int, left: int) -> int:
         """The first document of a group that has so many left."""

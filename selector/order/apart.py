@@ -13,9 +13,11 @@ from selector.exact import Ints
 from selector.order import Along, Order
 from selector.order._around import Visits
 from selector.order._contract import batch_of
-from selector.order._moved import Moved, kept_apart, moved_by
+from selector.order._moved import Moved, Moves, kept_apart
 from selector.order._ranked import ById
-from selector.order._spacing import Numbers, exceeded
+from selector.order._spacing import Numbers, exceeded, sizes_of
+
+_AT_ONCE = 1 << 18  # visits that are looked at together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class Apart(Moved):
     def laid(self, groups: Numbers, visits: Visits, summary: int) -> Numbers:
         return kept_apart(groups, visits.begins, functools.partial(_kept_gap, summary), 1)
 
-    def facts(self, laid: Numbers, order: Numbers, visits: Visits, summary: int) -> Mapping[str, Any]:
+    def facts(self, laid: Numbers, moved: Moves, visits: Visits, summary: int) -> Mapping[str, Any]:
         ends = [*visits.begins[1:].tolist(), len(laid)]
         phases = [laid[begin:end] for begin, end in zip(visits.begins.tolist(), ends, strict=False)]
         return {
@@ -81,7 +83,7 @@ class Apart(Moved):
             "possible": min([summary, *(_kept_gap(summary, phase) for phase in phases)]),
             "closest": closest(laid),
             "nearer": exceeded(laid, summary, 1),
-            **moved_by(order),
+            **moved.distances,
         }
 
 
@@ -96,7 +98,7 @@ def possible_gap(document: Numbers) -> int | None:
 
     Negative numbers are of one visit each.
     """
-    times = np.bincount(document[document >= 0])
+    times = sizes_of(document, int(document.max(initial=0)) + 2)[:-1]  # the last one is of the negative numbers
     most = int(times.max(initial=0))
     if most < 2:
         return None
@@ -106,7 +108,15 @@ def possible_gap(document: Numbers) -> int | None:
 def closest(document: Numbers) -> int | None:
     """How far the closest two visits of a document are from each other, by the documents of visits; None: no document
     is there twice."""
-    known = np.flatnonzero(document >= 0)
-    order = known[np.argsort(document[known], kind="stable")]
-    gaps = np.diff(order)[document[order][1:] == document[order][:-1]]
-    return int(gaps.min()) if len(gaps) else None
+    last, least = np.full(int(document.max(initial=0)) + 1, -1, np.int32), len(document)
+    for first in range(0, len(document), _AT_ONCE):
+        here = document[first : first + _AT_ONCE]
+        known = np.flatnonzero(here >= 0)
+        place = known[np.argsort(here[known], kind="stable")]
+        number = here[place]
+        before = np.r_[-1, first + place][:-1]
+        is_first = np.r_[True, number[1:] != number[:-1]][: len(number)]
+        before[is_first] = last[number[is_first]]
+        least = int((first + place - before)[before >= 0].min(initial=least))
+        last[number] = first + place
+    return least if least < len(document) else None

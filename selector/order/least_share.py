@@ -12,11 +12,11 @@ from selector.errors import PolicyError, did_you_mean
 from selector.exact import Ints
 from selector.order import Along, Groups, groups_in
 from selector.order._around import Visits
-from selector.order._moved import Moved
+from selector.order._moved import Moved, Moves
 from selector.order._spacing import Numbers
 
 _MOST_PARTS = 10**9  # a share is a fraction of at most so many parts
-_AT_ONCE = 1 << 20  # visits that are looked at together
+_AT_ONCE = 1 << 18  # visits that are looked at together
 
 Bools = npt.NDArray[np.bool_]
 
@@ -30,7 +30,7 @@ class LeastShare(Moved):
     0, 4, 8 … (`at: start`). The other places are filled by the other order, with what the group has beyond its share
     taken evenly out of it. With several groups whose places collide a window may lack one of each. Without `shares`
     each group has its share of all visits. Groups, and what is in none of them, stay in their order, and no visit
-    leaves its phase. The driver holds the group of each visit, up to 40 bytes a visit.
+    leaves its phase. The driver holds the group of each visit, up to 10 bytes a visit.
 
     Where a group has too few documents, its share is kept for as long as they last; the facts of the manifest say so:
     `missing` has how many there were too few of, by group, and `late` how many visits come after their place.
@@ -87,7 +87,7 @@ class LeastShare(Moved):
             laid[begin:end] = shares.laid(groups[begin:end], begin)
         return laid
 
-    def facts(self, laid: Numbers, order: Numbers, visits: Visits, summary: Groups) -> Mapping[str, Any]:
+    def facts(self, laid: Numbers, moved: Moves, visits: Visits, summary: Groups) -> Mapping[str, Any]:
         names = [str(name) for name in summary.names]
         return {"by": self.by, **self._shares(laid, summary).unmet(laid, names)}
 
@@ -131,7 +131,7 @@ class Shares:
         sizes = np.bincount(group, minlength=len(self.part))
         begin = self.before(first)
         wanted = np.minimum(self.before(first + len(group)) - begin, sizes)
-        laid = np.full(len(group), -1, np.int32)
+        laid = np.full(len(group), -1, group.dtype)
         for places, of_group in self._kept(begin, wanted, first, len(group)):
             laid[places] = of_group
         laid[laid < 0] = group[self._is_beyond(group, sizes, sizes - wanted)]

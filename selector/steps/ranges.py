@@ -30,6 +30,7 @@ from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtu
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, middles, placed, standing
 from selector.order._resorted import MOST_KEYS, Resorted
 from selector.order._resorted import labelled as column_of
+from selector.order._spacing import small
 from selector.order._weighted import Tally, Weighted, divided, divisor, multiplied, weight_facts
 from selector.plugins import attached
 from selector.plugins.blame import Blamed, blamed, with_blame
@@ -42,7 +43,7 @@ RANGE_ROWS = 1 << 18
 _SAMPLE = 1024  # of each shard, to find where ranges begin
 
 _KEYS = ("group", "key", "high", "low")  # what rows are sorted by
-_GROUPS = np.empty(0, np.int32)
+_GROUPS = np.empty(0, np.int8)
 _SORTED = pa.schema([("group", pa.int64()), ("shard", pa.int32()), ("row", pa.int64())])
 _LINES = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("phase", tables.LABEL), ("loss_weight", pa.float32())])
 _PLACED = pa.schema(
@@ -236,16 +237,17 @@ def _moved(
     ranges = _in_line(exchange(done, "order", [inputs, "in line"], along, num_ranges, deal, line))
     groups = np.concatenate([_GROUPS[:0], *(done.store.read(span.key, "groups")["group"] for span in ranges)])
     with blamed("order", outside.name, order):
-        places, facts = order.moved(groups, visits, summary)
-    del groups
-    back = np.empty_like(places)  # where each visit goes
-    back[places] = np.arange(len(places), dtype=places.dtype)
-    del places
-    moves = [_Move(span=span, key=_stored_move(done, span, back)) for span in ranges]
+        moves = order.moves(groups, visits, summary)
+        del groups
+        arrivals = [_stored_move(done, i, before) for i, before in enumerate(moves.stretches(RANGE_ROWS))]
+        facts = order.facts_of(moves, visits, summary)
+    del moves
+    meet = functools.partial(_leave, tuple(ranges), done.passing)
+    moved = exchange(done, "order", [inputs, "moves"], arrivals, num_ranges, _deal_moves, meet)
     keys = [outside.key(shard) for shard in outside.shards]
     unvisited = _StillUnvisited(keys=tuple(inner.keys))
     collect = functools.partial(_collect, unvisited, tuple(outside.shards), tuple(keys))
-    keys = exchange(done, "order", [inputs, "back"], moves, len(keys), _deal_moved, collect)
+    keys = exchange(done, "order", [inputs, "back"], moved, len(keys), _deal_moved, collect)
     return replace(inner, keys=keys, facts={**inner.facts, **facts})  # no visit leaves its stretch of one phase
 
 
@@ -792,11 +794,9 @@ def _line(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> _Ran
     """A range of visits in line, and their groups, once they are stored."""
     none = pa.schema([("position", pa.int64()), ("group", pa.int32()), *_LINES])
     whole = pa.concat_tables([none.empty_table(), *dealt]).unify_dictionaries().combine_chunks().sort_by("position")
-    rows = whole.select(_LINES.names).combine_chunks()
+    rows, groups = whole.select(_LINES.names).combine_chunks(), pa.table({"group": small(whole["group"].to_numpy())})
     key = f"{passing}/in_line/{_digest(whole)}"
-    return _Range(
-        key=store.seal(key, [("rows", rows), ("groups", whole.select(["group"]))], form="arrow").key, rows=len(whole)
-    )
+    return _Range(key=store.seal(key, [("rows", rows), ("groups", groups)], form="arrow").key, rows=len(whole))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -807,10 +807,35 @@ class _Move:
     key: str
 
 
-def _stored_move(done: Done, span: _Range, back: npt.NDArray[np.integer]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Arrival:
+    """A stretch of the new order, and where its visits were before."""
+
+    first: int
+    key: str
+
+
+def _stored_move(done: Done, number: int, before: npt.NDArray[np.integer]) -> _Arrival:
+    """Where the visits of a stretch of the new order were, once it is stored."""
+    table = pa.table({"position": before})
+    key = done.store.seal(f"{done.passing}/moves/{_digest(table)}", [("moves", table)], form="arrow").key
+    return _Arrival(first=number * RANGE_ROWS, key=key)
+
+
+def _deal_moves(store: Store, one: _Arrival) -> Mapping[int, pa.Table]:
+    before = store.read(one.key, "moves")["position"].to_numpy()
+    whole = pa.table({"before": before, "after": one.first + np.arange(len(before))})
+    return by_bucket(whole, before // RANGE_ROWS)
+
+
+def _leave(ranges: tuple[_Range, ...], passing: str, store: Store, number: int, dealt: Iterator[pa.Table]) -> _Move:
     """Where the visits of a range go, once it is stored."""
-    table = pa.table({"position": back[span.first : span.first + span.rows].astype(np.int64)})
-    return done.store.seal(f"{done.passing}/moves/{_digest(table)}", [("moves", table)], form="arrow").key
+    whole = _whole(dealt, ["before", "after"])
+    after = np.empty(len(whole), np.int64)
+    after[whole["before"].to_numpy() - number * RANGE_ROWS] = whole["after"].to_numpy()
+    table = pa.table({"position": after})
+    key = store.seal(f"{passing}/moves/{_digest(table)}", [("moves", table)], form="arrow").key
+    return _Move(span=ranges[number], key=key)
 
 
 def _deal_moved(store: Store, move: _Move) -> Mapping[int, pa.Table]:
