@@ -69,8 +69,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "stall":
             time.sleep(proxy.stall)
-        if fault in ("500", "503", "409"):
-            self._answer(int(fault), {}, b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>")
+        if fault[:3].isdigit():
+            status, _, code = fault.partition(" ")
+            error = f"<Error><Code>{code or 'SlowDown'}</Code><Message>in words</Message></Error>"
+            self._answer(int(status), {}, error.encode())
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
         if proxy.ignores_conditions:

@@ -32,8 +32,21 @@ _IS_THERE = r"status code: 412|BlobAlreadyExists"  # in the error of a create; a
 _NAME = re.compile(r"[A-Za-z0-9._=+,!()' -]{1,255}")
 
 
-_NOT_LET_IN = r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature|/169\.254\.169\.254/"
+_NOT_LET_IN = r"NoSuchBucket|AccessDenied|InvalidAccessKey|Signature|/169\.254\.169\.254/|incorrectly configured region"
 """Words of errors by which another try is of no use. The address is asked for credentials where there are none."""
+
+_HALF_SENT = r"RequestTimeout<|IncompleteBody|BadDigest|SHA256Mismatch"
+"""Words of a refusal (400) that is about bytes which did not arrive as they were sent."""
+
+_CURES = {
+    r"[Ee]xpired": "Renew the credentials in the environment, and run the same command again: what is finished is kept",
+    r"TimeTooSkewed": "Set this machine's clock",
+    r"region|Region|PermanentRedirect|AuthorizationHeaderMalformed": "Set AWS_REGION to where the bucket is",
+    r"/169\.254\.169\.254/": "There are no credentials in the environment: set them, e.g. AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY",
+    "": "Check the bucket's name, what the credentials in the environment allow, and whether they have expired",
+}
+"""What to do about a refusal, by its words."""
 
 
 class ObjectStorage(Storage):
@@ -325,18 +338,34 @@ class ObjectStorage(Storage):
     def _check_final(self, error: Exception, pause: float | None, until: float) -> None:
         """Raises UnreachableError where there is no use in another try, or no time for one."""
         kinds = (_errors().PermissionDeniedError, _errors().UnauthenticatedError, _errors().NotSupportedError)
-        if isinstance(error, kinds) or re.search(_NOT_LET_IN, str(error)):
-            raise UnreachableError(
-                f"{self.address} does not let us in: {line_of(error)}. Check the bucket's name and the credentials in "
-                "the environment."
-            ) from error
+        text = str(error)
+        status = re.search(r"status code: (\d{3})", text)
+        is_refused = status is not None and _patience.is_final(int(status[1])) and not re.search(_HALF_SENT, text)
+        if is_refused or isinstance(error, kinds) or re.search(_NOT_LET_IN, text):
+            cure = next(cure for words, cure in _CURES.items() if re.search(words, text))
+            raise UnreachableError(f"{self.address} does not let us in: {_reason(error)}. {cure}.") from error
         if pause is None or time.monotonic() + pause >= until:
-            raise UnreachableError(f"{self.address} does not answer as it should: {line_of(error)}. {_CURE}") from error
+            raise UnreachableError(f"{self.address} does not answer as it should: {_reason(error)}. {_CURE}") from error
         counts.add(counts.RETRIES)
 
 
 def _entry(key: str, meta: Any) -> Entry:
     return Entry(key, meta["size"], meta.get("e_tag") or meta.get("version") or f"{meta['last_modified']}")
+
+
+def _reason(error: Exception) -> str:
+    """What was asked for and how it was answered, as far as the error tells, without what may be a secret."""
+    request, status, code, message = (
+        re.search(pattern, str(error))
+        for pattern in (
+            r"Error performing (list|[A-Z]+) ", r"status code: (\d{3}[^:<\n]*)", r"<Code>(\w{1,80})</Code>",
+            r"<Message>([^<]{1,200})</Message>",
+        )
+    )  # fmt: skip
+    if status is None:
+        return line_of(error)
+    words = ": ".join(match[1].strip(" .") for match in (status, code, message) if match is not None)
+    return f"{request[1]} was answered {words}" if request is not None else words
 
 
 class _Unclear(Exception):

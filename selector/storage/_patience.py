@@ -15,4 +15,9 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 def line_of(error: Exception) -> str:
     """The first telling line of an error, without the query of an address and what may be a secret in it."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"[?][^\s\"')]*", "", text)[:240].rstrip(". ")
+    return re.sub(r"[?][^\s\"')]*", "", re.sub(r"://[^\s/]*@", "://...@", text))[:240].rstrip(". ")
+
+
+def is_final(status: int) -> bool:
+    """Whether an answer of this status would be the same to another try."""
+    return 300 <= status < 500 and status not in (408, 409, 425, 429)

@@ -143,8 +143,9 @@ class HfStorage(Storage):
                     raise final from error
                 if pause is None or time.monotonic() + pause >= until:
                     raise UnreachableError(
-                        f"{self.address} does not answer as it should: {line_of(error)}. Run the same command again: "
-                        "what is finished is kept."
+                        f"{self.address} does not answer as it should at {without_secrets(_endpoint())}: "
+                        f"{line_of(error)}. Run the same command again, what is finished is kept; or check HF_ENDPOINT "
+                        "and the network, or copy the files and give a path."
                     ) from error
             counts.add(counts.RETRIES)
             time.sleep(pause)
@@ -171,15 +172,19 @@ class HfStorage(Storage):
                 "name, and set HF_TOKEN."
             )
         status = getattr(getattr(error, "response", None), "status_code", 0)
-        if 400 <= status < 500 and status not in (408, 409, 425, 429):
+        if _patience.is_final(status):
             return UnreachableError(
-                f"{self.address} does not let us in: {line_of(error)}. Check its name, and HF_TOKEN."
+                f"{self.address} does not let us in: {line_of(error).removesuffix(': None')}. Check its name, and "
+                "HF_TOKEN."
             )
         return None
 
 
 def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not re.match(r"https?://[^/]", address):
+        raise UsageError(f"HF_ENDPOINT is {without_secrets(address)!r}, which is no address. Write https://host.")
+    return address
 
 
 def _entry(file: Mapping[str, Any]) -> Entry:

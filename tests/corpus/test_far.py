@@ -14,7 +14,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from conftest import MemoryStorage, write_jsonl
-from hub import Hub, hub
+from hub import TOKEN, Hub, hub
 from objects import Proxy, s3
 from runs import corpus_rows, run, uncached, write_corpus
 from selector import storage
@@ -387,6 +387,43 @@ def test_a_dataset_that_is_gated_or_written_to_or_leads_elsewhere_is_refused(ser
             files.expand(["hf://datasets/owner/name"])
     finally:
         served.is_gated = False
+
+
+HUB_REFUSALS = {
+    "401": "'401 Unauthorized'", "403": "403 Forbidden", "404": "'404 Not Found'", "offline": "HF_HUB_OFFLINE is set",
+    "nobody": "Connection refused. Run the same command again, what is finished is kept; or check HF_ENDPOINT",
+    "no address": "HF_ENDPOINT is 'hub', which is no address",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("refusal", HUB_REFUSALS)
+def test_a_hub_that_lets_nobody_in_is_said_at_once_with_the_cure_and_no_document_is_lost(
+    refusal: str, served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.push({"data/a.jsonl": b"".join(b'{"text": "document %d"}\n' % n for n in range(30))})
+    policy, address = policy_over("hf://datasets/owner/name"), "hf://datasets/owner/name@main"
+    with monkeypatch.context() as patch:
+        patch.setattr(_patience, "PAUSES", (0.01,) if refusal == "nobody" else (60.0,))
+        patch.setenv(copies.SETTING, "0")
+        if refusal.isdigit():
+            at = "/resolve/" if refusal == "401" else ""  # after it was listed, or from the beginning
+            served.fault = lambda request: refusal if at in request else ""
+            address = "hf://datasets/owner/name@" if at else address
+        elif refusal == "offline":
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            patch.setattr("huggingface_hub.utils._http._GLOBAL_CLIENT", None)
+        else:
+            patch.setenv("HF_ENDPOINT", "http://user:hunter2@127.0.0.1:9" if refusal == "nobody" else "hub")
+        try:
+            with pytest.raises(SelectorError) as raised:
+                run(policy, tmp_path / "root")
+        finally:
+            served.fault = lambda _: ""
+    text = str(raised.value)
+    assert HUB_REFUSALS[refusal] in text and (address in text or refusal == "no address")
+    assert TOKEN not in text and "hunter2" not in text
+    assert not (tmp_path / "root" / "attempts").exists()
+    assert run(policy, tmp_path / "root").manifest.info["counts"]["quarantined"] == 0
 
 
 # ---------------------------------------------------------------- copies

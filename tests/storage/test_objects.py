@@ -117,6 +117,68 @@ def test_a_bucket_that_is_not_there_is_said_at_once(proxy: Proxy) -> None:
     assert len(proxy.requests) == 1
 
 
+REFUSALS = {
+    "403 AccessDenied": "Check the bucket's name, what the credentials in the environment allow",
+    "400 ExpiredToken": "Renew the credentials in the environment",
+    "400 InvalidToken": "Check the bucket's name",
+    "403 SignatureDoesNotMatch": "Check the bucket's name",
+    "403 RequestTimeTooSkewed": "Set this machine's clock",
+    "301 PermanentRedirect": "Set AWS_REGION",
+    "405 MethodNotAllowed": "Check the bucket's name",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_is_said_at_once_with_its_reason_and_the_cure_and_no_secret(
+    refusal: str, storage: Storage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put_if_absent("a", b"first")
+    monkeypatch.setattr(_patience, "PAUSES", (60.0,))
+    proxy.fault = lambda *_: refusal
+    verbs: dict[str, Callable[[], Any]] = {
+        "list": lambda: list(storage.list("")), "GET": lambda: storage.get("a"), "HEAD": lambda: storage.entry("a"),
+        "PUT": lambda: storage.ensure("a", b""), "PUT ": lambda: storage.put_if_absent("b", b""),
+        "POST": lambda: storage.delete_many(["a"]),
+        "GET ": lambda: storage.compare_and_swap("a", b"first", b""), "GET  ": lambda: storage.get_range("a", 1, 3),
+    }  # fmt: skip
+    for verb, use in verbs.items():
+        proxy.requests.clear()
+        with pytest.raises(UnreachableError, match="does not let us in") as raised:
+            use()
+        text = str(raised.value)
+        assert storage.address in text and len(proxy.requests) <= 2 and CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in text
+        status, code = refusal.split()
+        if verb != "HEAD":  # whose answers have no words
+            assert REFUSALS[refusal] in text
+            assert status == "301" or (f"{status} " in text and f"{code}: in words" in text and verb.strip() in text)
+
+
+def test_an_endpoint_with_a_password_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_patience, "PAUSES", (0.01,))
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": "http://user:hunter2@127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnreachableError, match="does not answer as it should") as raised:
+        open_storage("s3://bucket/runs").get("a")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("refusal", ["400 ExpiredToken", "403 AccessDenied"])
+def test_credentials_that_end_amid_a_run_end_it_and_no_document_is_lost(
+    refusal: str, storage: Storage, proxy: Proxy, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    corpus = {"paths": [str(write_corpus(tmp_path / "corpus"))], "rows_per_part": 40}
+    policy = {"corpus": corpus, "rate": ["length"], "select": {"budget": {"fraction": 0.4}}}
+    proxy.requests.clear()
+    proxy.fault = lambda *_: refusal if len(proxy.requests) > 40 else ""  # in ingest
+    with pytest.raises(UnreachableError, match=refusal.split()[1]):
+        build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+    proxy.fault = lambda *_: ""
+    assert list(storage.list("attempts/")) == [], "it is nobody's fault"
+    again = build(Policy.of(policy), root=storage.address, executor=LocalExecutor())
+    assert again.manifest.digest == run(policy, tmp_path / "root").manifest.digest
+
+
 def test_one_of_many_who_create_an_object_is_the_first(storage: Storage) -> None:
     for number in range(20):
         with ThreadPoolExecutor(8) as threads:
