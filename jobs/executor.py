@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs import connection
 from jobs.placing import Demand, explained, grows_to, holds, spelt_out
 from jobs.workers import Actors, Kind
+from selector.engine import memory
 from selector.engine.answers import Answers, sent
 from selector.engine.local import DEADLINE, LocalExecutor, check_options
 from selector.engine.part import Receipt, Resources, Task
@@ -135,21 +136,23 @@ class RayExecutor:
             wanted = [Resources(), *(step.resources for step in later if isinstance(step, Map))]
             self._worker_pool.keep({_Room.of(self.actors, resources).kind for resources in dict.fromkeys(wanted)})
 
-    def explain(self, steps: Sequence[Step]) -> list[str]:
+    def explain(self, steps: Sequence[Step], store: Store) -> list[str]:
         """Lines that say where the workers of these steps find room on the cluster, and why some do not."""
         with contextlib.nullcontext() if self._entered else self:
-            named: dict[Resources, list[str]] = {}
+            named: dict[tuple[Resources, int | None], list[str]] = {}
             for step in steps:
-                named.setdefault(step.resources if isinstance(step, Map) else Resources(), []).append(step.name)
-            rooms = {resources: _Room.of(self.actors, resources) for resources in named}
+                asks = (step.resources, memory.measured(store, step)) if isinstance(step, Map) else (Resources(), None)
+                named.setdefault(asks, []).append(step.name)
+            rooms = {asks: _Room.of(self.actors, *asks) for asks in named}
             return list(
                 explained(
                     Demand(
-                        steps=tuple(names), needs=rooms[one].kind.needs(), num_workers=max(1, rooms[one].num_workers)
+                        steps=tuple(names), needs=rooms[asks].kind.needs(), measured=asks[1],
+                        num_workers=max(1, rooms[asks].num_workers),
                     )
-                    for one, names in named.items()
+                    for asks, names in named.items()
                 )
-            )
+            )  # fmt: skip
 
     def on_each_node(self, work: Callable[[], Answer], seconds: float = 120.0) -> dict[str, Answer | str]:
         """What `work` answers on every node of the cluster, by the node's address; text says why there is no answer."""
@@ -183,12 +186,13 @@ class RayExecutor:
         supervision = Supervision(step, tasks, store, self.attempts, num_rows)
         fresh = cast(Map, replace(cast(Any, step)))  # its options, without a model that was loaded here
         work = PartWork(name=step.name, step=fresh, store=store)
-        return self._job(work, supervision, step.resources, len(tasks))
+        return self._job(work, supervision, step.resources, len(tasks), memory.measured(store, step))
 
     def _job(
-        self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], resources: Resources, num_tasks: int
-    ) -> Job[Attempted, Result]:
-        room = _Room.of(self.actors, resources)
+        self, work: PartWork | ItemWork, supply: Supply[Attempted, Result], resources: Resources, num_tasks: int,
+        measured: int | None = None,
+    ) -> Job[Attempted, Result]:  # fmt: skip
+        room = _Room.of(self.actors, resources, measured)
         if not room.num_workers:
             raise SelectorError(
                 f"{work.name} asks for {spelt_out(room.kind.needs())} for each worker, and this machine has "
@@ -218,7 +222,9 @@ class _Room:
 
     What is not asked for follows from the cluster: a worker for every CPU, or every GPU where one is wanted, and for
     each worker as many whole CPUs as still let all of them be placed. A worker on a GPU uses as many, and holds none:
-    so it finds room beside those on CPUs. The number of tasks decides nothing here: so all that asks for nothing, maps
+    so it finds room beside those on CPUs. Memory follows from what an earlier run on the same root has `measured`,
+    but is no more than some node has; on our own machine, where nobody else is placed, it is held only where there is
+    too little for a worker on every CPU. The number of tasks decides nothing here: so all that asks for nothing, maps
     too, shares its workers.
     """
 
@@ -229,16 +235,18 @@ class _Room:
     threads: int | None  # of each worker, where these are not the CPUs that it holds
 
     @classmethod
-    def of(cls, actors: int | None, resources: Resources) -> "_Room":
+    def of(cls, actors: int | None, resources: Resources, measured: int | None = None) -> "_Room":
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         has_gpus = any(node.get("GPU") for node in nodes) or bool(grows_to().get("GPU"))
         gpus = float(resources.gpus) if has_gpus else 0.0
         nodes = [node for node in nodes if node.get("GPU" if gpus else "CPU")]
         is_own = bool(nodes) and connection.OWN_CLUSTER in nodes[0]  # one machine, which does not grow as a cluster may
+        declared = None if resources.memory is None else float(resources.memory)
+        held = _measured_memory(nodes, measured, is_own) if measured and not declared else declared
         least = Kind(
             cpus=(0.0 if gpus else 1.0) if resources.cpus is None else float(resources.cpus),
             gpus=gpus,
-            memory=None if resources.memory is None else float(resources.memory),
+            memory=held,
         )
         needs = least.needs()
         room = sum(holds(node, needs if any(needs.values()) else {"CPU": 1.0}) for node in nodes)
@@ -246,6 +254,8 @@ class _Room:
             most = min(actors or room, room)
         else:
             most = actors or room or 1
+            if is_own and held:  # of which there is not more, however many share a CPU
+                most = min(most, holds(nodes[0], {"memory": held}))
         num_workers = min(most, resources.workers or most)
         each = _cpus_each(nodes, num_workers, is_own) if resources.cpus is None and num_workers else least.cpus
         return cls(
@@ -259,6 +269,14 @@ class _Room:
     def num_threads(self, num_workers: int) -> int | None:
         """How many threads each of so many workers may use; None: as many as it has CPUs."""
         return max(1, int(self.num_cpus / num_workers)) if self.num_cpus else self.threads
+
+
+def _measured_memory(nodes: Sequence[Mapping[str, float]], measured: int, is_own: bool) -> float | None:
+    """Bytes that a worker holds where so many were measured."""
+    wanted = min(float(memory.wanted(measured)), max((node.get("memory", 0.0) for node in nodes), default=0.0))
+    if is_own and holds(nodes[0], {"memory": wanted}) >= nodes[0].get("CPU", 0.0):
+        return None
+    return wanted or None
 
 
 def _cpus_each(nodes: Sequence[Mapping[str, float]], num_workers: int, is_own: bool) -> float:

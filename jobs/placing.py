@@ -23,6 +23,7 @@ class Demand:
     steps: tuple[str, ...]
     needs: Amounts  # of each worker
     num_workers: int  # at most
+    measured: int | None = None  # bytes of memory that a worker of theirs had in an earlier run
 
 
 def spelt_out(amounts: Amounts) -> str:
@@ -48,7 +49,8 @@ def explained(demands: Iterable[Demand]) -> Iterator[str]:
     leaving, most = set(state.get_draining_nodes()), grows_to()
     for demand in demands:
         needs = {name: amount for name, amount in demand.needs.items() if amount}
-        yield f"{', '.join(demand.steps)}: {demand.num_workers} workers at most, each of {spelt_out(needs)}"
+        had = "" if demand.measured is None else f" (one had {demand.measured / 2**30:.2f} GiB in an earlier run)"
+        yield f"{', '.join(demand.steps)}: {demand.num_workers} workers at most, each of {spelt_out(needs)}{had}"
         room = now = 0
         for node, listed in nodes.items():
             has = {name: listed["Resources"].get(name, 0.0) for name in needs}

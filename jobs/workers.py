@@ -54,6 +54,10 @@ class Kind:
         """By the names that a node's resources have, zeros too."""
         return {"CPU": self.cpus, "GPU": self.gpus} | ({"memory": self.memory} if self.memory is not None else {})
 
+    def suits(self, other: "Kind") -> bool:
+        """Whether a worker of this kind can do what one of the other is for: it may have more memory than that asks."""
+        return (self.cpus, self.gpus) == (other.cpus, other.gpus) and (self.memory or 0) >= (other.memory or 0)
+
     def options(self) -> dict[str, float]:
         """For `ray.remote`."""
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus}
@@ -171,10 +175,14 @@ class Actors(WorkerPool):
         actor = actor_class.remote(name)
         return _Actor(kind=kind, actor=actor, name=name, awaited=actor.process.remote())
 
+    def suits(self, worker: Worker, kind: Hashable) -> bool:
+        assert isinstance(worker.kind, Kind) and isinstance(kind, Kind)
+        return worker.kind.suits(kind)
+
     def keep(self, kinds: Collection[Kind]) -> None:
-        """Ends the workers of all other kinds that have nothing to do."""
+        """Ends the workers that have nothing to do, and are of use for none of these kinds."""
         for worker in [worker for worker in self.workers if worker.state in ("starting", "idle")]:
-            if worker.kind not in kinds:
+            if not any(self.suits(worker, kind) for kind in kinds):
                 self.end(worker)
 
     def close(self) -> None:
@@ -237,13 +245,13 @@ class Actors(WorkerPool):
         return Ended(trace=trace)
 
     def _make_room(self, kind: Kind) -> None:
-        """Ends idle workers of other kinds if the cluster is too small for both."""
+        """Ends idle workers that are for nothing that is at work now, if the cluster is too small for both."""
         nodes = [node.resources for node in self._nodes.table.values() if node.is_alive]
         held = [worker.kind for worker in self.workers if isinstance(worker.kind, Kind)]
         for name, amount in kind.needs().items():
             available = sum(node.get(name, 0.0) for node in nodes)
             if amount and amount + sum(other.needs().get(name, 0.0) for other in held) > available + 1e-6:
-                self.keep([kind])
+                self.keep([kind, *cast(list[Kind], [job.kind for job in self.at_work])])
 
     def _wait_for_a_worker(self, first: _Actor) -> None:
         """A line once a minute. Raises UnreachableError after the deadline, or two minutes where that is less and the

@@ -238,7 +238,7 @@ def run(
         if retry_failed:
             _retry(loaded, root, chosen)
         if explain_resources:
-            _explain(loaded, executor, chosen)
+            _explain(loaded, root, executor, chosen)
         with watched(metrics) as watch:
             finished = _run(loaded, root, chosen, watch)
             jobs.finished(root, finished)
@@ -300,14 +300,15 @@ def executor_of(name: str, **options: Any) -> "Executor":
     return plugins.make("executors", name, given, "--executor", Executor)
 
 
-def _explain(policy: "Policy", name: str, executor: Any) -> None:
+def _explain(policy: "Policy", root: str, name: str, executor: Any) -> None:
     """What each worker of the run needs beside what the nodes have, on stderr."""
     from selector import pipeline
+    from selector.engine.store import Store
     from selector.policy.resolve import resolve
 
     if not hasattr(executor, "explain"):
         raise UsageError(f"--explain-resources is about the nodes of a cluster, and the executor {name} has none.")
-    for line in executor.explain(pipeline.flow(resolve(policy), executor)):
+    for line in executor.explain(pipeline.flow(resolve(policy), executor), Store.open(root)):
         print(line, file=sys.stderr)
 
 

@@ -159,3 +159,4 @@ class Receipt:
     num_rows: int
     num_quarantined: int
     seconds: float
+    memory: int | None = None  # bytes that the worker had at most, since it took up the step

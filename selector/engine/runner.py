@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from selector import failpoint
-from selector.engine import alive, inside, lease
+from selector.engine import alive, inside, lease, memory
 from selector.engine.canonical import fingerprint
 from selector.engine.executor import Executor
 from selector.engine.lease import Lease
@@ -122,6 +122,7 @@ class _UnderWay:
     num_open: int = 0  # parts whose receipts are to come
     receipts: Iterator[Receipt] | None = None  # where it was begun ahead: those of what is left for its turn
     began: float = field(default_factory=time.monotonic)
+    memory: int = 0  # bytes that are asked for by what its workers had, as far as that is kept
     seconds_ahead: float = 0.0  # from then to the last receipt before its turn had come
 
     def __post_init__(self) -> None:
@@ -307,6 +308,9 @@ class Runner:
 
     def _note(self, under_way: _UnderWay, receipt: Receipt) -> None:
         under_way.num_open -= 1
+        if receipt.memory is not None and memory.wanted(receipt.memory) > under_way.memory:
+            under_way.memory = memory.wanted(receipt.memory)
+            memory.keep(self.store, under_way.step, receipt.memory)
         self.log.append({"step": under_way.name, **vars(receipt)})
         self._progress.advanced(under_way.step.name, receipt)
 

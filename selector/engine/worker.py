@@ -10,14 +10,14 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from selector import counts, errors
-from selector.engine import alive, inside
-from selector.engine.part import Task
+from selector.engine import alive, inside, memory
+from selector.engine.part import Receipt, Task
 from selector.engine.step import Map, perform
 from selector.engine.store import Store
 from selector.engine.supervise import Failure, Reply, sentence
@@ -60,13 +60,15 @@ class PartWork:
     needs_preparation: ClassVar[bool] = True
 
     def opened(self) -> "PartWork":
+        memory.begin()
         return self
 
     def prepare(self, given: Task) -> None:
         _prepare(self.step, given, self.store)
 
     def __call__(self, given: Task) -> Reply:
-        return attempt_here(self.step, given, self.store)
+        reply = attempt_here(self.step, given, self.store)
+        return replace(reply, memory=memory.most()) if isinstance(reply, Receipt) else reply
 
 
 @dataclass(frozen=True, kw_only=True)

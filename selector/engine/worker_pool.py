@@ -162,7 +162,8 @@ class WorkerPool(abc.ABC):
         self.workers: list[Worker] = []
         self._holders: dict[Hashable, str] = {}  # by what attempts are about: the machine that was at it last
         self._num_failed_starts = 0  # in a row
-        self._ahead: list[Job[Any, Any]] = []  # that go on while others are listened for
+        self.at_work: list[Job[Any, Any]] = []  # the one that is listened for, and those that go on meanwhile
+        self._ahead: list[Job[Any, Any]] = []  # that do so
         self._listened: float | None = None  # when that was done last
         self._stalled: set[Job[Any, Any]] = set()  # jobs of which a worker was, when that was last told
 
@@ -178,6 +179,10 @@ class WorkerPool(abc.ABC):
         """The nodes that will soon be gone: a worker there is given nothing more, and replaced."""
         return ()
 
+    def suits(self, worker: Worker, kind: Hashable) -> bool:
+        """Whether a worker is one of this kind, or can be taken for one."""
+        return worker.kind == kind
+
     def is_lost(self, worker: Worker) -> bool:
         """Whether a worker that is silent is so because its whole machine is."""
         return False
@@ -190,12 +195,13 @@ class WorkerPool(abc.ABC):
                 raise job.error
             while job.supply.num_open:
                 results = self._results(job)
+                others = [other for other in self._ahead if other is not job and other.supply.num_open]
+                self.at_work = [job, *others]
                 self._give(job)
                 if not results:
-                    others = [other for other in self._ahead if other is not job]
                     for other in others:
                         self._go_on(other)
-                    self._listen([job, *others])
+                    self._listen()
                 yield from results
         finally:
             self._forget(job)
@@ -225,7 +231,7 @@ class WorkerPool(abc.ABC):
 
     def _go_on(self, job: Job[Any, Any]) -> None:
         """Keeps the workers of a job busy that nobody listens for. What goes wrong waits until somebody does."""
-        if job.error is not None or not job.supply.num_open:
+        if job.error is not None:
             return
         assert job.tell is not None, "a job that goes ahead has somebody to tell"
         try:
@@ -254,9 +260,9 @@ class WorkerPool(abc.ABC):
         for worker in [worker for worker in self.workers if worker.state == "idle" and worker.place[0] in leaving]:
             self.end(worker)
         wanted = min(job.num_workers, job.supply.num_open)
-        while sum(worker.kind == job.kind for worker in self.workers) < wanted:
+        while sum(self.suits(worker, job.kind) for worker in self.workers) < wanted:
             self.workers.append(self.start(job.kind))
-        mine = [worker for worker in self.workers if worker.kind == job.kind]
+        mine = [worker for worker in self.workers if self.suits(worker, job.kind)]
         num_at_it = sum(worker.job is job for worker in mine)
         kept_clear = {worker.place[0] for worker in self.workers if worker.is_alone}
         for worker in mine:
@@ -297,7 +303,7 @@ class WorkerPool(abc.ABC):
         worker.state, worker.since, worker.num_rows = command, time.monotonic(), 0
         worker.tell(command, worker.job, None if command == "load" else worker.attempt.given)
 
-    def _listen(self, jobs: Sequence[Job[Any, Any]]) -> None:
+    def _listen(self) -> None:
         """Waits until a worker answers, ends or is late, and notes it. No worker is late for the time in which nobody
         listened."""
         began = time.monotonic()
@@ -306,7 +312,7 @@ class WorkerPool(abc.ABC):
             worker.since = min(began, worker.since + away)
         received = self.receive(0.0)
         if not received:
-            for job in jobs:
+            for job in self.at_work:
                 self._pass_on(job)
             received = self.receive(self._patience())
         for worker, answer in received:
@@ -325,7 +331,7 @@ class WorkerPool(abc.ABC):
         workers = [
             worker
             for worker in self.workers
-            if worker.job is job or (worker.job is None and worker.state == "starting" and worker.kind == job.kind)
+            if worker.job is job or (worker.job is None and worker.state == "starting" and self.suits(worker, job.kind))
         ]
         states = {worker.state for worker in workers}
         if "do" in states:
@@ -441,7 +447,7 @@ class WorkerPool(abc.ABC):
         for worker in list(self.workers):
             is_beginning = worker.state == "load" if worker.job is job else worker.state == "starting"
             is_at_it = worker.job is job and worker.state in ("prepare", "do")
-            if is_at_it or (is_early and is_beginning and worker.kind == job.kind):
+            if is_at_it or (is_early and is_beginning and self.suits(worker, job.kind)):
                 self.end(worker)
             elif worker.job is job:
                 worker.job = None

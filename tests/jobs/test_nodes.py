@@ -159,7 +159,7 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
     halting = Halting(loopback, tmp_path / "marker", "part.after_work:stop:3")
     first, second = loopback.add(dict(os.environ), dict(os.environ))
     executor = RayExecutor(address=loopback.address, actors=3)
-    lines = executor.explain(flow(resolve(Policy.of(policy)), executor))
+    lines = executor.explain(flow(resolve(Policy.of(policy)), executor), Store.open(root))
     assert lines[0].endswith(": 3 workers at most, each of 1 CPUs")
     assert sum("room for 1, now for 1" in line for line in lines) == 2
     assert sum("none: a worker needs 1 CPUs, and it has none of it" in line for line in lines) == 1, "the head"
@@ -222,6 +222,8 @@ def test_models_on_gpus_and_raters_on_cpus_are_at_work_at_once_and_each_gets_ove
     with pytest.raises(KeyboardInterrupt):
         build(Policy.of(policy), root=root, executor=executor, progress=watching)
     assert watching.events[-2:] == ["end of dedup", "rate/readability"], "while the model is loaded"
+    lines = executor.explain(flow(resolve(Policy.of(policy)), executor), Store.open(root))
+    assert any(line.startswith("rate/readability: ") and " GiB of memory (one had " in line for line in lines)
     watching.events[:] = ["embed"]
     there = build(Policy.of(policy), root=root, executor=executor, progress=watching)
     assert there.manifest.digest == here.digest and there.manifest.verify().ok and there.num_quarantined == 2

@@ -21,6 +21,7 @@ import ray as _ray
 
 from cluster import cluster as cluster
 from jobs.executor import RayExecutor
+from selector.engine import memory
 from selector.engine.executor import Executor
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Part, Piece, Receipt, Resources, Task
@@ -83,7 +84,7 @@ class OnGpu(Toy):
 class Asking(Toy):
     """Asks for resources, and tells what each worker was given."""
 
-    asks: Resources
+    asks: Resources = field(metadata=APART)
 
     @property
     def resources(self) -> Resources:
@@ -324,6 +325,21 @@ def test_workers_that_ask_for_much_are_as_many_as_there_is_room_for(toy: Toy, st
     finish(RayExecutor(actors=3), step, tasks_of(step, 6), store)
     (told,) = Path(toy.folder).glob("given-*")
     assert json.loads(told.read_text()) == {"CPU": cpus}
+
+
+@pytest.mark.parametrize(("measured", "share"), [(100 * 2**20, 0), (2**50, 1)])
+def test_memory_that_was_measured_is_held_where_there_is_too_little_for_all_and_never_more_than_there_is(
+    measured: int, share: float, toy: Toy, store: Store
+) -> None:
+    step = Asking(folder=toy.folder, asks=Resources())
+    memory.keep(store, step, measured)
+    executor = RayExecutor()
+    line = executor.explain([step], store)[0]
+    assert line.endswith(f" (one had {measured / 2**30:.2f} GiB in an earlier run)")
+    finish(executor, step, tasks_of(step, 6), store)
+    given = [json.loads(path.read_text()) for path in Path(toy.folder).glob("given-*")]
+    available = ray.cluster_resources()["memory"] * share
+    assert given and all(one.get("memory", 0) == available for one in given) and len(given) <= (1 if share else 10_000)
 
 
 def test_more_than_the_machine_has_is_refused_in_words(toy: Toy, store: Store) -> None:
