@@ -54,8 +54,8 @@ class Form:
     per_domain: int  # held out and evaluated on
 
 
-SHORT = Form(budgets=(3_000, 12_000), passages=8_000, per_domain=6)
-LONG = Form(budgets=(40_000, 160_000), passages=40_000, per_domain=20)
+SHORT = Form(budgets=(3_000, 12_000), passages=3_000, per_domain=6)
+LONG = Form(budgets=(40_000, 160_000), passages=12_000, per_domain=20)
 
 
 def tune(
@@ -92,7 +92,7 @@ def study_of(corpus: Path, form: Form, objective: str) -> Study:
         {
             "base": {
                 "corpus": {"paths": [str(corpus)], "source": _DOMAIN},
-                "embed": {"max_tokens": 128, "long_documents": "truncate"}, "cluster": {"num_clusters": 64},
+                "embed": {"max_tokens": 64, "long_documents": "truncate"}, "cluster": {"num_clusters": 64},
                 "rate": [_SCORE, "readability"], "select": {"budget": {"tokens": form.budgets[0]}},
                 "order": {"using": "shuffled"},
             },
