@@ -52,10 +52,11 @@ class Form:
     budgets: tuple[int, int]  # tokens
     passages: int  # of the corpus, at most
     per_domain: int  # held out and evaluated on
+    learning_rates: tuple[float, ...]  # of proxies
 
 
-SHORT = Form(budgets=(3_000, 12_000), passages=3_000, per_domain=6)
-LONG = Form(budgets=(40_000, 160_000), passages=12_000, per_domain=20)
+SHORT = Form(budgets=(3_000, 12_000), passages=3_000, per_domain=6, learning_rates=(0.003,))
+LONG = Form(budgets=(40_000, 160_000), passages=12_000, per_domain=20, learning_rates=(0.003, 0.001))
 
 
 def tune(
@@ -84,7 +85,7 @@ def study_of(corpus: Path, form: Form, objective: str) -> Study:
     """The study of the arms on a file of passages."""
     objectives: dict[str, dict[str, Any]] = {
         "proxy": {
-            "sizes": ["0.3M", "1.3M"], "learning_rates": [0.005, 0.002], "context": 128, "evaluated": 192,
+            "sizes": ["0.3M", "1.3M"], "learning_rates": form.learning_rates, "context": 128, "evaluated": 192,
         },
         "probe": {"orders": [3, 5]},
     }  # fmt: skip

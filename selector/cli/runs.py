@@ -296,7 +296,8 @@ def executor_of(name: str, **options: Any) -> "Executor":
     for key in given:
         if key not in known:
             taken = " and ".join(f"--{option}" for option in options if option in known)
-            raise UsageError(f"--{key} is not for the executor {name}, which takes {taken or 'none of these'}.")
+            cure = " Write --executor ray too." if name == "local" and key in ("address", "actors") else ""
+            raise UsageError(f"--{key} is not for the executor {name}, which takes {taken or 'none of these'}.{cure}")
     return plugins.make("executors", name, given, "--executor", Executor)
 
 

@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from selector.cli.app import (
+    Actors,
     Address,
     Deadline,
     ExecutorName,
@@ -56,6 +57,7 @@ def run(
     allowed: Allowed = None,
     executor: ExecutorName = "local",
     address: Address = None,
+    actors: Actors = None,
     workers: Workers = None,
     deadline: Deadline = None,
     json: Json = False,
@@ -68,7 +70,7 @@ def run(
     from selector.tune.run import run as tried
 
     with only_our_output(), _restricted(no_foreign_plugins, allowed), Watch() as watch:
-        chosen = executor_of(executor, address=address, workers=workers, deadline=deadline)
+        chosen = executor_of(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         loaded = _load(study, set_, no_foreign_plugins)
         outcome = tried(
             loaded, root=root, executor=chosen, progress=watch, tell=lambda line: print(line, file=sys.stderr)

@@ -53,7 +53,7 @@ class CeilingSection(_Section):
     """What a study may cost. What is stored counts too, so that a study that was killed ends where it would have."""
 
     tokens: Amount | None = Field(None, description="That objectives train on, over all arms and seeds.")
-    hours: Rate | None = Field(None, description="Of measuring, over all arms and seeds.")
+    hours: Rate | None = Field(None, description="Of measuring, over all arms, seeds and workers.")
 
 
 class HeldOutSection(_Section):

@@ -1,6 +1,7 @@
 """Whole studies over a small corpus: what they share, what they find, and what they do when they are killed."""
 
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,32 @@ def test_a_budget_below_the_target_is_chosen_from_a_sample_so_that_repetition_is
     more = Study.of(study_of(Path("corpus"), budgets=[{"tokens": 5000}], target={"tokens": 4000}))
     with pytest.raises(PolicyError, match="budgets: 5k tokens is more than the target, 4k tokens"):
         arms.policy_of(more, arm, more.budgets[0], 0)
+
+
+@pytest.mark.slow
+def test_a_winner_that_does_not_hold_at_each_learning_rate_is_flagged_where_its_policy_is_read(tmp_path: Path) -> None:
+    script, study = tmp_path / "train.py", tmp_path / "study.yaml"
+    script.write_text(
+        "import json, sys\n"
+        "metrics, arm, rate, seed = sys.argv[1:]\n"
+        "loss = {'long 0.003': 1, 'drawn 0.003': 9, 'long 0.001': 3, 'drawn 0.001': 2}[f'{arm} {rate}']\n"
+        "json.dump({'loss': loss + int(seed) / 100}, open(metrics, 'w'))\n"
+    )
+    command = {
+        "run": [sys.executable, str(script), "{metrics}", "{arm}", "{setting}", "{seed}"], "reports": {"loss": "lower"},
+        "at_settings": ["0.003", "0.001"],
+    }  # fmt: skip
+    sections = {
+        "objective": {"command": command},
+        "seeds": {"least": 2, "most": 2},
+        "held_out": {"share": 0.2, "alike": 1},
+    }
+    written = study_of(write_corpus(tmp_path / "corpus"), **sections, controls={"random": False, "all": False})
+    study.write_text(yaml.safe_dump(written), "utf-8")
+    ended = selector("tune", study, "--root", tmp_path / "runs")
+    assert "long is the best by loss; but drawn is the best at 0.001" in ended.out, ended.err
+    (policy,) = re.findall("policy: (.*)", ended.out)
+    assert "\n# flag: drawn is the best at 0.001\n" in Path(policy).read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ def texts_of(manifest: Manifest, most_bytes: int) -> list[bytes]:
     """The text of every visit, in order. Raises SelectorError where they are larger together."""
     texts, size, read = list[bytes](), 0, Texts(manifest)
     for start in range(0, len(manifest), _AT_ONCE):
+        alive.sign()
         visits = manifest.rows(start, min(start + _AT_ONCE, len(manifest)))
         texts += [text.encode() for text in read.read(visits)]
         size += sum(map(len, texts[start:]))

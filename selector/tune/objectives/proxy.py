@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from selector.consume.dataset import ManifestDataset
+from selector.engine import alive
 from selector.errors import PolicyError, SelectorError
 from selector.exact.rates import Decay, Schedule
 from selector.models import decoder
@@ -42,9 +43,10 @@ class Proxy(Objective):
     libraries: ClassVar[tuple[str, ...]] = decoder.LIBRARIES
     is_apart: ClassVar[bool] = True
 
-    sizes: tuple[str, ...] = ("0.3M", "1.3M", "5M")
-    learning_rates: tuple[float, ...] = (0.003, 0.001)
-    schedules: tuple[Decay, ...] = ("cosine",)
+    # Of these, scale and setting of a trial say which one it has: its evidence holds whatever others there are.
+    sizes: tuple[str, ...] = field(default=("0.3M", "1.3M", "5M"), metadata={"apart": True})
+    learning_rates: tuple[float, ...] = field(default=(0.003, 0.001), metadata={"apart": True})
+    schedules: tuple[Decay, ...] = field(default=("cosine",), metadata={"apart": True})
     context: int = 256
     rows_per_step: int = 2
     warmup: float = 0.05
@@ -92,7 +94,7 @@ class Proxy(Objective):
     @property
     def _by_setting(self) -> dict[str, tuple[float, Decay]]:
         return {
-            f"{rate:g} {schedule}": (rate, schedule)
+            f"{rate} {schedule}": (rate, schedule)
             for rate, schedule in itertools.product(self.learning_rates, self.schedules)
         }
 
@@ -135,6 +137,7 @@ class Proxy(Objective):
         """All visits in their order. Raises SelectorError where they are too large together."""
         texts, weights, size = list[bytes](), list[np.ndarray[tuple[int], np.dtype[np.float32]]](), 0
         for batch in ManifestDataset(trial.manifest, global_batch_size=_AT_ONCE, rank=0, world_size=1):
+            alive.sign()
             count = int((batch["position"] >= 0).sum())
             new = [text.encode() for text in batch["text"][:count]]
             texts += new
