@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import statistics
 import sys
 import textwrap
 import time
@@ -174,6 +175,13 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
         for kind, holds in kinds.items()
         if (names := [arm for arm, seen in signs.items() if holds(seen)])
     )]  # fmt: skip
+    last = [cells[arm, conditions[-1]]["beside_random"] for arm in signs]
+    reach = statistics.median([(one["high"] - one["low"]) / 2 for one in last if one["high"] > one["low"]] or [0.0])
+    share = reach / cells[RANDOM, conditions[-1]]["mean"]
+    lines.append(
+        f"* What cannot be told at {conditions[-1]}: differences of less than about {reach:.3f} bits ({share:.1%}),"
+        " which is how far a middling interval reaches."
+    )
     alike = [" and ".join(names) for names in content["alike"]]
     lines += [f"* The same manifests: {'; '.join(alike)}."] if alike else []
     crossed = [f"{arm['name']} with {', '.join(arm['crosses'])}" for arm in content["arms"] if arm["crosses"]]

@@ -51,6 +51,8 @@ def test_a_page_says_which_policies_help_which_do_not_and_what_cannot_be_told() 
         "* Better at some, and nowhere told to be worse: late.",
         "* Better at one and worse at another: turns.",
         "* Not told apart from random anywhere: same.",
+        "* What cannot be told at large: differences of less than about 1.000 bits (20.0%), which is how far a middling"
+        " interval reaches.",
         "* The same manifests: same and late.",
         "* Ranks that change, told from noise: turns with bad.",
         "The study says: undecided: no. Too small.",
