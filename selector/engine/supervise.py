@@ -189,7 +189,12 @@ class Supervision:
             self._num_sealed_losses += len(part.losses.rows)
             return end.value
         self._at_work[attempt] = part
-        (self._last if attempt.last else self._first).append(attempt)
+        if attempt.last:
+            self._last.append(attempt)
+        elif outcome is None:
+            self._first.append(attempt)
+        else:  # once more before all that nobody has begun: of many parts, the end may be hours away
+            self._first.appendleft(attempt)
         return None
 
     def _judge(self) -> None:

@@ -253,13 +253,13 @@ def test_two_runs_on_one_root_do_not_lose_each_others_records(store: Store) -> N
     assert [key for key, _ in store.storage.list("attempts/")] == [f"attempts/{task.key}/{n}.json" for n in (1, 2)]
 
 
-def test_a_part_that_failed_twice_and_the_trials_of_its_rows_come_after_ordinary_work(store: Store) -> None:
+def test_a_part_that_failed_is_tried_again_next_and_after_two_failures_comes_after_ordinary_work(store: Store) -> None:
     supervision = Supervision(Numbers(), tasks_of(4, 4, 4), store, 3)
     order: list[str] = []
     while attempt := supervision.take():
         order.append(attempt.task.key.removeprefix("numbers/") + ("" if attempt.task.only is None else " trial"))
         supervision.report(attempt, failing_at(1)(attempt.task))
-    assert order == ["0", "1", "2", "0", "0", *["0 trial"] * 6, "0"]
+    assert order == ["0", "0", "1", "2", "0", *["0 trial"] * 6, "0"]
 
 
 def test_a_single_row_has_to_fail_twice(store: Store) -> None:
