@@ -14,7 +14,7 @@ import pyarrow as pa
 from selector.exact import Ints, UInt64, keyed
 from selector.order._contract import Order, Positions
 from selector.order._parted import Parted
-from selector.order._placed import Placed, random_visits
+from selector.order._placed import Dealt, random_visits
 from selector.plugins.pool import Pool
 
 Answer = TypeVar("Answer")
@@ -118,4 +118,4 @@ def is_arranged_by_shards(order: Order) -> bool:
     parts that are."""
     if isinstance(order, Parted):
         return all(is_arranged_by_shards(one) for one in order.orders)
-    return isinstance(order, Placed) or (isinstance(order, Around) and is_arranged_by_shards(order.inner))
+    return isinstance(order, Dealt) or (isinstance(order, Around) and is_arranged_by_shards(order.inner))

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from selector.exact import Ints, UInt64, keyed
 from selector.order._contract import numbered
-from selector.order._placed import Drawn, Placed, columns_read, random_visits
+from selector.order._placed import Dealt, Drawn, columns_read, random_visits
 from selector.plugins.pool import Pool
 
 Bools = npt.NDArray[np.bool_]
@@ -122,7 +122,7 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InSteps(Placed):
+class InSteps(Dealt):
     """Steps that each draw from a pool of their own, lap after lap, each shuffled anew.
 
     Of the last lap a step has a random sample. A step whose pool is empty draws from everything.
@@ -157,9 +157,6 @@ class InSteps(Placed):
 
     def drawn(self, batch: pa.RecordBatch, summary: Steps, seed: int) -> Drawn:
         return Drawn.of(self._visits(batch, summary, seed))
-
-    def keys(self, batch: pa.RecordBatch, summary: Steps, seed: int) -> UInt64:
-        raise AssertionError("what is drawn has its keys")
 
     def _visits(self, batch: pa.RecordBatch, summary: Steps, seed: int) -> Iterator[tuple[Ints, int, UInt64]]:
         assert summary.winners is not None

@@ -41,7 +41,7 @@ class Grouping:
 class Evenly(Placed):
     """Each group shuffled, and spread evenly over the tokens of them all."""
 
-    counts: ClassVar[Literal["visits", "tokens"]] = "tokens"
+    measured_in: ClassVar[Literal["visits", "tokens"]] = "tokens"
 
     grouping: Grouping
 

@@ -24,8 +24,9 @@ from selector.plugins.options import columns_of
 from selector.plugins.pool import Pool
 
 
-class Placed(Order):
-    """Sorts the documents by (group, key, id), then places them by their ranks. Only `keys` must be written.
+class Dealt(Order):
+    """Sorts visits by (group, key, id), then places them by their ranks. Only `drawn` must be written, which says what
+    visits there are; where rows are just sorted, extend `Placed`.
 
     Every method but `summary` sees arrays or one batch, and gives the same answer however the pool is cut. A batch has
     doc_id, num_tokens, what `needs` and the options name, and `visit`: a document that is to be seen several times has
@@ -33,38 +34,26 @@ class Placed(Order):
     """
 
     left_because: ClassVar[str] = "the order does not visit it"
-    """The reason of a document that `visits` gives none."""
-    counts: ClassVar[Literal["visits", "tokens"]] = "visits"
-    """What `rank` and `sizes` count where places are asked for. With tokens, `rank` is twice the tokens before the
+    """The reason of a document that has no visit."""
+    measured_in: ClassVar[Literal["visits", "tokens"]] = "visits"
+    """In what `rank` and `sizes` are where places are asked for. With tokens, `rank` is twice the tokens before the
     middle of a row within its group, and `sizes` twice those of the group; equal places are told apart as ever."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "arrange" in vars(cls):
+            kind = next(base.__name__ for base in cls.__mro__ if base.__module__ == __name__)
             raise TypeError(
-                f"{cls.__qualname__} is a Placed, which arranges by itself: extend Order, or leave arrange out"
+                f"{cls.__qualname__} is a {kind}, which arranges by itself: extend Order, or leave arrange out"
             )
 
     def summary(self, chosen: Pool, seed: int) -> Any:
-        """What keys need to know of the whole pool, found by `chosen.map`; small, and picklable."""
+        """What visits need to know of the whole pool, found by `chosen.map`; small, and picklable."""
         return None
-
-    def visits(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Ints | None:
-        """How often each row is seen, 0 for not at all; None: once, so each document as often as select decided."""
-        return None
-
-    def drawn(self, batch: pa.RecordBatch, summary: Any, seed: int) -> "Drawn | None":
-        """The visits of a batch, for an order that draws documents again and again; None: `visits`, `groups` and `keys`
-        say them. Of a document that has several rows, `visit` says which of them each is."""
-        return None
-
-    def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
-        """The group of each row: numbers from 0 on, of which the last is about as large as the number of groups."""
-        return np.zeros(batch.num_rows, np.int64)
 
     @abc.abstractmethod
-    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
-        """The key of each row: within its group the lowest comes first, and equal keys are told apart by doc_id."""
+    def drawn(self, batch: pa.RecordBatch, summary: Any, seed: int) -> "Drawn":
+        """The visits to the rows of a batch, each with its group and its key."""
 
     def place(self, group: Ints, rank: Ints, sizes: Ints) -> Ints:
         """The place of each row: the lowest comes first, and equal places are told apart by (group, rank).
@@ -109,7 +98,7 @@ class Placed(Order):
         by_key = exact.argsort(keys, ids)
         by_group = by_key[np.argsort(groups[by_key], kind="stable")]
         group, sizes = groups[by_group], np.bincount(groups)
-        if self.counts == "tokens":
+        if self.measured_in == "tokens":
             totals = exact.tally(np.zeros(len(sizes), np.int64), groups, tokens)
             place = placed(self, group, middles(group, tokens[by_group], totals, 0), 2 * totals, summary)
         else:
@@ -124,13 +113,41 @@ class Placed(Order):
         return Positions(visits=visits, left=left, phases=self.phase_facts(summary), facts=self.facts(sizes, summary))
 
 
+class Placed(Dealt):
+    """Sorts the documents by (group, key, id), then places them by their ranks. Only `keys` must be written."""
+
+    def visits(self, batch: pa.RecordBatch, summary: Any, seed: int) -> Ints | None:
+        """How often each row is seen, 0 for not at all; None: once, so each document as often as select decided."""
+        return None
+
+    def groups(self, batch: pa.RecordBatch, summary: Any) -> Ints:
+        """The group of each row: numbers from 0 on, of which the last is about as large as the number of groups."""
+        return np.zeros(batch.num_rows, np.int64)
+
+    @abc.abstractmethod
+    def keys(self, batch: pa.RecordBatch, summary: Any, seed: int) -> UInt64:
+        """The key of each row: within its group the lowest comes first, and equal keys are told apart by doc_id."""
+
+    @final
+    def drawn(self, batch: pa.RecordBatch, summary: Any, seed: int) -> "Drawn":
+        counts, row = self.visits(batch, summary, seed), np.arange(batch.num_rows)
+        if counts is not None:
+            row = np.repeat(row, _natural(self, "visits", counts, batch.num_rows))
+            taken = batch.take(pa.array(row))
+            at = batch.schema.get_field_index("visit")
+            batch = taken.set_column(at, "visit", pa.array(numbered(keyed.words(taken["doc_id"]))))
+        groups, keys = self.groups(batch, summary), self.keys(batch, summary, seed)
+        group = _natural(self, "groups", groups, len(row))
+        return Drawn(row=row, group=group, key=_numbers(self, "keys", keys, len(row), "u").astype(np.uint64))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """The visits of a batch: of each the row that is visited, and its group and its key in a placed order."""
+    """The visits to a batch: of each the row that is visited, its group, and its key."""
 
     row: Ints
-    group: Ints
-    key: UInt64
+    group: Ints  # from 0 on, and the last is about as large as the number of groups
+    key: UInt64  # within a group the lowest comes first, and equal keys are told apart by doc_id
 
     @classmethod
     def of(cls, draws: Iterable[tuple[Ints, int | Ints, UInt64]]) -> "Drawn":
@@ -141,12 +158,12 @@ class Drawn:
         return cls(row=row, group=group, key=key)
 
 
-def has_places(order: Placed) -> bool:
+def has_places(order: Dealt) -> bool:
     """Whether the order says places of its own; otherwise group follows group."""
-    return type(order).place is not Placed.place or type(order).places is not Placed.places
+    return type(order).place is not Dealt.place or type(order).places is not Dealt.places
 
 
-def placed(order: Placed, group: Ints, rank: Ints, sizes: Ints, summary: Any) -> Ints:
+def placed(order: Dealt, group: Ints, rank: Ints, sizes: Ints, summary: Any) -> Ints:
     """The place of each row, as the order says it."""
     with _blamed(order):
         place = order.places(group, rank, sizes, summary)
@@ -162,7 +179,7 @@ def middles(group: Ints, tokens: Ints, totals: Ints, before: int) -> Ints:
 
 
 def labelled(
-    order: Placed, group: Ints, position: Ints, summary: Any
+    order: Dealt, group: Ints, position: Ints, summary: Any
 ) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
     """The phase and the loss weight of visits of these groups, at these positions."""
     with _blamed(order):
@@ -211,44 +228,22 @@ class Read:
     """What the sort needs of a batch: how often each row is seen; then for each visit its id, its group, its key, and
     its tokens where the order counts those."""
 
-    order: Placed
+    order: Dealt
     summary: Any
     seed: int
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64, Ints]:
-        if type(self.order).drawn is not Placed.drawn:
-            return self._drawn(batch)
-        with _blamed(self.order):
-            counts = self.order.visits(batch, self.summary, self.seed)
-        if counts is None:
-            counts = np.ones(batch.num_rows, np.int64)
-        else:
-            counts = _natural(self.order, "visits", counts, batch.num_rows)
-            batch = batch.take(pa.array(np.repeat(np.arange(batch.num_rows), counts)))
-        ids = keyed.words(batch["doc_id"])
-        seen = batch.append_column("visit", pa.array(numbered(ids)))
-        with _blamed(self.order):
-            groups, keys = self.order.groups(seen, self.summary), self.order.keys(seen, self.summary, self.seed)
-        groups = _natural(self.order, "groups", groups, len(ids))
-        keys = _numbers(self.order, "keys", keys, len(ids), "u").astype(np.uint64)
-        return counts, ids, groups, keys, self._tokens(seen)
-
-    def _tokens(self, seen: pa.RecordBatch) -> Ints:
-        counts_tokens = self.order.counts == "tokens"
-        return seen["num_tokens"].to_numpy().astype(np.int64) if counts_tokens else np.empty(0, np.int64)
-
-    def _drawn(self, batch: pa.RecordBatch) -> tuple[Ints, UInt64, Ints, UInt64, Ints]:
-        ids = keyed.words(batch["doc_id"])
+        ids, tokens = keyed.words(batch["doc_id"]), np.empty(0, np.int64)
         with _blamed(self.order):
             drawn = self.order.drawn(batch.append_column("visit", pa.array(numbered(ids))), self.summary, self.seed)
-        assert drawn is not None
         by_row = np.argsort(drawn.row, kind="stable")
         row = drawn.row[by_row]
-        counts, tokens = np.bincount(row, minlength=len(ids)), self._tokens(batch.take(pa.array(row)))
-        return counts, ids[row], drawn.group[by_row], drawn.key[by_row], tokens
+        if self.order.measured_in == "tokens":
+            tokens = batch["num_tokens"].to_numpy().astype(np.int64)[row]
+        return np.bincount(row, minlength=len(ids)), ids[row], drawn.group[by_row], drawn.key[by_row], tokens
 
 
-def _blamed(order: Placed) -> AbstractContextManager[None]:
+def _blamed(order: Dealt) -> AbstractContextManager[None]:
     return blamed("order", name_of(order), order)
 
 
@@ -275,7 +270,7 @@ def standing(rows: Ints, positions: Ints, num_rows: int) -> Ints:
     return whole[np.maximum.accumulate(np.where(whole >= 0, np.arange(num_rows), 0))]
 
 
-def _numbers(order: Placed, method: str, answer: npt.NDArray[Any], length: int, kinds: str) -> npt.NDArray[Any]:
+def _numbers(order: Dealt, method: str, answer: npt.NDArray[Any], length: int, kinds: str) -> npt.NDArray[Any]:
     """The answer of an order's method, if it has a number of one of NumPy's `kinds` for every row."""
     if answer.shape != (length,) or answer.dtype.kind not in kinds:
         form = f"{answer.dtype} of shape {answer.shape}"
@@ -283,7 +278,7 @@ def _numbers(order: Placed, method: str, answer: npt.NDArray[Any], length: int, 
     return answer
 
 
-def _natural(order: Placed, method: str, answer: npt.NDArray[Any], length: int, below: int = 2**62) -> Ints:
+def _natural(order: Dealt, method: str, answer: npt.NDArray[Any], length: int, below: int = 2**62) -> Ints:
     """The answer of an order's method, if it has a whole number from 0 on, and below some limit, for every row."""
     numbers = _numbers(order, method, answer, length, "iu").astype(np.int64)
     wrong = numbers[(numbers < 0) | (numbers >= below)]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from selector import exact
 from selector.errors import PolicyError
 from selector.exact import Floats, Ints, Queued, UInt64, keyed, take
-from selector.order import Placed, Pool, ScoreName, numbered
+from selector.order import Dealt, Pool, ScoreName, numbered
 from selector.order._draws import Bools, number_of
 from selector.order._pacing import Course, cycle
 from selector.order._placed import Drawn
@@ -25,7 +25,7 @@ AGE = 1.2**2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cyclical(Placed):
+class Cyclical(Dealt):
     """Trains on a share of all documents at a time, and the share goes up and down (Cyclical Curriculum Learning).
 
     Every step draws int(share * documents) of *all* documents without replacement, with probabilities in proportion to
@@ -86,9 +86,6 @@ class Cyclical(Placed):
                 yield rows, step, number_of(batch, rows, seed, f"cyclical/{step}/turn")
 
         return Drawn.of(draws())
-
-    def keys(self, batch: pa.RecordBatch, summary: "Cycle", seed: int) -> UInt64:
-        raise AssertionError("what is drawn has its keys")
 
     def _steps(self, batch: pa.RecordBatch, cycle: "Cycle", seed: int) -> Iterator[tuple[UInt64, Bools]]:
         """By step, when the rows of a batch arrive, and which of them it draws."""

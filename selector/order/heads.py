@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from selector import exact
 from selector.errors import PolicyError
-from selector.exact import Ints, UInt64
-from selector.order import GroupName, Placed, Pool, groups_in
+from selector.exact import Ints
+from selector.order import Dealt, GroupName, Pool, groups_in
 from selector.order._groups import group_sizes
 from selector.order._laps import Queues
 from selector.order._placed import Drawn
@@ -20,7 +20,7 @@ _MOST_LAPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads(Placed):
+class Heads(Dealt):
     """Opens one group of a column after another; each has a phase, which draws from it and from all before it.
 
     A group is all documents with one value of the column `by` (source, cluster, a label, corpus.x), such as the length
@@ -72,9 +72,6 @@ class Heads(Placed):
 
     def drawn(self, batch: pa.RecordBatch, summary: "Opened", seed: int) -> Drawn:
         return summary.queues.drawn(batch, seed)
-
-    def keys(self, batch: pa.RecordBatch, summary: "Opened", seed: int) -> UInt64:
-        raise AssertionError("what is drawn has its keys")
 
     def places(self, group: Ints, rank: Ints, sizes: Ints, summary: "Opened") -> Ints:
         of_group, number = summary.queues.numbers(group, rank)

@@ -19,7 +19,7 @@ from selector.engine.step import Done
 from selector.exact import keyed
 from selector.exact.rates import Training
 from selector.manifest.describe import best_where_little_counts
-from selector.order import Order, Placed, Pool
+from selector.order import Dealt, Order, Pool
 from selector.plugins.options import columns_of
 from selector.policy.resolve import Resolved
 from selector.policy.sections import BudgetPolicy
@@ -101,7 +101,7 @@ def best_counts(order: Order, names: set[str], higher_is: str, training: Trainin
     """How much the best tenth would count on average; None where that follows from more than the quality, which the
     order calls by `names`."""
     base = {"doc_id", "num_tokens"}
-    if not isinstance(order, Placed) or not names or set(columns_of(order)) - base - names:
+    if not isinstance(order, Dealt) or not names or set(columns_of(order)) - base - names:
         return None
     numbers = np.arange(_MADE_UP, dtype=np.uint64)
     ids = keyed.ids(np.column_stack([numbers, numbers]))

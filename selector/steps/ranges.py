@@ -23,7 +23,7 @@ from selector.engine.exchange import by_bucket, exchange
 from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.exact import Ints, UInt64, keyed, tally
-from selector.order import Order, Placed, numbered
+from selector.order import Dealt, Order, numbered
 from selector.order._around import Along, Around, Visits, phases_at, stretches, taken
 from selector.order._moved import Moved
 from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtures_of, within
@@ -117,7 +117,7 @@ def _arranged(
     if isinstance(order, Parted):
         whole = _Outside(done=done, inputs=inputs, name=name, pool=with_ranks, shards=ranked, seed=seed, home=home)
         return _in_parts(whole, order)
-    assert isinstance(order, Placed)
+    assert isinstance(order, Dealt)
     pool, shards = with_ranks, ranked
     with blamed("order", name, order):
         summary = order.summary(with_blame(pool, "order", name, order), seed)
@@ -434,7 +434,7 @@ def _deal_by_key(
     row = np.repeat(np.arange(len(counts)), counts)
     number = np.full(len(rows), shard.number, np.int32)
     whole = pa.table([*rows.T, number, row], names=[*_KEYS, "shard", "row"])
-    if read.read.order.counts == "tokens":
+    if read.read.order.measured_in == "tokens":
         whole = whole.append_column("tokens", pa.array(tokens))
     return by_bucket(whole, _range_of(rows, cuts))
 
@@ -452,7 +452,7 @@ def _sort_by_key(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) 
 class _Placing:
     """How the order says the places of rows."""
 
-    order: Placed
+    order: Dealt
     sizes: Ints
     tokens: Ints  # of the groups, where the order counts them
     summary: Any
@@ -468,7 +468,7 @@ def _places(store: Store, placing: _Placing, span: _Range) -> tuple[npt.NDArray[
     group = rows["group"].to_numpy()
     sizes = placing.sizes
     rank = span.first + np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-    if placing.order.counts == "tokens" and len(group):
+    if placing.order.measured_in == "tokens" and len(group):
         middle = middles(group, rows["tokens"].to_numpy(), placing.tokens, span.tokens_before)
         place = placed(placing.order, group, middle, 2 * placing.tokens, placing.summary)
     else:
@@ -504,7 +504,7 @@ class _Lines(Protocol):
 class _OfGroups:
     """The lines of a placed order: phases and weights follow from groups, or phases from positions."""
 
-    order: Placed
+    order: Dealt
     summary: Any
 
     def __call__(self, store: Store, span: "_Range") -> pa.Table:

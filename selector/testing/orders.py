@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from selector import tables
 from selector.exact import keyed
-from selector.order import Order, Placed, Pool
+from selector.order import Dealt, Order, Pool
 from selector.order import check as check_positions
 from selector.order._placed import Read, columns_read, labelled, placed, with_ranks
 from selector.testing._law import EXAMPLES, Law, Values, asserting, check, law
@@ -138,12 +138,12 @@ def law_only_columns_that_are_named_are_read(order: Order, table: pa.Table, time
     assert (visits, sorted(left)) == whole, "it answers otherwise where more columns are there"
 
 
-@law(TABLES, TIMES, SEEDS, about=Placed)
+@law(TABLES, TIMES, SEEDS, about=Dealt)
 def law_a_placed_order_says_of_each_visit_what_depends_on_that_visit_alone(
     order: Order, table: pa.Table, times: list[int], seed: int
 ) -> None:
     """A run asks `place`, `phases` and `loss_weights` for some visits at a time."""
-    assert isinstance(order, Placed)
+    assert isinstance(order, Dealt)
     chosen = with_ranks(order, pool_for(order, with_visits(table, times), 16), seed)
     summary = order.summary(chosen, seed)
     read = Read(order=order, summary=summary, seed=seed)

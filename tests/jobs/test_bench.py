@@ -29,7 +29,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.step import Result
 from selector.errors import SelectorError, UsageError
 from selector.exact import keyed
-from selector.order import Placed
+from selector.order import Dealt
 from selector.order._around import Around
 from selector.steps import listed, ranges, shards
 
@@ -159,7 +159,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without, or th
     "task_balanced": {"targets": {"web": 0.5, "books": 0.5}},
     "threshold": {"least": 0.5},
 }
-PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Placed)]
+PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Dealt)]
 AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Around)]
 UNTRAINED = [name for name in AROUND if not getattr(plugins.find("orders", name), "reads_training", False)]
 OF_VECTORS = ["designed"]
