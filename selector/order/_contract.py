@@ -21,7 +21,8 @@ class Positions:
 
     `left` (`tables.LEFT`) are the documents that are not visited at all, each with its reason. `phases` says of a
     phase, by its name, what a reader of the manifest should know: its mixture, hints for the trainer. `facts` go into
-    the manifest: gaps or windows that could not be met.
+    the manifest, those of an order under its name: gaps or windows that could not be met. What people should read of
+    that is a list of lines there under `unmet`.
     """
 
     visits: pa.Table

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from selector.exact import Ints
+from selector.order._unmet import some_visits, with_unmet
 
 
 def in_steps(group: Ints, rank: Ints, sizes: Ints, steps: Ints, second: Ints) -> Ints:
@@ -33,7 +34,11 @@ def filled(name: str, sizes: Ints, steps: Ints, second: Ints) -> Mapping[str, An
     has no more documents; nothing, if there are none."""
     given = np.diff(_reached(sizes, np.cumsum(steps), second), prepend=0)
     count = int(np.abs(given - second).sum())
-    return {name: {"filled": count}} if count > len(steps) else {}  # else it is rounded
+    if count <= len(steps):
+        return {}  # it is rounded
+    one, several = "is of the other side than its step asks for", "are of the other side than asked for"
+    line = f"{some_visits(count, one, several)}: one of both has no more documents"
+    return {name: with_unmet({"filled": count}, [line])}
 
 
 def _reached(sizes: Ints, ends: Ints, second: Ints) -> Ints:

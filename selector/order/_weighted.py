@@ -23,6 +23,7 @@ from selector.exact import Floats, Ints, UInt64, keyed
 from selector.order._around import Along, Around, Visits, in_one_piece
 from selector.order._contract import Positions
 from selector.order._placed import with_ranks
+from selector.order._unmet import some_visits, with_unmet
 from selector.plugins.families import name_of
 from selector.plugins.pool import Pool
 
@@ -60,7 +61,7 @@ class Weighted(Around):
         return replace(
             positions,
             visits=positions.visits.set_column(at, tables.VISITS.field(at), pa.array(divided(product, by))),
-            facts={**positions.facts, name_of(self): weight_facts(known, whole, by)},
+            facts={**positions.facts, name_of(self): weight_facts(name_of(self), known, whole, by)},
         )
 
 
@@ -112,15 +113,20 @@ def divisor(is_normalised: bool, product: Tally) -> float:
     return product.mean if is_normalised and product.mean > 0 else 1.0
 
 
-def weight_facts(known: Tally, product: Tally, by: float) -> dict[str, Any]:
-    """What the manifest says of weights: `known` are those that are, `product` those of all visits before they are
-    divided."""
-    return {
-        "unknown": product.count - known.count,
+def weight_facts(name: str, known: Tally, product: Tally, by: float) -> dict[str, Any]:
+    """What the manifest says of the weights of the order of this name: `known` are those that are, `product` those of
+    all visits before they are divided."""
+    unknown, lines = product.count - known.count, list[str]()
+    if unknown:
+        visits = some_visits(unknown, "is of a document", "are of documents")
+        lines.append(f"{visits} that {name} knows nothing of: they weigh what the others do on average")
+    facts = {
+        "unknown": unknown,
         "mean_before": round(product.mean, 6),
         "least": round(product.least / by, 6) if product.count else None,
         "greatest": round(product.greatest / by, 6) if product.count else None,
     }
+    return with_unmet(facts, lines)
 
 
 def released(ease: Floats, epoch: Ints, epochs: int) -> Floats:

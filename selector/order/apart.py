@@ -16,6 +16,7 @@ from selector.order._contract import batch_of
 from selector.order._moved import Moved, Moves, kept_apart
 from selector.order._ranked import ById
 from selector.order._spacing import Numbers, exceeded, sizes_of
+from selector.order._unmet import some_visits, with_unmet
 
 _AT_ONCE = 1 << 18  # visits that are looked at together
 
@@ -78,13 +79,18 @@ class Apart(Moved):
     def facts(self, laid: Numbers, moved: Moves, visits: Visits, summary: int) -> Mapping[str, Any]:
         ends = [*visits.begins[1:].tolist(), len(laid)]
         phases = [laid[begin:end] for begin, end in zip(visits.begins.tolist(), ends, strict=False)]
-        return {
-            "gap": summary,
-            "possible": min([summary, *(_kept_gap(summary, phase) for phase in phases)]),
-            "closest": closest(laid),
-            "nearer": exceeded(laid, summary, 1),
-            **moved.distances,
-        }
+        possible, nearer = min([summary, *(_kept_gap(summary, phase) for phase in phases)]), exceeded(laid, summary, 1)
+        lines, one = (
+            list[str](),
+            f"nearer than {summary:,} to another one of the same document: a phase ends between them",
+        )
+        if possible < summary:
+            apart = f"some visits of a document lie {possible:,} apart"
+            lines.append(f"a gap of {summary:,} is not possible everywhere: {apart}")
+        elif nearer:
+            lines.append(some_visits(nearer, f"is {one}", f"are {one}"))
+        facts = {"gap": summary, "possible": possible, "closest": closest(laid), "nearer": nearer, **moved.distances}
+        return with_unmet(facts, lines)
 
 
 def _kept_gap(gap: int, document: Numbers) -> int:

@@ -17,6 +17,7 @@ from selector.exact import Ints
 from selector.order import Direction, Order, ScoreName
 from selector.order._draws import Bools, InSteps, Steps
 from selector.order._ranked import ByDifficulty
+from selector.order._unmet import with_unmet
 
 Schedule = Literal["fixed_linear", "fixed_root", "fixed_discrete"]
 
@@ -111,8 +112,11 @@ class Fixed(_Limit, InSteps):
         return is_open
 
     def facts(self, sizes: Ints, summary: Steps) -> Mapping[str, Any]:
-        pools = summary.pools.tolist()
-        return {"fixed": {"smallest_pool": min(pools), "empty_steps": pools.count(0)}}
+        pools, lines = summary.pools.tolist(), list[str]()
+        if count := pools.count(0):
+            steps = "1 step draws" if count == 1 else f"{count:,} steps draw"
+            lines.append(f"{steps} from all documents, as none is within every limit of fixed")
+        return {"fixed": with_unmet({"smallest_pool": min(pools), "empty_steps": count}, lines)}
 
 
 @functools.lru_cache(maxsize=4096)  # each shard is asked for each step

@@ -14,6 +14,7 @@ from selector.order import Along, Groups, groups_in
 from selector.order._around import Visits
 from selector.order._moved import Moved, Moves
 from selector.order._spacing import Numbers
+from selector.order._unmet import some_visits, with_unmet
 
 _MOST_PARTS = 10**9  # a share is a fraction of at most so many parts
 _AT_ONCE = 1 << 18  # visits that are looked at together
@@ -88,8 +89,14 @@ class LeastShare(Moved):
         return laid
 
     def facts(self, laid: Numbers, moved: Moves, visits: Visits, summary: Groups) -> Mapping[str, Any]:
-        names = [str(name) for name in summary.names]
-        return {"by": self.by, **self._shares(laid, summary).unmet(laid, names)}
+        missing, late = self._shares(laid, summary).missing(laid, [str(name) for name in summary.names])
+        lines = [
+            f"{some_visits(count, 'is', 'are')} missing of {name} for its least share"
+            for name, count in missing.items()
+        ]
+        if late:
+            lines.append(f"{some_visits(late, 'comes', 'come')} later than its least share asks for")
+        return with_unmet({"by": self.by, "missing": missing, "late": late}, lines)
 
     def _shares(self, group: Numbers, groups: Groups) -> "Shares":
         """The share of each group, by its number; the last one is that of what is in no group."""
@@ -163,8 +170,8 @@ class Shares:
             seen += counts
         return is_beyond
 
-    def unmet(self, group: Numbers, names: list[str]) -> dict[str, object]:
-        """What the manifest says of an order whose visits are of these groups: of which there are too few or late."""
+    def missing(self, group: Numbers, names: list[str]) -> tuple[dict[str, int], int]:
+        """Of an order whose visits are of these groups: of which there are too few, how many, and how many are late."""
         sizes, late = np.zeros(len(self.part), np.int64), 0
         for first in range(0, len(group), _AT_ONCE):
             here = group[first : first + _AT_ONCE]
@@ -175,7 +182,7 @@ class Shares:
             late += int((first + by_group[shared] > self.place(of_group[shared], number[shared])).sum())
             sizes += counts
         missing = np.maximum(self.before(len(group)) - sizes, 0)
-        return {"missing": {names[g]: int(missing[g]) for g in np.flatnonzero(missing)}, "late": late}
+        return {names[g]: int(missing[g]) for g in np.flatnonzero(missing)}, late
 
 
 def _counted(counts: Ints) -> Ints:

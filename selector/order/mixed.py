@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from selector.errors import PolicyError
+from selector.errors import PolicyError, listed
 from selector.exact import Ints
 from selector.order import GroupName, GroupSummary, InGroups, Pool
+from selector.order._unmet import with_unmet
 
 _MOST_GROUPS, _MOST_TURNS = 1_000, 10_000
 
@@ -88,16 +89,21 @@ class Mixed(InGroups):
 
     def facts(self, sizes: Ints, summary: GroupSummary) -> Mapping[str, Any]:
         """Names that no document has, and for how many visits the weights hold, if some group ends before others."""
-        facts, names = dict[str, Any](), [str(name) for name in summary.groups.names]
+        facts, lines, names = dict[str, Any](), list[str](), [str(name) for name in summary.groups.names]
         if absent := sorted(name for name in self.weights if name not in names):
             nearest = {name: near for name in absent for near in difflib.get_close_matches(name, names, n=1)}
             facts["absent"] = {"column": self.by, "names": absent, "nearest": nearest}
+            hint = f". Did you mean {listed([repr(near) for near in nearest.values()])}?" if nearest else ""
+            lines.append(f"mixed.weights: no chosen document has the {self.by} {listed(absent)}{hint}")
         stretches = _stretches(*self._sizes_and_turns(sizes, summary)) if self.weights and len(sizes) else []
         if len(stretches) > 1 and (stretches[-1].ends - stretches[0].ends).sum() > sum(self._turns.values()):
             is_over = stretches[0].ends[: len(names)] == np.pad(sizes, (0, len(names)))[: len(names)]
             ended = np.flatnonzero(is_over & (stretches[0].ends[: len(names)] > 0)).tolist()
             facts |= {"holds": int(stretches[0].ends.sum()), "ended": [names[g] for g in ended]}
-        return {"mixed": facts} if facts else {}
+            if ended:
+                over = f"after them there is no more of {listed(facts['ended'])}"
+                lines.append(f"the weights of mixed hold for {facts['holds']:,} visits: {over}")
+        return {"mixed": with_unmet(facts, lines)} if facts else {}
 
     def _sizes_and_turns(self, sizes: Ints, summary: GroupSummary) -> tuple[Ints, Ints]:
         """By group how many documents it has, and how many turns of a round."""

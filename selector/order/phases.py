@@ -18,6 +18,7 @@ from selector.order import Order, Pool, ScoreName, cut_at, groups_in
 from selector.order._evenly import Evenly, Grouping
 from selector.order._in_line import Amounts, Queues
 from selector.order._parted import Arrangement, Part, Parted
+from selector.order._unmet import with_unmet
 from selector.plugins.options import plugins_in
 
 _ROUNDED = 0.05  # of a budget, which is not paid because documents are whole: more than that is said
@@ -206,7 +207,15 @@ class Phases(Parted):
             for name, due in dues.items()
             if due.missing - due.short > _ROUNDED * (due.budget or 0)
         }
-        return {"phases": facts | ({"unpaid": unpaid} if unpaid else {})}
+        lines = [
+            f"{_called(name)} asks for {tokens:,} tokens more than its groups have left"
+            for name, tokens in facts["short"].items()
+        ]
+        lines += [
+            f"{_called(name)} has {tokens:,} tokens less than it asks for: its next documents have more"
+            for name, tokens in unpaid.items()
+        ]
+        return {"phases": with_unmet(facts | ({"unpaid": unpaid} if unpaid else {}), lines)}
 
     def phase_facts(
         self, part: str, inner_facts: Mapping[str, Any], mixture: Mapping[str, int], summary: "Drawn"
@@ -256,6 +265,11 @@ class Drawn:
     grouping: Grouping
     queues: Queues
     dues: tuple[Due, ...]
+
+
+def _called(phase: str) -> str:
+    """A phase as a line names it; one without a name of its own is `phase 2`."""
+    return phase if phase.startswith("phase ") else f"the phase {phase}"
 
 
 def _seed(seed: int, number: int) -> int:

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 
+from selector.errors import listed
 from selector.exact import LAST, Ints, UInt64
 from selector.order import Columns, Groups, Placed, Pool, ScoreName, TablePath, difficulty_keys, groups_in
+from selector.order._unmet import with_unmet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Prerequisites(Placed):
         return Summary(concepts=concepts, turns=turns.astype(np.int64), higher_is=higher_is, circles=circles)
 
     def facts(self, sizes: Ints, summary: Summary) -> Mapping[str, Any]:
-        return {"prerequisites": {"circles": summary.circles}} if summary.circles else {}
+        lines = [f"{listed(circle)} build on each other in a circle, and come together" for circle in summary.circles]
+        return {"prerequisites": with_unmet({"circles": summary.circles}, lines)} if lines else {}
 
     def groups(self, batch: pa.RecordBatch, summary: Summary) -> Ints:
         return summary.turns[summary.concepts.of(batch)]

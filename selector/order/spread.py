@@ -14,6 +14,7 @@ from selector.order._around import Visits
 from selector.order._contract import batch_of
 from selector.order._moved import Moved, Moves, kept_apart
 from selector.order._spacing import Numbers, exceeded
+from selector.order._unmet import some_visits, with_unmet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,13 @@ class Spread(Moved):
         return kept_apart(groups, visits.begins, lambda _: summary.window, self.most)
 
     def facts(self, laid: Numbers, moved: Moves, visits: Visits, summary: "Kept") -> Mapping[str, Any]:
-        return {
-            "by": self.by,
-            "window": summary.window,
-            "most": self.most,
-            "exceeding": exceeded(laid, summary.window, self.most),
-            **moved.distances,
-        }
+        count, lines = exceeded(laid, summary.window, self.most), list[str]()
+        if count:
+            allowed = f"at most {self.most:,} of one {self.by} in {summary.window:,} visits"
+            beyond = f"beyond the cap of spread, {allowed}: no order keeps to it"
+            lines.append(some_visits(count, f"is {beyond}", f"are {beyond}"))
+        facts = {"by": self.by, "window": summary.window, "most": self.most, "exceeding": count, **moved.distances}
+        return with_unmet(facts, lines)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from selector.exact import LAST, Ints, Queued, UInt64, take
 from selector.order import Along, Resorted, ScoreName, difficulty_keys
 from selector.order._around import Visits
 from selector.order._resorted import by_position
+from selector.order._unmet import some_visits, with_unmet
 
 Answer = TypeVar("Answer")
 
@@ -81,7 +82,11 @@ class WhereItCounts(Resorted):
 
     def facts(self, summary: "Best") -> Mapping[str, Any]:
         facts = {"first_position": summary.first, "visits": summary.visits, "counts": summary.counts}
-        return {"where_it_counts": {**facts, **({"missing": summary.missing} if summary.missing else {})}}
+        if not summary.missing:
+            return {"where_it_counts": facts}
+        visits = some_visits(summary.missing, "of those", "of those")
+        line = f"the best part lacks {visits} that where_it_counts asks for: no more have a score"
+        return {"where_it_counts": with_unmet({**facts, "missing": summary.missing}, [line])}
 
     def _best_phase(self, visits: Visits) -> "Best":
         """The visits of the wanted phase. Raises PolicyError where the order has no such phase."""

@@ -34,7 +34,7 @@ class OrderStep(Whole):
     and of those that are `left` (`tables.LEFT`); and `facts`."""
 
     name: str = field(default="order", metadata=APART)
-    version = 4
+    version = 5
 
     order: Order = field(metadata=APART)
     label: str = field(metadata=APART)

@@ -268,7 +268,9 @@ def _weighed(
     store = functools.partial(_reweigh, known.mean, by)
     keys = [outside.key(shard) for shard in outside.shards]
     keys = list(done.map(store, list(zip(pairs, keys, strict=True))))
-    return replace(inner, keys=keys, facts={**inner.facts, name_of(order): weight_facts(known, product, by)})
+    return replace(
+        inner, keys=keys, facts={**inner.facts, name_of(order): weight_facts(name_of(order), known, product, by)}
+    )
 
 
 def _in_parts(whole: _Outside, order: Parted) -> "Arranged":

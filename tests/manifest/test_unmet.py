@@ -77,7 +77,8 @@ def test_what_an_order_cannot_do_as_it_is_asked_is_said(case: int) -> None:
 
 
 def test_what_rounds_that_are_arranged_by_themselves_cannot_do_is_said_of_each() -> None:
-    facts = {"round 2": {"least_share": {"missing": {"code": 1}, "late": 0}}}
+    line = "1 visit is missing of code for its least share"
+    facts = {"round 2": {"least_share": {"missing": {"code": 1}, "late": 0, "unmet": [line]}}}
     assert list(unmet(facts)) == ["order, round 2: 1 visit is missing of code for its least share"]
 
 

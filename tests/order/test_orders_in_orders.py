@@ -135,6 +135,7 @@ def test_o13_what_is_impossible_is_said() -> None:
     positions = arranged(Spread(inner=SORTED, window=2, most=1), "AAAABB")
     assert positions.facts["spread"] == {
         "by": "source", "window": 2, "most": 1, "exceeding": 1, "moved_at_most": 3, "moved_on_average": 1.667,
+        "unmet": ["1 visit is beyond the cap of spread, at most 1 of one source in 2 visits: no order keeps to it"],
     }  # fmt: skip
 
 

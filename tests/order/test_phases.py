@@ -128,6 +128,7 @@ def test_a_weight_of_0_takes_a_group_out_and_nobody_is_seen_twice_unless_the_pol
     assert positions.phases["phase 2"]["tokens_missing"] == 10 and positions.left.num_rows == 1
     assert positions.facts["phases"] == {
         "tokens_missing": {"phase 1": 0, "phase 2": 10}, "short": {"phase 2": 10}, "inside": {},
+        "unmet": ["phase 2 asks for 10 tokens more than its groups have left"],
     }  # fmt: skip
 
 

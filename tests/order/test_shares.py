@@ -100,7 +100,8 @@ def test_a_share_is_kept_as_long_as_its_documents_last_and_the_manifest_says_how
     positions = arranged(LeastShare(inner=SORTED, shares={"x": 0.25}), sources(names))
     line = "".join(names[i] for i in positions.visits["document"].to_pylist())
     assert line == "---x---x---x" + "-" * 8
-    assert positions.facts["least_share"] == {"by": "source", "missing": {"x": 2}, "late": 0}
+    line = "2 visits are missing of x for its least share"
+    assert positions.facts["least_share"] == {"by": "source", "missing": {"x": 2}, "late": 0, "unmet": [line]}
 
 
 def test_no_visit_leaves_its_phase_for_the_share_of_a_group() -> None:
