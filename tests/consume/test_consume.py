@@ -552,15 +552,20 @@ def test_what_an_abandoned_iteration_does_later_changes_nothing(manifest: Manife
 def torn_down(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ends within the test what torch tears down slowly and noisily: a loader that is refused as it starts its
     workers, and the threads that feed them."""
-    before = threading.enumerate()
-    yield
     if request.node.callspec.params.get("num_workers") == 0:
-        return  # there was no worker
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread not in before and thread.name.startswith("QueueFeederThread"):
-            thread.join(timeout=10)
-    gc.collect()
+        yield  # there is no worker
+        return
+    before = threading.enumerate()
+    gc.freeze()  # what was there before is not looked through
+    try:
+        yield
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread not in before and thread.name.startswith("QueueFeederThread"):
+                thread.join(timeout=10)
+        gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 def noisy(test: Any) -> Any:
@@ -706,11 +711,11 @@ def test_a_process_group_that_comes_later_is_seen_by_loader_workers(
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=context)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-        with pytest.raises(UsageError, match=r"made as rank 0 of 1, and torch\.distributed now says rank 0 of 2"):
-            next(iter(loader))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            with pytest.raises(UsageError, match=r"made as rank 0 of 1, and torch\.distributed now says rank 0 of 2"):
+                next(iter(loader))
     finally:
-        monkeypatch.undo()
         torch.distributed.destroy_process_group()
 
 
