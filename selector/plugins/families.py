@@ -77,8 +77,13 @@ def ours(family: str) -> list[str]:
     folder, _ = _FOLDERS[family]
     if folder is None:
         return []
-    modules = pkgutil.iter_modules(importlib.import_module(folder).__path__)
-    return [module.name for module in modules if not module.name.startswith("_")]
+    return list(_files(tuple(importlib.import_module(folder).__path__)))
+
+
+@functools.cache
+def _files(folders: tuple[str, ...]) -> list[str]:
+    """The modules in these folders but for those of the family's own."""
+    return [module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_")]
 
 
 def find(family: str, name: str) -> type[object]:
