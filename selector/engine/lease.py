@@ -149,8 +149,20 @@ def states(storage: Storage, now: Clock = time.time) -> tuple[dict[str, Held], l
 
 
 def _is_gone(held: Held) -> bool:
-    is_here = held.host == _host() and len(held.host.split()) == 3
-    return is_here and not Path(f"/proc/{held.pid}").exists()
+    return is_of_here(held.host) and not is_at_work(held.pid)
+
+
+def is_of_here(host: str) -> bool:
+    """Whether the number of a process means the same there as for us."""
+    return host == _host() and len(host.split()) == 3
+
+
+def is_at_work(pid: int) -> bool:
+    """Whether a process has not ended. One that its parent has not asked about yet still has its number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):  # it is gone, also while we read
+        return False
 
 
 def live(storage: Storage, now: Clock = time.time) -> dict[str, Held]:

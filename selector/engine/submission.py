@@ -5,7 +5,6 @@ knows what waits, and why. The root is believed first, since it is there when th
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -160,8 +159,7 @@ def _goes_on(storage: Storage, target: Target | None, job: Job) -> bool:
 
 
 def is_here(seen: Seen) -> bool:
-    """Whether the process of a run is on this machine, so that its number means it."""
+    """Whether the process of a run is at work on this machine."""
     from selector.engine import lease
 
-    host, _ = lease.here()
-    return seen.host == host and len(host.split()) == 3 and os.path.exists(f"/proc/{seen.pid}")
+    return lease.is_of_here(seen.host) and lease.is_at_work(seen.pid)

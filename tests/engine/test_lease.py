@@ -1,6 +1,9 @@
 """Leases: how long they hold, what they hold, and what gc makes of it."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -100,6 +103,14 @@ def test_a_lease_that_was_tampered_with_is_not_believed(store: Store, clock: Clo
     assert lease.live(store.storage, clock) == {}
     mine.renew()
     assert list(lease.live(store.storage, clock)) == [mine.key], "its owner puts it right"
+
+
+def test_a_process_that_has_ended_is_gone_before_its_parent_has_asked_about_it() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{process.pid}").exists() and not lease.is_at_work(process.pid)
+    process.wait()
+    assert not lease.is_at_work(process.pid) and lease.is_at_work(os.getpid())
 
 
 def test_of_a_finished_step_a_run_needs_what_it_lists_and_of_another_anything() -> None:
