@@ -73,7 +73,7 @@ class Loopback:
 
     def __init__(self) -> None:
         self._undo = contextlib.ExitStack()
-        self._machines: list[Machine] = []
+        self.machines: list[Machine] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
@@ -109,7 +109,7 @@ class Loopback:
         for node in nodes:
             self._cluster._wait_for_node(node, timeout=_COMING)
         machines = [Machine(node=node) for node in nodes]
-        self._machines += machines
+        self.machines += machines
         return machines
 
     def drain(self, machine: Machine, seconds: float) -> None:
@@ -125,9 +125,16 @@ class Loopback:
         for name in ("gcs_server", "raylet"):
             os.kill(self._head.node.all_processes[name][0].process.pid, signal.SIGKILL)
 
+    def retire(self, machine: Machine) -> None:
+        """Ends a machine that works, which says so to the head."""
+        self.machines.remove(machine)
+        machine.gone.update(machine.processes())
+        self._cluster.remove_node(machine.node)
+        self._end(machine)
+
     def remove(self, machine: Machine) -> None:
         """Ends a machine, whatever state it is in."""
-        self._machines.remove(machine)
+        self.machines.remove(machine)
         with contextlib.suppress(ProcessLookupError):
             machine.go_on()
         machine.kill()
@@ -139,7 +146,7 @@ class Loopback:
 
     def _let_go(self) -> None:
         """Ends what is stopped, or has lost its raylet."""
-        for machine in [*self._machines, self._head]:
+        for machine in [*self.machines, self._head]:
             with contextlib.suppress(ProcessLookupError):
                 machine.go_on()
             self._end(machine)
