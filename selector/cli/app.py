@@ -244,6 +244,12 @@ def only_our_output() -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr)
 
 
+def check_folder_of(path: Path, option: str) -> None:
+    """A file can be written there, as far as its folder tells. Raises UsageError, before the work that it is for."""
+    if not path.expanduser().absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {str(path.parent)!r}. Make it, or name another file.")
+
+
 def opened_root(root: str) -> Storage:
     """The storage of a root that holds something. Raises NotFoundError."""
     storage = open_storage(root)

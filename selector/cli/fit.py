@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from selector.cli.app import Json, Verbose, app, only_our_output, print_json
+from selector.cli.app import Json, Verbose, app, check_folder_of, only_our_output, print_json
 
 if TYPE_CHECKING:
     from selector.cli.labelled import Labelled
@@ -61,6 +61,7 @@ def fit_rater(
         raise UsageError("Say what was said of the texts: --label COLUMN, or --pair FIRST SECOND --better COLUMN.")
     if out.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"--out {out}: write a name that ends in .parquet or .jsonl.")
+    check_folder_of(out, "--out")
     with only_our_output():
         if pair is not None:
             read = learning.judgements(labelled, *pair, better, group)
@@ -71,7 +72,7 @@ def fit_rater(
         fitted = learning.fit(
             read, encoder, kind=kind, uses=uses, higher_is=higher_is, folds=folds, seed=seed, duplicates=duplicates
         )
-        learning.write(fitted.learned, out)
+        learning.write(fitted.learned, out.expanduser())
     if json:
         print_json(_as_json(fitted, read, out))
         return

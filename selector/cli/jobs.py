@@ -110,16 +110,23 @@ def submit(
         target.check(wanted, parcel)
         written = target.written(wanted, parcel)
         folder = None if written is None else str((out or Path(wanted.id)).resolve())
-        if written is not None and folder is not None:
-            _write(Path(folder), written.files)
+        earlier = None if folder is None else _laid_out(Path(folder))
         if written is None or apply:
             _check_reachable(storage)
             outcome = handed_over(
                 storage, target, wanted, parcel, again=again, written=folder, reopened=_target_of
             )  # fmt: skip
+            written = target.written(outcome.job, parcel)
         else:
             outcome = Submitted(job=wanted, is_new=True, state=State(word="unknown", detail="It is yet to be started."))
+        if written is not None and folder is not None and outcome.is_new:
+            _lay_out(Path(folder), written.files, wanted, earlier)
     job, state = outcome.job, outcome.state
+    if (job.target, job.target_options) != (wanted.target, wanted.target_options):
+        print(
+            f"It was handed over to {_spelt(job)}, and not again to {_spelt(wanted)}. To change that, cancel it and "
+            "submit again.", file=sys.stderr,
+        )  # fmt: skip
     commands = {
         verb: shlex.join(["selector", verb, job.id, "--root", storage.address]) for verb in ("watch", "logs", "cancel")
     }
@@ -530,7 +537,29 @@ def _check_reachable(storage: Storage) -> None:
         )
 
 
-def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+def _spelt(job: Job) -> str:
+    """Where a job goes, as it is typed."""
+    return " ".join([job.target, *(f"{name}={value}" for name, value in sorted(job.target_options.items()))])
+
+
+def _laid_out(folder: Path) -> Job | None:
+    """The job whose files lie in a folder, if some do."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Job(**json_module.loads((folder / "job.json").read_bytes()))
+    return None
+
+
+def _lay_out(folder: Path, contents: Mapping[str, bytes], job: Job, earlier: Job | None) -> None:
+    """Writes the files of a job; those that the same job had there, with other options of its target, go."""
+    if earlier is not None and earlier.attempt(1).id == job.id and _spelt(earlier) != _spelt(job):
+        from selector.engine.target import Parcel
+
+        with contextlib.suppress(SelectorError):
+            target = _target_of(earlier)
+            replaced = None if target is None else target.written(earlier, Parcel(files={}))
+            for name in [] if replaced is None else replaced.files.keys() - contents.keys():
+                (folder / name).unlink(missing_ok=True)
+        print(f"The files for {_spelt(earlier)} in {folder} are replaced.", file=sys.stderr)
     for name, data in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ adds nothing.
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,6 @@ def fit(
 def write(learned: Learned, out: Path) -> None:
     """The artefact, whole or absent, as Parquet or as JSON lines."""
     table, beside = learned.table(), out.with_name(f".{out.name}.new")
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".parquet":
         pq.write_table(table, beside, compression="zstd")
     else:
@@ -220,7 +220,8 @@ def _kind(examples: Labelled, kind: Literal["auto", "ridge", "logistic", "ordina
 def reasons(bad: Sequence[formats.Bad]) -> str:
     """Why rows cannot be read: how many for each reason, and what the first of them holds instead."""
     counted = Counter(one.reason for one in bad)
-    first = {one.reason: one.detail for one in reversed(bad)}
+    # a key of policies, which nobody wrote here
+    first = {one.reason: re.sub(r"corpus\.max_document_bytes is", "at most", one.detail) for one in reversed(bad)}
     return "; ".join(f"{number:,} {reason}, such as: {first[reason]}" for reason, number in sorted(counted.items()))
 
 

@@ -24,6 +24,7 @@ from selector.cli.app import (
     Verbose,
     Workers,
     app,
+    check_folder_of,
     only_our_output,
     print_json,
 )
@@ -167,6 +168,8 @@ def rate(
 
     if picture is not None and not compare:
         raise UsageError("--picture draws what --compare shows. Add --compare.")
+    if picture is not None:
+        check_folder_of(picture, "--picture")
     with only_our_output(), Watch() as watch:
         chosen = executor_of(executor, address=address, actors=actors, workers=workers, deadline=deadline)
         rated = ratings.rate(
@@ -184,8 +187,7 @@ def rate(
 
 def _write(path: Path, content: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, "utf-8")
+        path.expanduser().write_text(content, "utf-8")
     except OSError as error:
         raise UsageError(f"--picture {path}: {error.strerror or error}. Name a file that can be written.") from error
 

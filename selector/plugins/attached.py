@@ -6,6 +6,8 @@ the fingerprint, and is checked against the columns that the option declares bef
 
 import hashlib
 import importlib.resources
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +36,7 @@ from selector.plugins.options import (
 from selector.storage import local_path
 
 P = TypeVar("P")
+logger = logging.getLogger(__name__)
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 _KEY = "key"
@@ -61,6 +64,11 @@ def checksums(plugin: object, path: str) -> dict[str, str]:
         by_path[option.path] = _checksum(data)
         if data is not None:
             _check_rows(option, path, _table(option, path, data))
+        else:
+            logger.warning(
+                "%s.%s: there is no file %r, so its table is empty until there is one. If it is to be there, look at "
+                "its path (from %s).", path, option.path, str(option.value), os.getcwd(),
+            )  # fmt: skip
     return by_path
 
 

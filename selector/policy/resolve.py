@@ -6,6 +6,7 @@ them hold.
 
 import functools
 import itertools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ from selector.storage import check_plain, check_spelling, local_path
 
 Plugin = Rater | Fit | Selector | Order
 P = TypeVar("P", bound=Plugin)
+
+logger = logging.getLogger(__name__)
 
 _DECIDING_NOTHING = (
     ("corpus", "keep_texts"),
@@ -369,6 +372,7 @@ def _manifests(plugin: Plugin | Lists, path: str) -> dict[str, str]:
         except (NotFoundError, DamagedError) as error:
             if isinstance(error, DamagedError) or not option.is_optional:
                 raise PolicyError(f"{path}.{option.path}: {error}") from error
+            logger.warning("%s.%s counts as empty until there is one: %s", path, option.path, error)
             digests[option.path] = ""
     return digests
 

@@ -37,9 +37,10 @@ class ItemResponse(Fit):
     """How hard the document is by the learners' answers, and how much its answer tells of one learner.
 
     The table has a row for each answer: to which document (`doc_id`), whose (`learner`), and whether it was right
-    (`correct`); not every learner needs to have tried every document. The model `rasch` gives each document a
-    difficulty; `2pl` a `discrimination` too, whose logarithm has the prior N(0, 0.5), since with few learners it has no
-    finite maximum; with `rasch` it is 1. `information` is a^2 P (1 - P): largest for what is neither too hard nor too
+    (`correct`); not every learner needs to have tried every document, and of one who tried it several times each answer
+    counts, also where some are right and some wrong. The model `rasch` gives each document a difficulty; `2pl` a
+    `discrimination` too, whose logarithm has the prior N(0, 0.5), since with few learners it has no finite maximum;
+    with `rasch` it is 1. `information` is a^2 P (1 - P): largest for what is neither too hard nor too
     easy for a learner of this `ability`, or for the `learner` of that name, whose ability is estimated (the posterior's
     mean). A document of which all or none were right has no finite difficulty: not_applicable. One that nobody tried is
     missing.

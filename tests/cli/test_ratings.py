@@ -117,6 +117,18 @@ def test_many_scores_are_shown_with_length_and_what_they_are_most_like(capsys: p
 
 
 @pytest.mark.slow
+def test_a_file_in_a_folder_that_is_not_there_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "labelled.jsonl").write_text('{"text": "a", "label": 1}\n', "utf-8")
+    away = tmp_path / "away"
+    for words in (
+        ("fit-rater", tmp_path / "labelled.jsonl", "--out", away / "f.jsonl", "--label", "label", "--higher-is=better"),
+        ("rate", tmp_path / "policy.yaml", "--compare", "--picture", away / "p.svg", "--root", tmp_path / "root"),
+    ):  # fmt: skip
+        ended = command.selector(*words)
+        assert ended.code == 2 and f"there is no folder '{away}'. Make it, or name another file." in ended.err
+    assert not away.exists() and not (tmp_path / "root").exists()
+
+
 def test_rate_shows_scores_and_their_agreement_and_makes_no_manifest(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "corpus").mkdir()
     write_corpus(tmp_path / "corpus")
@@ -128,7 +140,7 @@ def test_rate_shows_scores_and_their_agreement_and_makes_no_manifest(tmp_path: P
     policy = policy_of(tmp_path / "corpus", tiny_model, **options)
     policy.pop("manifest", None)
     path, root = command.write_policy(tmp_path, policy), tmp_path / "root"
-    drawn = tmp_path / "pictures/agreement.svg"
+    drawn = tmp_path / "agreement.svg"
     base = ("rate", path, "--root", root, "--executor", "local", "--workers", 1)
     ended = command.selector(*base, "--compare", "--picture", drawn, "--json")
     assert ended.code == 0, ended.err

@@ -265,6 +265,10 @@ def test_slurms_array_shares_the_parts_and_the_last_job_selects(
     assert len(members) == 3 and {member["ended"] for member in members} == {"finished"}
     again = selector(*words, "--apply", "--json").json
     assert not again["new"] and again["state"] == "finished"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = selector(*words, "--with", "shares=3", "--apply", "--json")
+    assert not other.json["new"] and "handed over to slurm shares=2, and not again to slurm shares=3" in other.err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert sum(call[0] == "sbatch" for call in calls(bin_)) == 2
 
 
@@ -311,6 +315,13 @@ def test_what_slurm_is_handed_is_written_and_said_without_apply(tmp_path: Path) 
     assert script.count("srun --kill-on-bad-exit=1 bash -c ") == script.count("; ray symmetric-run --address") == 1
     for name in ("run.sbatch", "submit.sh"):
         assert subprocess.run(["bash", "-n", folder / name], check=False).returncode == 0
+    words = ("submit", tmp_path / "policy.yaml", "--on", "slurm=long", "--root", tmp_path / "root", "--out", folder)
+    for shares, scripts in ((4, ["select", "work"]), (2, ["select", "work"]), (0, ["run"])):
+        ended = selector(*words, "--with", f"shares={shares}")
+        assert "The files for slurm=long" in ended.err and "are replaced" in ended.err
+        assert sorted(path.stem for path in folder.glob("*.sbatch")) == scripts
+        assert not shares or f"--array=1-{shares}\n" in (folder / "work.sbatch").read_text("utf-8")
+    assert selector(*words, "--with", "shares=0").err == ""
 
 
 @pytest.mark.parametrize(

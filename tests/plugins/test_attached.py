@@ -272,15 +272,17 @@ def test_an_order_has_a_keyed_table_of_its_own_also_inside_another_order(
 
 @pytest.mark.parametrize("name", ["Judged", "Kept"])
 def test_an_optional_table_that_is_absent_is_empty(
-    name: str, make: Make, trials: str, ids: list[bytes], tmp_path: Path
+    name: str, make: Make, trials: str, ids: list[bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the option is left out, is null, or names a file that is not there yet; then that it is there counts."""
+    """Where the option is left out, is null, or names a file that is not there yet, which is said; then that it is
+    there counts."""
     path = tmp_path / "grades.jsonl"
     every: list[dict[str, Any]] = [{}, {"judged": None}, {"judged": str(path)}]
     for options in every:
         policy = make(rate=[{f"{trials}:{name}": options, "as": "it"}], manifest={"quality": "it"})
         found = {row["quality"] for row in rows_of(run(policy, tmp_path / "root").manifest)}
         assert found == ({None} if name == "Judged" else {0.0})
+        assert (f"rate.it.judged: there is no file '{path}'" in caplog.text) == (options.get("judged") is not None)
     write_jsonl(path, graded(ids))
     policy = make(rate=[{f"{trials}:{name}": every[2], "as": "it"}], manifest={"quality": "it"})
     found = [row["quality"] for row in rows_of(run(policy, tmp_path / "root").manifest)]
