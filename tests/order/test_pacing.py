@@ -142,6 +142,20 @@ def test_every_step_draws_from_its_pool_and_the_budget_is_kept(epochs: float, pa
         assert not seen[pool:].any() and seen[:pool].max() - seen[:pool].min() <= 1
 
 
+def test_more_steps_than_visits_draw_from_their_pools_too() -> None:
+    score = [float(i) for i in range(7)]
+    for order in (Pooled(score=NAME, steps=1000, epochs=3), Fixed(scores=(NAME,), least=15, steps=1000, epochs=3)):
+        positions = arranged(order, score)
+        visits = positions.visits["document"].to_pylist()
+        assert len(visits) == 21
+        assert sorted({*visits, *positions.left["document"].to_pylist()}) == list(range(7))
+        for step, visit in enumerate(visits):  # the first steps have the visits, one each
+            if isinstance(order, Pooled):
+                assert visit < pool_size("linear", Fraction(step, 1000), 0.2, 0.8, 7)
+            else:
+                assert visit <= 7 * order.limit(step, 1000) / 100
+
+
 # ---------------------------------------------------------------- fixed
 
 O3: list[tuple[dict[str, Any], list[int]]] = [

@@ -1,6 +1,8 @@
 """The orders in phases, each with a pool and a mixture: their worked cases, and what each of them claims."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -292,6 +294,37 @@ def test_a_phase_has_what_queues_pay_that_are_served_one_after_another(
             queue.remove(i)
         expected += [(f"phase {number}", i) for i in drawn]
     assert sorted(visits) == sorted(expected)
+
+
+TEXTS = next((up / "shared/data/text" for up in Path(__file__).parents if (up / "shared/data/text").is_dir()), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(TEXTS is None, reason="the data that nobody here wrote are not there: ../shared/data")
+def test_the_prefixes_of_a_phase_of_real_documents_have_its_mixture_within_one_window() -> None:
+    """Pages of Debian's documentation, of 3 to 16,000 words, by language."""
+    assert TEXTS is not None
+    lines = (TEXTS / "debian_docs_sample.jsonl").read_text().splitlines()[::3]
+    pages = [json.loads(line) for line in lines]
+    rows = [
+        {"source": page["lang"], SCORE: float(i), "doc_id": keyed.digest(line.encode()), "num_tokens": size}
+        for i, (page, line) in enumerate(zip(pages, lines, strict=True))
+        if (size := len(page["text"].split()))
+    ]
+    groups, tokens = [row["source"] for row in rows], np.array([row["num_tokens"] for row in rows])
+    phases = Phase(share=0.3, weights={"en": 3, "de": 1, "fr": 1}), Phase(share=0.3, weights={"de": 0}), Phase()
+    visits = Phases(phases=phases).arrange(Pool.of(documents(rows), 1000), 7).visits
+    places, labels = visits["document"].to_numpy(), np.array(visits["phase"].to_pylist())
+    window = 64
+    for phase in ("phase 1", "phase 2", "phase 3"):
+        here = places[labels == phase]
+        assert len(here) > 3 * window
+        reached = np.cumsum(tokens[here])
+        widest = (reached[window:] - reached[:-window]).max()
+        for group in set(groups):
+            of_group = np.cumsum(np.where(np.array(groups)[here] == group, tokens[here], 0))
+            target = of_group[-1] / reached[-1]
+            assert np.abs(of_group - target * reached).max() <= widest, (phase, group)
 
 
 def test_an_order_in_a_phase_knows_the_global_batch() -> None:

@@ -1,6 +1,7 @@
 """Every order arranges a pool of any size, however its documents are alike or grouped."""
 
 import functools
+import itertools
 from typing import Any
 
 import pyarrow as pa
@@ -8,9 +9,10 @@ import pytest
 
 from selector import plugins
 from selector.exact import keyed
-from selector.order import Order, check
+from selector.order import Order, Placed, check
+from selector.order._around import Around
 from selector.plugins.options import hints_of
-from selector.testing import SCORE, TOPIC, documents, variants
+from selector.testing import EXACT, SCORE, TOPIC, documents, variants
 from selector.testing._trials import pool_for
 from selector.testing.orders import with_visits
 
@@ -47,6 +49,40 @@ def test_every_order_arranges_10_000_groups(name: str) -> None:
             arranged(order, pools()["10,000 groups"])
 
 
-def arranged(order: Order, table: pa.Table) -> None:
-    pool = pool_for(order, table, 4_000)
-    check("tried", order, table.num_rows, keyed.words(pool.table("doc_id")["doc_id"]), order.arrange(pool, 7))
+DIVIDING = ("bands", "layers", "phases", "rounds", "sections", "steps")  # options that say into how many
+DIVIDED = [(name, key) for name in NAMES for key in DIVIDING if hints_of(plugins.find("orders", name)).get(key) is int]
+
+
+def test_every_order_can_be_divided_into_more_than_there_are_documents() -> None:
+    assert len(DIVIDED) > 10
+    each = [{"doc_id": keyed.digest(b"%d" % i), SCORE: float(i), EXACT: 10 - i} for i in range(7)]
+    for name, option in DIVIDED:
+        order = next(iter(variants("orders", name, **{option: 50})))
+        for num_documents in (1, 2, 7):
+            table = with_visits(documents(each[:num_documents]), [1, 2])
+            assert arranged(order, table) == arranged(order, table, 2), (name, option)
+
+
+def is_rearranging(order: Order) -> bool:
+    """Whether the order visits each row once, and says only when."""
+    if isinstance(order, Around):
+        return is_rearranging(order.inner)
+    return isinstance(order, Placed) and type(order).visits is Placed.visits
+
+
+def test_an_order_that_draws_nothing_makes_exactly_the_visits_that_select_decided() -> None:
+    orders = [order for name in NAMES for order in itertools.islice(variants("orders", name), 3)]
+    tried = [order for order in orders if is_rearranging(order)]
+    assert len({type(order) for order in tried}) > 25
+    table = with_visits(documents([{SCORE: float(i % 5) if i % 4 else None} for i in range(12)]), [1, 3])
+    for order in tried:
+        positions = order.arrange(pool_for(order, table, 5), 7)
+        assert sorted(positions.visits["document"].to_pylist()) == list(range(24)), order
+
+
+def arranged(order: Order, table: pa.Table, shard_documents: int = 4_000) -> Any:
+    """What the order answers, checked."""
+    pool = pool_for(order, table, shard_documents)
+    positions = order.arrange(pool, 7)
+    check("tried", order, table.num_rows, keyed.words(pool.table("doc_id")["doc_id"]), positions)
+    return positions.visits.to_pylist(), positions.facts, positions.phases
