@@ -451,6 +451,10 @@ def _funnel(description: Mapping[str, Any]) -> Table:
         table.add_row("  the same text as another document", f"-{_number(counts['duplicate'])}")
     for reason, count in sorted(description["reasons"].items(), key=lambda item: -item[1]):
         table.add_row(f"  {_shown(reason)}", f"-{_number(count)}")
+    if unvisited := counts["kept"] - description["documents"]:
+        reasons = description["facts"].get("order", {}).get("left", {})
+        reason = f": {_shown(next(iter(reasons)))}" if len(reasons) == 1 else ""
+        table.add_row(f"  chosen, and not in the order{reason}", f"-{_number(unvisited)}")
     visits = "" if description["visits"] == description["documents"] else f"{_number(description['visits'])} visits, "
     kept = f"in the manifest ({visits}{_number(description['tokens'])} tokens)"
     table.add_row(kept, _number(description["documents"]), style="bold")

@@ -572,6 +572,10 @@ def test_visits_that_the_order_does_not_make_are_said_with_their_reason(made: Ma
     ]
     ended = selector(*command)
     assert ended.code == 0 and "order: 17 visits are not made: its window 3 is full" in ended.out
+    rows = ended.out.partition("where the rows went")[2].partition("\n\n")[0]
+    assert "chosen, and not in the order: its window 3 is full" in rows
+    in_corpus, *left, in_manifest = [int(number) for number in re.findall(r" (-?[0-9]+)$", rows, re.MULTILINE)]
+    assert in_corpus + sum(left) == in_manifest
     assert re.search(r"^in the manifest \([0-9]+ tokens\) +3$", ended.out, re.MULTILINE)
 
 
