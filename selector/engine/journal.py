@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType, UnionType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from selector import counts
 from selector.engine import job as jobs
@@ -43,6 +43,13 @@ _PAGE = 5.0  # seconds after which a page of the log is written, and more as the
 _MOST_LINES = 10_000  # of a page; a run that does more parts between two pages tells the number of the rest
 
 
+_LARGEST = 2.0**53  # number in a journal: what is larger is damage, and no time of any calendar
+_DONE = {"name": str, "cached": bool, "rows_in": int, "rows_out": int, "seconds": float}
+"""What a journal says of a step that is done."""
+
+_Recorded = TypeVar("_Recorded")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepSeen:
     """A step that is going on."""
@@ -69,7 +76,7 @@ class StepSeen:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """How a run was when it last values it."""
+    """How a run was when it last wrote that down."""
 
     key: str  # of its journal's folder
     lease: str
@@ -92,13 +99,14 @@ class Seen:
     def of(cls, key: str, data: bytes) -> Self:
         """What `progress.json` says. Raises ValueError, KeyError or TypeError."""
         body = dict[str, Any](json.loads(data))
-        steps: list[dict[str, Any]] = body.get("steps", [])  # older runs told of one step alone
-        for step in steps:
-            step["stalls"] = tuple(Stall(**stall) for stall in step["stalls"])
-        known = {one.name for one in fields(cls)}
-        values: dict[str, Any] = {name: value for name, value in body.items() if name in known}
-        values |= {"key": key, "done": tuple(body["done"]), "steps": tuple(StepSeen(**step) for step in steps)}
-        return cls(**values)
+        steps = [
+            _recorded(StepSeen, {**step, "stalls": tuple(_recorded(Stall, stall) for stall in step["stalls"])})
+            for step in body.get("steps", [])  # older runs told of one step alone
+        ]
+        for row in body["done"]:
+            for name, kind in _DONE.items():
+                _check(name, row[name], kind)
+        return _recorded(cls, {**body, "key": key, "done": tuple(body["done"]), "steps": tuple(steps)})
 
     @property
     def step(self) -> StepSeen | None:
@@ -154,11 +162,11 @@ class Journal:
         message = f"{error}" or type(error).__name__ if isinstance(error, Exception) else ""
         self._see(ended=word, message=message[:4000])
         self._note(word, message=message[:4000], **self._counts())
-        with contextlib.suppress(SelectorError):  # the run has its own ending, and this is only values of it
+        with contextlib.suppress(SelectorError):  # the run has its own ending, which this only writes down
             self._write(turn=True)
 
     def counted(self, num_documents: int, num_tokens: int) -> None:
-        """From now on tokens can be values from documents."""
+        """From now on tokens can be estimated from documents."""
         self._see(tokens_per_document=num_tokens / max(1, num_documents))
         counts.put(counts.TOKENS, {"": num_tokens / max(1, num_documents)})
         self._note("counted", documents=num_documents, tokens=num_tokens)
@@ -217,7 +225,7 @@ class Journal:
         return {"requests": self._since.since(counts.REQUESTS), "retries": self._since.since(counts.RETRIES)}
 
     def _step(self, name: str) -> StepSeen:
-        """The step of this name as it was seen, which may not have values that it began."""
+        """The step of this name as it was seen; one that never announced its beginning begins now."""
         seen = next((step for step in self._seen.steps if step.name == name), None)
         return seen or StepSeen(name=name, began=self._now())
 
@@ -290,6 +298,26 @@ def read(storage: Storage, job: str | None = None) -> list[Seen]:
     return sorted(runs, key=lambda seen: (seen.began, seen.key))
 
 
+def _recorded(cls: type[_Recorded], values: Any) -> _Recorded:
+    """One of these as it was written. What a later version writes beside it is passed over. Raises TypeError where a
+    value is of another type."""
+    kinds = get_type_hints(cls)
+    known: dict[str, Any] = {name: value for name, value in {**values}.items() if name in kinds}
+    for name, value in known.items():
+        _check(name, value, kinds[name])
+    return cls(**known)
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    """Raises TypeError where the value is not of this kind. Whole numbers are floats too, booleans are no numbers."""
+    kinds = [get_origin(one) or one for one in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+    is_of_kind = type(value) in kinds
+    if type(value) in (int, float):
+        is_of_kind = (is_of_kind or float in kinds) and abs(value) < _LARGEST  # which nan is not
+    if not is_of_kind:
+        raise TypeError(f"{name} is {value!r:.80}")
+
+
 def living(storage: Storage, runs: Sequence[Seen]) -> set[str]:
     """The keys of the runs among these whose process is at work, as their leases say."""
     unended = [seen for seen in runs if seen.ended is None]
@@ -301,9 +329,12 @@ def living(storage: Storage, runs: Sequence[Seen]) -> set[str]:
 
 
 def lines(storage: Storage, seen: Seen, after: int = 0) -> Iterator[dict[str, Any]]:
-    """The lines of a run's log, from a page on; each has its page."""
+    """The lines of a run's log, from a page on; each has its page. What cannot be read is left out."""
     for page, (key, _) in enumerate(sorted(storage.list(f"{seen.key}log/"))):
         if page >= after:
             for line in (storage.get(key) or b"").splitlines():
-                with contextlib.suppress(ValueError):
-                    yield {"page": page, **json.loads(line)}
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    event = dict[str, Any](json.loads(line))
+                    _check("time", event["time"], float)
+                    _check("event", event["event"], str)
+                    yield {**event, "page": page}

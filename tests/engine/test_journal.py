@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,42 @@ def test_what_cannot_be_read_hides_no_other_journal(storage: Storage) -> None:
         pass
     storage.put_if_absent("journals/runs/0/progress.json", b'{"half": ')
     storage.put_if_absent("journals/runs/1/progress.json", b"[]")
-    assert seen(storage).key == run.key
+    body = json.loads(storage.get(f"{run.key}progress.json") or b"")
+    step = {"name": "rate", "began": 1.0, "stalls": [asdict(STALL)]}
+    row = {"name": "rate", "cached": False, "rows_in": 1, "rows_out": 1, "seconds": 1.0}
+    wholes: list[tuple[dict[str, Any], Callable[[Any], dict[str, Any]]]] = [
+        (body, lambda damaged: damaged),
+        (step, lambda damaged: {**body, "steps": [damaged]}),
+        (asdict(STALL), lambda damaged: {**body, "steps": [{**step, "stalls": [damaged]}]}),
+        (row, lambda damaged: {**body, "done": [damaged]}),
+    ]
+    for sound, whole in wholes:
+        assert Seen.of("", json.dumps(whole(sound)).encode())
+        for name in sound.keys() - {"key"}:
+            for value in (float("nan"), 1e300, {"a": 1}, [1], [[]]):
+                with pytest.raises((ValueError, KeyError, TypeError)):
+                    Seen.of("", json.dumps(whole({**sound, name: value})).encode())
+
+
+def test_what_a_later_version_writes_beside_what_is_known_is_passed_over(storage: Storage) -> None:
+    _, run = opened(storage, Clock())
+    with run:
+        run.began("rate", 3)
+        run.stalled("rate", [STALL])
+    body = json.loads(storage.get(f"{run.key}progress.json") or b"")
+    (step,) = body["steps"]
+    later = {**body, "more": 1, "steps": [{**step, "more": 1, "stalls": [{**asdict(STALL), "more": 1}]}]}
+    assert Seen.of(run.key, json.dumps(later).encode()) == seen(storage)
+
+
+def test_a_line_of_a_log_that_cannot_be_read_hides_no_other_one(storage: Storage) -> None:
+    _, run = opened(storage, Clock())
+    with run:
+        pass
+    sound = list(journal.lines(storage, seen(storage)))
+    page = b'[1]\n3\nnull\n{}\n{"time": 1}\n{"time": 1e300, "event": "a"}\n{"time": NaN, "event": "a"}\n\x00\n{"ti'
+    storage.put_if_absent(f"{run.key}log/000009.jsonl", page + b'\n{"time": 1, "event": "begun"}')
+    assert list(journal.lines(storage, seen(storage))) == [*sound, {"time": 1, "event": "begun", "page": len(sound)}]
 
 
 def test_a_journal_is_read_that_told_of_one_step_alone(storage: Storage) -> None:
