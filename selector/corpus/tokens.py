@@ -7,6 +7,7 @@ piece once, which is looked up from then on: a language has few words. Other tok
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 from selector.corpus.cuts import Cuts, Ints, cuts_of
 from selector.engine import alive
 from selector.errors import PolicyError, without_secrets
+from selector.storage import local_path
 
 KNOWN_PIECES = 1 << 17  # twice as many are remembered: some 40 MB
 KNOWN_CHARACTERS = 32  # of a piece: longer ones are rarely met again
@@ -29,7 +31,7 @@ JOINED = 64  # pieces that it is given as one text, where a mark can stand betwe
 
 def find_tokenizer(declared: str | None, model: Path | None) -> Path:
     """The tokenizer.json that a policy declares, or else the embedding model's. Raises PolicyError if it is none."""
-    path = Path(declared).expanduser() if declared is not None else model
+    path = Path(os.path.expanduser(local_path(declared) or declared)) if declared is not None else model
     assert path is not None, "without a declared tokenizer the model's is needed"
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.resources
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def find_model(name: str, where: str = "embed.model") -> Path:
                 f"Type: pip install --force-reinstall {package.replace('_', '-')}"
             )
         return path
-    path = Path(local_path(name) or name).expanduser()
+    path = Path(os.path.expanduser(local_path(name) or name))
     if not path.is_dir():
         raise PolicyError(
             f"{where}: there is no folder {without_secrets(name)!r}, and no packaged model of that name. "

@@ -236,7 +236,7 @@ def _read(option: Option, path: str) -> bytes | None:
             "every node sees. Copy it, and give its path."
         )
     try:
-        return Path(place).expanduser().read_bytes()
+        return Path(os.path.expanduser(place)).read_bytes()
     except FileNotFoundError as error:
         if option.is_optional:
             return None

@@ -149,7 +149,7 @@ def _check_variable(key: str, plugin: object, roots: Sequence[str]) -> None:
 
 def _in_model(folder: str) -> Iterator[str]:
     """The files of a model's folder, if it is one."""
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if next(path.glob("*.safetensors"), None) is not None:
         yield from map(str, path.rglob("*"))
 

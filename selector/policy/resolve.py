@@ -249,7 +249,7 @@ def _check_places(policy: Policy) -> None:
             path = local_path(one.value)
             if path is not None:
                 check_spelling(path)
-            elif not one.value.startswith("file://"):
+            else:
                 check_plain(one.value)
         except UsageError as error:
             raise (CorpusError if one.kind is None else PolicyError)(f"{one.key}: {error}") from error

@@ -30,7 +30,7 @@ from selector.policy.read import read
 from selector.policy.values import Amount, Bound, Paths, Portion, Rate, Share, Weight, Whole
 from selector.rate import Fit, Rater
 from selector.select import Selector
-from selector.storage import local_path
+from selector.storage import local_path, plain_path
 
 
 class _Section(BaseModel):
@@ -490,7 +490,7 @@ class Policy(_Section):
         data = self.model_dump(mode="json", by_alias=True)
         data["corpus"]["paths"] = sorted(
             {
-                address.rstrip("/") if (path := local_path(address)) is None else str(Path(path))
+                address.rstrip("/") if (path := local_path(address)) is None else plain_path(path)
                 for address in self.corpus.paths
             }
         )

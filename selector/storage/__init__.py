@@ -17,6 +17,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from selector.errors import FullError, PolicyError, UnreachableError, UsageError, did_you_mean, without_secrets
@@ -192,7 +193,10 @@ def check_spelling(place: str) -> None:
     Raises UsageError, before a folder of that name is made."""
     scheme, colon, rest = place.partition(":")
     if colon and not rest.startswith("//") and scheme.lower() in _schemes():
-        meant = f"{scheme.lower()}://{rest if scheme.lower() == 'file' else rest.lstrip('/')}"
+        is_absolute, name = rest.startswith("/"), rest.lstrip("/")
+        meant = f"{scheme.lower()}://{name}"
+        if scheme.lower() == "file":  # what follows // would be a host
+            meant = f"{_FILE}/{name}" if is_absolute else rest
         raise UsageError(
             f"{without_secrets(place)!r} is no address, since // is missing after {scheme}:. Write {meant}, or "
             f"./{place} for a file or folder of that name."
@@ -202,6 +206,16 @@ def check_spelling(place: str) -> None:
             f"{place!r} names a drive of Windows, which this machine does not have. Write the path as it is here, e.g. "
             f"/mnt/{place[0].lower()}/…"
         )
+
+
+def plain_path(path: str) -> str:
+    """A path as it is written at the shortest, with the `./` that keeps it from being taken for something else."""
+    short = str(Path(path))
+    try:
+        check_spelling(short)
+    except UsageError:
+        return f"./{short}"
+    return f"./{short}" if short.startswith("~") and not path.startswith("~") else short
 
 
 def open_storage(address: str | os.PathLike[str]) -> Storage:
@@ -215,11 +229,6 @@ def open_storage(address: str | os.PathLike[str]) -> Storage:
         raise UsageError(f"The address {address!r} is empty. Give a path, e.g. ./runs.")
     if path is not None:
         check_spelling(path)
-    elif scheme == "file":
-        raise UsageError(
-            f"The address {without_secrets(address)!r} names a host. Write file:// and an absolute path, or the path "
-            "alone."
-        )
     else:
         check_plain(address)
     return _serving(scheme)(rest)
@@ -228,6 +237,11 @@ def open_storage(address: str | os.PathLike[str]) -> Storage:
 def check_plain(address: str) -> None:
     """The address of a storage, or of objects there, is no more than a place. Raises UsageError."""
     scheme, _, rest = address.partition("://")
+    if scheme == "file" and rest:
+        raise UsageError(
+            f"The address {without_secrets(address)!r} names a host. Write file:// and an absolute path, or the path "
+            "alone."
+        )
     has_revisions = re.fullmatch(r"\w+", scheme) is not None and _serving(scheme).has_revisions
     if re.search(r"[?#%\\]|::|//|@" if not has_revisions else r"[?#%\\]|::|//|[@:].*@", rest) or "::" in scheme:
         raise UsageError(
@@ -240,7 +254,7 @@ def check_plain(address: str) -> None:
             "a path."
         )
     if not re.fullmatch(r"\w+", scheme):
-        raise PolicyError(f"There is no storage called {scheme!r}. {did_you_mean(scheme, _schemes())}")
+        raise _unknown(scheme, _schemes())
 
 
 def located(address: str) -> tuple[Storage, str]:
@@ -280,7 +294,13 @@ def _serving(scheme: str) -> Any:
     points = {point.name: point for point in importlib.metadata.entry_points(group="selector.storages")}
     if scheme in points:
         return points[scheme].load()
-    raise PolicyError(f"There is no storage called {scheme!r}. {did_you_mean(scheme, [*files, *points])}")
+    raise _unknown(scheme, [*files, *points])
+
+
+def _unknown(scheme: str, known: Sequence[str]) -> PolicyError:
+    lower = scheme.lower()
+    cure = f"Write {lower}://, in lower case." if lower in known else did_you_mean(scheme, known)
+    return PolicyError(f"There is no storage called {scheme!r}. {cure}")
 
 
 def check(storage: Storage, key: str, data: bytes) -> None:

@@ -27,7 +27,8 @@ class FileStorage(Storage):
 
     def __init__(self, path: str) -> None:
         try:
-            self.root = Path(path).expanduser().resolve()
+            home = Path(path).expanduser() if path.startswith("~") else Path(path)  # which takes ./~ for one, too
+            self.root = home.resolve()
         except (RuntimeError, ValueError, OSError) as error:  # no such user, links in a circle, a null byte
             raise UsageError(f"The address {path!r} cannot be a folder: {error}. Give another.") from error
 

@@ -124,9 +124,33 @@ def test_a_policy_that_looks_outside_of_what_is_allowed_is_refused(name: str, sc
     assert ended.code == 2 and BELOW.search(ended.err), ended.err
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"select": {"budget": {"documents": 1}, "include": "./~/s.jsonl"}},
+        {"select": {"budget": {"documents": 1}, "exclude": ["./~/run"]}},
+        {"corpus": {"paths": ["CORPUS/a.jsonl"], "tokenizer": "./~/tokenizer.json"}},
+        {"corpus": {"paths": ["./~/s.jsonl"]}},
+    ],
+)
+def test_a_folder_that_is_called_like_a_home_is_none(
+    sections: dict[str, Any], house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(house / "secret"))
+    monkeypatch.chdir(house / "corpus")
+    ended = selector("check", policy_in(house, sections), "--allowed", house / "corpus")
+    assert ended.code != 0 and str(house / "secret") not in ended.err
+    assert re.search("there is no (file|tokenizer)|cannot be read|no manifest", ended.err, re.IGNORECASE), ended.err
+
+
 def test_a_policy_is_the_same_one_however_its_paths_are_written(house: Path) -> None:
     one, other = (Policy.load(policy_in(house, {}, scheme)) for scheme in ("", "file://"))
     assert elsewhere.identity(one) == elsewhere.identity(other)
+    for written in ("./~/x", "./s3:/x", "./C:/x"):
+        resolved = Policy.load(
+            write_policy(house, {"corpus": {"paths": [written]}, "select": {"budget": {"documents": 1}}})
+        ).resolved()
+        assert resolved["corpus"]["paths"] == [written]
 
 
 @pytest.mark.parametrize(

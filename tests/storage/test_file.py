@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from conftest import MemoryStorage, tries
 from runs import CONTEXT
 from selector.errors import UnreachableError, UsageError
-from selector.storage import check_spelling, is_address, local_path, open_storage
+from selector.storage import check_spelling, is_address, local_path, open_storage, plain_path
 from selector.storage.file import FileStorage
 
 
@@ -184,7 +184,9 @@ def test_a_path_of_this_machine_and_an_address_are_told_apart_in_one_way() -> No
         ("hf:datasets/a/b", "Write hf://datasets/a/b"), ("S3:/bucket", "Write s3://bucket"),
         ("file:/data/x", "Write file:///data/x"), ("file://", "is empty"),
         ("C:\\runs", "as it is here, e.g. /mnt/c/"), ("d:/runs", "drive of Windows"), ("file://host/x", "names a host"),
-        ("S3://bucket/x", "no storage called 'S3'"), ("FILE:///x", "no storage called 'FILE'"),
+        ("S3://bucket/x", "no storage called 'S3'. Write s3://, in"), ("FILE:///x", "Write file://, in lower case"),
+        ("file:x", "Write x, or ./file:x"), ("file:~/x", "Write ~/x, or"), ("FILE:/x", "Write file:///x, or"),
+        ("file://host/a#b", "names a host"),
         ("://x", "no storage called ''"), ("/data/a://b", "no storage called '/data/a'"),
         ("file:///s3://bucket/x", "names a host"),
     ],
@@ -196,6 +198,17 @@ def test_what_is_nearly_an_address_is_refused_and_no_folder_is_made(
     with pytest.raises(UsageError, match=re.escape(cure)):
         open_storage(place).put_if_absent("a", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", [*filter(None, ODD_PLACES.values()), "./~/x", "./s3:/b", "./file:x", "./C:\\x", "./a/./b/"]
+)
+def test_the_shortest_spelling_of_a_path_means_the_same_path(path: str) -> None:
+    short = plain_path(path)
+    assert plain_path(short) == short and len(short) <= len(path)
+    assert os.path.abspath(os.path.expanduser(short)) == os.path.abspath(os.path.expanduser(path))
+    assert open_storage(short).address == open_storage(path).address
+    check_spelling(plain_path(path))
 
 
 def test_of_many_threads_that_put_one_key_exactly_one_is_told_that_it_did(storage: FileStorage) -> None:
