@@ -169,6 +169,57 @@ def take(
     return _serve_on(queues, taken, int(quotas.sum()) - taken.spent, rooms, overshoot, count)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Where quotas end, group by group."""
+
+    cuts: UInt64  # (groups, 3), the first document that the quota cannot pay
+    sizes: Ints  # and what it would spend
+    whole: Bools  # whether there is none
+    spent: Ints  # on the documents before it
+
+
+def ends_of(queues: Queues, quotas: Ints, count: int) -> Ends:
+    """Where the quota of each group ends, if every group is served in the order of (key, id); `count` is the number of
+    documents, or more."""
+    groups = len(quotas)
+    width = next(width for width in (16, 8, 4, 2, 1) if groups << width <= BINS or width == 1)
+    cuts = np.zeros((groups, 3), np.uint64)  # the digits of each cut, known to `depth` bits
+    is_open = np.ones(groups, np.bool_)  # whether the quota may not pay for the whole group
+    spent = np.zeros(groups, np.int64)  # on the documents that agree with less than those bits
+    depth = 0
+    while count > max(LIMIT, groups):
+        assert depth < 192, "the ids must be distinct"
+        shift = np.uint64(64 - depth % 64 - width)
+        amounts, numbers = np.zeros((2, groups, 1 << width), np.int64)
+        doubtful = _only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth))
+        for counted in doubtful(functools.partial(_counted, depth // 64, shift, width, groups)):
+            amounts, numbers = amounts + counted[0], numbers + counted[1]
+        after = spent[:, None] + np.cumsum(amounts, axis=1)
+        is_open = is_open & (after[:, -1] > quotas)
+        bins = (after > quotas[:, None]).argmax(axis=1)
+        each = np.arange(groups)
+        spent = np.where(is_open, after[each, bins] - amounts[each, bins], after[:, -1])
+        cuts = cuts.copy()
+        cuts[:, depth // 64] |= bins.astype(np.uint64) << shift
+        count = int(numbers[each, bins][is_open].sum())
+        depth += width
+
+    collected = _collected(_only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth)))
+    collected = collected.where(np.lexsort((*reversed(collected.digits), collected.group)))
+    after = np.cumsum(collected.sizes)
+    starts = np.searchsorted(collected.group, np.arange(groups))
+    after += (spent - np.concatenate([[0], after])[starts])[collected.group]
+    unpaid = np.flatnonzero(after > quotas[collected.group])
+    closed, first = np.unique(collected.group[unpaid], return_index=True)
+    cuts[closed] = np.stack([digit[unpaid[first]] for digit in collected.digits], axis=1)
+    sizes = np.zeros(groups, np.int64)
+    sizes[closed] = collected.sizes[unpaid[first]]
+    paid = collected.where(after <= quotas[collected.group])
+    whole = np.bincount(closed, minlength=groups) == 0
+    return Ends(cuts=cuts, sizes=sizes, whole=whole, spent=tally(spent, paid.group, paid.sizes))
+
+
 _EVERYONE = -1
 _ENDED = -1
 
@@ -234,57 +285,6 @@ def _front(queues: Queues, width: int, most: int) -> tuple[Queued, bool]:
         if not ends.whole[0]:
             return _collected(_only(queues, _Before(cut=ends.cuts[0]))).in_turn(), True
     return _collected(queues).in_turn(), False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ends:
-    """Where quotas end, group by group."""
-
-    cuts: UInt64  # (groups, 3), the first document that the quota cannot pay
-    sizes: Ints  # and what it would spend
-    whole: Bools  # whether there is none
-    spent: Ints  # on the documents before it
-
-
-def ends_of(queues: Queues, quotas: Ints, count: int) -> Ends:
-    """Where the quota of each group ends, if every group is served in the order of (key, id); `count` is the number of
-    documents, or more."""
-    groups = len(quotas)
-    width = next(width for width in (16, 8, 4, 2, 1) if groups << width <= BINS or width == 1)
-    cuts = np.zeros((groups, 3), np.uint64)  # the digits of each cut, known to `depth` bits
-    is_open = np.ones(groups, np.bool_)  # whether the quota may not pay for the whole group
-    spent = np.zeros(groups, np.int64)  # on the documents that agree with less than those bits
-    depth = 0
-    while count > max(LIMIT, groups):
-        assert depth < 192, "the ids must be distinct"
-        shift = np.uint64(64 - depth % 64 - width)
-        amounts, numbers = np.zeros((2, groups, 1 << width), np.int64)
-        doubtful = _only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth))
-        for counted in doubtful(functools.partial(_counted, depth // 64, shift, width, groups)):
-            amounts, numbers = amounts + counted[0], numbers + counted[1]
-        after = spent[:, None] + np.cumsum(amounts, axis=1)
-        is_open = is_open & (after[:, -1] > quotas)
-        bins = (after > quotas[:, None]).argmax(axis=1)
-        each = np.arange(groups)
-        spent = np.where(is_open, after[each, bins] - amounts[each, bins], after[:, -1])
-        cuts = cuts.copy()
-        cuts[:, depth // 64] |= bins.astype(np.uint64) << shift
-        count = int(numbers[each, bins][is_open].sum())
-        depth += width
-
-    collected = _collected(_only(queues, _Doubtful(cuts=cuts, is_open=is_open, depth=depth)))
-    collected = collected.where(np.lexsort((*reversed(collected.digits), collected.group)))
-    after = np.cumsum(collected.sizes)
-    starts = np.searchsorted(collected.group, np.arange(groups))
-    after += (spent - np.concatenate([[0], after])[starts])[collected.group]
-    unpaid = np.flatnonzero(after > quotas[collected.group])
-    closed, first = np.unique(collected.group[unpaid], return_index=True)
-    cuts[closed] = np.stack([digit[unpaid[first]] for digit in collected.digits], axis=1)
-    sizes = np.zeros(groups, np.int64)
-    sizes[closed] = collected.sizes[unpaid[first]]
-    paid = collected.where(after <= quotas[collected.group])
-    whole = np.bincount(closed, minlength=groups) == 0
-    return Ends(cuts=cuts, sizes=sizes, whole=whole, spent=tally(spent, paid.group, paid.sizes))
 
 
 def _collected(queues: Queues) -> Queued:
