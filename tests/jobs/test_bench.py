@@ -31,6 +31,7 @@ from selector.errors import SelectorError, UsageError
 from selector.exact import keyed
 from selector.order import Dealt
 from selector.order._around import Around
+from selector.order._parted import Parted
 from selector.steps import listed, ranges, shards
 
 pytestmark = pytest.mark.slow
@@ -159,7 +160,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of those that cannot do without, or th
     "task_balanced": {"targets": {"web": 0.5, "books": 0.5}},
     "threshold": {"least": 0.5},
 }
-PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Dealt)]
+PLACED = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Dealt | Parted)]
 AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("orders", name), Around)]
 UNTRAINED = [name for name in AROUND if not getattr(plugins.find("orders", name), "reads_training", False)]
 OF_VECTORS = ["designed"]
@@ -179,6 +180,13 @@ ORDER_OPTIONS: dict[str, dict[str, Any]] = {  # that say more than the defaults,
     "matched": {"inner": {"warmup": {"inner": {"by_score": {"score": "difficulty"}}}}},
     "mixed": {"weights": {name: [5, 2, 0.5, 0][i % 4] for i, name in enumerate(SOURCES)}},
     "paced": {"pacing": "root"},
+    "phases": {
+        "phases": [
+            {"share": 0.4, "weights": {"web": 3, "code": 1}},
+            {"name": "then", "share": 0.3, "inner": {"warmup": {"inner": {"by_score": {"score": "difficulty"}}}}},
+            {"pool": "replaced", "inner": {"spread": {"inner": "shuffled", "window": 8, "most": 3}}},
+        ]
+    },
     "round_robin": {"by": "cluster", "level": "source"},
     "stair": {"sections": 5},
 }
@@ -212,7 +220,7 @@ def test_any_order_is_simulated_by_its_name(
 ) -> None:
     asked, home = with_vectors if name in OF_VECTORS else homes["3 parts"]
     graph = write_jsonl(tmp_path / "graph.jsonl", [{"before": "web", "after": "books"}])
-    options = {"prerequisites": {"graph": str(graph)}}
+    options = {"prerequisites": {"graph": str(graph)}, "phases": ORDER_OPTIONS["phases"]}
     budget = (
         {"fraction": 0.1} if name in OF_VECTORS else asked.budget
     )  # not one of the next test, which has other shards
