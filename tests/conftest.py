@@ -35,6 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The whole suite has one process more than there are cores: its slow tests often wait, for processes of their own,
+    for Ray, for a deadline. PYTEST_XDIST_AUTO_NUM_WORKERS, which is the plug-in's own, says another number."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or config.getoption("markexpr") == "not slow":
+        return None
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def tries(most: int) -> hypothesis.settings:
     """For a law that tries another number than 100 of them; fewer by as much without the slow tests."""
     return hypothesis.settings(max_examples=most * hypothesis.settings().max_examples // 100)
