@@ -85,8 +85,8 @@ class RayExecutor:
         return None if address == "local" else address
 
     def device(self) -> Literal["cuda", "cpu"]:
-        """`cuda` if any node of the cluster has a GPU, or its autoscaler can bring one. Before entering, it looks
-        without starting a Ray."""
+        """`cuda` if any node of the cluster has a GPU, or its autoscaler tells that it can bring one. Before entering,
+        it looks without starting a Ray."""
         if ray.is_initialized():
             return "cuda" if ray.cluster_resources().get("GPU") or grows_to().get("GPU") else "cpu"
         if not self._cluster:

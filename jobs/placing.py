@@ -38,7 +38,7 @@ def holds(node: Amounts, needs: Amounts) -> int:
 
 
 def grows_to() -> Amounts:
-    """The most that an autoscaler may make of the cluster, as far as it has told; nothing where there is none."""
+    """The most that an autoscaler may make of the cluster, if it tells the head; Ray's own do not."""
     return dict(state.get_max_resources_from_cluster_config() or {})
 
 
@@ -46,7 +46,7 @@ def explained(demands: Iterable[Demand]) -> Iterator[str]:
     """For every kind of worker a line on each node: how many it holds, or what it lacks; and what of the rest."""
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     free: Mapping[str, Amounts] = state.available_resources_per_node()
-    leaving, most = set(state.get_draining_nodes()), grows_to()
+    leaving = set(state.get_draining_nodes())
     for demand in demands:
         needs = {name: amount for name, amount in demand.needs.items() if amount}
         had = "" if demand.measured is None else f" (one had {demand.measured / 2**30:.2f} GiB in an earlier run)"
@@ -70,8 +70,9 @@ def explained(demands: Iterable[Demand]) -> Iterator[str]:
             room, now = room + num, now + (num_now if num else 0)
             yield f"  {listed['NodeManagerAddress']} {node[:8]}  {words}"
         if room < demand.num_workers:
-            grown = holds(most, needs)
-            wait = "An autoscaler is asked for the rest" if grown > room else "Nobody will make room for the rest"
-            yield f"  {demand.num_workers - room} of them find no room, however long they wait. {wait}."
+            yield (
+                f"  {demand.num_workers - room} of them find no room. An autoscaler is asked for it, where there is "
+                "one; without it they wait for nothing."
+            )
         elif now < demand.num_workers:
             yield f"  {demand.num_workers - now} of them wait until others let go of what they hold."

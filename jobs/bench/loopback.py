@@ -2,12 +2,15 @@
 one. For measurements and tests."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +29,11 @@ autoscaler_pb2: Any = _autoscaler_pb2
 
 _OBJECTS = 80 * 2**20  # bytes of each raylet's memory for objects: only receipts travel
 _COMING = 60.0  # seconds that a machine may take to join
+_HEAD = f"{'f' * 51}00000"  # the head's id, where machines are brought by an autoscaler
+_COMMANDS = (
+    "cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands",
+    "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,10 +77,14 @@ class Machine:
 
 
 class Loopback:
-    """A head that does no work itself, and machines of one CPU. A context manager: leaving ends all of them."""
+    """A head that does no work itself, and machines of one CPU. A context manager: leaving ends all of them.
 
-    def __init__(self) -> None:
+    Where it `grows_to` some machines, Ray's autoscaler brings up to so many of them, once they are asked for.
+    """
+
+    def __init__(self, *, grows_to: int = 0) -> None:
         self._undo = contextlib.ExitStack()
+        self._grows_to = grows_to
         self.machines: list[Machine] = []
 
     def __enter__(self) -> Self:
@@ -85,7 +97,8 @@ class Loopback:
             self._cluster = Cluster()
             undo.callback(self._cluster.shutdown)
             undo.callback(self._let_go)
-            self._head = Machine(node=self._started(num_cpus=0, include_dashboard=False))
+            options = self._autoscaler(Path(folder), undo) if self._grows_to else {}
+            self._head = Machine(node=self._started(num_cpus=0, include_dashboard=False, **options))
             self._undo = undo.pop_all()
         return self
 
@@ -98,6 +111,41 @@ class Loopback:
     def address(self) -> str:
         """Of the head."""
         return str(self._cluster.address)
+
+    def _autoscaler(self, folder: Path, undo: contextlib.ExitStack) -> dict[str, Any]:
+        """Options of a head that has one. What Ray has for tests itself ends every Ray on the machine as it begins."""
+        undo.enter_context(connection.environment(RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1"))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        config = {
+            **{name: [] for name in _COMMANDS},
+            "file_mounts": {},
+            "cluster_name": "loopback",
+            "max_workers": self._grows_to,
+            "upscaling_speed": 10.0,
+            "idle_timeout_minutes": 60,
+            "auth": {},
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": f"127.0.0.1:{port}",
+                "head_node_id": _HEAD,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "head_node_type": "ray.head.default",
+            "available_node_types": {
+                "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                "machine": {
+                    "resources": {"CPU": 1, "object_store_memory": _OBJECTS},
+                    "node_config": {}, "min_workers": 0, "max_workers": self._grows_to,
+                },
+            },
+        }  # fmt: skip
+        path = folder / "autoscaler.json"
+        path.write_text(json.dumps(config), "utf-8")
+        named = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD}
+        return {"gcs_server_port": port, "autoscaling_config": str(path), "env_vars": named}
 
     def add(self, *environments: Mapping[str, str], gpus: int = 0) -> list[Machine]:
         """Another machine for each of these environments of its workers: of one CPU, or of GPUs that are declared and
@@ -145,7 +193,12 @@ class Loopback:
         return self._cluster.add_node(node_ip_address="127.0.0.1", object_store_memory=_OBJECTS, **options)
 
     def _let_go(self) -> None:
-        """Ends what is stopped, or has lost its raylet."""
+        """Ends what is stopped, or has lost its raylet, and what the autoscaler has brought."""
+        if self._grows_to:
+            monitor = self._head.node.all_processes["monitor"][0].process.pid
+            for process in [process for process, _ in processes(monitor)]:  # the autoscaler first
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
         for machine in [*self.machines, self._head]:
             with contextlib.suppress(ProcessLookupError):
                 machine.go_on()

@@ -3,7 +3,8 @@
 On a small cluster of our own, of raylets on this machine. Parts of a second each are under way on two of three
 machines; then one thing is lost. What is told is the time from the loss until a new worker is at work, and until the
 part that was in hand is begun again, and how many parts were begun twice. A frozen machine takes as long as we wait for
-one that is silent.
+one that is silent. The last line is about a cluster without machines, which Ray's autoscaler brings as workers ask for
+them.
 """
 
 import os
@@ -104,6 +105,7 @@ def nodes_lost() -> None:
                 machines.remove(lost)
                 loopback.remove(lost)
         _head(loopback)
+    _grown()
 
 
 def _one(
@@ -167,6 +169,19 @@ def _head(loopback: Loopback) -> None:
         print(
             f"{'the head is lost':<24} the run has ended after {noticed:5.1f} s, {len(list(store.seals()))} parts kept"
         )
+
+
+def _grown() -> None:
+    """Measures how soon workers come where an autoscaler has to bring their machines."""
+    with tempfile.TemporaryDirectory(prefix="selector-bench-") as folder, Loopback(grows_to=2) as loopback:
+        step, began = Slow(folder=folder), time.time()
+        with RayExecutor(address=loopback.address, actors=2) as executor:
+            for _ in executor.run(step, _tasks(step), Store.open(f"{folder}/root")):
+                pass
+        firsts: dict[int, float] = {}
+        for one in _begun(Path(folder)):
+            firsts.setdefault(one.process, one.at - began)
+        print(f"{'a cluster is grown':<24} workers after {' and '.join(f'{at:.1f}' for at in firsts.values())} s")
 
 
 def _once_begun(folder: Path, num_parts: int, then: Callable[[], None]) -> None:

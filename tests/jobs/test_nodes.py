@@ -218,7 +218,7 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
         assert lines[0].endswith(": 3 workers at most, each of 1 CPUs")
         assert sum("room for 1, now for 1" in line for line in lines) == 2
         assert sum("none: a worker needs 1 CPUs, and it has none of it" in line for line in lines) == 1, "the head"
-        assert lines[-1].endswith("1 of them find no room, however long they wait. Nobody will make room for the rest.")
+        assert "1 of them find no room. An autoscaler is asked for it" in lines[-1]
         words = [*COMMAND, "run", str(write_policy(tmp_path, policy)), "--root", root, "--address", losing.address]
         killed = subprocess.run(
             words, env=os.environ | {"SELECTOR_FAILPOINT": "step.dedup.done:kill"}, capture_output=True,
@@ -236,3 +236,17 @@ def test_a_driver_that_is_killed_and_a_head_that_is_lost_cost_a_command_and_no_f
     assert [step.name for step in there.steps if not step.cached][:1] == ["rate/readability"]
     assert sum(parts_done(tmp_path).values()) <= 6 - 2, "two were finished, and the third may have been"
     assert_blames_nobody(root)
+
+
+@pytest.mark.usefixtures("head")
+def test_a_cluster_without_machines_is_grown_by_the_workers_that_are_asked_for(
+    policy: dict[str, Any], tmp_path: Path
+) -> None:
+    here = run(policy, tmp_path / "here").manifest
+    with Loopback(grows_to=2) as growing:
+        executor = RayExecutor(address=growing.address, actors=2)
+        lines = executor.explain(flow(resolve(Policy.of(policy)), executor), Store.open(str(tmp_path / "root")))
+        assert "2 of them find no room. An autoscaler is asked for it" in lines[-1]
+        there = build(Policy.of(policy), root=str(tmp_path / "root"), executor=executor)
+    assert there.manifest.digest == here.digest and there.num_quarantined == 2
+    assert_blames_nobody(str(tmp_path / "root"))
