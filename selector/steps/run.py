@@ -51,6 +51,8 @@ class Run:
     manifest: ManifestStep
     embed: Embed | None
     raters: tuple[Rate, ...]
+    steps: Mapping[str, int]
+    """The version of each step of the flow."""
     store: Store
     is_dry: bool
 
@@ -64,7 +66,10 @@ class Run:
         (manifest,) = [step for step in flow if isinstance(step, ManifestStep)]
         embed = next((step for step in flow if isinstance(step, Embed)), None)
         raters = tuple(step for step in flow if isinstance(step, Rate))
-        return cls(resolved=resolved, manifest=manifest, embed=embed, raters=raters, store=store, is_dry=is_dry)
+        steps = {step.name: step.version for step in flow}
+        return cls(
+            resolved=resolved, manifest=manifest, embed=embed, raters=raters, steps=steps, store=store, is_dry=is_dry
+        )  # fmt: skip
 
     def if_finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
@@ -113,6 +118,7 @@ class Run:
             "models": self.manifest.models,
             "plugins": self.manifest.plugins,
             "versions": self.manifest.versions,
+            "steps": self.steps,
             **({"retries": retries} if (retries := self._retries()) else {}),
         }
         name = done.once("run", lambda: fingerprint(plan)[:16])

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import text_of
+from conftest import text_of, write_jsonl
 from runs import policy_of, run, uncached, write_corpus
 from selector.engine.store import Seal, Store
 from selector.errors import PolicyError
 from selector.manifest import Manifest
 from selector.manifest.describe import sentence
 from selector.pipeline import FinishedRun
+from selector.steps.order import OrderStep
 
 Make = Callable[..., dict[str, Any]]
 
@@ -30,6 +31,17 @@ def test_a_second_run_finds_every_step_done(tiny_model: Path, tmp_path: Path) ->
     assert uncached(first) == [step.name for step in first.steps]
     assert uncached(second) == []
     assert second.manifest.digest == first.manifest.digest and second.manifest.verify().ok
+
+
+def test_a_run_of_a_program_with_a_newer_step_stands_beside_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = write_jsonl(tmp_path / "corpus.jsonl", [{"text": text_of(n, 8)} for n in range(9)])
+    policy = {"corpus": {"paths": [str(texts)]}, "select": {"budget": {"documents": 3}, "using": "random"}}
+    older = run(policy, tmp_path / "root")
+    monkeypatch.setattr(OrderStep, "version", OrderStep.version + 1)
+    newer = run(policy, tmp_path / "root")
+    assert newer.uri != older.uri and newer.manifest.verify().ok and older.manifest.verify().ok
 
 
 # ---------------------------------------------------------------- every row has its outcome
