@@ -71,6 +71,11 @@ class Queued:
     ids: UInt64  # (n, 2), `keyed.words` of ids that are all different
     sizes: Ints  # (n,), what each document spends
 
+    @classmethod
+    def joined(cls, queues: "Sequence[Queued]") -> "Queued":
+        """All documents of these."""
+        return cls(**{name: np.concatenate([getattr(some, name) for some in (_NONE, *queues)]) for name in _NAMES})
+
     @property
     def digits(self) -> tuple[UInt64, UInt64, UInt64]:
         """What decides the turn of a document, most significant first."""
@@ -289,8 +294,7 @@ def _front(queues: Queues, width: int, most: int) -> tuple[Queued, bool]:
 
 def _collected(queues: Queues) -> Queued:
     """All the documents: there are few enough of them."""
-    collected = [_NONE, *queues(_itself)]
-    return Queued(**{name: np.concatenate([getattr(batch, name) for batch in collected]) for name in _NAMES})
+    return Queued.joined(list(queues(_itself)))
 
 
 def _only(queues: Queues, chosen: Callable[[Queued], Queued]) -> Queues:

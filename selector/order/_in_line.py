@@ -6,7 +6,7 @@ each queue that it did not pay: of any documents, anywhere, it can then be said 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
@@ -23,6 +23,8 @@ from selector.plugins.pool import Pool
 
 Answer = TypeVar("Answer")
 Bools = npt.NDArray[np.bool_]
+
+_AT_ONCE = 1 << 18  # visits that are looked at together
 
 NOBODY = -1
 """The phase of a visit that none has taken."""
@@ -56,16 +58,16 @@ class Amounts:
 
 @dataclass(frozen=True, kw_only=True)
 class InLine:
-    """All visits to the rows of a batch, lap after lap: each with its turn in its group's queue."""
+    """All visits to some rows of a batch, lap after lap: each with its turn in its group's queue."""
 
-    row: Ints
+    row: Ints  # of the batch
     lap: Ints
     group: Ints
     turn: UInt64  # within its lap the lowest comes first, ties by id
     ids: UInt64
     sizes: Ints  # tokens
     phase: Ints  # the one that has taken it
-    again: Bools  # of a row of the batch, whether its document has a row before it
+    again: Bools  # of each of the rows, whether its document has a row before it
 
     def queued(self, sizes: Ints) -> Queued:
         """The visits in their queues, of one lap at a time."""
@@ -102,13 +104,26 @@ class Queues:
     seed: int
     taken: tuple[Taking, ...] = ()
 
-    def visits(self, batch: pa.RecordBatch) -> InLine:
-        """The visits to the rows of a batch, those of a document one after another, and the phases that have them."""
+    def visits(self, batch: pa.RecordBatch) -> Iterator[InLine]:
+        """The visits to the rows of a batch, and the phases that have them: those of some documents at a time.
+
+        The rows of a document come one after another.
+        """
+        begins = np.flatnonzero(numbered_together(keyed.words(batch["doc_id"])) == 0)
+        first = 0
+        while first < batch.num_rows:
+            later = begins[np.searchsorted(begins, first + max(_AT_ONCE // self.laps, 1)) :]
+            end = int(later[0]) if len(later) else batch.num_rows
+            yield self._visits(batch.slice(first, end - first), first)
+            first = end
+
+    def _visits(self, batch: pa.RecordBatch, first: int) -> InLine:
+        """The visits to rows of which the first has this number."""
         ids, n = keyed.words(batch["doc_id"]), batch.num_rows
         number = numbered_together(ids)
         turns = [random_visits(batch["doc_id"], number, self.seed, f"phases/{lap}") for lap in range(self.laps)]
         visits = InLine(
-            row=np.tile(np.arange(n), self.laps),
+            row=np.tile(np.arange(first, first + n), self.laps),
             lap=np.repeat(np.arange(self.laps), n),
             group=np.tile(self.groups_of(batch), self.laps),
             turn=np.concatenate([np.empty(0, np.uint64), *turns]),
@@ -123,8 +138,11 @@ class Queues:
 
     def rows(self, batch: pa.RecordBatch) -> list[Ints]:
         """By phase, the rows of a batch that it has, ascending: each as often as it has a visit to it."""
-        visits = self.visits(batch)
-        return [np.sort(visits.row[visits.phase == phase]) for phase in range(len(self.taken))]
+        rows = [[np.empty(0, np.int64)] for _ in self.taken]
+        for visits in self.visits(batch):
+            for phase, of_phase in enumerate(rows):
+                of_phase.append(np.sort(visits.row[visits.phase == phase]))
+        return [np.concatenate(of_phase) for of_phase in rows]
 
     def amounts(self, chosen: Pool, most_visits: int | None) -> Amounts:
         """What is left, and what of it a phase may take that has at most so many visits of each document."""
@@ -194,15 +212,16 @@ class Queues:
 
 
 def _amounts(queues: Queues, most_visits: int | None, batch: pa.RecordBatch) -> tuple[Ints, Ints, Ints, int]:
-    visits = queues.visits(batch)
-    is_left, is_open = visits.phase == NOBODY, visits.may_take(most_visits)
-    cell, size = (visits.group * queues.laps + visits.lap)[is_open], queues.num_groups * queues.laps
-    return (
-        exact.tally(np.zeros(size, np.int64), cell, visits.sizes[is_open]),
-        np.bincount(cell, minlength=size),
-        exact.tally(np.zeros(queues.num_groups, np.int64), visits.group[is_left], visits.sizes[is_left]),
-        int(np.count_nonzero(is_left)),
-    )
+    size, num_left = queues.num_groups * queues.laps, 0
+    tokens, counts, left = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(queues.num_groups, np.int64)
+    for visits in queues.visits(batch):
+        is_left, is_open = visits.phase == NOBODY, visits.may_take(most_visits)
+        cell = (visits.group * queues.laps + visits.lap)[is_open]
+        np.add.at(tokens, cell, visits.sizes[is_open])
+        np.add.at(counts, cell, 1)
+        np.add.at(left, visits.group[is_left], visits.sizes[is_left])
+        num_left += int(np.count_nonzero(is_left))
+    return tokens, counts, left, num_left
 
 
 def _at_end(
@@ -210,6 +229,9 @@ def _at_end(
 ) -> Answer:
     """What the work says of the visits in the laps in which a phase ends. Where a share is 0, nothing is paid by it: a
     visit is given a size then, whatever it has."""
-    visits = queues.visits(batch)
-    is_answers = visits.may_take(taking.most_visits) & has_end[visits.group] & (visits.lap == taking.lap[visits.group])
-    return work(visits.queued(np.where(pays[visits.group], visits.sizes, visits.sizes + 1)).where(is_answers))
+    in_doubt = list[Queued]()
+    for visits in queues.visits(batch):
+        group = visits.group
+        is_in_doubt = visits.may_take(taking.most_visits) & has_end[group] & (visits.lap == taking.lap[group])
+        in_doubt.append(visits.queued(np.where(pays[group], visits.sizes, visits.sizes + 1)).where(is_in_doubt))
+    return work(Queued.joined(in_doubt))

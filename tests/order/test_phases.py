@@ -16,7 +16,7 @@ from selector import plugins
 from selector.errors import PolicyError
 from selector.exact import apportion, keyed, spend
 from selector.exact.rates import Schedule, Training
-from selector.order import Order, Pool, Positions, ScoreName
+from selector.order import Order, Pool, Positions, ScoreName, _in_line
 from selector.order.by_score import ByScore
 from selector.order.heads import Heads
 from selector.order.phases import Phase, Phases
@@ -261,6 +261,7 @@ def test_a_phase_has_what_queues_pay_that_are_served_one_after_another(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spend, "LIMIT", 3)  # so that ends are found digit by digit
+        patch.setattr(_in_line, "_AT_ONCE", 5)
         order = Phases(phases=(*phases, Phase()), visits=laps)
         positions = arranged(order, "".join(name for name, _ in rows), num_tokens=tokens)
     listed = [keyed.digest(b"%d" % i) for i in range(len(rows))]
