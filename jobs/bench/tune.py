@@ -56,7 +56,7 @@ class Form:
     learning_rates: tuple[float, ...]  # of proxies
 
 
-SHORT = Form(budgets=(3_000, 12_000), passages=3_000, per_domain=6, learning_rates=(0.003,))
+SHORT = Form(budgets=(2_000, 6_000), passages=3_000, per_domain=6, learning_rates=(0.003,))
 LONG = Form(budgets=(40_000, 160_000), passages=12_000, per_domain=20, learning_rates=(0.003, 0.001))
 
 
