@@ -1,8 +1,9 @@
 """Nine policies of real text compared by a study, and its result as a section of a page in Markdown.
 
 Texts are cut into passages of some hundred characters, so that also a selection of a few thousand tokens has many of
-them. The short form trains models of 0.3 and 1.3 million parameters for some hundred steps each; the long form has
-thirteen times the text. Neither says which policy is good for a large model: see the line about the floor.
+them. The short form trains models of 0.3 and 1.3 million parameters for up to a hundred steps each; the long form has
+twenty times the text and more, and two learning rates. Neither says which policy is good for a large model: see the
+line about the floor.
 """
 
 import contextlib
