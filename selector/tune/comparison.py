@@ -127,7 +127,8 @@ def bootstrap(values: Floats, weights: Floats, *, higher: bool, seed: int = 0) -
     low, high = means + np.quantile(_widened(apart, values, weights), [ALPHA / 2, 1 - ALPHA / 2], axis=1)
     # What all arms share in a draw does not make one of them better.
     at = means[:, None] + _widened(apart - apart.mean(axis=0), values - values.mean(axis=0), weights)
-    best = at == (at.max(axis=0) if higher else at.min(axis=0))
+    # Sums of the same numbers may differ in their last bits by where they stand in an array.
+    best = np.isclose(at, at.max(axis=0) if higher else at.min(axis=0), rtol=1e-9, atol=0)
     return Drawn(low=low, high=high, chance=(best / best.sum(axis=0)).mean(axis=1))
 
 

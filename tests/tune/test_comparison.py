@@ -79,6 +79,13 @@ def test_the_very_same_measurements_are_no_difference() -> None:
     assert bootstrap(values, np.ones(12), higher=True).chance.tolist() == [0.5, 0.5]
 
 
+def test_arms_with_the_same_measurements_have_the_same_chance_to_be_best() -> None:
+    values = np.random.default_rng(2).normal(4, 1, (9, 5, 76))
+    values[5:] = values[0]
+    chance = bootstrap(values, np.random.default_rng(3).uniform(100, 192, 76), higher=False).chance
+    assert (chance[5:] == chance[0]).all() and chance.sum() == pytest.approx(1)
+
+
 def test_one_seed_decides_nothing() -> None:
     values = np.array([[[0.0]], [[100.0]]])
     decision = decide([[values]], np.ones(1), higher=True, names=["a", "b"], conditions=[""], settings=[""])
