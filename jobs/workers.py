@@ -161,6 +161,7 @@ class Actors(WorkerPool):
         self._nodes = Nodes(deadline)
         self._waiting_since: float | None = None  # while nobody is at work and there are only workers to come
         self._last_notice = 0.0  # that we are waiting
+        self._looked = 0.0  # for signs of life
 
     def start(self, kind: Hashable) -> Worker:
         assert isinstance(kind, Kind)
@@ -214,10 +215,13 @@ class Actors(WorkerPool):
             self._waiting_since = None
         elif seconds:
             self._wait_for_a_worker(actors[next(iter(actors))])
-        if not ready and seconds and self._nodes.is_head_sure:
+        signs: list[tuple[Worker, Any]] = []
+        now = time.monotonic()
+        if ((seconds and not ready) or now - self._looked >= _LISTENING) and self._nodes.is_head_sure:
+            self._looked = now  # also where others always have an answer: who is heard of is not late
             signs = [(actor, actor.sign()) for actor in actors.values() if actor.state == "do"]
-            return [(actor, sign) for actor, sign in signs if sign is not None]
-        return [(actors[reference], self._receive(actors[reference])) for reference in ready]
+        answers = [(actors[reference], self._receive(actors[reference])) for reference in ready]
+        return [(actor, sign) for actor, sign in signs if sign is not None] + answers
 
     def _receive(self, actor: _Actor) -> Any:
         reference, actor.awaited = actor.awaited, None

@@ -58,6 +58,22 @@ class UntilHeard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AmongOthers:
+    """The first item says again and again how many rows are done until that is heard; each other one tells whether it
+    was, and takes a moment until it is."""
+
+    folder: str
+
+    def __call__(self, number: int) -> bool:
+        if not number:
+            UntilHeard(folder=self.folder)(1)
+        if not Path(self.folder, "heard").exists():
+            time.sleep(0.01)
+            return False
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heard:
     """What a watcher of a run hears; the folder, where there is one, shows that some rows are done."""
 

@@ -27,6 +27,7 @@ _LEAST = 30.0  # seconds that an attempt has at least, however few rows it is ab
 _BEGINNING = 120.0  # seconds that loading and preparing may take at least
 _MOST_HOLDERS = 1 << 16  # of what attempts are about, and who was at it last
 _LONG_WAIT = 60.0  # seconds that we listen at a time
+_SEEN = 1.0  # seconds after which it is told how far the parts in hand are
 _STALLED = 10.0  # seconds without a sign that are at least a stall, where a fifth of what it may take is less
 _MOST_LOST = 8
 """Times that an attempt may be lost with its machine before it counts as one at which the worker died: what ends a
@@ -165,6 +166,7 @@ class WorkerPool(abc.ABC):
         self.at_work: list[Job[Any, Any]] = []  # the one that is listened for, and those that go on meanwhile
         self._ahead: list[Job[Any, Any]] = []  # that do so
         self._listened: float | None = None  # when that was done last
+        self._passed_on = 0.0  # when it was last told how far they are
         self._stalled: set[Job[Any, Any]] = set()  # jobs of which a worker was, when that was last told
 
     @abc.abstractmethod
@@ -311,10 +313,11 @@ class WorkerPool(abc.ABC):
         for worker in self.workers:
             worker.since = min(began, worker.since + away)
         received = self.receive(0.0)
-        if not received:
+        if not received or began - self._passed_on >= _SEEN:  # also where some of them always have an answer
+            self._passed_on = began
             for job in self.at_work:
                 self._pass_on(job)
-            received = self.receive(self._patience())
+        received = received or self.receive(self._patience())
         for worker, answer in received:
             self._note(worker, _counted_here(answer))
         counts.put(counts.WORKERS, Counter(_AT[worker.state] for worker in self.workers))

@@ -176,6 +176,13 @@ def test_what_a_worker_says_of_its_work_reaches_whoever_watches_the_run(tmp_path
         assert list(executor.map(works.UntilHeard(folder=str(tmp_path)), [9])) == [9], "also the second time"
 
 
+def test_a_worker_is_heard_of_also_where_another_one_always_has_an_answer(tmp_path: Path) -> None:
+    heard = works.Heard(folder=str(tmp_path))
+    with RayExecutor(actors=2) as executor, alive.heard_by(heard):
+        answers = list(executor.map(works.AmongOthers(folder=str(tmp_path)), range(1000)))
+    assert answers[0] and answers[-1], "it did not have to wait until the others were done"
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The kind of every worker that is started, in turn."""
