@@ -17,6 +17,7 @@ from selector.tune.diversity import entropy, vendi_score
 from selector.tune.objectives import HeldOut, Objective, Trial
 from selector.tune.objectives.measured import near_duplicates
 from selector.tune.objectives.probe import bits_of, padded
+from selector.tune.objectives.proxy import Proxy
 
 
 def bits_per_byte(trained: list[str], held_out: str, order: int) -> float:
@@ -213,3 +214,10 @@ def test_a_target_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     options = {"target": str(tmp_path / "no.jsonl")}
     with pytest.raises(PolicyError, match=r"measured\.target: .*no\.jsonl is not there"):
         plugins.make("objectives", "measured", options, "objective", Objective)
+
+
+def test_what_was_measured_holds_whatever_other_scales_and_settings_a_study_has(tmp_path: Path) -> None:
+    few, more = (command_of(tmp_path, at_scales=("a", *others), at_settings=("b", *others)) for others in ((), ("c",)))
+    assert plugins.identity(few) == plugins.identity(more)
+    one, two = (Proxy(sizes=sizes, learning_rates=rates) for sizes, rates in ((("5M",), (0.1,)), (("15M",), (0.2,))))
+    assert plugins.identity(one) == plugins.identity(two) != plugins.identity(Proxy(context=64))

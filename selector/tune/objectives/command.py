@@ -46,8 +46,8 @@ class Command(Objective):
 
     run: str | tuple[str, ...]
     reports: Mapping[str, Better]
-    at_scales: tuple[str, ...] = ()
-    at_settings: tuple[str, ...] = ()
+    at_scales: tuple[str, ...] = field(default=(), metadata={"apart": True})  # a trial says which one it has
+    at_settings: tuple[str, ...] = field(default=(), metadata={"apart": True})
     deadline: float = field(default=3600.0, metadata={"apart": True})
 
     def __post_init__(self) -> None:
