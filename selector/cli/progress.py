@@ -39,7 +39,7 @@ class Watch:
             console=self._console, transient=True, disable=not self._console.is_terminal,
         )  # fmt: skip
         self._steps: dict[str, _Step] = {}  # that are going on
-        self._stalls: set[tuple[str, str]] = set()  # parts and workers that were told of
+        self._stalls: dict[str, set[tuple[str, str]]] = {}  # by step: parts and workers that were told of
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -77,12 +77,12 @@ class Watch:
     def stalled(self, name: str, stalls: Sequence[Stall]) -> None:
         """A line for a worker that gives no sign, the first time that this is seen."""
         for stall in stalls:
-            if (stall.part, stall.worker) not in self._stalls:
+            if (stall.part, stall.worker) not in self._stalls.get(name, ()):
                 line = (
                     f"{name}: no sign for {stall.seconds:.0f} s from {stall.part} on worker {stall.worker} {stall.node}"
                 )
                 self._console.print(line.rstrip(), markup=False, soft_wrap=True)
-        self._stalls = {(stall.part, stall.worker) for stall in stalls}
+        self._stalls[name] = {(stall.part, stall.worker) for stall in stalls}
 
     def _begin(self, name: str, num_parts: int | None, rate: str) -> None:
         self._end(_BEFORE)

@@ -8,6 +8,7 @@ import pytest
 from conftest import text_of, write_jsonl
 from selector.cli.progress import Watch
 from selector.engine import alive
+from selector.engine.alive import Stall
 from selector.engine.local import LocalExecutor
 from selector.engine.part import Receipt
 from selector.pipeline import build
@@ -65,6 +66,17 @@ def test_what_is_no_terminal_is_told_of_a_long_step_now_and_then(
         ["embed", "0 of 3 parts  600 documents, 10/s"],
         ["embed", "1 of 3 parts  loading what the step needs"],
     ]
+
+
+def test_each_stall_of_two_steps_at_once_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch()
+    stalls = {name: Stall(part=f"{name}/7", worker="4711", node="n2", seconds=75.0) for name in ("embed", "rate")}
+    for _ in range(3):
+        for name, stall in stalls.items():
+            watch.stalled(name, [stall])
+    watch.stalled("rate", [])
+    watch.stalled("rate", [stalls["rate"]])
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["embed", "rate", "rate"]
 
 
 class Noting(Watch):
