@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from selector.cli.app import Json, Verbose, app, check_folder_of, only_our_output, print_json
+from selector.cli.app import Json, Verbose, app, check_folder_of, only_our_output, path, print_json
 
 if TYPE_CHECKING:
     from selector.cli.labelled import Labelled
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 @app.command("fit-rater")
 def fit_rater(
-    labelled: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled texts, in any format of a corpus.")],
-    out: Annotated[Path, typer.Option("--out", help="The artefact that a policy names: a .parquet or .jsonl file.")],
+    labelled: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Labelled texts, in any format of a corpus.", parser=path)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="The artefact that a policy names: a .parquet or .jsonl file.", parser=path)
+    ],
     higher_is: Annotated[
         Literal["harder", "better", "rarer", "closer"], typer.Option("--higher-is", help="What a large score means.")
     ],
@@ -72,7 +76,7 @@ def fit_rater(
         fitted = learning.fit(
             read, encoder, kind=kind, uses=uses, higher_is=higher_is, folds=folds, seed=seed, duplicates=duplicates
         )
-        learning.write(fitted.learned, out.expanduser())
+        learning.write(fitted.learned, out)
     if json:
         print_json(_as_json(fitted, read, out))
         return

@@ -77,7 +77,7 @@ class Entry:
     problem: str = ""  # why there is no picture
 
 
-def write(folder: str, names: Sequence[str]) -> dict[str, Any]:
+def write(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Writes the page and the pictures of these orders, and says where the page is and what is in it.
 
     Raises UsageError where the folder cannot be written to.

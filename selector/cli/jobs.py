@@ -38,6 +38,7 @@ from selector.cli.app import (
     app,
     only_our_output,
     opened_root,
+    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
@@ -80,7 +81,9 @@ def submit(
     explain_resources: Explain = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew although it is finished.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Hand over the files that k8s and slurm write.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="The folder for these files; by default the id.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder for these files; by default the id.", parser=path)
+    ] = None,
     json: Json = False,
     _: Verbose = False,
 ) -> None:

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, print_json
+from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, path, print_json
 from selector.errors import SelectorError
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ def list_plugins(
         str | None, typer.Argument(metavar="[NAME]", help="One of them, or package.module:Class; or all.")
     ] = None,
     gallery: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Write a page into this folder with a picture of each order, or of NAME."),
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a page into this folder with a picture of each order, or of NAME.",
+            parser=path,
+        ),
     ] = None,
     json: Json = False,
     _: Verbose = False,
@@ -45,7 +50,7 @@ def list_plugins(
         report.print_plugins(families)
 
 
-def _write_gallery(folder: str, name: str | None, json: bool) -> None:
+def _write_gallery(folder: Path, name: str | None, json: bool) -> None:
     from selector import plugins
     from selector.cli.gallery import write
 

@@ -26,6 +26,7 @@ from selector.cli.app import (
     app,
     check_folder_of,
     only_our_output,
+    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 @app.command()
 def demo(
     documents: Annotated[int, typer.Option("--documents", min=50, help="How many different docstrings.")] = 3000,
-    folder: Annotated[Path, typer.Option("--folder", help="Where corpus, policy and runs go.")] = Path("selector-demo"),
+    folder: Annotated[Path, typer.Option("--folder", help="Where corpus, policy and runs go.", parser=path)] = Path(
+        "selector-demo"
+    ),
     executor: ExecutorName = "ray",
     json: Json = False,
     _: Verbose = False,
@@ -157,7 +160,7 @@ def rate(
         typer.Option("--compare", help="Show rank correlations of scores with each other, with length and labels."),
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="With --compare: also draw them into this SVG file.")
+        Path | None, typer.Option("--picture", help="With --compare: also draw them into this SVG file.", parser=path)
     ] = None,
     json: Json = False,
     _: Verbose = False,
@@ -185,11 +188,11 @@ def rate(
         report.print_ratings(rated)
 
 
-def _write(path: Path, content: str) -> None:
+def _write(file: Path, content: str) -> None:
     try:
-        path.expanduser().write_text(content, "utf-8")
+        file.write_text(content, "utf-8")
     except OSError as error:
-        raise UsageError(f"--picture {path}: {error.strerror or error}. Name a file that can be written.") from error
+        raise UsageError(f"--picture {file}: {error.strerror or error}. Name a file that can be written.") from error
 
 
 def _retry(policy: "Policy", root: str, executor: "Executor") -> None:

@@ -1,11 +1,12 @@
 """Commands about what training reports."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from selector.cli.app import Json, ManifestUri, Root, Verbose, app, print_json
+from selector.cli.app import Json, ManifestUri, Root, Verbose, app, path, print_json
 from selector.cli.manifests import opened_manifest
 
 
@@ -13,7 +14,9 @@ from selector.cli.manifests import opened_manifest
 def feedback(
     reports: Annotated[str, typer.Argument(metavar="REPORTS", help="The folder that selector.consume.Feedback wrote.")],
     manifest: ManifestUri,
-    into: Annotated[str, typer.Option(metavar="TABLE", help="The table, .parquet or .jsonl, that a policy names.")],
+    into: Annotated[
+        Path, typer.Option(metavar="TABLE", help="The table, .parquet or .jsonl, that a policy names.", parser=path)
+    ],
     kind: Annotated[
         str | None, typer.Option(help="loss or rollouts, where training reported both.", metavar="KIND")
     ] = None,
@@ -28,7 +31,7 @@ def feedback(
     if kind not in (None, "loss", "rollouts"):
         raise UsageError(f"--kind is {kind!r}. Write loss or rollouts.")
     appended = append(reports, opened_manifest(manifest, root), into, kind)
-    answer: dict[str, Any] = {"table": into, "rows": appended.rows, "changed": appended.changed}
+    answer: dict[str, Any] = {"table": str(into), "rows": appended.rows, "changed": appended.changed}
     if appended.not_finite:
         answer["not_finite"] = appended.not_finite
     if json:

@@ -21,6 +21,7 @@ from selector.cli.app import (
     app,
     only_our_output,
     opened_root,
+    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign
@@ -30,7 +31,7 @@ from selector.errors import UsageError
 if TYPE_CHECKING:
     from selector.tune.study import Study
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file.", parser=path)]
 SetStudy = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study.")]
 
 

@@ -309,6 +309,12 @@ def test_what_is_not_there_ends_with_4(arguments: list[str], message: str, made:
             "error: --workers is not for the executor ray, which takes --address and --actors and --deadline.",
         ),
         (["run", "policy.yaml", "--actors", "0"], "Invalid value for '--actors'"),
+        (["check", "s3://bucket/policy.yaml"], "'s3://bucket/policy.yaml' is an address, and this is read or written"),
+        (["tune", "plan", "file:study.yaml"], "Write study.yaml, or ./file:study.yaml"),
+        (["plugins", "apart", "--gallery", "s3:/bucket/x"], "'s3:/bucket/x' is no address"),
+        (["feedback", "x", "{uri}", "--into", "s3://bucket/x.parquet"], "is an address, and this is read or written"),
+        (["submit", "policy.yaml", "--on", "slurm", "--out", "gs://bucket/x"], "is an address, and this is read"),
+        (["demo", "--folder", "C:\\x"], "drive of Windows"),
     ],
 )
 def test_what_cannot_be_meant_ends_with_2(arguments: list[str], message: str, made: Made) -> None:
@@ -317,7 +323,7 @@ def test_what_cannot_be_meant_ends_with_2(arguments: list[str], message: str, ma
 
 
 def test_check_prints_a_policy_that_says_the_same(made: Made, tmp_path: Path) -> None:
-    told = selector("check", made.policy)
+    told = selector("check", f"file://{made.policy}")
     assert (told.code, told.err) == (0, "")
     (tmp_path / "resolved.yaml").write_text(told.out)
     again = selector("check", tmp_path / "resolved.yaml", "--json")
