@@ -91,3 +91,9 @@ def listed(names: Sequence[str]) -> str:
 def without_secrets(address: str) -> str:
     """An address as a message may show it: no user, no password, no query."""
     return re.sub(r"(:/+).*@", r"\1...@", re.split(r"[?#]", address, maxsplit=1)[0])
+
+
+def line_of(error: Exception) -> str:
+    """The first telling line of an error, without the query of an address and what may be a secret in it."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"[?][^\s\"')]*", "", re.sub(r"://[^\s/]*@", "://...@", text))[:240].rstrip(". ")

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from selector.errors import PolicyError, UnreachableError, did_you_mean, without_secrets
+from selector.errors import PolicyError, UnreachableError, did_you_mean, line_of, without_secrets
 from selector.storage import local_path
 
 # Models that arrive inside a Python package: package, folder in it, sha256 of the weights.
@@ -101,11 +101,14 @@ def _download(name: str, where: str) -> Path:
     owner_and_name, revision = parts.groups()
     from huggingface_hub import snapshot_download
 
+    from selector.storage.hf import endpoint
+
+    endpoint()
     patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # of the hub's, of its HTTP library's, or of the disk's
         raise UnreachableError(
-            f"{where}: {name} cannot be downloaded: {' '.join(str(error).split())}. "
-            "Download it where there is a network, and give its folder."
+            f"{where}: {name} cannot be downloaded: {line_of(error)}. Check its name, the network and HF_TOKEN, or "
+            "download it elsewhere and give its folder."
         ) from error

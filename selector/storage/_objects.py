@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
 
 from selector import counts
-from selector.errors import UnreachableError, UsageError
+from selector.errors import UnreachableError, UsageError, line_of
 from selector.storage import Entry, Stale, Storage, _patience
 from selector.storage._aside import asked_aside, used_here
-from selector.storage._patience import line_of
 
 Answer = TypeVar("Answer")
 

@@ -1,6 +1,4 @@
-"""How long a request over a network is tried by the storages that are far away, and how its error is put in words."""
-
-import re
+"""How long a request over a network is tried by the storages that are far away."""
 
 SECONDS = 45.0
 """That all tries of a request have."""
@@ -10,12 +8,6 @@ TRY = 12.0
 
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before the second try, the third…"""
-
-
-def line_of(error: Exception) -> str:
-    """The first telling line of an error, without the query of an address and what may be a secret in it."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"[?][^\s\"')]*", "", re.sub(r"://[^\s/]*@", "://...@", text))[:240].rstrip(". ")
 
 
 def is_final(status: int) -> bool:

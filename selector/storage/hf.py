@@ -13,9 +13,8 @@ from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 from selector import counts
-from selector.errors import SelectorError, UnreachableError, UsageError, without_secrets
+from selector.errors import SelectorError, UnreachableError, UsageError, line_of, without_secrets
 from selector.storage import Entry, Stale, Storage, _patience
-from selector.storage._patience import line_of
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -54,7 +53,7 @@ class HfStorage(Storage):
     def _api(self, verb: str, *names: str) -> str:
         """The address at which the hub says something of the revision."""
         path = "/".join(quote(name, safe="/") for name in (verb, self.revision, *names))
-        return f"{_endpoint()}/api/datasets/{self.dataset}/{path}"
+        return f"{endpoint()}/api/datasets/{self.dataset}/{path}"
 
     def get(self, key: str) -> bytes | None:
         entry = self.entry(key)
@@ -80,9 +79,9 @@ class HfStorage(Storage):
                 break
             files += [_entry(one) for one in answer.json() if one["type"] == "file"]
             page = answer.links.get("next", {}).get("url", "")
-            if page and not page.startswith(f"{_endpoint()}/"):  # which would be sent the token
+            if page and not page.startswith(f"{endpoint()}/"):  # which would be sent the token
                 raise UnreachableError(
-                    f"{self.address} is listed elsewhere than at {_endpoint()}. Copy it, and give a path."
+                    f"{self.address} is listed elsewhere than at {endpoint()}. Copy it, and give a path."
                 )
         yield from sorted(files)
 
@@ -96,7 +95,7 @@ class HfStorage(Storage):
         end = min(start + length, entry.num_bytes)
         if end <= start:
             return b""
-        url = f"{_endpoint()}/datasets/{self.dataset}/resolve/{quote(self.revision)}/{quote(entry.key)}"
+        url = f"{endpoint()}/datasets/{self.dataset}/resolve/{quote(self.revision)}/{quote(entry.key)}"
         try:
             return bytes(self._answer("GET", url, span=(start, end)).content)[: end - start]
         except EntryNotFoundError as error:
@@ -143,7 +142,7 @@ class HfStorage(Storage):
                     raise final from error
                 if pause is None or time.monotonic() + pause >= until:
                     raise UnreachableError(
-                        f"{self.address} does not answer as it should at {without_secrets(_endpoint())}: "
+                        f"{self.address} does not answer as it should at {endpoint()}: "
                         f"{line_of(error)}. Run the same command again, what is finished is kept; or check HF_ENDPOINT "
                         "and the network, or copy the files and give a path."
                     ) from error
@@ -180,10 +179,14 @@ class HfStorage(Storage):
         return None
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The address of the hub. Raises UsageError for one that is none, or that carries a password."""
     address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not re.match(r"https?://[^/]", address):
-        raise UsageError(f"HF_ENDPOINT is {without_secrets(address)!r}, which is no address. Write https://host.")
+    if not re.fullmatch(r"https?://[^/?#@]+(/[^?#@]*)?", address):
+        raise UsageError(
+            f"HF_ENDPOINT is {without_secrets(address)!r}, which is not the address of a host alone. Write "
+            "https://host, and a token into HF_TOKEN."
+        )
     return address
 
 

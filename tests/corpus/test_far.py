@@ -3,7 +3,7 @@
 import gzip
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class Replacing(LocalExecutor):
     folder: Path
     prefix: str
 
-    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Generator[Receipt]:
         if step.family == self.step:
             write_jsonl(self.folder / "2.jsonl", corpus_rows(200, 240))
             self.proxy.put(self.folder, self.prefix)
@@ -392,7 +392,8 @@ def test_a_dataset_that_is_gated_or_written_to_or_leads_elsewhere_is_refused(ser
 HUB_REFUSALS = {
     "401": "'401 Unauthorized'", "403": "403 Forbidden", "404": "'404 Not Found'", "offline": "HF_HUB_OFFLINE is set",
     "nobody": "Connection refused. Run the same command again, what is finished is kept; or check HF_ENDPOINT",
-    "no address": "HF_ENDPOINT is 'hub', which is no address",
+    "no address": "HF_ENDPOINT is 'hub', which is not the address of a host alone. Write https://host",
+    "a password": "HF_ENDPOINT is 'http://...@127.0.0.1:9', which is not the address of a host alone",
 }  # fmt: skip
 
 
@@ -413,14 +414,15 @@ def test_a_hub_that_lets_nobody_in_is_said_at_once_with_the_cure_and_no_document
             patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
             patch.setattr("huggingface_hub.utils._http._GLOBAL_CLIENT", None)
         else:
-            patch.setenv("HF_ENDPOINT", "http://user:hunter2@127.0.0.1:9" if refusal == "nobody" else "hub")
+            addresses = {"nobody": "http://127.0.0.1:9", "a password": "http://user:hunter2@127.0.0.1:9"}
+            patch.setenv("HF_ENDPOINT", addresses.get(refusal, "hub"))
         try:
             with pytest.raises(SelectorError) as raised:
                 run(policy, tmp_path / "root")
         finally:
             served.fault = lambda _: ""
     text = str(raised.value)
-    assert HUB_REFUSALS[refusal] in text and (address in text or refusal == "no address")
+    assert HUB_REFUSALS[refusal] in text and (address in text or "HF_ENDPOINT is" in text)
     assert TOKEN not in text and "hunter2" not in text
     assert not (tmp_path / "root" / "attempts").exists()
     assert run(policy, tmp_path / "root").manifest.info["counts"]["quarantined"] == 0
