@@ -86,6 +86,11 @@ def record(storage: Storage, job: Job) -> bool:
     return storage.put_if_absent(f"{FOLDER}{job.id}/job.json", canonical_json({**body, "check": fingerprint(body)}))
 
 
+def withdraw(storage: Storage, job: Job) -> None:
+    """Afterwards the job is not written down: it was not handed over, and the next who submits it does that."""
+    storage.delete(f"{FOLDER}{job.id}/job.json")
+
+
 def find(storage: Storage, job_id: str) -> Job | None:
     """The job of this id, if it was written down. Raises UsageError and DamagedError."""
     number_of(job_id)

@@ -14,7 +14,7 @@ from selector.engine import journal
 from selector.engine.job import Ending, Job, State
 from selector.engine.journal import Seen
 from selector.engine.target import Parcel, Target
-from selector.errors import UnreachableError, UsageError
+from selector.errors import SelectorError, UnreachableError, UsageError
 from selector.storage import Storage
 
 _ABOUT_TO = 60.0  # seconds in which whoever wrote a job down may be about to hand it over
@@ -61,7 +61,12 @@ def submit(
     job = wanted.attempt(number)
     is_new = jobs.record(storage, job)
     if is_new:
-        target.start(job, parcel, written)
+        try:
+            target.start(job, parcel, written)
+        except BaseException:
+            with contextlib.suppress(SelectorError):
+                jobs.withdraw(storage, job)
+            raise
     return Submitted(job=job, is_new=is_new, state=State(word="queued"))
 
 

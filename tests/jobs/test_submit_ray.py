@@ -196,6 +196,14 @@ def test_a_server_that_refuses_is_told_of_in_words(trouble: list[str], message: 
     assert not board.jobs
 
 
+def test_what_a_cluster_did_not_take_the_same_command_hands_over_at_once(board: Dashboard, tmp_path: Path) -> None:
+    policy = written(tmp_path)
+    board.trouble = ["401"]
+    refused = selector("submit", policy, "--on", f"ray={board.address}", "--root", tmp_path / "root")
+    assert refused.code == 5 and not board.jobs and not selector("runs", "--root", tmp_path / "root").out
+    assert submitted(board, policy)["new"] and len(board.jobs) == 1
+
+
 def test_nobody_at_the_address_is_exit_code_5(tmp_path: Path) -> None:
     ended = selector("submit", written(tmp_path), "--on", "ray=http://127.0.0.1:9", "--root", tmp_path / "root")
     assert ended.code == 5 and "does not answer" in ended.err
