@@ -1,12 +1,12 @@
 """A sample too large for one machine is fitted by workers, block by block: the same bytes as in memory, whoever works
 and whoever is killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from conftest import MemoryStorage
+from jobs.executor import RayExecutor
 from selector import tables
 from selector.engine.executor import Executor
 from selector.engine.local import LocalExecutor
@@ -62,7 +63,7 @@ def fitted_by(executor: Executor, root: str) -> pa.Table:
         return fitted(done)
 
 
-@contextmanager
+@contextlib.contextmanager
 def spread(rows: int = 500) -> Generator[None]:
     """Meanwhile no sample is held in memory, and a block has about so many rows."""
     with pytest.MonkeyPatch.context() as patch:
@@ -89,24 +90,16 @@ def test_blocks_do_not_depend_on_the_cut_into_parts(held: pa.Table) -> None:
         assert fitted(embed(Store(MemoryStorage()), rows=1_100)).equals(held)
 
 
-def by_local(workers: int) -> Executor:
-    return LocalExecutor(workers=workers)
-
-
-def by_ray(workers: int) -> Executor:
-    from jobs.executor import RayExecutor
-
-    return RayExecutor(actors=workers)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("make", [by_local, by_ray])
+@pytest.mark.parametrize("on", ["here", "Ray"])
 def test_a_fit_is_the_same_for_any_number_of_workers(
-    make: Callable[[int], Executor], workers: int, held: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on: str, held: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert fitted_by(make(workers), str(tmp_path)).equals(held)
+    with RayExecutor() if on == "Ray" else contextlib.nullcontext():  # one Ray, which the executors in it find
+        for workers in (1, 2, 5):
+            executor = RayExecutor(actors=workers) if on == "Ray" else LocalExecutor(workers=workers)
+            assert fitted_by(executor, str(tmp_path / str(workers))).equals(held)
 
 
 PROGRAM = """
