@@ -109,7 +109,8 @@ def print_plan(planned: Mapping[str, Any]) -> None:
             print(f"{name}: {arms}, {_count(tried['measurements_at_most'])} measurements at most")
     least_tokens, most_tokens = planned["tokens"]["least"], planned["tokens"]["most"]
     bound = "at most " if planned["tokens_are_at_most"] and least_tokens is not None else ""
-    print(f"tokens trained on: {bound}{_count(least_tokens)} to {_count(most_tokens)}")
+    amounts = dict.fromkeys((_count(least_tokens), _count(most_tokens)))
+    print(f"tokens trained on: {bound}{' to '.join(amounts)}")
     if planned["all_is_affordable"] is None:
         print("all: whether it is affordable is not known yet, so it is not counted")
     if planned["above_ceiling"]:

@@ -85,6 +85,7 @@ def test_the_command_says_which_arm_is_best_and_finds_it_done_the_next_time(tmp_
     assert planned["all_is_affordable"] and [row["arm"] for row in planned["arms"]][-1] == "all"
     one = selector("tune", "plan", study, "--root", root, "--set", "seeds.least=1", "--set", "seeds.most=1")
     assert ", 1 seed\n" in one.out and "with 1 seed, 4 of them stored" in one.out
+    assert re.search("^tokens trained on: [0-9,]+$", one.out, re.MULTILINE), "as many at least as at most"
     shown = selector("tune", "show", study, "--root", root)
     assert shown.out == first.out
     missing = selector("tune", "show", tmp_path / "nope.yaml", "--root", root)
