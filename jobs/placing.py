@@ -50,7 +50,8 @@ def explained(demands: Iterable[Demand]) -> Iterator[str]:
     for demand in demands:
         needs = {name: amount for name, amount in demand.needs.items() if amount}
         had = "" if demand.measured is None else f" (one had {demand.measured / 2**30:.2f} GiB in an earlier run)"
-        yield f"{', '.join(demand.steps)}: {demand.num_workers} workers at most, each of {spelt_out(needs)}{had}"
+        number = "1 worker" if demand.num_workers == 1 else f"{demand.num_workers} workers"
+        yield f"{', '.join(demand.steps)}: {number} at most, each of {spelt_out(needs)}{had}"
         room = now = 0
         for node, listed in nodes.items():
             has = {name: listed["Resources"].get(name, 0.0) for name in needs}
@@ -69,7 +70,9 @@ def explained(demands: Iterable[Demand]) -> Iterator[str]:
                 )
             room, now = room + num, now + (num_now if num else 0)
             yield f"  {listed['NodeManagerAddress']} {node[:8]}  {words}"
-        if room < demand.num_workers:
+        if not nodes:
+            yield "  no machine of the cluster answers"
+        elif room < demand.num_workers:
             yield (
                 f"  {demand.num_workers - room} of them find no room. An autoscaler is asked for it, where there is "
                 "one; without it they wait for nothing."

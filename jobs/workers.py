@@ -278,5 +278,5 @@ class Actors(WorkerPool):
             self._last_notice = now
             logger.warning(
                 "Still waiting for the cluster to start a first worker:\n%s",
-                "\n".join(explained([Demand(steps=("it",), needs=needs, num_workers=1)])),
+                "\n".join(explained([Demand(steps=("the first one",), needs=needs, num_workers=1)])),
             )
