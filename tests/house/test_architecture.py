@@ -210,10 +210,9 @@ def test_storage_alone_tells_an_address_from_a_path() -> None:
 
 
 def test_a_path_that_begins_with_a_tilde_alone_is_in_a_home() -> None:
-    """`Path.expanduser` takes `./~/x` for one too, and so would read what `--allowed` did not look at. What the command
-    line alone names may be called so."""
+    """`Path.expanduser` takes `./~/x` for one too, and so would read what `--allowed` did not look at."""
     for path in SOURCES:
-        if not name_of(path).startswith(("selector/storage/", "selector/cli/")):
+        if not name_of(path).startswith("selector/storage/"):
             called = [call.func for call in calls_of(path) if isinstance(call.func, ast.Attribute)]
             assert {ast.unparse(one) for one in called if one.attr == "expanduser"} <= {"os.path.expanduser"}, path
 
