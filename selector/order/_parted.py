@@ -100,7 +100,7 @@ class Parted(Order):
             mixtures = mixtures_of(phase, groups[of_part], tokens[of_part], names)
             arrangements[part.name] = arrangement(positions.facts, positions.phases, mixtures)
             visit, weight = np.zeros(len(of_part), np.uint16), positions.visits["loss_weight"]
-            visits.append(pa.table([of_part, visit, within(part.name, phase), weight], schema=tables.VISITS))
+            visits.append(pa.table([of_part, visit, phases_of_part(part.name, phase), weight], schema=tables.VISITS))
         joined = pa.concat_tables(visits).unify_dictionaries().combine_chunks()
         at = tables.VISITS.get_field_index("visit")
         visit = pa.array(numbered(ids[joined["document"].to_numpy()]))
@@ -119,21 +119,21 @@ class Parted(Order):
     ) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
         """What the manifest says of the order, and of its phases."""
         phases = {
-            called(name, phase): self.phase_facts(name, inner_facts, mixture, summary)
+            phase_name(name, phase): self.phase_facts(name, inner_facts, mixture, summary)
             for name, part in parts.items()
             for phase, (inner_facts, mixture) in part.phases.items()
         }
         return dict(self.facts(parts, summary)), phases
 
 
-def called(part: str, phase: str) -> str:
-    """What a phase of a part is called in the whole order. The one phase of an order without phases is the part."""
+def phase_name(part: str, phase: str) -> str:
+    """The name in the whole order of a phase of a part. The one phase of an order without phases is the part."""
     return part if phase == "main" else f"{part}/{phase}"
 
 
-def within(part: str, phase: pa.DictionaryArray) -> pa.DictionaryArray:
-    """The phases of a part as they are called in the whole order."""
-    words = [called(part, word) for word in phase.dictionary.to_pylist()]
+def phases_of_part(part: str, phase: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The phases of visits to a part, by the names that they have in the whole order."""
+    words = [phase_name(part, word) for word in phase.dictionary.to_pylist()]
     return pa.DictionaryArray.from_arrays(phase.indices, pa.array(words, pa.string()))
 
 

@@ -153,7 +153,7 @@ class Phases(Parted):
     def orders(self) -> Sequence[Order]:
         return [phase.inner for phase in self.phases if phase.inner is not None]
 
-    def summary(self, chosen: Pool, seed: int) -> "Drawn":
+    def summary(self, chosen: Pool, seed: int) -> "Division":
         grouping = self._grouping(chosen)
         queues = Queues(
             groups_of=grouping.of,
@@ -179,23 +179,23 @@ class Phases(Parted):
             short = max(budget - sum(tokens for tokens, weight in of_groups if weight), 0)
             queues, missing = queues.with_paid(chosen, amounts, budget, weights, phase.most_visits)
             dues.append(Due(budget=budget, missing=missing, short=short))
-        return Drawn(grouping=grouping, queues=queues, dues=tuple(dues))
+        return Division(grouping=grouping, queues=queues, dues=tuple(dues))
 
-    def parts(self, summary: "Drawn", seed: int) -> Sequence[Part]:
+    def parts(self, summary: "Division", seed: int) -> Sequence[Part]:
         evenly = Evenly(grouping=summary.grouping)
         named = enumerate(zip(self.names, self.phases, strict=True))
         return [Part(name=name, order=phase.inner or evenly, seed=_seed(seed, i)) for i, (name, phase) in named]
 
-    def rows(self, batch: pa.RecordBatch, summary: "Drawn") -> Sequence[Ints]:
+    def rows(self, batch: pa.RecordBatch, summary: "Division") -> Sequence[Ints]:
         return summary.queues.rows(batch)
 
-    def groups(self, batch: pa.RecordBatch, summary: "Drawn") -> Ints:
+    def groups(self, batch: pa.RecordBatch, summary: "Division") -> Ints:
         return summary.grouping.of(batch)
 
-    def group_names(self, summary: "Drawn") -> Sequence[str]:
+    def group_names(self, summary: "Division") -> Sequence[str]:
         return summary.grouping.names
 
-    def facts(self, parts: Mapping[str, Arrangement], summary: "Drawn") -> Mapping[str, Any]:
+    def facts(self, parts: Mapping[str, Arrangement], summary: "Division") -> Mapping[str, Any]:
         dues = {name: due for name, due in zip(self.names, summary.dues, strict=True) if due.budget is not None}
         facts: dict[str, Any] = {
             "tokens_missing": {name: due.missing for name, due in dues.items()},
@@ -218,7 +218,7 @@ class Phases(Parted):
         return {"phases": with_unmet(facts | ({"unpaid": unpaid} if unpaid else {}), lines)}
 
     def phase_facts(
-        self, part: str, inner_facts: Mapping[str, Any], mixture: Mapping[str, int], summary: "Drawn"
+        self, part: str, inner_facts: Mapping[str, Any], mixture: Mapping[str, int], summary: "Division"
     ) -> Mapping[str, Any]:
         number = self.names.index(part)
         phase, due = self.phases[number], summary.dues[number]
@@ -259,8 +259,8 @@ class Due:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Which visits each phase has."""
+class Division:
+    """Which visits each phase has, and what it asks for."""
 
     grouping: Grouping
     queues: Queues

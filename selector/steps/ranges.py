@@ -26,7 +26,7 @@ from selector.exact import Ints, UInt64, keyed, tally
 from selector.order import Dealt, Order, numbered
 from selector.order._around import Along, Around, Visits, phases_at, stretches, taken
 from selector.order._moved import Moved
-from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtures_of, within
+from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtures_of, phases_of_part
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, middles, placed, standing
 from selector.order._resorted import MOST_KEYS, Resorted
 from selector.order._resorted import labelled as column_of
@@ -562,7 +562,7 @@ def _runs(store: Store, lined: _Lined) -> tuple[Ints, pa.DictionaryArray]:
     begins, _ = stretches(phase)
     phases = phases_at(phase, begins)
     for part in lined.parts:
-        phases = within(part, phases)
+        phases = phases_of_part(part, phases)
     return lined.before + lined.span.first + begins, phases
 
 
@@ -734,7 +734,7 @@ def _join(store: Store, parts: tuple[_OfPart, ...], because: str, item: tuple[Sh
         positions = store.read(part.keys[shard.number], "positions").unify_dictionaries()
         rows = store.read(key, str(part.number))["row"].to_numpy()[positions["row"].to_numpy()]
         position = part.before + positions["position"].to_numpy()
-        phase = within(part.name, positions["phase"].combine_chunks())
+        phase = phases_of_part(part.name, positions["phase"].combine_chunks())
         placed_rows.append(pa.table([rows, position, phase, positions["loss_weight"]], schema=_PLACED))
     whole = pa.concat_tables(placed_rows).unify_dictionaries().combine_chunks()
     row = whole["row"].to_numpy()
