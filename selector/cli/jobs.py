@@ -564,9 +564,9 @@ def _lay_out(folder: Path, contents: Mapping[str, bytes], job: Job, earlier: Job
                 (folder / name).unlink(missing_ok=True)
         print(f"The files for {_spelt(earlier)} in {folder} are replaced.", file=sys.stderr)
     for name, data in contents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,6 @@ _WRITTEN = 1.0  # seconds between two looks at whether there is something to wri
 _FAR, _FAR_AT_MOST = 3.0, 15.0  # seconds between two writes where the root is far away
 _PAGE = 5.0  # seconds after which a page of the log is written, and more as the run grows old
 _MOST_LINES = 10_000  # of a page; a run that does more parts between two pages tells the number of the rest
-
-
 _LARGEST = 2.0**53  # number in a journal: what is larger is damage, and no time of any calendar
 _DONE = {"name": str, "cached": bool, "rows_in": int, "rows_out": int, "seconds": float}
 """What a journal says of a step that is done."""

@@ -34,9 +34,9 @@ def most() -> int | None:
     return None
 
 
-def wanted(measured: int) -> int:
+def wanted(num_bytes: int) -> int:
     """Bytes to ask for where so many were measured."""
-    return -(-int(measured * _MORE) // _ROUNDED) * _ROUNDED
+    return -(-int(num_bytes * _MORE) // _ROUNDED) * _ROUNDED
 
 
 def measured(store: Store, step: Step) -> int | None:

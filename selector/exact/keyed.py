@@ -64,7 +64,7 @@ def hashes(ids: pa.Array | pa.ChunkedArray, seed: int, purpose: str) -> UInt64:
 
 
 def hashes_by(ids: pa.Array | pa.ChunkedArray, seed: int, purposes: Sequence[str], purpose: Ints) -> UInt64:
-    """The same, each for the purpose of this number."""
+    """One uniform 64-bit number per id, as `hashes` gives it for `purposes[purpose]`; `purpose` has shape (n,)."""
     messages = np.column_stack([_as(ids, "<u8"), purpose.astype(np.uint64)])
     return siphash_by(messages, [_key(seed, name) for name in purposes])
 
@@ -91,7 +91,7 @@ def siphash(messages: UInt64, key: bytes) -> UInt64:
 
 @in_pieces
 def siphash_by(messages: UInt64, keys: Sequence[bytes]) -> UInt64:
-    """The same with one of several keys for each: a third word of a message says which one. Shape (n, 3) to (n,)."""
+    """SipHash-2-4 of 16-byte messages by one of several keys each: a third word says which. Shape (n, 3) to (n,)."""
     return _siphash(messages, np.array([_halves(key) for key in keys]).T[:, messages[:, 2].astype(np.int64)])
 
 
@@ -100,8 +100,11 @@ def _halves(key: bytes) -> UInt64:
 
 
 def _siphash(messages: UInt64, key: UInt64) -> UInt64:
-    """The state's four words are two pairs, and each round takes both of a pair at once: NumPy is called half as often,
-    which is what a few messages cost."""
+    """SipHash-2-4 by a key of two words, or two words for each message: shape (2,) or (2, n).
+
+    The state's four words are two pairs, and each round takes both of a pair at once: NumPy is called half as often,
+    which is what a few messages cost.
+    """
     first, second, spare = np.empty((3, 2, len(messages)), np.uint64)
     v0, v2 = first
     v1, v3 = second

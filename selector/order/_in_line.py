@@ -153,12 +153,12 @@ class Queues:
         shape = self.num_groups, self.laps
         return Amounts(tokens=tokens.reshape(shape), counts=counts.reshape(shape), left=left, num_left=num_left)
 
-    def with_new(self, weighs: Bools, most_visits: int | None) -> "Queues":
+    def with_new(self, has_weight: Bools, most_visits: int | None) -> "Queues":
         """After a phase that takes what was never taken, of the groups with a weight."""
         return self._with(
             Taking(
                 most_visits=most_visits,
-                lap=weighs.astype(np.int64),
+                lap=has_weight.astype(np.int64),
                 first_unpaid=np.zeros((self.num_groups, 3), np.uint64),
                 is_paid=np.zeros(self.num_groups, np.bool_),
             )
@@ -172,17 +172,15 @@ class Queues:
         Each queue ends before the visit that its share cannot pay, and what is left then pays one visit more of the
         groups that are most behind. `amounts` are those that such a phase may take.
         """
-        quotas, weighs = (
-            exact.apportion(budget, weights, amounts.tokens.sum(axis=1)),
-            np.array([w > 0 for w in weights]),
-        )
+        quotas = exact.apportion(budget, weights, amounts.tokens.sum(axis=1))
+        has_weight = np.array([weight > 0 for weight in weights])
         pays = quotas > 0  # a share of 0 pays no visit, not even one without tokens
         reached = np.where(pays[:, None], np.cumsum(amounts.tokens, axis=1), np.cumsum(amounts.counts, axis=1))
         laps_paid = (reached <= quotas[:, None]).sum(axis=1)
         each = np.arange(self.num_groups)
         spent = np.where(laps_paid > 0, reached[each, laps_paid - 1], 0)
-        laps_paid[~weighs], spent[~pays] = 0, 0
-        has_end = weighs & (laps_paid < self.laps)
+        laps_paid[~has_weight], spent[~pays] = 0, 0
+        has_end = has_weight & (laps_paid < self.laps)
         count = int(amounts.counts[each[has_end], laps_paid[has_end]].sum())
         taking = Taking(
             most_visits=most_visits,

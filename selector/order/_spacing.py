@@ -61,7 +61,7 @@ def exceeded(groups: Numbers, window: int, most: int) -> int:
 
 
 def small(groups: Numbers) -> Numbers:
-    """The same numbers in as few bytes as they fit in, and one more than the greatest of them."""
+    """The same numbers in the smallest type of whole numbers that also holds one more than the greatest of them."""
     greatest = int(groups.max(initial=0)) + 1
     return groups.astype(next(kind for kind in (np.int8, np.int16, np.int32) if greatest <= np.iinfo(kind).max))
 
@@ -84,7 +84,7 @@ def by_group(groups: Numbers, sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.in
 
 
 def counted_on(groups: Numbers, seen: npt.NDArray[np.int32]) -> Ints:
-    """The number of each document within its group, where `seen` has the number of the next one; that goes on."""
+    """The number of each document within its group; `seen` has that of the next one, by group, and is moved on."""
     in_groups = np.argsort(groups, kind="stable")
     of_group = groups[in_groups]
     begins = np.flatnonzero(np.r_[True, of_group[1:] != of_group[:-1]][: len(groups)])

@@ -80,15 +80,13 @@ class Apart(Moved):
         ends = [*visits.begins[1:].tolist(), len(laid)]
         phases = [laid[begin:end] for begin, end in zip(visits.begins.tolist(), ends, strict=False)]
         possible, nearer = min([summary, *(_kept_gap(summary, phase) for phase in phases)]), exceeded(laid, summary, 1)
-        lines, one = (
-            list[str](),
-            f"nearer than {summary:,} to another one of the same document: a phase ends between them",
-        )
+        lines = list[str]()
         if possible < summary:
             apart = f"some visits of a document lie {possible:,} apart"
             lines.append(f"a gap of {summary:,} is not possible everywhere: {apart}")
         elif nearer:
-            lines.append(some_visits(nearer, f"is {one}", f"are {one}"))
+            near = f"nearer than {summary:,} to another one of the same document: a phase ends between them"
+            lines.append(some_visits(nearer, f"is {near}", f"are {near}"))
         facts = {"gap": summary, "possible": possible, "closest": closest(laid), "nearer": nearer, **moved.distances}
         return with_unmet(facts, lines)
 

@@ -69,7 +69,7 @@ class Run:
         steps = {step.name: step.version for step in flow}
         return cls(
             resolved=resolved, manifest=manifest, embed=embed, raters=raters, steps=steps, store=store, is_dry=is_dry
-        )  # fmt: skip
+        )
 
     def if_finished(self, flow: Sequence[Step], executor: Executor, progress: Progress) -> Done | None:
         """All steps, if the run is finished. Nothing is written, and it may lie where nothing can be."""
