@@ -250,7 +250,10 @@ def _opened(store: Store, key: str) -> HeldOut:
 
 
 def _nothing(*_: Any) -> Any:
-    raise SelectorError("An objective that is_apart reads only the manifest and the held-out documents of a trial.")
+    raise SelectorError(
+        "An objective with is_apart = True reads columns, embed or keep of a trial, which workers do not have. Leave "
+        "is_apart out of its class: then the driver measures its trials."
+    )
 
 
 def _embedded(policy: Policy, executor: Executor, texts: Sequence[str]) -> npt.NDArray[Any]:
