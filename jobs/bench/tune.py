@@ -143,9 +143,7 @@ def cut(text: str) -> Iterator[str]:
 
 def section(name: str, content: Mapping[str, Any], num_passages: int, num_domains: int) -> list[str]:
     """A study in Markdown: what each arm has beside the random control at each budget and size, and what follows."""
-    conditions, held_out = content["conditions"], content["held_out"]
-    cells = {(cell["arm"], cell["condition"]): cell for cell in content["cells"]}
-    arms = [arm["name"] for arm in content["arms"]]
+    conditions, held_out, cells = content["conditions"], content["held_out"], _cells(content)
     lines = [
         f"## {name}", "",
         f"{num_passages:,} passages of {num_domains} domains; {content['objective']}; {len(content['seeds'])} seeds;"
@@ -154,15 +152,19 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
         " less is better.", "",
         f"| policy | {' | '.join(conditions)} | best |", f"|---{'|---' * len(conditions)}|---|",
     ]  # fmt: skip
-    for arm in arms:
+    for arm in (arm["name"] for arm in content["arms"]):
         shown = [_cell(cells[arm, condition], arm == RANDOM) for condition in conditions]
         chance = cells[arm, conditions[-1]]["chance_of_being_best"]
         lines.append(f"| {arm} | {' | '.join(shown)} | {chance:.0%} |")
-    signs = {
-        arm: [_sign(cells[arm, condition]["beside_random"]) for condition in conditions]
-        for arm in arms
-        if arm != RANDOM
-    }
+    lines += ["", *_findings(content)]
+    return [*lines, "", f"The study says: {sentence(content)}. {content['below_floor'] or ''}".rstrip()]
+
+
+def _findings(content: Mapping[str, Any]) -> list[str]:
+    """What follows from a study, in points: which arms are better or worse than random, and what cannot be told."""
+    conditions, cells = content["conditions"], _cells(content)
+    arms = [arm["name"] for arm in content["arms"] if arm["name"] != RANDOM]
+    signs = {arm: [_sign(cells[arm, condition]["beside_random"]) for condition in conditions] for arm in arms}
     kinds = {
         "Better than random at every budget and size": lambda seen: set(seen) == {-1},
         "Worse than random at every budget and size": lambda seen: set(seen) == {1},
@@ -171,11 +173,11 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
         "Better at one and worse at another": lambda seen: {-1, 1} <= set(seen),
         "Not told apart from random anywhere": lambda seen: set(seen) == {0},
     }
-    lines += ["", *(
+    lines = [
         f"* {kind}: {', '.join(names)}."
         for kind, holds in kinds.items()
         if (names := [arm for arm, seen in signs.items() if holds(seen)])
-    )]  # fmt: skip
+    ]
     last = [cells[arm, conditions[-1]]["beside_random"] for arm in signs]
     reach = statistics.median([(one["high"] - one["low"]) / 2 for one in last if one["high"] > one["low"]] or [0.0])
     share = reach / cells[RANDOM, conditions[-1]]["mean"]
@@ -187,7 +189,12 @@ def section(name: str, content: Mapping[str, Any], num_passages: int, num_domain
     lines += [f"* The same manifests: {'; '.join(alike)}."] if alike else []
     crossed = [f"{arm['name']} with {', '.join(arm['crosses'])}" for arm in content["arms"] if arm["crosses"]]
     lines += [f"* Ranks that change, told from noise: {'; '.join(crossed)}."] if crossed else []
-    return [*lines, "", f"The study says: {sentence(content)}. {content['below_floor'] or ''}".rstrip()]
+    return lines
+
+
+def _cells(content: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """What was measured, by arm and condition."""
+    return {(cell["arm"], cell["condition"]): cell for cell in content["cells"]}
 
 
 def _cpu_seconds() -> float:
