@@ -19,8 +19,8 @@ import typer.core
 from selector import __version__
 from selector.__main__ import end_at_once
 from selector.cli import streams
-from selector.errors import NotFoundError, SelectorError, UsageError, without_secrets
-from selector.storage import Storage, check_spelling, local_path, open_storage
+from selector.errors import NotFoundError, SelectorError, UsageError
+from selector.storage import Storage, open_storage, path_here
 
 QUARANTINED = 3
 INTERRUPTED = 130
@@ -161,20 +161,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
-def path(given: str | Path) -> Path:
-    """What a command reads or writes on this machine. Raises UsageError for what lies elsewhere, or is nearly an
-    address, before a folder of that name is made."""
-    text = str(given)
-    place = local_path(text)
-    if place is None:
-        raise UsageError(
-            f"{without_secrets(text)!r} is an address, and this is read or written on this machine. Give a path."
-        )
-    check_spelling(place)
-    return Path(os.path.expanduser(place))
-
-
 Root = Annotated[str, typer.Option("--root", envvar="SELECTOR_ROOT", help="Where artefacts and runs lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.", callback=_set_json)]
 Verbose = Annotated[
@@ -182,7 +168,7 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", help="Show the traceback of an error.", callback=_set_verbose, expose_value=False),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a policy key.")]
-PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A YAML file.", parser=path)]
+PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="A YAML file.", parser=path_here)]
 ManifestUri = Annotated[str, typer.Argument(metavar="MANIFEST", help="A run's folder, or its name below --root.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where work runs: ray or local.")]
 Address = Annotated[

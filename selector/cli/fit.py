@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from selector.cli.app import Json, Verbose, app, check_folder_of, only_our_output, path, print_json
+from selector.cli.app import Json, Verbose, app, check_folder_of, only_our_output, print_json
+from selector.storage import path_here
 
 if TYPE_CHECKING:
     from selector.cli.labelled import Labelled
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 @app.command("fit-rater")
 def fit_rater(
     labelled: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Labelled texts, in any format of a corpus.", parser=path)
+        Path, typer.Argument(metavar="FILE", help="Labelled texts, in any format of a corpus.", parser=path_here)
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="The artefact that a policy names: a .parquet or .jsonl file.", parser=path)
+        Path,
+        typer.Option("--out", help="The artefact that a policy names: a .parquet or .jsonl file.", parser=path_here),
     ],
     higher_is: Annotated[
         Literal["harder", "better", "rarer", "closer"], typer.Option("--higher-is", help="What a large score means.")

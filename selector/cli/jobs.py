@@ -38,7 +38,6 @@ from selector.cli.app import (
     app,
     only_our_output,
     opened_root,
-    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
@@ -47,7 +46,7 @@ from selector.engine import journal
 from selector.engine.job import Ending, Job, State
 from selector.engine.journal import JOB, Seen, StepSeen
 from selector.errors import NotFoundError, SelectorError, UnreachableError, UsageError
-from selector.storage import Storage, open_storage
+from selector.storage import Storage, open_storage, path_here
 
 SLIP = "SELECTOR_JOB_SLIP"
 """The environment variable with the path of the file that says what the job is."""
@@ -82,7 +81,7 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="Begin anew although it is finished.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Hand over the files that k8s and slurm write.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder for these files; by default the id.", parser=path)
+        Path | None, typer.Option("--out", help="The folder for these files; by default the id.", parser=path_here)
     ] = None,
     json: Json = False,
     _: Verbose = False,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, path, print_json
+from selector.cli.app import Json, Root, Verbose, app, only_our_output, opened_root, print_json
 from selector.errors import SelectorError
+from selector.storage import path_here
 
 if TYPE_CHECKING:
     from selector.cli.doctor import Finding
@@ -25,7 +26,7 @@ def list_plugins(
         typer.Option(
             metavar="FOLDER",
             help="Write a page into this folder with a picture of each order, or of NAME.",
-            parser=path,
+            parser=path_here,
         ),
     ] = None,
     json: Json = False,

@@ -26,11 +26,11 @@ from selector.cli.app import (
     app,
     check_folder_of,
     only_our_output,
-    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign, load
 from selector.errors import UsageError
+from selector.storage import path_here
 
 if TYPE_CHECKING:
     from selector.engine.executor import Executor
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 @app.command()
 def demo(
     documents: Annotated[int, typer.Option("--documents", min=50, help="How many different docstrings.")] = 3000,
-    folder: Annotated[Path, typer.Option("--folder", help="Where corpus, policy and runs go.", parser=path)] = Path(
-        "selector-demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where corpus, policy and runs go.", parser=path_here)
+    ] = Path("selector-demo"),
     executor: ExecutorName = "ray",
     json: Json = False,
     _: Verbose = False,
@@ -160,7 +160,8 @@ def rate(
         typer.Option("--compare", help="Show rank correlations of scores with each other, with length and labels."),
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="With --compare: also draw them into this SVG file.", parser=path)
+        Path | None,
+        typer.Option("--picture", help="With --compare: also draw them into this SVG file.", parser=path_here),
     ] = None,
     json: Json = False,
     _: Verbose = False,

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from selector.cli.app import Json, ManifestUri, Root, Verbose, app, path, print_json
+from selector.cli.app import Json, ManifestUri, Root, Verbose, app, print_json
 from selector.cli.manifests import opened_manifest
+from selector.storage import path_here
 
 
 @app.command()
@@ -15,7 +16,8 @@ def feedback(
     reports: Annotated[str, typer.Argument(metavar="REPORTS", help="The folder that selector.consume.Feedback wrote.")],
     manifest: ManifestUri,
     into: Annotated[
-        Path, typer.Option(metavar="TABLE", help="The table, .parquet or .jsonl, that a policy names.", parser=path)
+        Path,
+        typer.Option(metavar="TABLE", help="The table, .parquet or .jsonl, that a policy names.", parser=path_here),
     ],
     kind: Annotated[
         str | None, typer.Option(help="loss or rollouts, where training reported both.", metavar="KIND")

@@ -21,17 +21,17 @@ from selector.cli.app import (
     app,
     only_our_output,
     opened_root,
-    path,
     print_json,
 )
 from selector.cli.loading import Allowed, NoForeign
 from selector.cli.runs import end_with_quarantine, executor_of
 from selector.errors import UsageError
+from selector.storage import path_here
 
 if TYPE_CHECKING:
     from selector.tune.study import Study
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file.", parser=path)]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file.", parser=path_here)]
 SetStudy = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study.")]
 
 

@@ -15,7 +15,6 @@ counts. So `selector feedback` may be run at any time and any number of times.
 
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +31,11 @@ import pyarrow.parquet as pq
 from selector import tables
 from selector.consume.columns import Column, Columns, Labels
 from selector.consume.place import Place, opened
-from selector.errors import CorpusError, NotFoundError, UsageError, without_secrets
+from selector.errors import CorpusError, NotFoundError, UsageError
 from selector.exact import keyed
 from selector.manifest import Manifest
 from selector.manifest.ranks import PADDING
-from selector.storage import check_spelling, is_address, local_path, open_storage
+from selector.storage import is_address, open_storage, path_here
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 Kind = Literal["loss", "rollouts"]
@@ -189,11 +188,7 @@ def append(folder: str | Path, manifest: Manifest | str, table: str | Path, kind
     `kind` says what is meant where there are both losses and rollouts. Raises NotFoundError where there are no reports,
     UsageError and CorpusError.
     """
-    place = local_path(str(table))
-    if place is None:
-        raise UsageError(f"The table {without_secrets(str(table))!r} is an address, and is written here. Give a path.")
-    check_spelling(place)
-    path = Path(os.path.expanduser(place))
+    path = path_here(table)
     if path.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"The table {str(path)!r} is neither .parquet nor .jsonl. Call it e.g. feedback.parquet.")
     whole_reports = reports(folder, opened(manifest))

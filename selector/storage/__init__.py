@@ -208,6 +208,19 @@ def check_spelling(place: str) -> None:
         )
 
 
+def path_here(place: str | os.PathLike[str]) -> Path:
+    """The path of what is read or written on this machine alone. Raises UsageError for what lies elsewhere, or is
+    nearly an address, before a folder of that name is made."""
+    path = local_path(os.fspath(place))
+    if path is None:
+        raise UsageError(
+            f"{without_secrets(os.fspath(place))!r} is an address, and this is read or written on this machine. Give a "
+            "path."
+        )
+    check_spelling(path)
+    return Path(os.path.expanduser(path))
+
+
 def plain_path(path: str) -> str:
     """A path as it is written at the shortest, with the `./` that keeps it from being taken for something else."""
     short = str(Path(path))
