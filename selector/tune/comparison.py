@@ -179,9 +179,8 @@ def decide(
     all settings together, at the level of this look; and in no other condition is an arm better whose 95 % interval
     beside it leaves out 0. Where another arm is ahead within the noise, in a condition or at a setting, that is a flag.
     """
-    pooled = [np.mean(np.stack(of_settings), axis=0) for of_settings in values]
-    share, sign = weights / weights.sum(), 1 if higher else -1
-    means = [(one @ share).mean(axis=1) * sign for one in pooled]
+    pooled, sign = [np.mean(np.stack(of_settings), axis=0) for of_settings in values], 1 if higher else -1
+    means = [sign * _means(one, weights) for one in pooled]
     best = int(np.argmax(means[-1]))
     if len(names) == 1:
         return Decision(winner=None, reason="there is one arm", is_separated=True)
@@ -191,7 +190,6 @@ def decide(
     unlike = {other: _of(largest, best, other) for other in range(len(names)) if other != best}
     is_separated = unlike[second].p <= most
     alike = [names[other] for other, one in unlike.items() if one.p > most]
-    firsts = [int(np.argmax(one)) for one in means]
     ahead = [
         [arm for arm in np.argsort(-mean, kind="stable") if sign * beside(one, int(arm), best, weights) > 0]
         for mean, one in zip(means, pooled, strict=True)
@@ -203,18 +201,19 @@ def decide(
         return Decision(winner=None, reason=f"ranks change with the scale: {ranks}", is_separated=is_separated)
     if alike:
         return Decision(winner=None, reason=f"{names[best]} is not told apart from {', '.join(alike)}")
-    flags = tuple(
+    firsts = [int(np.argmax(mean)) for mean in means]
+    flags = [
         f"{names[first]} is ahead at {where}, which is not told from noise"
         for first, where in zip(firsts, conditions, strict=True)
         if first != best
-    )
-    flags += tuple(
-        f"{names[int(np.argmax(of_setting))]} is the best at {setting}"
-        for setting, one in zip(settings, values[-1], strict=True)
-        for of_setting in [(one @ share).mean(axis=1) * sign]
-        if int(np.argmax(of_setting)) != best
-    )
-    return Decision(winner=best, flags=flags, is_separated=True)
+    ]
+    firsts = [int(np.argmax(sign * _means(one, weights))) for one in values[-1]]
+    flags += [
+        f"{names[first]} is the best at {setting}"
+        for setting, first in zip(settings, firsts, strict=True)
+        if first != best
+    ]
+    return Decision(winner=best, flags=tuple(flags), is_separated=True)
 
 
 def beside(values: Floats, first: int, second: int, weights: Floats) -> int:
@@ -222,6 +221,11 @@ def beside(values: Floats, first: int, second: int, weights: Floats) -> int:
     interval of their difference holds 0."""
     one = estimate(values[first] - values[second], weights)
     return int(one.low > 0) - int(one.high < 0)
+
+
+def _means(values: Floats, weights: Floats) -> Floats:
+    """The mean of each arm over seeds and weighted documents; shape (arms, seeds, documents) to (arms,)."""
+    return (values @ (weights / weights.sum())).mean(axis=1)
 
 
 def _of(pairs: dict[tuple[int, int], Estimate], first: int, second: int) -> Estimate:
