@@ -141,6 +141,10 @@ def what_if(
         print_json(change)
     else:
         report.print_change(change)
+    if policies[0].order != policies[1].order:
+        print(
+            "This compares what select chooses. What another order repeats or leaves is not counted.", file=sys.stderr
+        )
 
 
 @app.command()

@@ -103,7 +103,13 @@ def test_the_command_prints_it_and_its_json(place: Path, tiny_model: Path) -> No
     file.write_text(yaml.safe_dump(first), "utf-8")
     words = ["what-if", str(file), "--root", str(place / "root"), "--set", "select.budget.documents=20"]
     printed = command.selector(*words)
-    assert printed.code == 0 and "10 documents leave" in printed.out
+    assert printed.code == 0 and "10 documents leave" in printed.out and "another order" not in printed.err
+    assert (
+        "another order"
+        in command.selector(
+            *words, "--set", "order.using={by_score: {score: readability, direction: anti_curriculum}}"
+        ).err
+    )
     assert command.selector(*words, "--json").json["documents"] == {"before": 30, "after": 20}
     assert command.selector(*words[:-2]).code == 2
     assert list(open_storage(str(place / "root")).list("leases/")) == [], json.dumps(words)
