@@ -70,7 +70,7 @@ class LocalExecutor:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return "cpu"
 
-    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Generator[Receipt]:
+    def run(self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int | None = None) -> Iterator[Receipt]:
         """See `Executor.run`. Without a deadline, a document that kills the process kills the run: only workers can die
         alone."""
         own = dataclasses.replace(step)  # what it prepares goes with it
@@ -88,11 +88,17 @@ class LocalExecutor:
         """There is one machine, whose workers are all alike."""
         return False
 
+    @contextlib.contextmanager
     def ahead(
         self, step: Map, tasks: Sequence[Task], store: Store, num_rows: int, tell: Callable[[Receipt], None]
-    ) -> contextlib.AbstractContextManager[Iterator[Receipt]]:
+    ) -> Generator[Iterator[Receipt]]:
         """See `Executor.ahead`: all of it is done once its turn has come."""
-        return contextlib.closing(self.run(step, tasks, store, num_rows))
+        receipts = self.run(step, tasks, store, num_rows)
+        try:
+            yield receipts
+        finally:
+            if isinstance(receipts, Generator):
+                receipts.close()
 
     def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """See `Executor.map`."""

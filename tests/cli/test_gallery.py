@@ -53,7 +53,7 @@ class Breaks(Backwards):
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of a gallery of all orders, and what the command said of it."""
     folder = tmp_path_factory.mktemp("gallery") / "of" / "orders"
-    return folder, gallery.write(str(folder), NAMES)
+    return folder, gallery.write(folder, NAMES)
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_gallery_says_of_each_order_its_evidence_and_when_that_supports_it(
 
 @pytest.mark.slow
 def test_a_gallery_is_the_same_each_time(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    gallery.write(str(tmp_path), ["stair", "jittered"])
+    gallery.write(tmp_path, ["stair", "jittered"])
     for name in ("stair", "jittered"):
         assert (tmp_path / f"{name}.svg").read_bytes() == (made[0] / f"{name}.svg").read_bytes()
 
@@ -105,7 +105,7 @@ def test_an_order_from_elsewhere_is_drawn_and_one_that_cannot_be_is_said_with_th
     (tmp_path / "orders_of_a_gallery.py").write_text(ELSEWHERE, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     names = [f"orders_of_a_gallery:{name}" for name in ("Backwards", "Told", "Untold", "Breaks")]
-    backwards, told, untold, breaks = gallery.write(str(tmp_path / "page"), [*names])["orders"]
+    backwards, told, untold, breaks = gallery.write(tmp_path / "page", [*names])["orders"]
     assert backwards == {"name": names[0], "picture": "orders_of_a_gallery_Backwards.svg"} and told["picture"]
     assert untold["picture"] is None and "the option length cannot be made up. Say `example" in untold["problem"]
     assert breaks["picture"] is None and "broken" in breaks["problem"]
