@@ -197,6 +197,21 @@ class _Change:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Eligible:
+    """What of a shard may be chosen."""
+
+    batch: pa.RecordBatch
+    places: npt.NDArray[np.int64]  # of its rows, in the shard
+    num_documents: int  # of the shard
+
+    @classmethod
+    def of(cls, store: Store, side: _Side) -> "_Eligible":
+        documents, places = documents_of(store, side.shard)
+        batch = batch_of(store, side.names, side.columns)
+        return cls(batch=batch, places=places, num_documents=documents.num_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Kept:
     """What one policy chooses of a shard."""
 
@@ -205,13 +220,12 @@ class _Kept:
     visits: npt.NDArray[np.int64]  # of each document of the shard; 0: it is not chosen
 
     @classmethod
-    def of(cls, store: Store, side: _Side) -> "_Kept":
-        documents, eligible = documents_of(store, side.shard)
-        chosen = chosen_of(store, side.decisions)
-        at, visits = np.full(documents.num_rows, -1, np.int64), np.zeros(documents.num_rows, np.int64)
-        at[eligible] = np.arange(len(eligible))
-        visits[eligible[chosen["place"].to_numpy()]] = chosen["visits"].to_numpy()
-        return cls(batch=batch_of(store, side.names, side.columns), at=at, visits=visits)
+    def of(cls, store: Store, side: _Side, eligible: _Eligible) -> "_Kept":
+        chosen, places = chosen_of(store, side.decisions), eligible.places
+        at, visits = np.full(eligible.num_documents, -1, np.int64), np.zeros(eligible.num_documents, np.int64)
+        at[places] = np.arange(len(places))
+        visits[places[chosen["place"].to_numpy()]] = chosen["visits"].to_numpy()
+        return cls(batch=eligible.batch, at=at, visits=visits)
 
     def rows(self, which: npt.NDArray[np.bool_]) -> pa.RecordBatch:
         return self.batch.take(pa.array(self.at[which]))
@@ -230,18 +244,25 @@ class _Kept:
 
 
 def _changed(store: Store, pair: tuple[_Side, _Side]) -> _Change:
-    before, after = (_Kept.of(store, side) for side in pair)
+    first, second = pair
+    eligible = _Eligible.of(store, first)
+    before = _Kept.of(store, first, eligible)
+    if (first.shard, first.columns) != (second.shard, second.columns):
+        eligible = _Eligible.of(store, second)
+    after = _Kept.of(store, second, eligible)
     enters, leaves = (before.visits == 0) & (after.visits > 0), (before.visits > 0) & (after.visits == 0)
     return _Change(
         before=before.total(),
         after=after.total(),
-        enter=_moved(store, enters, after, pair[0]),
-        leave=_moved(store, leaves, before, pair[1]),
+        enter=_moved(store, enters, after, first),
+        leave=_moved(store, leaves, before, second),
     )
 
 
 def _moved(store: Store, which: npt.NDArray[np.bool_], kept: _Kept, left_by: _Side) -> _Moved:
     """These documents as the side that keeps them knows them, with the reasons of the side that does not."""
+    if not which.any():
+        return _Moved()
     rows = kept.rows(which)
     decisions = store.read(left_by.decisions, "decisions", ["reason", "arguments"]).filter(pa.array(which))
     return _Moved(

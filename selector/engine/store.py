@@ -49,8 +49,9 @@ WITHIN_BYTES = 1 << 14
 """If all tables of an artefact come to no more than this, as they are written, they lie in the object of the seal: an
 object less to make durable, and to open."""
 
-RECENT_BYTES = 1 << 25
-"""Of tables that were read, what a store keeps at hand: the columns that passes over a shard read again and again."""
+RECENT_BYTES = 48 << 20
+"""Of tables that were read, what a store keeps at hand: the columns that passes over a shard of a million documents
+read again and again."""
 
 
 MOST_SEALS = 1 << 14
