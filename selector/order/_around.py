@@ -11,10 +11,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from selector.errors import PolicyError
 from selector.exact import Ints, UInt64, keyed
 from selector.order._contract import Order, Positions
 from selector.order._parted import Parted
 from selector.order._placed import Dealt, random_visits
+from selector.plugins.families import name_of
 from selector.plugins.pool import Pool
 
 Answer = TypeVar("Answer")
@@ -66,6 +68,14 @@ class Visits:
     begins: Ints  # the position at which each stretch of one phase begins
     phases: pa.DictionaryArray  # and its phase
     chosen: Pool
+
+    def check_room(self, order: Around) -> None:
+        """For an order that holds some bytes for each visit. Raises PolicyError where these are too many."""
+        if self.count > order.most_held:
+            raise PolicyError(
+                f"{name_of(order)} holds some bytes for each visit, and takes {order.most_held:,} at most: here are "
+                f"{self.count:,}. Choose fewer documents, or take the order inside by itself, which holds nothing."
+            )
 
 
 def in_one_piece(order: Around, chosen: Pool, positions: Positions) -> tuple[Along, Visits]:

@@ -89,7 +89,8 @@ class Order(abc.ABC):
     default and cannot be told from their types, and those whose default is for many more documents."""
     most_held: ClassVar[int] = 100_000_000
     """The most rows of a pool that it is asked to arrange in one piece; a run that has more is refused in words. An
-    order that is arranged by shards (`Dealt`, `Around` or `Parted`) is never asked in one piece by a run."""
+    order that is arranged by shards (`Dealt`, `Around` or `Parted`) is never asked in one piece by a run, and one
+    around another that holds some bytes for each visit takes as many visits."""
     reads_training: ClassVar[bool] = False
     """Whether it asks its pool for `training`: then the policy must say it, and another one makes another order."""
 

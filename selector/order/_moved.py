@@ -46,6 +46,7 @@ class Moved(Around):
     def arrange(self, chosen: Pool, seed: int) -> Positions:
         positions = self.inner.arrange(chosen, seed)
         along, every = in_one_piece(self, with_ranks(self, chosen, seed), positions)
+        every.check_room(self)
         summary = self.summary(every, seed)
         moves = self.moves(small(self.groups(along, summary)), every, summary)
         order = np.concatenate([np.empty(0, np.int64), *moves.stretches(max(every.count, 1))])

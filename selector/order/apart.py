@@ -31,8 +31,8 @@ class Apart(Moved):
     instead. The facts of the manifest say so: `apart` has the gap that is `possible` in every phase, the `closest` two
     visits of a document (null: none has two), how many are nearer than `gap`, also across the border of two phases, and
     how far visits moved. Without a `gap` it is the trainer's global batch (`training.global_batch_size`), and 512 where
-    the policy does not say that. The driver holds a number for each visit, up to 27 bytes in all; a million take ten
-    seconds or so.
+    the policy does not say that. The driver holds up to 27 bytes for each visit, of 100 million at most; a million
+    take ten seconds or so.
 
     Evidence: up to 4 epochs of the same text are almost as good as new text (arXiv 2305.16264, laps over a whole
     corpus, so its gap is the corpus); laps that are shuffled anew promise a gap of 1 alone. That a gap helps by itself

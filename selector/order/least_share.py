@@ -31,7 +31,7 @@ class LeastShare(Moved):
     0, 4, 8 … (`at: start`). The other places are filled by the other order, with what the group has beyond its share
     taken evenly out of it. With several groups whose places collide a window may lack one of each. Without `shares`
     each group has its share of all visits. Groups, and what is in none of them, stay in their order, and no visit
-    leaves its phase. The driver holds the group of each visit, up to 10 bytes a visit.
+    leaves its phase. The driver holds the group of each visit, up to 10 bytes a visit and 100 million visits.
 
     Where a group has too few documents, its share is kept for as long as they last; the facts of the manifest say so:
     `missing` has how many there were too few of, by group, and `late` how many visits come after their place.

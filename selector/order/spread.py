@@ -28,7 +28,7 @@ class Spread(Moved):
 
     Where no order keeps to the cap, the facts of the manifest say so: `spread` has the number of visits that are one
     too many in the window that ends with them, and how far visits moved. The driver holds the groups of all visits, up
-    to 10 bytes a visit; a million take seven seconds or so.
+    to 10 bytes a visit and 100 million visits; a million take seven seconds or so.
 
     Evidence: knowledge that is seen in paraphrases is extracted, and without them is not (Physics of language models
     3.1, arXiv 2309.14316); that they should lie apart follows from what is known of repeats, and was not compared by

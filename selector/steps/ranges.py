@@ -230,6 +230,7 @@ def _moved(
     """The visits of another order, moved by their groups: those are all that is held, in line."""
     done, inputs = outside.done, outside.inputs
     with blamed("order", outside.name, order):
+        visits.check_room(order)
         summary = order.summary(visits, outside.seed)
     deal = functools.partial(_deal_in_line, _Grouping(name=outside.name, order=order, summary=summary))
     num_ranges = max(-(-visits.count // RANGE_ROWS), 1)

@@ -14,11 +14,14 @@ from selector.exact import Ints, keyed
 from selector.order import Order, Pool, Positions, ScoreName
 from selector.order._moved import Moves
 from selector.order._spacing import Leasts, exceeded, spaced
+from selector.order.apart import Apart
 from selector.order.by_score import ByScore
 from selector.order.jittered import Jittered
+from selector.order.least_share import LeastShare
 from selector.order.shuffled import Shuffled
 from selector.order.spread import Spread
 from selector.order.warmup import Warmup
+from selector.order.where_it_counts import WhereItCounts
 from selector.testing import SCORE, documents
 from selector.testing._awkward import Repeating
 from selector.testing._trials import pool_for
@@ -67,6 +70,27 @@ def test_no_visit_leaves_its_phase(noise: Any) -> None:
     assert moved.visits["phase"].to_pylist() == plain.visits["phase"].to_pylist()
     assert moved.visits["document"].to_pylist() != plain.visits["document"].to_pylist()
     assert moved.left.equals(plain.left)
+
+
+# ---------------------------------------------------------------- what they hold
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Spread(inner=SORTED, by="source", window=2),
+        Apart(inner=SORTED, gap=2),
+        LeastShare(inner=SORTED, by="source"),
+        WhereItCounts(inner=SORTED, score=NAME),
+    ],
+)
+def test_orders_that_hold_something_of_each_visit_say_how_many_are_too_many(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(order), "most_held", 5)
+    assert len(visited(order, 5)) == 5
+    with pytest.raises(PolicyError, match=f"{plugins.name_of(order)} holds some bytes.*5 at most: here are 6. Choose"):
+        visited(order, 6)
 
 
 # ---------------------------------------------------------------- warmup
