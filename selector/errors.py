@@ -88,6 +88,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in shown) + more
 
 
+def phase_called(name: str) -> str:
+    """A phase as a message names it; one without a name of its own is `phase 2`."""
+    return name if name.startswith("phase ") else f"the phase {name}"
+
+
 def without_secrets(address: str) -> str:
     """An address as a message may show it: no user, no password, no query."""
     return re.sub(r"(:/+).*@", r"\1...@", re.split(r"[?#]", address, maxsplit=1)[0])

@@ -8,6 +8,8 @@ inside phases and of rounds lie within.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from selector.errors import phase_called
+
 _Facts = Mapping[str, Any]
 
 
@@ -17,7 +19,7 @@ def unmet(facts: _Facts, where: str = "order") -> Iterator[str]:
         lines = own.get("unmet") if isinstance(own, Mapping) else None
         yield from (f"{where}: {line}" for line in (lines if isinstance(lines, list) else []))
     for name, inside in facts.get("phases", {}).get("inside", {}).items():
-        yield from unmet(inside, f"{where}, {called(name)}")
+        yield from unmet(inside, f"{where}, {phase_called(name)}")
     for name, of_round in facts.items():
         if name.startswith("round ") and isinstance(of_round, Mapping):
             yield from unmet(of_round, f"{where}, {name}")
@@ -29,8 +31,3 @@ def left(reason: str, count: int) -> str:
         return f"order: 1 visit is not made: {reason}"
     plural = f"{reason.removesuffix(' it')} them" if reason.endswith(" it") else reason
     return f"order: {count:,} visits are not made: {plural}"
-
-
-def called(phase: str) -> str:
-    """A phase as a line names it; one without a name of its own is `phase 2`."""
-    return phase if phase.startswith("phase ") else f"the phase {phase}"

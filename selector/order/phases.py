@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from selector.errors import PolicyError, did_you_mean
+from selector.errors import PolicyError, did_you_mean, phase_called
 from selector.exact import Ints, keyed
 from selector.order import Order, Pool, ScoreName, cut_at, groups_in
 from selector.order._evenly import Evenly, Grouping
@@ -208,11 +208,11 @@ class Phases(Parted):
             if due.missing - due.short > _ROUNDED * (due.budget or 0)
         }
         lines = [
-            f"{_called(name)} asks for {tokens:,} tokens more than its groups have left"
+            f"{phase_called(name)} asks for {tokens:,} tokens more than its groups have left"
             for name, tokens in facts["short"].items()
         ]
         lines += [
-            f"{_called(name)} has {tokens:,} tokens less than it asks for: its next documents have more"
+            f"{phase_called(name)} has {tokens:,} tokens less than it asks for: its next documents have more"
             for name, tokens in unpaid.items()
         ]
         return {"phases": with_unmet(facts | ({"unpaid": unpaid} if unpaid else {}), lines)}
@@ -265,11 +265,6 @@ class Division:
     grouping: Grouping
     queues: Queues
     dues: tuple[Due, ...]
-
-
-def _called(phase: str) -> str:
-    """A phase as a line names it; one without a name of its own is `phase 2`."""
-    return phase if phase.startswith("phase ") else f"the phase {phase}"
 
 
 def _seed(seed: int, number: int) -> int:
