@@ -124,9 +124,11 @@ def assert_blames_nobody(root: str) -> None:
     assert list(store.storage.list("attempts/")) == []
 
 
+@pytest.mark.parametrize("on_s3", [True, False], ids=["s3", "files"])
 def test_machines_that_are_killed_taken_away_or_frozen_change_nothing(
-    loopback: Loopback, policy: dict[str, Any], tmp_path: Path
+    on_s3: bool, loopback: Loopback, policy: dict[str, Any], tmp_path: Path
 ) -> None:
+    root = "s3://bucket/root" if on_s3 else str(tmp_path / "root")
     here = run(policy, tmp_path / "here").manifest
     parts_done(tmp_path)
 
@@ -134,16 +136,16 @@ def test_machines_that_are_killed_taken_away_or_frozen_change_nothing(
         loopback.drain(machine, 1)
         machine.kill()
 
-    with s3():
+    with s3() if on_s3 else contextlib.nullcontext():
         halting = Halting(loopback, tmp_path / "marker", "part.after_work:stop:2")
         halting.add(4)
         with halting.one_by_one(Machine.kill, taken_away, Machine.stop) as lost:
             executor = RayExecutor(address=loopback.address, actors=2, deadline=20)
-            there = build(Policy.of(policy), root="s3://bucket/root", executor=executor)
+            there = build(Policy.of(policy), root=root, executor=executor)
         assert there.manifest.digest == here.digest and there.num_quarantined == 2
-        assert_blames_nobody("s3://bucket/root")
+        assert_blames_nobody(root)
         assert sum(parts_done(tmp_path).values()) <= 6 + 3, "what was in hand is done again, and nothing else"
-        stalls = stalls_of("s3://bucket/root")
+        stalls = stalls_of(root)
         assert {stall["node"] for stall in stalls} == {lost[-1].id} and stalls[0]["part"], "it was told of"
         assert int(stalls[0]["worker"]) in lost[-1].processes()
         lost[-1].go_on()  # what it was at is done already
