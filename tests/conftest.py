@@ -44,6 +44,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes do not name a test: packed ones hold the second in which they were packed, and processes would disagree."""
+    return argname if isinstance(val, bytes) else None
+
+
 def tries(most: int) -> hypothesis.settings:
     """For a law that tries another number than 100 of them; fewer by as much without the slow tests."""
     return hypothesis.settings(max_examples=most * hypothesis.settings().max_examples // 100)

@@ -278,7 +278,7 @@ BAD_LINES = b'{\n[]\n{"text": null}\n{"text": ""}\n{"text": " "}\n'
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.jsonl.gz", gzip.compress(b"a\n" * 999)[:-9], r"no readable row in .* \(.*end-of-stream.*\)\."),
+        ("cut.jsonl.gz", gzip.compress(b"a\n" * 999, mtime=0)[:-9], r"no readable row in .* \(.*end-of-stream.*\)\."),
         ("page.parquet", b"<html>", r"there is no readable row in .*page\.parquet \(.*\)\. Give files with rows"),
         ("bad.jsonl", BAD_LINES, r"is a document \(2 empty_text, 1 not_an_object, 1 not_json, 1 null_text\)\. Give"),
     ],
