@@ -1,10 +1,11 @@
 """Model batches: which windows of text go through a model together, and how the windows of one text are put
 together."""
 
+import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from selector import failpoint
 Answer = TypeVar("Answer")
 Ints = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Side = Literal["left", "right"]
 
 _RAN_OUT = ("out of memory", "can't allocate memory", "alloc_cpu")
 """What torch says where memory runs out, on a GPU and elsewhere: not always by an error of its own."""
@@ -55,6 +57,17 @@ def each_batch(lengths: Ints, room: Room, compute: Callable[[Ints], Answer]) -> 
             _give_back()
             answers = ((batch[part], answer) for part, answer in each_batch(lengths[batch], room, _of(batch, compute)))
         yield from answers
+
+
+def padded(rows: Sequence[Sequence[int]], filler: int, side: Side = "right") -> tuple[Ints, Ints]:
+    """Rows as long as the longest, and a mask with 1 where a row is itself, both (rows, longest)."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    longest = int(lengths.max(initial=0))
+    columns = np.arange(longest)
+    is_own = columns < lengths[:, None] if side == "right" else columns >= longest - lengths[:, None]
+    whole = np.full(is_own.shape, filler, np.int64)
+    whole[is_own] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return whole, is_own.astype(np.int64)
 
 
 def _of(batch: Ints, compute: Callable[[Ints], Answer]) -> Callable[[Ints], Answer]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from selector.engine import alive
 from selector.errors import PolicyError
-from selector.models.batching import Room, each_batch
+from selector.models.batching import Room, each_batch, padded
 from selector.models.encoder import BATCH_TOKENS, Device, Precision
 from selector.models.find import checksum, settings_checksum
 
@@ -298,11 +298,7 @@ class Causal:
 
         def compute(batch: Ints) -> Floats:
             some = [different[i] for i in batch]
-            ids = torch.full((len(some), int(lengths[batch].max())), self._pad, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, (tokens, _) in enumerate(some):
-                ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-                mask[row, : len(tokens)] = 1
+            ids, mask = map(torch.from_numpy, padded([tokens for tokens, _ in some], self._pad))
             options: dict[str, int] = {}
             if not are_all_asked and self._can_leave_out:
                 options["logits_to_keep"] = ids.shape[1] + 1 - max(1, min(window.first for window in some))

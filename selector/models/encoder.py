@@ -25,7 +25,7 @@ import numpy.typing as npt
 from selector.engine import alive
 from selector.engine.step import versions
 from selector.errors import PolicyError
-from selector.models.batching import Room, Vectors, each_batch, pooled
+from selector.models.batching import Room, Vectors, each_batch, padded, pooled
 from selector.models.find import checksum, find_model, settings_checksum
 from selector.models.settings import Settings, settings_of
 
@@ -257,14 +257,20 @@ class Encoder:
 
     def _features(self, windows: list[Window]) -> dict[str, Any]:
         """A batch as the model takes it: padded, or one after another where it can tell them apart."""
-        first = self._model[0]
-        is_plain = all(not any(window.get("token_type_ids", ())) for window in windows)
-        if self._has_flash and is_plain and first.can_flatten_inputs:
+        import torch
+
+        first, tokenizer = self._model[0], self._model.tokenizer
+        if self._has_flash and first.can_flatten_inputs and not any(any(w.get("token_type_ids", ())) for w in windows):
             bare = [{"input_ids": window["input_ids"]} for window in windows]
             features = dict(first.data_collator(bare, return_tensors="pt"))
             features["position_ids"] += getattr(first, "_flatten_position_offset", 0)
             return {name: value for name, value in features.items() if name != "labels"}
-        return dict(self._model.tokenizer.pad(windows, return_tensors="pt"))
+        fillers = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        features: dict[str, Any] = {}
+        for name in windows[0]:  # tokenizer.pad goes over every token in Python, which takes longer than a GPU needs
+            rows, mask = padded([window[name] for window in windows], fillers[name], tokenizer.padding_side)
+            features |= {name: torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask)}
+        return features
 
 
 def _prompt_tokens(model: Any, settings: Settings) -> int:

@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from selector.errors import PolicyError
-from selector.models.batching import Room, batches, each_batch, pooled
+from selector.models.batching import Room, Side, batches, each_batch, padded, pooled
 from selector.models.find import checksum, find_model
 from selector.models.neighbours import closest, nearest
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 2**31), max_size=9), max_size=9), side=st.sampled_from(["left", "right"]))
+def test_padded_rows_are_as_long_as_the_longest_and_a_mask_tells_what_is_theirs(
+    rows: list[list[int]], side: Side
+) -> None:
+    whole, mask = padded(rows, 7, side)
+    longest = max(map(len, rows), default=0)
+    rest = [[7] * (longest - len(row)) for row in rows]
+    assert whole.tolist() == [a + b if side == "right" else b + a for a, b in zip(rows, rest, strict=True)]
+    assert [row[own == 1].tolist() for row, own in zip(whole, mask, strict=True)] == rows
+    assert whole.dtype == mask.dtype == np.int64
 
 
 @given(lengths=st.lists(st.integers(1, 512), max_size=60), batch_tokens=st.integers(1, 2048))
