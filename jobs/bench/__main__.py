@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", default=[], metavar="COLUMN=VALUE", help="leave out rows that have another value"
     )
     tune.add_argument("--objective", choices=("proxy", "probe"), default="proxy")
-    tune.add_argument("--long", action="store_true", help="thirteen times the text: hours")
+    tune.add_argument("--long", action="store_true", help="eight times the text: an hour or two")
     tune.add_argument("--root", default="runs", help="a folder for what is made, which a second measurement finds")
 
     models = measures.add_parser("models", help="raters with a model beside its bare forward pass")

@@ -2,7 +2,7 @@
 
 Texts are cut into passages of some hundred characters, so that also a selection of a few thousand tokens has many of
 them. The short form trains models of 0.3 and 1.3 million parameters for up to two hundred steps each; the long form has
-thirteen times the text. Both train at two learning rates. Neither says which policy is good for a large model: see the
+eight times the text. Both train at two learning rates. Neither says which policy is good for a large model: see the
 line about the floor.
 """
 
@@ -58,7 +58,7 @@ class Form:
 
 
 SHORT = Form(budgets=(3_000, 12_000), passages=3_000, per_domain=6, learning_rates=(0.003, 0.001))
-LONG = Form(budgets=(40_000, 160_000), passages=12_000, per_domain=20, learning_rates=(0.003, 0.001))
+LONG = Form(budgets=(25_000, 100_000), passages=12_000, per_domain=20, learning_rates=(0.003, 0.001))
 
 
 def tune(
