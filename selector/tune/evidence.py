@@ -1,13 +1,13 @@
 """Evidence: what an objective measured of a policy, kept in the root for this study and for later ones.
 
-Its key says the policy with all that decides what it chooses (its plug-ins, models and the corpus), the objective, the
-held-out documents, the seed, the scale and the setting: nothing of clusters or of the machine. So it is still there
-when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
+Its key says the policy with all that decides what it chooses (its plug-ins, models, corpus and the versions of the
+steps), the objective, the held-out documents, the seed, the scale and the setting: nothing of clusters or of the
+machine. So it is still there when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute
 
 from selector import plugins, tables
 from selector.engine.canonical import fingerprint
+from selector.engine.step import Step
 from selector.engine.store import EVIDENCE, Store
 from selector.errors import DamagedError, SelectorError
 from selector.manifest import Manifest
@@ -52,17 +53,18 @@ def rows_of(measured: pa.Table, metric: str) -> pa.Table:
     return measured.filter(pc.equal(measured["metric"], metric))
 
 
-def policy_fingerprint(manifest: Manifest) -> str:
-    """Stands for a policy, its plug-ins, its models and its corpus."""
+def policy_fingerprint(manifest: Manifest, flow: Sequence[Step]) -> str:
+    """Stands for a policy, its plug-ins, models and corpus, and the versions of the steps."""
     info = manifest.info
     files = manifest.files.select(["uri", "sha256", "size"]).to_pylist()
-    return fingerprint([info["policy"], info["plugins"], info["models"], files])
+    versions = {step.name: step.version for step in flow}
+    return fingerprint([info["policy"], info["plugins"], info["models"], files, versions])
 
 
-def key_of(objective: Objective, manifest: Manifest, held_out: HeldOut, *, seed: int, scale: str, setting: str) -> str:
-    """Under which key evidence on a trial is stored."""
+def key_of(objective: Objective, policy: str, held_out: HeldOut, *, seed: int, scale: str, setting: str) -> str:
+    """Under which key evidence on a trial is stored; `policy` is its `policy_fingerprint`."""
     question: dict[str, Any] = {
-        "policy": policy_fingerprint(manifest),
+        "policy": policy,
         "objective": [plugins.identity(objective), dict(objective.contents())],
         "held_out": held_out.fingerprint if objective.reads_held_out else None,
         "seed": seed,

@@ -63,9 +63,9 @@ def plan(study: Study, *, root: str | os.PathLike[str], executor: Executor) -> d
             places = [(condition, setting) for condition in conditions_for(arm, conditions)
                       if condition.budget == budget for setting in study.plugin.settings]  # fmt: skip
             measured = [
-                trials.stored(one.manifest, condition, setting, seed)
+                trials.stored(one.identity, condition, setting, seed)
                 for one, seed in zip(foreseen, study.seed_numbers, strict=False)
-                if one.manifest is not None and known
+                if one.identity is not None and known
                 for condition, setting in places
             ]
             stored = [one for one in measured if one is not None]

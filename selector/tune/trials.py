@@ -132,11 +132,11 @@ class Trials:
         self, arm: Arm, condition: Condition, setting: str, seed: int
     ) -> tuple["_Question", Policy, FinishedRun]:
         policy, finished = self.manifest(arm, condition.budget, seed)
-        manifest = finished.manifest
+        identity = evidence.policy_fingerprint(finished.manifest, finished.flow)
         question = _Question(
-            key=self._key(manifest, condition.scale, setting, seed), arm=arm.name, run=finished.uri, seed=seed,
+            key=self._key(identity, condition.scale, setting, seed), arm=arm.name, run=finished.uri, seed=seed,
             scale=condition.scale, setting=setting,
-            tokens=self.study.plugin.tokens(condition.scale, manifest.header.counts.tokens),
+            tokens=self.study.plugin.tokens(condition.scale, finished.manifest.header.counts.tokens),
         )  # fmt: skip
         return question, policy, finished
 
@@ -181,15 +181,16 @@ class Trials:
             total = dedup.num_tokens(runner.done) if "dedup" in runner.done else None
             is_finished = all(step.action == "cached" for step in planned)
             manifest = Manifest.open(opened.address(runner.done)) if is_finished else None
-        return Foreseen(steps=planned, tokens_of_corpus=total, manifest=manifest)
+        identity = None if manifest is None else evidence.policy_fingerprint(manifest, steps)
+        return Foreseen(steps=planned, tokens_of_corpus=total, manifest=manifest, identity=identity)
 
-    def stored(self, manifest: Manifest, condition: Condition, setting: str, seed: int) -> Evidence | None:
-        """The evidence on a manifest, if there is any."""
-        return evidence.find(self.store, self._key(manifest, condition.scale, setting, seed))
+    def stored(self, identity: str, condition: Condition, setting: str, seed: int) -> Evidence | None:
+        """The evidence on a policy (its `policy_fingerprint`), if there is any."""
+        return evidence.find(self.store, self._key(identity, condition.scale, setting, seed))
 
-    def _key(self, manifest: Manifest, scale: str, setting: str, seed: int) -> str:
+    def _key(self, identity: str, scale: str, setting: str, seed: int) -> str:
         return evidence.key_of(
-            self.study.plugin, manifest, self.held_out, seed=seed, scale=scale, setting=setting
+            self.study.plugin, identity, self.held_out, seed=seed, scale=scale, setting=setting
         )  # fmt: skip
 
     def _affordable(self, questions: Sequence["_Question"]) -> list["_Question"]:
@@ -268,3 +269,4 @@ class Foreseen:
     steps: Sequence[Planned]
     tokens_of_corpus: int | None
     manifest: Manifest | None
+    identity: str | None  # the policy's fingerprint, where the manifest is finished

@@ -17,6 +17,7 @@ from selector.engine.local import LocalExecutor
 from selector.engine.store import Store
 from selector.errors import DamagedError, EmptyError, PolicyError, UsageError
 from selector.policy import Policy
+from selector.steps.order import OrderStep
 from selector.storage import open_storage
 from selector.tune import arms, evidence, kept
 from selector.tune.held_out import sampled_runs
@@ -255,6 +256,22 @@ def test_evidence_that_is_damaged_is_measured_again() -> None:
     assert stored is not None and stored.of("loss") == 1 and stored.tokens == 5 and not stored.is_new
     storage.objects |= dict.fromkeys(storage.objects, b"other bytes")
     assert evidence.find(store, "evidence/a") is None and store.find("evidence/a") is None
+
+
+def test_what_an_earlier_version_of_a_step_led_to_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.of(study_of(write_corpus(tmp_path / "corpus"), seeds={"least": 1, "most": 1}))
+
+    def num_stored() -> int:
+        lines = list[str]()
+        run(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1), tell=lines.append)
+        return sum(line.endswith("stored") for line in lines)
+
+    assert (num_stored(), num_stored()) == (0, 4)
+    monkeypatch.setattr(OrderStep, "version", OrderStep.version + 1)
+    assert plan(study, root=tmp_path / "runs", executor=LocalExecutor(workers=1))["measurements_stored"] == 0
+    assert (num_stored(), num_stored()) == (0, 4)
 
 
 def test_a_plan_counts_what_is_searched_at_every_seed_and_setting(tmp_path: Path) -> None:
