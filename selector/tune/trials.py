@@ -17,7 +17,7 @@ from selector.engine.part import Receipt
 from selector.engine.runner import Planned, Progress, Runner
 from selector.engine.step import Result
 from selector.engine.store import Store
-from selector.errors import EmptyError, SelectorError, UsageError
+from selector.errors import CorpusError, EmptyError, PolicyError, SelectorError, UsageError
 from selector.manifest import Manifest
 from selector.pipeline import FinishedRun
 from selector.policy import Policy
@@ -161,7 +161,7 @@ class Trials:
                 finished = pipeline.build(policy, root=self.root, executor=self.executor, progress=self.progress)
             except EmptyError as error:
                 raise EmptyError(f"arms.{arm.name}: {error}") from error
-            except UsageError as error:
+            except (PolicyError, CorpusError) as error:  # and not what the root or the executor are to blame for
                 raise UsageError(f"arms.{arm.name}: {error}") from error
             self.runs[name] = policy, finished
         return self.runs[name]

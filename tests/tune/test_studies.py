@@ -258,6 +258,15 @@ def test_evidence_that_is_damaged_is_measured_again() -> None:
     assert evidence.find(store, "evidence/a") is None and store.find("evidence/a") is None
 
 
+def test_an_arm_is_blamed_for_its_policy_and_not_for_the_root(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    with pytest.raises(UsageError, match=r"^(?!arms).*corpus"):
+        run(Study.of(study_of(corpus)), root=corpus / "runs", executor=LocalExecutor(workers=1))
+    arms = {"wrong": {"select.where": "nope > 3"}}
+    with pytest.raises(UsageError, match=r"^arms\.wrong: .*nope"):
+        run(Study.of(study_of(corpus, arms=arms)), root=tmp_path / "runs", executor=LocalExecutor(workers=1))
+
+
 def test_what_an_earlier_version_of_a_step_led_to_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
