@@ -32,7 +32,8 @@ from selector.exact import keyed
 from selector.order import Dealt
 from selector.order._around import Around
 from selector.order._parted import Parted
-from selector.steps import listed, ranges, shards
+from selector.steps import listed, shards
+from selector.steps.ranges import arranging, spans
 
 pytestmark = pytest.mark.slow
 
@@ -122,11 +123,11 @@ def test_the_manifest_is_that_of_the_reference_wherever_shards_and_ranges_begin(
         exchanged.append((len(args[3]), args[4]))
         return exchange(*args)
 
-    monkeypatch.setattr(ranges, "exchange", noted)
+    monkeypatch.setattr(arranging, "exchange", noted)
     digests: set[str] = set()
     for shard_rows, range_rows, num_shards in ((1 << 20, 1 << 20, 1), (3000, 500, 7), (7000, 1500, 3)):
         monkeypatch.setattr(shards, "SHARD_ROWS", shard_rows)
-        monkeypatch.setattr(ranges, "RANGE_ROWS", range_rows)
+        monkeypatch.setattr(spans, "RANGE_ROWS", range_rows)
         exchanged.clear()
         root = shutil.copytree(unasked[1] / "root", tmp_path / f"{shard_rows}")
         outcome = pipeline.build(policy, root=str(root), executor=LocalExecutor(workers=1))
@@ -208,7 +209,7 @@ def test_an_order_over_shards_and_ranges_is_that_of_one_sort(
     asked = dataclasses.replace(unasked[0], order=order_of(name, tmp_path), missing="last")
     policy = asked.policy(unasked[1] / "corpus")
     monkeypatch.setattr(shards, "SHARD_ROWS", 3000)
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 500)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 500)
     outcome = pipeline.build(policy, root=str(one_root), executor=LocalExecutor(workers=1))
     assert len(outcome.manifest) >= outcome.manifest.info["counts"]["kept"] > 3000
     assert differences(asked.corpus, policy, Path(outcome.uri)) == []

@@ -38,6 +38,7 @@ from selector.order.spread import Spread
 from selector.order.warmup import Warmup
 from selector.order.where_it_counts import WhereItCounts
 from selector.steps import ranges
+from selector.steps.ranges import spans
 from selector.storage import Storage, open_storage
 from selector.testing import EXACT, SCORE, variants
 from selector.testing._awkward import Held, Repeating
@@ -157,7 +158,7 @@ def answers(
 
 @pytest.mark.slow
 def test_every_one_of_these_orders_is_the_same_over_shards_and_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 20)
     table = with_visits(made_up(24, 3), [1, 2])
     for order in ORDERS:
         whole, over_shards = answers(order, table, 20)
@@ -171,14 +172,14 @@ def test_an_order_around_a_placed_one_is_the_same_over_shards_and_in_one_piece(
     table: pa.Table, times: list[int], rows: int, range_rows: int, order: Order
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "RANGE_ROWS", range_rows)
+        patch.setattr(spans, "RANGE_ROWS", range_rows)
         whole, over_shards = answers(order, with_visits(table, times), rows)
     assert over_shards == whole
 
 
 @pytest.mark.slow
 def test_phases_are_the_same_over_shards_and_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 20)
     monkeypatch.setattr(spend, "LIMIT", 8)
     for order in PHASES:
         whole, over_shards = answers(order, with_visits(made_up(24, 3), [1, 2]), 9)
@@ -194,7 +195,7 @@ AROUND = [name for name in plugins.names("orders") if issubclass(plugins.find("o
 def test_every_order_around_another_one_is_the_same_over_shards_around_every_placed_order(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 9)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 9)
     table = with_visits(made_up(40, 3), [1, 2])
     given_ = {"score": SCORE} if name == "where_it_counts" else {}
     tried = [order for order in variants("orders", name, **given_) if is_arranged_by_shards(order)]
@@ -206,7 +207,7 @@ def test_every_order_around_another_one_is_the_same_over_shards_around_every_pla
 
 @pytest.mark.slow
 def test_the_work_of_every_sort_can_be_sent_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 20)
     best = WhereItCounts(inner=Jittered(inner=Repeating(), size=4), score=NAME, share=0.3)
     storage = open_storage(str(tmp_path))
     whole, over_shards = answers(Warmup(inner=best, share=0.4), with_visits(made_up(40, 3), [2]), 21, storage, far)
@@ -233,7 +234,7 @@ class Dying:
 
 @pytest.mark.slow
 def test_a_sort_that_is_killed_anywhere_goes_on_to_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RANGE_ROWS", 20)
+    monkeypatch.setattr(spans, "RANGE_ROWS", 20)
     phases = Phases(phases=(Phase(share=0.6, inner=Repeating()), Phase()))
     order, table = WhereItCounts(inner=phases, score=NAME, share=0.3), with_visits(made_up(30, 3), [2])
     after, has_died = 0, True
