@@ -5,35 +5,22 @@ machine took in seconds is in no table.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import yaml
 
-from selector.errors import SelectorError
-from selector.exact import Floats, keyed
+from selector.exact import Floats
 from selector.tune.arms import RANDOM, Arm, Condition, conditions_for, conditions_of, policy_of
 from selector.tune.comparison import Decision, Estimate, beside, bootstrap, decide, differences, estimate, pairs_of
-from selector.tune.evidence import Evidence, rows_of
+from selector.tune.measurements import Measurements, Observed
 from selector.tune.objectives import HeldOut
 from selector.tune.study import Study
 
 _SHOWN = 100
 """Documents that were held out and left again, as many as are named."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """One measurement of a study."""
-
-    arm: Arm
-    condition: Condition
-    setting: str
-    seed: int
-    evidence: Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,110 +76,30 @@ def outcome_of(
     study: Study, arms: Sequence[Arm], observed: Sequence[Observed], held_out: HeldOut, stopped: str | None = None
 ) -> Outcome:
     """What follows from these measurements. A seed counts once all arms are measured by it."""
-    competing = [arm for arm in arms if arm.competes]
-    conditions, settings = conditions_of(study), study.plugin.settings
-    by_place = {(one.arm.name, one.condition, one.setting, one.seed): one for one in observed}
-    places = [(arm, condition, setting) for arm in arms for condition in conditions_for(arm, conditions)
-              for setting in settings]  # fmt: skip
-    seeds = [
-        seed
-        for seed in study.seed_numbers
-        if all((arm.name, condition, setting, seed) in by_place for arm, condition, setting in places)
-    ]
-    metric, better = study.deciding
-    if not seeds:
+    measured = Measurements.of(study, arms, observed, held_out)
+    if not measured.seeds:
         return _without_seeds(study, arms, stopped)
-
-    def values_of(name: str, arm: Arm, condition: Condition, setting: str) -> tuple[Floats, Floats]:
-        rows = [_rows(by_place[arm.name, condition, setting, seed].evidence.measured, name, held_out) for seed in seeds]
-        return np.stack([values for values, _ in rows]), rows[0][1]
-
-    def pooled(name: str, arm: Arm, condition: Condition) -> tuple[Floats, Floats]:
-        of_settings = [values_of(name, arm, condition, setting) for setting in settings]
-        return np.mean([values for values, _ in of_settings], axis=0), of_settings[0][1]
-
-    weights = pooled(metric, competing[0], conditions[-1])[1]
-    decision = decide(
-        [
-            [np.stack([values_of(metric, arm, condition, setting)[0] for arm in competing]) for setting in settings]
-            for condition in conditions
-        ],
-        weights,
-        higher=better == "higher",
-        names=[arm.name for arm in competing],
-        conditions=[condition.label for condition in conditions],
-        settings=settings,
-        look=max(1, len(seeds) - study.seeds.least + 1),
-        looks=study.seeds.most - study.seeds.least + 1,
-    )
-    if len(seeds) < study.seeds.least and decision.winner is not None:
-        finished = counted(len(seeds), "seed")
-        decision = Decision(winner=None, reason=f"seeds.least is {study.seeds.least}, and {finished} finished")
-    cells: list[dict[str, Any]] = []
-    for condition in conditions:
-        here = [arm for arm in arms if condition in conditions_for(arm, conditions)]
-        values = np.stack([pooled(metric, arm, condition)[0] for arm in here])
-        compete = [i for i, arm in enumerate(here) if arm.competes]
-        drawn = bootstrap(values[compete], weights, higher=better == "higher")
-        means = np.array([estimate(one, weights).mean for one in values])
-        ranks = _ranks(means[compete] * (1 if better == "higher" else -1))
-        for i, arm in enumerate(here):
-            at = compete.index(i) if i in compete else None
-            own = estimate(values[i], weights)
-            cells.append(
-                {
-                    "arm": arm.name,
-                    "condition": condition.label,
-                    "mean": means[i],
-                    "low": own.low if at is None else drawn.low[at],
-                    "high": own.high if at is None else drawn.high[at],
-                    "rank": None if at is None else ranks[at],
-                    "chance_of_being_best": None if at is None else drawn.chance[at],
-                    "beside_random": _beside(here, i, values, weights),
-                    "settings": {
-                        setting: float((values_of(metric, arm, condition, setting)[0] @ weights).mean() / weights.sum())
-                        for setting in settings
-                        if len(settings) > 1
-                    },
-                    "other": {
-                        name: float(estimate(*pooled(name, arm, condition)).mean)
-                        for name in study.plugin.metrics
-                        if name != metric
-                    },
-                    "tokens": sum(
-                        by_place[arm.name, condition, setting, seed].evidence.tokens
-                        for setting in settings
-                        for seed in seeds
-                    ),
-                }
-            )
-    of_conditions = [np.stack([pooled(metric, arm, condition)[0] for arm in competing]) for condition in conditions]
+    conditions, (metric, better), competing = conditions_of(study), study.deciding, measured.competing
+    weights = measured.pooled(metric, competing[0], conditions[-1])[1]
+    decision = _decision(measured, weights)
+    cells = [cell for condition in conditions for cell in _cells(measured, condition, weights)]
+    of_conditions = [
+        np.stack([measured.pooled(metric, arm, condition)[0] for arm in competing]) for condition in conditions
+    ]
     pairs = differences(of_conditions[-1], weights)
-    winner = None if decision.winner is None else competing[decision.winner].name
     content: dict[str, Any] = {
         "metric": metric,
         "better": better,
         "objective": study.objective.label,
-        "seeds": seeds,
-        "held_out": {}
-        if not study.plugin.reads_held_out
-        else {
-            "documents": held_out.documents.num_rows,
-            "domains": len(held_out.documents["domain"].unique()),
-            "fingerprint": held_out.fingerprint,
-            "left": held_out.left.num_rows,
-            "left_are_like": [
-                {**row, "doc_id": row["doc_id"].hex(), "other": row["other"].hex()}
-                for row in held_out.left.slice(0, _SHOWN).to_pylist()
-            ],
-        },
-        "winner": winner,
+        "seeds": measured.seeds,
+        "held_out": _held_out(held_out) if study.plugin.reads_held_out else {},
+        "winner": None if decision.winner is None else competing[decision.winner].name,
         "reason": decision.reason,
         "flags": list(decision.flags),
         "stopped": stopped,
         "below_floor": study.plugin.below_floor,
         "conditions": [condition.label for condition in conditions],
-        "settings": [setting for setting in settings if setting],
+        "settings": [setting for setting in study.plugin.settings if setting],
         "arms": [
             {"name": arm.name, "changes": dict(arm.changes), "competes": arm.competes, "crosses": crosses}
             for arm, crosses in zip(arms, _crossings(arms, of_conditions, weights), strict=True)
@@ -202,22 +109,81 @@ def outcome_of(
             {"arms": [competing[first].name, competing[second].name], **_estimate(one)}
             for (first, second), one in pairs.items()
         ],
-        "domains": _domains(study, arms, conditions[-1], held_out, pooled),
+        "domains": _domains(measured, conditions[-1]),
         "tokens": sum(cell["tokens"] for cell in cells),
     }
     return Outcome(study=study, decision=decision, content=_plain(content))
 
 
-def _rows(measured: pa.Table, metric: str, held_out: HeldOut) -> tuple[Floats, Floats]:
-    """The values of a metric and their weights: of the held-out documents in their order, or one."""
-    table = rows_of(measured, metric).combine_chunks()
-    if table.num_rows == 1 and table["doc_id"].null_count:
-        return table["value"].to_numpy(), table["weight"].to_numpy()
-    words = keyed.words(table["doc_id"])
-    table = table.take(pa.array(np.lexsort((words[:, 1], words[:, 0]))))
-    if not table["doc_id"].combine_chunks().equals(held_out.documents["doc_id"].combine_chunks()):
-        raise SelectorError(f"The objective did not measure {metric} of every held-out document once.")
-    return table["value"].to_numpy(), table["weight"].to_numpy()
+def _decision(measured: Measurements, weights: Floats) -> Decision:
+    """Which of the competing arms is the best, if one is told apart."""
+    study, competing = measured.study, measured.competing
+    conditions, settings, (metric, better) = conditions_of(study), study.plugin.settings, study.deciding
+    decision = decide(
+        [
+            [np.stack([measured.values(metric, arm, condition, one)[0] for arm in competing]) for one in settings]
+            for condition in conditions
+        ],
+        weights,
+        higher=better == "higher",
+        names=[arm.name for arm in competing],
+        conditions=[condition.label for condition in conditions],
+        settings=settings,
+        look=max(1, len(measured.seeds) - study.seeds.least + 1),
+        looks=study.seeds.most - study.seeds.least + 1,
+    )
+    if len(measured.seeds) < study.seeds.least and decision.winner is not None:
+        finished = counted(len(measured.seeds), "seed")
+        return Decision(winner=None, reason=f"seeds.least is {study.seeds.least}, and {finished} finished")
+    return decision
+
+
+def _cells(measured: Measurements, condition: Condition, weights: Floats) -> Iterator[dict[str, Any]]:
+    """What is known of each arm in a condition."""
+    study, (metric, better) = measured.study, measured.study.deciding
+    here = [arm for arm in measured.arms if condition in conditions_for(arm, conditions_of(study))]
+    values = np.stack([measured.pooled(metric, arm, condition)[0] for arm in here])
+    compete = [i for i, arm in enumerate(here) if arm.competes]
+    drawn = bootstrap(values[compete], weights, higher=better == "higher")
+    means = np.array([estimate(one, weights).mean for one in values])
+    ranks = _ranks(means[compete] * (1 if better == "higher" else -1))
+    settings = study.plugin.settings if len(study.plugin.settings) > 1 else ()
+    for i, arm in enumerate(here):
+        at = compete.index(i) if i in compete else None
+        own = estimate(values[i], weights)
+        yield {
+            "arm": arm.name,
+            "condition": condition.label,
+            "mean": means[i],
+            "low": own.low if at is None else drawn.low[at],
+            "high": own.high if at is None else drawn.high[at],
+            "rank": None if at is None else ranks[at],
+            "chance_of_being_best": None if at is None else drawn.chance[at],
+            "beside_random": _beside(here, i, values, weights),
+            "settings": {
+                setting: float((measured.values(metric, arm, condition, setting)[0] @ weights).mean() / weights.sum())
+                for setting in settings
+            },
+            "other": {
+                name: float(estimate(*measured.pooled(name, arm, condition)).mean)
+                for name in study.plugin.metrics
+                if name != metric
+            },
+            "tokens": measured.tokens(arm, condition),
+        }
+
+
+def _held_out(held_out: HeldOut) -> dict[str, Any]:
+    return {
+        "documents": held_out.documents.num_rows,
+        "domains": len(held_out.documents["domain"].unique()),
+        "fingerprint": held_out.fingerprint,
+        "left": held_out.left.num_rows,
+        "left_are_like": [
+            {**row, "doc_id": row["doc_id"].hex(), "other": row["other"].hex()}
+            for row in held_out.left.slice(0, _SHOWN).to_pylist()
+        ],
+    }
 
 
 def _beside(arms: Sequence[Arm], at: int, values: Floats, weights: Floats) -> dict[str, Any] | None:
@@ -250,12 +216,12 @@ def _crossings(arms: Sequence[Arm], of_conditions: Sequence[Floats], weights: Fl
     return [crossed.get(arm.name, []) for arm in arms]
 
 
-def _domains(study: Study, arms: Sequence[Arm], condition: Condition, held_out: HeldOut, pooled: Any) -> dict[str, Any]:
-    """The deciding metric of each domain, by arm, in the last condition."""
-    names = np.array(held_out.documents["domain"].to_pylist(), object)
+def _domains(measured: Measurements, condition: Condition) -> dict[str, Any]:
+    """The deciding metric of each domain, by arm, in this condition."""
+    names = np.array(measured.held_out.documents["domain"].to_pylist(), object)
     by_arm: dict[str, Any] = {}
-    for arm in arms:
-        values, weights = pooled(study.deciding[0], arm, condition)
+    for arm in measured.arms:
+        values, weights = measured.pooled(measured.study.deciding[0], arm, condition)
         if len(weights) != len(names):
             return {}
         by_arm[arm.name] = {

@@ -33,7 +33,8 @@ from selector.tune.arms import (
     policy_of,
     with_controls,
 )
-from selector.tune.result import Observed, Outcome, outcome_of
+from selector.tune.measurements import Observed
+from selector.tune.result import Outcome, outcome_of
 from selector.tune.study import Study
 from selector.tune.trials import CeilingReached, Quiet, Trials
 

@@ -29,8 +29,8 @@ from selector.tune import evidence, held_out
 from selector.tune.arms import Arm, Condition, policy_of
 from selector.tune.chosen import Chosen
 from selector.tune.evidence import Evidence
+from selector.tune.measurements import Observed
 from selector.tune.objectives import HeldOut, Objective, Trial
-from selector.tune.result import Observed
 from selector.tune.study import Study
 
 Place = tuple[Arm, Condition, str, int]

@@ -15,8 +15,8 @@ from selector.exact import keyed
 from selector.tune import search
 from selector.tune.arms import Arm, policy_of
 from selector.tune.evidence import Evidence
+from selector.tune.measurements import Observed
 from selector.tune.objectives import HeldOut, answer
-from selector.tune.result import Observed
 from selector.tune.study import Study, search_seeds
 from selector.tune.trials import Place
 
