@@ -60,7 +60,10 @@ def each_batch(lengths: Ints, room: Room, compute: Callable[[Ints], Answer]) -> 
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int, side: Side = "right") -> tuple[Ints, Ints]:
-    """Rows as long as the longest, and a mask with 1 where a row is itself, both (rows, longest)."""
+    """Rows as long as the longest, filled up on this side; and a mask, 1 at what is a row's own.
+
+    Both have the shape (rows, longest).
+    """
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     longest = int(lengths.max(initial=0))
     columns = np.arange(longest)

@@ -197,6 +197,8 @@ class Encoder:
             raise PolicyError(
                 f"{where} has a {kind}, which does not say where it cuts a text. Take a model with a tokenizer.json."
             )
+        if first.tokenizer.pad_token_id is None:
+            raise PolicyError(f"{where} has no padding token, so texts cannot share a batch. Take a model with one.")
         if "message" in first.modality_config:
             raise PolicyError(f"{where} puts texts into a chat template, which we do not. Take a model without one.")
         if _prompt_tokens(model, self._settings) + _LEAST_ROOM > self.max_tokens:
@@ -265,12 +267,14 @@ class Encoder:
             features = dict(first.data_collator(bare, return_tensors="pt"))
             features["position_ids"] += getattr(first, "_flatten_position_offset", 0)
             return {name: value for name, value in features.items() if name != "labels"}
-        fillers = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-        features: dict[str, Any] = {}
-        for name in windows[0]:  # tokenizer.pad goes over every token in Python, which takes longer than a GPU needs
-            rows, mask = padded([window[name] for window in windows], fillers[name], tokenizer.padding_side)
-            features |= {name: torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask)}
-        return features
+        # What tokenizer.pad answers. That goes over every token in Python, which takes longer than a GPU needs.
+        fillers = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        columns: dict[str, Ints] = {}
+        for name in windows[0]:
+            columns[name], mask = padded([window[name] for window in windows], fillers[name], tokenizer.padding_side)
+            if "attention_mask" in tokenizer.model_input_names:
+                columns["attention_mask"] = mask
+        return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 
 def _prompt_tokens(model: Any, settings: Settings) -> int:

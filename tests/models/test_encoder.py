@@ -165,6 +165,27 @@ def test_a_text_has_the_vector_that_sentence_transformers_gives_it(name: str, ti
         assert (ours * wanted).sum(axis=1).min() >= 0.99999
 
 
+@pytest.mark.parametrize(
+    "change",
+    [several(), padded_left, edited("tokenizer_config.json", model_input_names=["input_ids"])],
+    ids=["as it is", "left", "without a mask"],
+)
+def test_a_batch_is_what_the_tokenizer_pads(change: Change, tiny_model: Path, tmp_path: Path) -> None:
+    one = encoder(changed(tiny_model, tmp_path, change))
+    windows, _ = one._windows(TEXTS)  # pyright: ignore[reportPrivateUsage]
+    ours = one._features(windows)  # pyright: ignore[reportPrivateUsage]
+    tokenizer = one._model.tokenizer  # pyright: ignore[reportPrivateUsage]
+    wanted = dict(tokenizer.pad(windows, return_tensors="pt"))
+    assert ours.keys() == wanted.keys() and all(ours[name].equal(wanted[name]) for name in wanted)
+
+
+def test_a_model_without_a_padding_token_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    bare = edited("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", pad_token=None)
+    folder = changed(tiny_model, tmp_path, several(bare, edited("special_tokens_map.json", pad_token=None)))
+    with pytest.raises(PolicyError, match="has no padding token, so texts cannot share a batch"):
+        encoder(folder).load()
+
+
 REFUSED: list[tuple[Change, str]] = [
     (with_modules("StaticEmbedding"), r"module 0 in its modules\.json is .*StaticEmbedding. There can be Transformer"),
     (with_modules("Router"), r"module 0 in its modules\.json is .*Router"),
