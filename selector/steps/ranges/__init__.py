@@ -8,7 +8,7 @@ where they are. One with parts arranges each over the rows that it has, and puts
 that of `arrange`, bit for bit.
 """
 
+from selector.steps.ranges.back import POSITIONS
 from selector.steps.ranges.kinds import arranged
-from selector.steps.ranges.spans import POSITIONS
 
 __all__ = ["POSITIONS", "arranged"]

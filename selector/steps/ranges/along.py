@@ -3,22 +3,21 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 import pyarrow as pa
 
 from selector import tables
+from selector.engine.exchange import Answer
 from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.exact import Ints, keyed
 from selector.order import Along
 from selector.order._around import phases_at, stretches, taken
 from selector.order._parted import phases_of_part
+from selector.steps.ranges.arranging import ShardRows
 from selector.steps.ranges.back import Arranged, Lined
-from selector.steps.ranges.spans import ShardRows
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,32 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from selector import tables
 from selector.engine.exchange import Deal, Item, by_bucket
 from selector.engine.store import Store
 from selector.exact import UInt64, keyed
 from selector.order import numbered
-from selector.steps.ranges.arranging import Arranging
-from selector.steps.ranges.spans import PLACED, POSITIONS, Range, ShardRows
+from selector.steps.ranges.arranging import Arranging, ShardRows
+from selector.steps.ranges.spans import Range
+
+PLACED = pa.schema(
+    [("row", pa.int64()), ("position", pa.int64()), ("phase", tables.LABEL), ("loss_weight", pa.float32())]
+)
+POSITIONS = pa.schema(
+    [
+        ("row", pa.int64()),  # of the shard's chosen documents
+        ("position", pa.int64()),  # in the order; the table is sorted by it
+        ("visit", pa.uint16()),
+        ("phase", tables.LABEL),
+        ("loss_weight", pa.float32()),
+    ]
+)
 
 
 class Lines(Protocol):
     """What is in a range, one visit after another: row and shard, phase and loss weight. Picklable."""
 
-    def __call__(self, store: Store, span: "Range", /) -> pa.Table: ...
+    def __call__(self, store: Store, span: Range, /) -> pa.Table: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""An order over shards: what an order of each kind takes, and what it is arranged around or by."""
+"""Arranges an order over shards: by the module for its kind, after the orders that it reads or is around."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from selector.engine.exchange import Answer
 from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.order import Along, Dealt, Order, Resorted
@@ -16,14 +17,13 @@ from selector.order._placed import standing
 from selector.order._weighted import Weighted
 from selector.plugins.blame import Blamed, with_blame
 from selector.plugins.pool import Pool
-from selector.steps.ranges.along import AlongShard, Answer, OfAlong, stretches_of
-from selector.steps.ranges.arranging import Arranging
+from selector.steps.ranges.along import AlongShard, OfAlong, stretches_of
+from selector.steps.ranges.arranging import Arranging, RowsOf, ShardRows
 from selector.steps.ranges.back import Arranged
 from selector.steps.ranges.moved import moved
 from selector.steps.ranges.parted import in_parts
 from selector.steps.ranges.placed import by_ranks
 from selector.steps.ranges.resorted import sorted_anew
-from selector.steps.ranges.spans import RowsOf, ShardRows
 from selector.steps.ranges.weighed import weighed
 
 

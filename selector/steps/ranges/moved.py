@@ -20,10 +20,8 @@ from selector.plugins.blame import blamed
 from selector.steps.ranges import spans
 from selector.steps.ranges.along import AlongShard
 from selector.steps.ranges.arranging import Arranging
-from selector.steps.ranges.back import Arranged, StillUnvisited, collected
-from selector.steps.ranges.spans import LINES, PLACED, Range, digest_of, in_line, whole_of
-
-_GROUPS = np.empty(0, np.int8)
+from selector.steps.ranges.back import PLACED, Arranged, StillUnvisited, collected
+from selector.steps.ranges.spans import LINES, Range, digest_of, in_line, whole_of
 
 
 def moved(arranging: Arranging, order: Moved, inner: Arranged, visits: Visits, along: Sequence[AlongShard]) -> Arranged:
@@ -36,7 +34,7 @@ def moved(arranging: Arranging, order: Moved, inner: Arranged, visits: Visits, a
     num_ranges = max(spans.num_ranges(visits.count), 1)
     line = functools.partial(_line, done.passing)
     ranges = in_line(arranging.exchanged("in line", along, num_ranges, deal, line))
-    groups = np.concatenate([_GROUPS, *(done.store.read(span.key, "groups")["group"] for span in ranges)])
+    groups = np.concatenate([np.empty(0, np.int8), *(done.store.read(span.key, "groups")["group"] for span in ranges)])
     with blamed("order", name, order):
         moves = order.moves(groups, visits, summary)
         del groups

@@ -15,9 +15,9 @@ from selector.order import Order, numbered
 from selector.order._parted import Arrangement, Part, Parted, arrangement, mixtures_of, phases_of_part
 from selector.order._placed import columns_read, left_out
 from selector.plugins.blame import blamed, with_blame
-from selector.steps.ranges.arranging import Arranging
-from selector.steps.ranges.back import Arranged, Lined
-from selector.steps.ranges.spans import PLACED, POSITIONS, RowsOf, ShardRows, digest_of
+from selector.steps.ranges.arranging import Arranging, RowsOf, ShardRows
+from selector.steps.ranges.back import PLACED, POSITIONS, Arranged, Lined
+from selector.steps.ranges.spans import digest_of
 
 Arrange = Callable[[Arranging, Order], Arranged]
 

@@ -16,13 +16,12 @@ from selector.exact import Ints, tally
 from selector.order import Dealt
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, middles, placed
 from selector.plugins.blame import blamed, with_blame
-from selector.steps.ranges.arranging import Arranging
+from selector.steps.ranges.arranging import Arranging, ShardRows
 from selector.steps.ranges.back import Arranged, given_back
 from selector.steps.ranges.spans import (
     KEYS,
     LINES,
     Range,
-    ShardRows,
     cuts_between,
     digest_of,
     in_line,
@@ -177,7 +176,7 @@ class _OfGroups:
     order: Dealt
     summary: Any
 
-    def __call__(self, store: Store, span: "Range") -> pa.Table:
+    def __call__(self, store: Store, span: Range) -> pa.Table:
         rows = store.read(span.key, "rows")
         positions = span.first + np.arange(rows.num_rows)
         phase, weights = labelled(self.order, rows["group"].to_numpy(), positions, self.summary)

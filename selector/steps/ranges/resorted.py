@@ -103,7 +103,7 @@ class _Carried:
     order: Resorted
     total: int
 
-    def __call__(self, store: Store, span: "Range") -> pa.Table:
+    def __call__(self, store: Store, span: Range) -> pa.Table:
         rows = store.read(span.key, "rows")
         labels = self.order.phases(span.first + np.arange(rows.num_rows), self.total)
         if labels is None:

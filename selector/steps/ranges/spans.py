@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.engine.store import Store
 from selector.exact import Ints, keyed
 
 RANGE_ROWS = 1 << 18
@@ -17,41 +15,6 @@ _SAMPLE = 1024  # of each shard, to find where ranges begin
 
 KEYS = ("group", "key", "high", "low")  # what rows are sorted by
 LINES = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("phase", tables.LABEL), ("loss_weight", pa.float32())])
-PLACED = pa.schema(
-    [("row", pa.int64()), ("position", pa.int64()), ("phase", tables.LABEL), ("loss_weight", pa.float32())]
-)
-POSITIONS = pa.schema(
-    [
-        ("row", pa.int64()),  # of the shard's chosen documents
-        ("position", pa.int64()),  # in the order; the table is sorted by it
-        ("visit", pa.uint16()),
-        ("phase", tables.LABEL),
-        ("loss_weight", pa.float32()),
-    ]
-)
-
-
-class ShardRows(Protocol):
-    """The rows of one shard, wherever their columns are, such as a `ChosenShard`. Picklable."""
-
-    @property
-    def number(self) -> int: ...
-
-    def read(self, store: Store, names: Sequence[str]) -> pa.RecordBatch:
-        """The rows with these columns; those of a document one after another."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowsOf:
-    """The rows of a shard, as a shard of a pool."""
-
-    store: Store
-    shard: ShardRows
-    num_rows: int
-
-    def read(self, columns: Sequence[str]) -> pa.RecordBatch:
-        return self.shard.read(self.store, columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from selector.plugins.blame import blamed
 from selector.plugins.families import name_of
 from selector.steps.ranges.along import AlongShard
 from selector.steps.ranges.arranging import Arranging
-from selector.steps.ranges.back import Arranged
-from selector.steps.ranges.spans import POSITIONS, digest_of
+from selector.steps.ranges.back import POSITIONS, Arranged
+from selector.steps.ranges.spans import digest_of
 
 
 def weighed(
