@@ -1,8 +1,9 @@
 """Evidence: what an objective measured of a policy, kept in the root for this study and for later ones.
 
 Its key says the policy with all that decides what it chooses (its plug-ins, models, corpus and the versions of the
-steps), the objective, the held-out documents, the seed, the scale and the setting: nothing of clusters or of the
-machine. So it is still there when clusters were made anew, and `gc` leaves it alone: training cost more than it holds.
+steps), the objective, the held-out documents, the seed, the scale and the setting: nothing of the clusters that were
+found or of the machine. So it is still there when clusters were made anew, and `gc` leaves it alone: training cost more
+than it holds.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What was measured of the arms of a study, by place and seed."""
+"""What was measured of the arms of a study, by arm, condition, setting and seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """All arms by the seeds that count: those by which every arm is measured."""
+    """What was measured by the seeds that count: those by which every arm was measured at all its conditions."""
 
     study: Study
     arms: Sequence[Arm]
@@ -50,6 +50,7 @@ class Measurements:
 
     @property
     def competing(self) -> list[Arm]:
+        """The arms of which one may be the best."""
         return [arm for arm in self.arms if arm.competes]
 
     def values(self, metric: str, arm: Arm, condition: Condition, setting: str) -> tuple[Floats, Floats]:
