@@ -195,10 +195,9 @@ def decide(
         for mean, one in zip(means, pooled, strict=True)
     ]
     if any(ahead):
-        ranks = ", ".join(
-            f"{names[[*better, best][0]]} at {where}" for better, where in zip(ahead, conditions, strict=True)
-        )
-        return Decision(winner=None, reason=f"ranks change with the scale: {ranks}", is_separated=is_separated)
+        elsewhere = [f"{names[arms[0]]} at {where}" for arms, where in zip(ahead, conditions, strict=True) if arms]
+        reason = f"ranks change with the scale: {names[best]} is ahead at {conditions[-1]}, and behind "
+        return Decision(winner=None, reason=reason + ", ".join(elsewhere), is_separated=is_separated)
     if alike:
         return Decision(winner=None, reason=f"{names[best]} is not told apart from {', '.join(alike)}")
     firsts = [int(np.argmax(mean)) for mean in means]
