@@ -84,11 +84,9 @@ class Halting:
 
         def wait() -> None:
             for lose in losses:
-                self._marker.unlink()
-                while not (self._marker.exists() and (process := self._marker.read_text("utf-8"))):
-                    if ended.wait(0.02):
-                        return
-                (machine,) = [machine for machine in self.machines if int(process) in machine.processes()]
+                machine = self._next(ended)
+                if machine is None:
+                    return
                 lose(machine)
                 lost.append(machine)
 
@@ -102,6 +100,22 @@ class Halting:
             ended.set()
             waiting.join()
         assert len(lost) == len(losses), "nobody came to where it was to happen"
+
+    def _next(self, ended: threading.Event) -> Machine | None:
+        """The machine of the next worker that stands still; None once `ended` is set.
+
+        A worker that is below none of the machines has outlived its own, and is ended.
+        """
+        while True:
+            self._marker.unlink()
+            while not (self._marker.exists() and (process := self._marker.read_text("utf-8"))):
+                if ended.wait(0.02):
+                    return None
+            for machine in self.machines:
+                if int(process) in machine.processes():
+                    return machine
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
 
 def parts_done(folder: Path) -> Counter[str]:

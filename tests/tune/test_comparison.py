@@ -51,7 +51,9 @@ def test_an_arm_that_is_better_by_a_known_margin_wins_within_six_seeds() -> None
 def test_no_arm_wins_where_the_best_one_changes_with_the_scale() -> None:
     for number in range(20):
         decision, _ = studied([[-6.0, 0.0, 0.0], [0.0, -6.0, 0.0]], number)
-        assert decision.winner is None and decision.reason.endswith("arm 1 is ahead at scale 1, and behind arm 0 at scale 0")
+        assert decision.winner is None and decision.reason.endswith(
+            "arm 1 is ahead at scale 1, and behind arm 0 at scale 0"
+        )
 
 
 def test_an_arm_that_is_ahead_at_a_small_scale_within_the_noise_is_a_flag_and_forbids_no_winner() -> None:
