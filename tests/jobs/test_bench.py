@@ -430,6 +430,7 @@ def test_a_small_part_costs_one_object_in_every_step_that_has_parts(tmp_path: Pa
         family: more.pop(family) for family in ("ingest", "columns.parts", "dedup.parts", "embed", "cluster", "rate")
     }
     assert set(of_parts.values()) == {18}, "a seal, and within it its tables"
+    assert more.pop("survey") < 5, "some 256 files make one task, which ends where a hash of a path says so"
     assert set(more.values()) == {0}, "no other step stores anything for a part"
     assert few.total > 0 and set(few.cpu) == set(many.cpu)
 
