@@ -1,6 +1,7 @@
 """Manifests made of tables in memory, without the steps that would make them."""
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from selector import tables
 from selector.engine.step import Done, Mapper
-from selector.engine.store import Store
+from selector.engine.store import Blob, Seal, Store
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.commit import PART_ROWS
 from selector.storage import Storage
@@ -36,6 +37,13 @@ def laid_out(chosen: pa.Table, visits: pa.Table, part_rows: int = PART_ROWS) -> 
     return parts
 
 
+def _sealed(storage: Storage, decisions: bytes) -> Seal:
+    """The seal of an artefact whose table `decisions` has these bytes."""
+    blob = Blob(sha256=hashlib.sha256(decisions).hexdigest(), num_bytes=len(decisions), num_rows=0)
+    storage.ensure(blob.key, decisions)
+    return Seal(key=f"decisions/{blob.sha256}", tables={"decisions": blob})
+
+
 def committed_in(
     storage: Storage,
     chosen: pa.Table,
@@ -52,7 +60,7 @@ def committed_in(
         Done(Store(storage), mapper),
         "run",
         parts=laid_out(chosen, visits, part_rows),
-        decisions=[functools.partial(given, data) for data in decisions],
+        decisions=[_sealed(storage, data) for data in decisions],
         unvisited=[functools.partial(given, table) for table in unvisited],
         **told,
     )

@@ -21,7 +21,7 @@ from selector import failpoint, tables
 from selector.engine.canonical import fingerprint
 from selector.engine.exchange import by_bucket, collected
 from selector.engine.step import Done
-from selector.engine.store import Store, parquet_pieces, to_arrow, to_parquet
+from selector.engine.store import Seal, Store, parquet_pieces, to_arrow, to_parquet
 from selector.errors import DamagedError, SelectorError
 from selector.manifest.describe import Reasons, sentence
 from selector.manifest.digest import labels, root
@@ -60,7 +60,7 @@ def commit(
     prefix: str,
     *,
     parts: Sequence[Visits],
-    decisions: Sequence[Callable[[], bytes]],
+    decisions: Sequence[Seal],
     unvisited: Sequence[Callable[[], pa.Table]] = (),
     files: pa.Table,
     counts: Mapping[str, Any],
@@ -76,15 +76,15 @@ def commit(
 ) -> Manifest:
     """The manifest, once all of it is stored: in `<prefix>/manifest/` and, beside it, `<prefix>/decisions/`.
 
-    `parts` are the visits, as many rows to a part as a part has. `decisions` read tables of `tables.DECISIONS` in
-    corpus order as Parquet, which are stored byte for byte; `unvisited` read, for the documents of each of those, what
-    the order does not visit: doc_id, file, row, reason and arguments. `files` is `tables.FILES`.
-    `counts` is what the steps counted, under any of these names: `rows` of the corpus and the `documents` among them;
-    documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`; `reasons`, how many were
-    left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`, `without_source` and `clusters_tried`
-    as in `Counts`. They are compared with the tables; what is not told, the tables tell. `lost` are the rows that never
-    became documents, by reason. `facts` are those of "select", "order", "corpus", "cluster" and "repeats",
-    `phases` what the order says of a phase.
+    `parts` are the visits, as many rows to a part as a part has. `decisions` are artefacts of one table, `decisions`:
+    `tables.DECISIONS` in corpus order, as Parquet, which is taken over byte for byte; `unvisited` read, for the
+    documents of each of those, what the order does not visit: doc_id, file, row, reason and arguments. `files` is
+    `tables.FILES`. `counts` is what the steps counted, under any of these names: `rows` of the corpus and the
+    `documents` among them; documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`;
+    `reasons`, how many were left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`,
+    `without_source` and `clusters_tried` as in `Counts`. They are compared with the tables; what is not told, the
+    tables tell. `lost` are the rows that never became documents, by reason. `facts` are those of "select", "order",
+    "corpus", "cluster" and "repeats", `phases` what the order says of a phase.
 
     Safe to call again after a crash anywhere, and from several processes at once: the same content gives the
     same bytes, whoever finishes first has committed, and all get the same manifest. Raises SelectorError if
@@ -281,13 +281,13 @@ class _Work:
     publisher: Publisher
     places: Places
 
-    def check(self, item: tuple[int, Callable[[], bytes]]) -> _Checked:
+    def check(self, item: tuple[int, Seal]) -> _Checked:
         """Checks and stores a part of the decisions."""
-        number, read = item
-        data = read()
+        number, of_part = item
+        data = self.store.blob(of_part, "decisions")
         table = _decisions(data)
         sums, kept = decided(table, self.places)
-        name, sha256 = self.publisher.part("decisions", number, data)
+        name, sha256 = self.publisher.copy("decisions", number, data, of_part.tables["decisions"].key)
         file, row = (table[column][0].as_py() if len(table) else 0 for column in ("file", "row"))
         part = DecisionPart(name=name, rows=len(table), sha256=sha256, first_file=file, first_row=row)
         return _Checked(part=part, sums=sums, kept=self._keep("kept", [sha256], {"kept": kept}))

@@ -34,6 +34,14 @@ class Publisher:
         name = part_name(index)
         return name, self._put(f"{self._folders[folder]}/{name}", data)
 
+    def copy(self, folder: str, index: int, data: bytes, source: str) -> tuple[str, str]:
+        """The same of a part whose bytes another object of the storage holds already, where they need no more room."""
+        name = part_name(index)
+        key, sha256 = f"{self._folders[folder]}/{name}", hashlib.sha256(data).hexdigest()
+        if key not in self._committed and self._storage.put_copy_if_absent(key, data, source):
+            return name, sha256
+        return name, self._put(key, data)
+
     def table(self, name: str, num_rows: int, data: bytes) -> Table:
         """What manifest.json says of `<name>.parquet`, once it is stored."""
         return Table(rows=num_rows, sha256=self._put(f"{self._home}/{name}.parquet", data))

@@ -102,7 +102,7 @@ class ManifestStep(Whole):
             parts=visits,
             unvisited=self._unvisited(done),
             files=survey.inventory(done, self.survey),
-            decisions=[functools.partial(_decisions, store, one["key"]) for one in select.shards_of(done)],
+            decisions=[store.sealed(one["key"]) for one in select.shards_of(done)],
             counts=account.counts(done),
             lost={f"quarantined in {step}: {reason}": count for (step, reason), count in lost.items()},
             facts={
@@ -214,11 +214,6 @@ def _line_up(passing: str, store: Store, bucket: int, dealt: Iterator[pa.Table])
 
 def _rows(store: Store, key: str) -> pa.Table:
     return store.read(key, "rows")
-
-
-def _decisions(store: Store, key: str) -> bytes:
-    """The decisions as select stored them, byte for byte."""
-    return store.blob(store.sealed(key), "decisions")
 
 
 def _left(store: Store, shard: ChosenShard, key: str) -> pa.Table:

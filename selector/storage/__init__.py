@@ -133,6 +133,11 @@ class Storage(abc.ABC):
         data = self.get(key)
         return None if data is None else io.BytesIO(data)
 
+    def put_copy_if_absent(self, key: str, data: bytes, source: str) -> bool:
+        """As `put_if_absent` of the bytes that another object holds already. A storage that can, has both names lead to
+        what it holds once."""
+        return self.put_if_absent(key, data)
+
     def put_pieces_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
         """As `put_if_absent` of the pieces joined. A storage that can, holds one of them at a time."""
         return self.put_if_absent(key, b"".join(pieces))

@@ -92,6 +92,20 @@ class FileStorage(Storage):
         failpoint.reach("store.after_link")
         return True
 
+    def put_copy_if_absent(self, key: str, data: bytes, source: str) -> bool:
+        path = self._name(key)
+        try:
+            _make_directory(Path(path).parent)
+            failpoint.reach("store.before_link")
+            os.link(self._name(source), path)
+            _sync_directory(os.path.dirname(path))
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links, or too many of this file; or who wrote to it is another user
+            return self.put_if_absent(key, data)
+        failpoint.reach("store.after_link")
+        return True
+
     def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
         path = self._path(key)
         try:

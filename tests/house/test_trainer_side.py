@@ -19,7 +19,7 @@ import pyarrow as pa
 from selector import tables
 from selector.consume import PADDING, Layout, ManifestBatchSampler, Texts
 from selector.engine.step import Done
-from selector.engine.store import Store, to_parquet
+from selector.engine.store import Store
 from selector.exact import keyed
 from selector.manifest import Manifest, Visits, commit
 from selector.manifest.format import canonical
@@ -40,10 +40,12 @@ def table(schema):
 files = pa.table({field.name: given.get(field.name, [None]) for field in tables.FILES}, schema=tables.FILES)
 columns = [name for name in given if name in tables.MANIFEST.names]
 visits = table([tables.MANIFEST.field(name) for name in columns]).take([2, 0, 1])
-decisions = to_parquet(canonical(table(tables.DECISIONS), tables.DECISIONS))
+store = Store(open_storage("runs"))
+decided = canonical(table(tables.DECISIONS), tables.DECISIONS)
+decisions = store.seal("decisions/all", [("decisions", decided)], form="parquet")
 commit(
-    Done(Store(open_storage("runs"))), "run", parts=[Visits(read=lambda: visits, rows=3, tokens=6)],
-    files=files, counts={}, lineage={}, models={}, versions={}, decisions=[lambda: decisions],
+    Done(store), "run", parts=[Visits(read=lambda: visits, rows=3, tokens=6)],
+    files=files, counts={}, lineage={}, models={}, versions={}, decisions=[decisions],
     policy={"corpus": {"text": "text", "key": None}},
 )
 manifest = Manifest.open("runs")
