@@ -56,6 +56,9 @@ KNOWN: Mapping[str, Column] = {
 RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance", "doc_draw")
 """Those of them that a rule may name."""
 
+WIDE = ("text", "embedding", "neighbours", "neighbour_cosines")
+"""Those of them of which one takes more room than all others together."""
+
 NO_GROUPS = (
     "doc_id", "doc_draw", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance", "branches",
     *("neighbours", "neighbour_cosines"),

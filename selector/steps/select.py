@@ -17,7 +17,7 @@ from selector.engine.store import Seal, Store
 from selector.exact.spend import costs
 from selector.manifest.format import canonical
 from selector.plugins import attached
-from selector.plugins.catalogue import KNOWN
+from selector.plugins.catalogue import KNOWN, WIDE
 from selector.plugins.pool import Pool
 from selector.plugins.pool import Shard as PoolShard
 from selector.policy.sections import SelectPolicy
@@ -122,7 +122,8 @@ class Select(Whole):
 
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
-        columns = (KNOWN["num_tokens"], *self.columns, *self.limiting, *self.later)
+        later = (column for column in self.later if column.name not in WIDE)  # of those, only what is chosen is read
+        columns = (KNOWN["num_tokens"], *self.columns, *self.limiting, *later)
         return done.once(
             "select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns, self.version)
         )

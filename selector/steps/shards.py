@@ -71,7 +71,7 @@ class Shards:
         may be chosen: these columns and the doc_id. So a part is opened once. `version` is that of who asks."""
         wanted = tuple(dict.fromkeys((KNOWN["doc_id"], *columns)))
         shards = tuple(_cut(done, eligibility, gather, version))
-        keys = list(_keys(done, gather, shards, wanted))
+        keys = list(column_keys(done, gather, "shards.columns", [(shard.key, shard) for shard in shards], wanted))
         kinds = {
             column: type_of(done.table(column.step, "sums"), column.column)
             for column in wanted
@@ -80,7 +80,7 @@ class Shards:
         store = functools.partial(_store, done.store, eligibility, wanted, kinds)
         for _ in done.map(store, _lacking(done, shards, keys)):
             pass
-        fields = [done.store.read(key, "field").schema.field(0) for key in keys[0]]
+        fields = [field_of(done.store, key) for key in keys[0]]
         return cls(
             done=done,
             shards=shards,
@@ -130,21 +130,24 @@ def _lacking(done: Done, shards: Sequence[Shard], keys: Sequence[tuple[str, ...]
     return wanted
 
 
-def _keys(done: Done, gather: Gather, shards: Sequence[Shard], columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
-    """Where each column of each shard is stored: what decides it is the verdict and the artefacts it comes from."""
+def column_keys(
+    done: Done, gather: Gather, family: str, shards: Sequence[tuple[str, Shard]], columns: Sequence[Column]
+) -> Iterator[tuple[str, ...]]:
+    """Where each column of each shard is stored: what decides it is the key that says which of its documents are meant,
+    and the artefacts it comes from."""
     by_column = [replace(gather, columns=(column,), attach=None).identities(done) for column in columns]
     start = 0
-    for shard in shards:
+    for key, shard in shards:
         end = start + len(shard.tasks)
         names = [
-            fingerprint([shard.key, column.step, column.table, column.column, in_shard[start:end]])
+            fingerprint([key, column.step, column.table, column.column, in_shard[start:end]])
             for column, in_shard in zip(columns, by_column, strict=True)
         ]
-        yield tuple(f"shards.columns/{name}" for name in names)
+        yield tuple(f"{family}/{name}" for name in names)
         start = end
 
 
-def _numbered(columns: Iterable[Column]) -> list[Column]:
+def numbered(columns: Iterable[Column]) -> list[Column]:
     """The columns under names that are all different: two plug-ins may call two columns by one name."""
     return [replace(column, name=f"column {i}") for i, column in enumerate(columns)]
 
@@ -176,13 +179,12 @@ def _store(
     wanted: _Wanted,
 ) -> None:
     """Stores the verdict on every document of a shard, and columns of those that may be chosen."""
-    columns = _numbered(all_columns)
+    columns = numbered(all_columns)
     verdict = eligibility.verdict(store, wanted.shard.tasks, [columns[i] for i in wanted.columns.values()])
     is_eligible = pa.array(verdict.is_eligible)
     for key, i in wanted.columns.items():
         values = _in_type(verdict.live.select([columns[i].name]), kinds.get(all_columns[i])).filter(is_eligible)
-        nameless = values.combine_chunks().rename_columns(["value"])  # one column may be asked for by several names
-        store.seal(key, [("column", _without_room(nameless)), ("field", nameless.schema.empty_table())], form="arrow")
+        store_column(store, key, values)
     if wanted.is_new:
         shard_tables = _ShardTables()
         all_lost = dedup.lost_of(store, wanted.shard.lost)
@@ -250,6 +252,17 @@ class _ShardTables:
         return self._causes.setdefault(key, len(self._causes))
 
 
+def store_column(store: Store, key: str, values: pa.Table) -> None:
+    """Stores a table of one column, without its name: one column may be asked for by several."""
+    nameless = values.combine_chunks().rename_columns(["value"])
+    store.seal(key, [("column", _without_room(nameless)), ("field", nameless.schema.empty_table())], form="arrow")
+
+
+def field_of(store: Store, key: str) -> pa.Field:
+    """The field of a column that is stored, without its name."""
+    return store.read(key, "field").schema.field(0)
+
+
 def batch_of(store: Store, names: Sequence[str], keys: Sequence[str]) -> pa.RecordBatch:
     """These columns of a shard."""
     columns = [_column_of(store, key) for key in keys]
@@ -262,8 +275,8 @@ def _column_of(store: Store, key: str) -> pa.Table:
     """A column of a shard, in its own type."""
     column = store.read(key, "column")
     if pa.types.is_null(column.schema.field(0).type):
-        schema = store.read(key, "field").schema
-        column = pa.table([pa.nulls(column.num_rows, schema.field(0).type)], schema=schema)
+        field = field_of(store, key)
+        column = pa.table([pa.nulls(column.num_rows, field.type)], schema=pa.schema([field]))
     return column
 
 
