@@ -62,6 +62,9 @@ def argsort(keys: UInt64, ids: UInt64) -> npt.NDArray[np.intp]:
     order = np.argsort(keys)
     if (keys[order[1:]] != keys[order[:-1]]).all():
         return order
+    order = np.argsort(ids[:, 0])  # several times as fast as a sort that keeps what is equal in its order
+    if (ids[order[1:], 0] != ids[order[:-1], 0]).all():
+        return order[np.argsort(keys[order], kind="stable")]
     return np.lexsort((ids[:, 1], ids[:, 0], keys))
 
 

@@ -62,6 +62,9 @@ def batch_of(chosen: Pool) -> int:
 
 def numbered(ids: UInt64) -> npt.NDArray[np.uint16]:
     """For each visit of an order, how many visits of its document come before it; `ids` are in the order's order."""
+    words = np.sort(ids[:, 0])
+    if (words[1:] != words[:-1]).all():
+        return np.zeros(len(ids), np.uint16)
     order = argsort(ids[:, 0], ids)  # the visits of a document stay in their order
     ordered = ids[order]
     begins = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else order

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from selector.engine.exchange import by_bucket
 from selector.engine.store import Store
-from selector.exact import Ints, tally
+from selector.exact import Ints, argsort, tally
 from selector.order import Dealt
 from selector.order._placed import Read, columns_read, has_places, labelled, left_out, middles, placed
 from selector.plugins.blame import blamed, with_blame
@@ -56,7 +56,8 @@ def by_ranks(arranging: Arranging, order: Dealt) -> Arranged:
         again = functools.partial(_deal_by_place, placing, cuts)
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = in_line(arranging.exchanged("places", ranges, len(cuts) + 1, again, sort))
-    answer = given_back(arranging, _OfGroups(order=order, summary=summary), ranges, _Unvisited(read=read))
+    unvisited = _Unvisited(read=read, all_visited=tuple(count.visits_all for count in counted))
+    answer = given_back(arranging, _OfGroups(order=order, summary=summary), ranges, unvisited)
     return replace(answer, facts=dict(order.facts(sizes, summary)), phases=dict(order.phase_facts(summary)))
 
 
@@ -65,6 +66,7 @@ class _Counted:
     """What a shard says of its rows before they are sorted: how many, of which groups, and a sample of their keys."""
 
     rows: int
+    visits_all: bool
     sizes: Ints
     tokens: Ints  # of the groups, where the order counts them
     sample: npt.NDArray[np.uint64]  # (m, 4)
@@ -85,10 +87,11 @@ class _Reading:
 
 
 def _count(store: Store, read: _Reading, shard: ShardRows) -> _Counted:
-    _, rows, tokens = read(store, shard)
+    counts, rows, tokens = read(store, shard)
     group = rows[:, 0].astype(np.int64)
     totals = tally(np.zeros(0, np.int64), group[: len(tokens)], tokens)
-    return _Counted(rows=len(rows), sizes=np.bincount(group), tokens=totals, sample=sampled(rows))
+    visits_all, sizes = bool(counts.all()), np.bincount(group)
+    return _Counted(rows=len(rows), visits_all=visits_all, sizes=sizes, tokens=totals, sample=sampled(rows))
 
 
 def _deal_by_key(
@@ -104,10 +107,11 @@ def _deal_by_key(
 
 
 def _sort_by_key(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> Range:
-    whole = whole_of(dealt, [*KEYS, "shard", "row"])
-    columns = [whole[name].to_numpy() for name in (*KEYS, "shard", "row")]
-    order = np.lexsort(columns[::-1])
-    group, shard, row = columns[0][order].astype(np.int64), columns[4][order], columns[5][order]
+    whole = whole_of(dealt, [*KEYS, "shard", "row"])  # by shard and row, and equal ones stay so
+    group, key, high, low, shard, row = (whole[name].to_numpy() for name in (*KEYS, "shard", "row"))
+    order = argsort(key, np.column_stack([high, low]))
+    order = order[np.argsort(group[order], kind="stable")]
+    group, shard, row = group[order].astype(np.int64), shard[order], row[order]
     tokens = whole["tokens"].to_numpy()[order] if "tokens" in whole.schema.names else None
     return _stored(store, f"{passing}/by_key", group, shard, row, tokens)
 
@@ -152,9 +156,9 @@ def _deal_by_place(
 
 def _sort_by_place(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> Range:
     names = ["place", "group", "rank", "shard", "row"]
-    whole = whole_of(dealt, names)
-    place, group, rank, shard, row = (whole[name].to_numpy() for name in names)
-    order = np.lexsort((rank, group, place))
+    whole = whole_of(dealt, names)  # by group and rank, and equal places stay so
+    place, group, _, shard, row = (whole[name].to_numpy() for name in names)
+    order = np.argsort(place, kind="stable")
     return _stored(store, f"{passing}/by_place", group[order].astype(np.int64), shard[order], row[order])
 
 
@@ -188,10 +192,14 @@ class _Unvisited:
     """The rows that a placed order does not visit."""
 
     read: _Reading
+    all_visited: tuple[bool, ...]  # of each shard, whether it has no such row
 
     def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
-        counts, _, _ = self.read(store, shard)
-        return left_out(np.flatnonzero(counts == 0), self.read.read.order.left_because)
+        rows = np.empty(0, np.int64)
+        if not self.all_visited[number]:
+            counts, _, _ = self.read(store, shard)
+            rows = np.flatnonzero(counts == 0)
+        return left_out(rows, self.read.read.order.left_because)
 
 
 def _added_up(counts: Sequence[Ints]) -> Ints:

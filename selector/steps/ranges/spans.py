@@ -12,6 +12,7 @@ from selector.exact import Ints, keyed
 
 RANGE_ROWS = 1 << 18
 _SAMPLE = 1024  # of each shard, to find where ranges begin
+_GOLDEN = (5**0.5 - 1) / 2
 
 KEYS = ("group", "key", "high", "low")  # what rows are sorted by
 LINES = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("phase", tables.LABEL), ("loss_weight", pa.float32())])
@@ -69,11 +70,10 @@ def range_of(rows: npt.NDArray[np.uint64], cuts: npt.NDArray[np.uint64]) -> Ints
 
 
 def sampled(rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Rows at even distances along their order."""
+    """Rows from all over, at distances that follow no period: by the fractions of multiples of the golden ratio."""
     if len(rows) <= _SAMPLE:
         return rows
-    order = np.lexsort(rows.T[::-1])
-    return rows[order[np.linspace(0, len(order) - 1, _SAMPLE).astype(np.int64)]]
+    return rows[(np.arange(_SAMPLE) * _GOLDEN % 1 * len(rows)).astype(np.int64)]
 
 
 def whole_of(dealt: Iterator[pa.Table], names: Sequence[str]) -> pa.Table:
