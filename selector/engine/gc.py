@@ -1,7 +1,7 @@
 """What nobody needs: found by following every committed run's list of artefacts and every lease, removed when told.
 
-Shards and their columns are on no list, and neither is what a step that did not end hands to itself on its way: they
-go, and are made again if a later run asks for them.
+Shards, their columns and those of the chosen documents are on no list, and neither is what a step that did not end
+hands to itself on its way: they go, and are made again if a later run asks for them.
 """
 
 import contextlib

@@ -76,12 +76,12 @@ def commit(
 ) -> Manifest:
     """The manifest, once all of it is stored: in `<prefix>/manifest/` and, beside it, `<prefix>/decisions/`.
 
-    `parts` are the visits, as many rows to a part as a part has. `decisions` are artefacts of one table, `decisions`:
-    `tables.DECISIONS` in corpus order, as Parquet, which is taken over byte for byte; `unvisited` read, for the
-    documents of each of those, what the order does not visit: doc_id, file, row, reason and arguments. `files` is
-    `tables.FILES`. `counts` is what the steps counted, under any of these names: `rows` of the corpus and the
-    `documents` among them; documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents `quarantined`;
-    `reasons`, how many were left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`,
+    `parts` are the visits, as many rows to a part as a part has. `decisions` are artefacts whose table `decisions`,
+    `tables.DECISIONS` in corpus order, is Parquet in an object of its own, which is taken over byte for byte;
+    `unvisited` read, for the documents of each of those, what the order does not visit: doc_id, file, row, reason and
+    arguments. `files` is `tables.FILES`. `counts` is what the steps counted, under any of these names: `rows` of the
+    corpus and the `documents` among them; documents `kept`, `left_out`, `duplicate`, `marked`, and rows or documents
+    `quarantined`; `reasons`, how many were left out, marked or quarantined by reason (`Reasons.by_heading`); `sources`,
     `without_source` and `clusters_tried` as in `Counts`. They are compared with the tables; what is not told, the
     tables tell. `lost` are the rows that never became documents, by reason. `facts` are those of "select", "order",
     "corpus", "cluster" and "repeats", `phases` what the order says of a phase.
@@ -284,10 +284,11 @@ class _Work:
     def check(self, item: tuple[int, Seal]) -> _Checked:
         """Checks and stores a part of the decisions."""
         number, of_part = item
-        data = self.store.blob(of_part, "decisions")
+        data, source = self.store.blob(of_part, "decisions"), of_part.tables["decisions"]
+        assert source.is_alone, "an object that holds more is not the table"
         table = _decisions(data)
         sums, kept = decided(table, self.places)
-        name, sha256 = self.publisher.copy("decisions", number, data, of_part.tables["decisions"].key)
+        name, sha256 = self.publisher.part("decisions", number, data, source.key)
         file, row = (table[column][0].as_py() if len(table) else 0 for column in ("file", "row"))
         part = DecisionPart(name=name, rows=len(table), sha256=sha256, first_file=file, first_row=row)
         return _Checked(part=part, sums=sums, kept=self._keep("kept", [sha256], {"kept": kept}))

@@ -29,18 +29,10 @@ class Publisher:
             for name, folder in self._folders.items():
                 self._committed |= {f"{folder}/{part.name}": part.sha256 for part in getattr(header, name)}
 
-    def part(self, folder: str, index: int, data: bytes) -> tuple[str, str]:
-        """The name and sha256 of a part, once it is stored."""
+    def part(self, folder: str, index: int, data: bytes, source: str | None = None) -> tuple[str, str]:
+        """The name and sha256 of a part, once it is stored. `source` is an object that holds the same already."""
         name = part_name(index)
-        return name, self._put(f"{self._folders[folder]}/{name}", data)
-
-    def copy(self, folder: str, index: int, data: bytes, source: str) -> tuple[str, str]:
-        """The same of a part whose bytes another object of the storage holds already, where they need no more room."""
-        name = part_name(index)
-        key, sha256 = f"{self._folders[folder]}/{name}", hashlib.sha256(data).hexdigest()
-        if key not in self._committed and self._storage.put_copy_if_absent(key, data, source):
-            return name, sha256
-        return name, self._put(key, data)
+        return name, self._put(f"{self._folders[folder]}/{name}", data, source)
 
     def table(self, name: str, num_rows: int, data: bytes) -> Table:
         """What manifest.json says of `<name>.parquet`, once it is stored."""
@@ -72,10 +64,12 @@ class Publisher:
             if stored == data or (stored is not None and self._storage.compare_and_swap(self._key, stored, data)):
                 break
 
-    def _put(self, key: str, data: bytes) -> str:
+    def _put(self, key: str, data: bytes, source: str | None = None) -> str:
         """The sha256 of the data, once the object has it. What a sound manifest vouches for is left as it is."""
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._committed.get(key, sha256) == sha256:
+        if self._committed.get(key, sha256) == sha256 and source is not None:
+            self._storage.ensure_copy(key, data, source)
+        elif self._committed.get(key, sha256) == sha256:
             self._storage.ensure(key, data)
         return sha256
 

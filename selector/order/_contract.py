@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from selector import tables
-from selector.exact import UInt64, argsort
+from selector.exact import UInt64
 from selector.plugins.pool import Pool
 
 
@@ -65,7 +65,7 @@ def numbered(ids: UInt64) -> npt.NDArray[np.uint16]:
     words = np.sort(ids[:, 0])
     if (words[1:] != words[:-1]).all():
         return np.zeros(len(ids), np.uint16)
-    order = argsort(ids[:, 0], ids)  # the visits of a document stay in their order
+    order = np.lexsort((ids[:, 1], ids[:, 0]))  # the visits of a document stay in their order
     ordered = ids[order]
     begins = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else order
     lengths = np.diff(begins, append=len(order))

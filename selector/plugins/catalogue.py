@@ -57,7 +57,7 @@ RULE_COLUMNS = ("source", "num_bytes", "num_tokens", "cluster", "distance", "doc
 """Those of them that a rule may name."""
 
 WIDE = ("text", "embedding", "neighbours", "neighbour_cosines")
-"""Those of them of which one takes more room than all others together."""
+"""Those of them that take more room than all the others together, each."""
 
 NO_GROUPS = (
     "doc_id", "doc_draw", "num_bytes", "num_tokens", "row", *tables.BYTES, "text", "embedding", "distance", "branches",

@@ -1,11 +1,12 @@
 """The chosen documents, shard by shard: a row for every visit that select decided.
 
 Most of their columns are stored with the shards, of all documents that may be chosen, and were read when their verdict
-was said. What takes more room than all these, such as vectors, is read of the chosen ones alone, once they are known.
+was said. What takes more room than all these, such as vectors, is stored of the chosen ones alone, once they are known:
+parts that have some are opened again for it.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +32,8 @@ from selector.steps.shards import (
     column_keys,
     documents_of,
     field_of,
-    numbered,
     store_column,
+    with_own_names,
 )
 
 DECIDED = ("inclusion_probability", "round", "visits", "reason", "arguments")
@@ -144,12 +145,12 @@ class Chosen:
             return [()] * len(shards)
 
         def stored() -> list[tuple[str, ...]]:
-            holders = list(zip(chosen, shards, strict=True))
-            keys = list(column_keys(done, self.select.gather, "chosen.columns", holders, own))
+            of_shards = list(zip(chosen, shards, strict=True))
+            keys = list(column_keys(done, self.select.gather, "chosen.columns", of_shards, own))
             items = [
-                _ToStore(shard=shard, chosen=one, columns=dict(zip(of_shard, own, strict=True)))
-                for (one, shard), of_shard in zip(holders, keys, strict=True)
-                if any(done.store.find(key) is None for key in of_shard)
+                _ToStore(shard=shard, chosen=one, columns=lacking)
+                for (one, shard), of_shard in zip(of_shards, keys, strict=True)
+                if (lacking := _lacking(done.store, dict(zip(of_shard, own, strict=True))))
             ]
             for _ in done.map(functools.partial(_store, done.store, self.select.gather.reader), items):
                 pass
@@ -176,7 +177,12 @@ class _ToStore:
 
     shard: Shard
     chosen: str  # the key of what select said
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
+
+
+def _lacking(store: Store, columns: Mapping[str, Column]) -> Mapping[str, Column]:
+    """Those of these columns that are not stored yet, by their keys."""
+    return {key: column for key, column in columns.items() if store.find(key) is None}
 
 
 # What is asked of workers.
@@ -189,15 +195,20 @@ def _num_rows(store: Store, shard: ChosenShard) -> int:
 def _store(store: Store, reader: PartReader, item: _ToStore) -> None:
     """Reads columns of the chosen documents of a shard, part by part, and stores them."""
     documents, eligible = documents_of(store, item.shard)
-    chosen = _places(documents)[eligible[chosen_of(store, item.chosen)["place"].to_numpy()]]
-    columns = numbered(item.columns.values())
+    rows = eligible[chosen_of(store, item.chosen)["place"].to_numpy()]
+    chosen = _places(documents)[rows]
+    lengths = [store.sealed(key).tables["documents"].num_rows for key in item.shard.documents]
+    counts = np.diff(np.searchsorted(rows, np.cumsum([0, *lengths]))).tolist()  # of each part
+    columns = with_own_names(item.columns.values())
     wanted = [KNOWN["file"], KNOWN["row"], *columns]
     opened = reader.opened(store, item.shard.tasks[0], wanted)
     parts: list[pa.Table] = []
-    for task in item.shard.tasks:
-        live = opened.read(store, task, wanted)
-        parts.append(live.filter(pa.array(_is_among(_places(live), chosen))))
+    for task, count in zip(item.shard.tasks, counts, strict=True):
+        if count or not parts:  # of one part at least, which says the types
+            live = opened.read(store, task, wanted)
+            parts.append(live.filter(pa.array(_is_among(_places(live), chosen))))
     read = joined(parts)
+    assert read.num_rows == len(chosen), f"{len(chosen)} documents were chosen, and {read.num_rows} of them are read"
     for key, column in zip(item.columns, columns, strict=True):
         store_column(store, key, read.select([column.name]))
 

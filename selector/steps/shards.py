@@ -2,8 +2,8 @@
 lie.
 
 A shard is some consecutive parts. The verdict on its documents is said once, on a worker, and stored with the columns
-of those that may be chosen. Whoever passes over the pool then reads these columns, and
-no part is opened again.
+of those that may be chosen. Whoever passes over the pool then reads these columns, and no part is opened again but for
+what takes much room, and is wanted of the chosen documents alone (`chosen`).
 """
 
 import functools
@@ -147,7 +147,7 @@ def column_keys(
         start = end
 
 
-def numbered(columns: Iterable[Column]) -> list[Column]:
+def with_own_names(columns: Iterable[Column]) -> list[Column]:
     """The columns under names that are all different: two plug-ins may call two columns by one name."""
     return [replace(column, name=f"column {i}") for i, column in enumerate(columns)]
 
@@ -179,7 +179,7 @@ def _store(
     wanted: _Wanted,
 ) -> None:
     """Stores the verdict on every document of a shard, and columns of those that may be chosen."""
-    columns = numbered(all_columns)
+    columns = with_own_names(all_columns)
     verdict = eligibility.verdict(store, wanted.shard.tasks, [columns[i] for i in wanted.columns.values()])
     is_eligible = pa.array(verdict.is_eligible)
     for key, i in wanted.columns.items():

@@ -90,6 +90,11 @@ class Storage(abc.ABC):
             if stored == data or (stored is not None and self.compare_and_swap(key, stored, data)):
                 return
 
+    def ensure_copy(self, key: str, data: bytes, source: str) -> None:
+        """As `ensure` of what another object holds already. A storage that can, has both names lead to the same bytes.
+        Damage of one is then damage of both, until each is put right: an object is replaced, and never written in."""
+        self.ensure(key, data)
+
     def get_many(self, keys: Sequence[str]) -> "list[bytes | None]":
         """As `get` of each. A storage that can, asks for many at a time."""
         return [self.get(key) for key in keys]
@@ -132,11 +137,6 @@ class Storage(abc.ABC):
         it whole."""
         data = self.get(key)
         return None if data is None else io.BytesIO(data)
-
-    def put_copy_if_absent(self, key: str, data: bytes, source: str) -> bool:
-        """As `put_if_absent` of the bytes that another object holds already. A storage that can, has both names lead to
-        what it holds once."""
-        return self.put_if_absent(key, data)
 
     def put_pieces_if_absent(self, key: str, pieces: Iterable[bytes]) -> bool:
         """As `put_if_absent` of the pieces joined. A storage that can, holds one of them at a time."""

@@ -1,7 +1,8 @@
 """A local directory. An object is linked into place whole, so a reader never sees half of one.
 
 Write, fsync, link, fsync of the directory: a rename would overwrite what another process has just
-published; a link cannot. A writer that is killed leaves at most a hidden file behind.
+published; a link cannot. A writer that is killed leaves at most a hidden file behind. Two objects may be
+one file by two names; a file is replaced by another, and never written in, so each goes its own way.
 """
 
 import contextlib
@@ -92,19 +93,20 @@ class FileStorage(Storage):
         failpoint.reach("store.after_link")
         return True
 
-    def put_copy_if_absent(self, key: str, data: bytes, source: str) -> bool:
+    def ensure_copy(self, key: str, data: bytes, source: str) -> None:
         path = self._name(key)
         try:
             _make_directory(Path(path).parent)
             failpoint.reach("store.before_link")
             os.link(self._name(source), path)
+        except OSError:  # it is there, or the source is gone, another user's, on another disk, or linked too often
+            self.ensure(key, data)
+            return
+        try:
             _sync_directory(os.path.dirname(path))
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without links, or too many of this file; or who wrote to it is another user
-            return self.put_if_absent(key, data)
+        except OSError as error:
+            raise _in_words(self.root, path, error) from error
         failpoint.reach("store.after_link")
-        return True
 
     def compare_and_swap(self, key: str, expected: bytes, data: bytes) -> bool:
         path = self._path(key)

@@ -566,8 +566,8 @@ def test_workers_make_the_same_bytes_as_one_process_also_where_one_of_them_is_ki
 ) -> None:
     inputs = with_left([2, 4, 40], example(90, repeats=1))
     alone = committed(tmp_path / "alone", inputs, part_rows=9)
-    decisions = "artifacts/blobs"  # which are there before, and not written by a worker
-    shutil.copytree(tmp_path / "alone" / decisions, tmp_path / "together" / decisions)
+    blobs = "artifacts/blobs"  # the decisions, which are there before, and not written by a worker
+    shutil.copytree(tmp_path / "alone" / blobs, tmp_path / "together" / blobs)
     if kill is not None:
         monkeypatch.setenv("SELECTOR_FAILPOINT", kill)
         monkeypatch.setenv("SELECTOR_FAILPOINT_ONCE", str(tmp_path / "killed"))

@@ -82,16 +82,16 @@ def test_pieces_are_put_whole_once_and_replace_only_what_is_wrong(storage: FileS
 
 def test_a_copy_takes_no_room_and_outlives_what_it_was_made_of(storage: FileStorage) -> None:
     storage.put_if_absent("a/source", b"data")
-    assert storage.put_copy_if_absent("b/c/copy", b"data", "a/source") is True
-    assert storage.put_copy_if_absent("b/c/copy", b"other", "a/source") is False
+    for _ in range(2):
+        storage.ensure_copy("b/c/copy", b"data", "a/source")
     source, copy = storage.root / "a/source", storage.root / "b/c/copy"
     assert copy.samefile(source) and storage.get("b/c/copy") == b"data"
     source.write_bytes(b"harm")  # where it lies, so that the copy is harmed too
-    storage.ensure("b/c/copy", b"data")
+    storage.ensure_copy("b/c/copy", b"data", "a/source")
     assert storage.get("b/c/copy") == b"data" and storage.get("a/source") == b"harm"
     assert storage.delete("a/source") and storage.get("b/c/copy") == b"data"
-    assert storage.put_copy_if_absent("d", b"data", "gone") is True, "what cannot be linked is written"
-    assert storage.get("d") == b"data"
+    storage.ensure_copy("d", b"data", "gone")
+    assert storage.get("d") == b"data", "what cannot be linked is written"
 
 
 def test_pieces_that_come_to_a_stop_leave_nothing(storage: FileStorage) -> None:

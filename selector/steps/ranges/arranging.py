@@ -12,6 +12,8 @@ from selector.engine.step import Done
 from selector.engine.store import Store
 from selector.plugins.pool import Pool
 
+_VERSION = 2  # raise it when rows are dealt in another way: what a run that was killed has dealt is then not taken
+
 
 class ShardRows(Protocol):
     """The rows of one shard, wherever their columns are, such as a `ChosenShard`. Picklable."""
@@ -56,4 +58,4 @@ class Arranging:
         self, purpose: str, items: Sequence[Item], num_buckets: int, deal: Deal[Item], meet: Meet[Answer]
     ) -> list[Answer]:
         """What `meet` says of each bucket (see `exchange`)."""
-        return exchange(self.done, "order", [self.inputs, purpose], items, num_buckets, deal, meet)
+        return exchange(self.done, "order", [_VERSION, self.inputs, purpose], items, num_buckets, deal, meet)

@@ -56,17 +56,18 @@ def by_ranks(arranging: Arranging, order: Dealt) -> Arranged:
         again = functools.partial(_deal_by_place, placing, cuts)
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = in_line(arranging.exchanged("places", ranges, len(cuts) + 1, again, sort))
-    unvisited = _Unvisited(read=read, all_visited=tuple(count.visits_all for count in counted))
+    unvisited = _Unvisited(read=read, is_all_visited=tuple(count.is_all_visited for count in counted))
     answer = given_back(arranging, _OfGroups(order=order, summary=summary), ranges, unvisited)
     return replace(answer, facts=dict(order.facts(sizes, summary)), phases=dict(order.phase_facts(summary)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Counted:
-    """What a shard says of its rows before they are sorted: how many, of which groups, and a sample of their keys."""
+    """What a shard says of its rows before they are sorted: how many visits, whether each row has some, of which
+    groups, and a sample of their keys."""
 
     rows: int
-    visits_all: bool
+    is_all_visited: bool
     sizes: Ints
     tokens: Ints  # of the groups, where the order counts them
     sample: npt.NDArray[np.uint64]  # (m, 4)
@@ -90,8 +91,13 @@ def _count(store: Store, read: _Reading, shard: ShardRows) -> _Counted:
     counts, rows, tokens = read(store, shard)
     group = rows[:, 0].astype(np.int64)
     totals = tally(np.zeros(0, np.int64), group[: len(tokens)], tokens)
-    visits_all, sizes = bool(counts.all()), np.bincount(group)
-    return _Counted(rows=len(rows), visits_all=visits_all, sizes=sizes, tokens=totals, sample=sampled(rows))
+    return _Counted(
+        rows=len(rows),
+        is_all_visited=bool(counts.all()),
+        sizes=np.bincount(group),
+        tokens=totals,
+        sample=sampled(rows),
+    )
 
 
 def _deal_by_key(
@@ -150,14 +156,14 @@ def _deal_by_place(
     placing: _Placing, cuts: npt.NDArray[np.uint64], store: Store, span: Range
 ) -> Mapping[int, pa.Table]:
     places, rows = _places(store, placing, span)
-    whole = pa.table([*places.T, rows["shard"], rows["row"]], names=["place", "group", "rank", "shard", "row"])
+    whole = pa.table([*places.T[:2], rows["shard"], rows["row"]], names=["place", "group", "shard", "row"])
     return by_bucket(whole, range_of(places, cuts))
 
 
 def _sort_by_place(passing: str, store: Store, _: int, dealt: Iterator[pa.Table]) -> Range:
-    names = ["place", "group", "rank", "shard", "row"]
+    names = ["place", "group", "shard", "row"]
     whole = whole_of(dealt, names)  # by group and rank, and equal places stay so
-    place, group, _, shard, row = (whole[name].to_numpy() for name in names)
+    place, group, shard, row = (whole[name].to_numpy() for name in names)
     order = np.argsort(place, kind="stable")
     return _stored(store, f"{passing}/by_place", group[order].astype(np.int64), shard[order], row[order])
 
@@ -192,11 +198,11 @@ class _Unvisited:
     """The rows that a placed order does not visit."""
 
     read: _Reading
-    all_visited: tuple[bool, ...]  # of each shard, whether it has no such row
+    is_all_visited: tuple[bool, ...]  # of each shard: it has no such row
 
     def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
         rows = np.empty(0, np.int64)
-        if not self.all_visited[number]:
+        if not self.is_all_visited[number]:
             counts, _, _ = self.read(store, shard)
             rows = np.flatnonzero(counts == 0)
         return left_out(rows, self.read.read.order.left_because)

@@ -11,7 +11,7 @@ from selector import tables
 from selector.exact import Ints, keyed
 
 RANGE_ROWS = 1 << 18
-_SAMPLE = 1024  # of each shard, to find where ranges begin
+_SAMPLE = 2048  # of each shard, to find where ranges begin
 _GOLDEN = (5**0.5 - 1) / 2
 
 KEYS = ("group", "key", "high", "low")  # what rows are sorted by
