@@ -38,11 +38,9 @@ class Winners:
 
     def among(self, draw: int | Ints, numbers: UInt64, ids: UInt64) -> Bools:
         """Which of these win in the draw, or each in its own."""
-        of_draw = np.broadcast_to(draw, len(numbers))
-        cut = self.cuts[of_draw]
-        is_tied = numbers == cut[:, 0]
-        before = (ids[:, 0] < cut[:, 1]) | ((ids[:, 0] == cut[:, 1]) & (ids[:, 1] < cut[:, 2]))
-        return self.everybody[of_draw] | (numbers < cut[:, 0]) | (is_tied & before)
+        cut, high, low = self.cuts[draw].T
+        is_before = (ids[:, 0] < high) | ((ids[:, 0] == high) & (ids[:, 1] < low))
+        return self.everybody[draw] | (numbers < cut) | ((numbers == cut) & is_before)
 
 
 def winners(chosen: Pool, draws: Draws, columns: Sequence[str], sizes: Ints, wanted: Ints) -> Winners:
@@ -84,7 +82,7 @@ def _near(draws: Draws, bounds: UInt64, batch: pa.RecordBatch) -> tuple[Ints, UI
     batch = batch.append_column("visit", pa.array(numbered(ids)))
     for draw, rows, numbers in draws(batch):
         of_draw = np.broadcast_to(draw, len(rows))
-        low, high = bounds[of_draw, 0], bounds[of_draw, 1]
+        low, high = bounds[draw].T
         below += np.bincount(of_draw[numbers < low], minlength=len(bounds))
         here = np.flatnonzero((numbers >= low) & (numbers <= high) & (high > 0))
         near.append(np.column_stack([of_draw[here].astype(np.uint64), numbers[here], ids[rows[here]]]))

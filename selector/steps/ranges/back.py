@@ -11,7 +11,7 @@ import pyarrow as pa
 from selector import tables
 from selector.engine.exchange import Deal, Item, by_bucket
 from selector.engine.store import Store
-from selector.exact import UInt64, keyed
+from selector.exact import Ints, UInt64, keyed
 from selector.order import numbered
 from selector.steps.ranges.arranging import Arranging, ShardRows
 from selector.steps.ranges.spans import Range
@@ -62,9 +62,9 @@ class Arranged:
 
 
 class NotVisited(Protocol):
-    """`tables.LEFT` of a shard: the rows that the order does not visit. Picklable."""
+    """`tables.LEFT` of a shard: the rows that have no position, which are given, and why. Picklable."""
 
-    def __call__(self, store: Store, shard: ShardRows, number: int, /) -> pa.Table: ...
+    def __call__(self, store: Store, number: int, rows: Ints, /) -> pa.Table: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class StillUnvisited:
 
     keys: tuple[str, ...]
 
-    def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
+    def __call__(self, store: Store, number: int, rows: Ints) -> pa.Table:
         return store.read(self.keys[number], "left")
 
 
@@ -111,9 +111,9 @@ def _collect(
     shard = shards[number]
     whole = pa.concat_tables([PLACED.empty_table(), *dealt]).unify_dictionaries().sort_by("position").combine_chunks()
     ids: UInt64 = keyed.words(shard.read(store, ["doc_id"])["doc_id"])
-    visit = numbered(ids[whole["row"].to_numpy()])
+    row = whole["row"].to_numpy()
     positions = pa.table(
-        [whole["row"], whole["position"], visit, whole["phase"], whole["loss_weight"]], schema=POSITIONS
+        [row, whole["position"], numbered(ids[row]), whole["phase"], whole["loss_weight"]], schema=POSITIONS
     )
-    left = unvisited(store, shard, number)
+    left = unvisited(store, number, np.flatnonzero(np.bincount(row, minlength=len(ids)) == 0))
     return store.seal(keys[number], [("positions", positions), ("left", left)], form="arrow").key

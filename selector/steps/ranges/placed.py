@@ -56,18 +56,17 @@ def by_ranks(arranging: Arranging, order: Dealt) -> Arranged:
         again = functools.partial(_deal_by_place, placing, cuts)
         sort = functools.partial(_sort_by_place, done.passing)
         ranges = in_line(arranging.exchanged("places", ranges, len(cuts) + 1, again, sort))
-    unvisited = _Unvisited(read=read, is_all_visited=tuple(count.is_all_visited for count in counted))
-    answer = given_back(arranging, _OfGroups(order=order, summary=summary), ranges, unvisited)
+    answer = given_back(
+        arranging, _OfGroups(order=order, summary=summary), ranges, _Unvisited(because=order.left_because)
+    )
     return replace(answer, facts=dict(order.facts(sizes, summary)), phases=dict(order.phase_facts(summary)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Counted:
-    """What a shard says of its rows before they are sorted: how many visits, whether each row has some, of which
-    groups, and a sample of their keys."""
+    """What a shard says of its rows before they are sorted: how many, of which groups, and a sample of their keys."""
 
     rows: int
-    is_all_visited: bool
     sizes: Ints
     tokens: Ints  # of the groups, where the order counts them
     sample: npt.NDArray[np.uint64]  # (m, 4)
@@ -88,16 +87,10 @@ class _Reading:
 
 
 def _count(store: Store, read: _Reading, shard: ShardRows) -> _Counted:
-    counts, rows, tokens = read(store, shard)
+    _, rows, tokens = read(store, shard)
     group = rows[:, 0].astype(np.int64)
     totals = tally(np.zeros(0, np.int64), group[: len(tokens)], tokens)
-    return _Counted(
-        rows=len(rows),
-        is_all_visited=bool(counts.all()),
-        sizes=np.bincount(group),
-        tokens=totals,
-        sample=sampled(rows),
-    )
+    return _Counted(rows=len(rows), sizes=np.bincount(group), tokens=totals, sample=sampled(rows))
 
 
 def _deal_by_key(
@@ -197,15 +190,10 @@ class _OfGroups:
 class _Unvisited:
     """The rows that a placed order does not visit."""
 
-    read: _Reading
-    is_all_visited: tuple[bool, ...]  # of each shard: it has no such row
+    because: str
 
-    def __call__(self, store: Store, shard: ShardRows, number: int) -> pa.Table:
-        rows = np.empty(0, np.int64)
-        if not self.is_all_visited[number]:
-            counts, _, _ = self.read(store, shard)
-            rows = np.flatnonzero(counts == 0)
-        return left_out(rows, self.read.read.order.left_because)
+    def __call__(self, store: Store, number: int, rows: Ints) -> pa.Table:
+        return left_out(rows, self.because)
 
 
 def _added_up(counts: Sequence[Ints]) -> Ints:
