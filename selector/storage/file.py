@@ -86,6 +86,8 @@ class FileStorage(Storage):
                 try:
                     os.link(temporary, path)
                 except FileExistsError:
+                    if os.path.islink(path) and not os.path.exists(path):  # an object that nobody can read or replace
+                        raise _leads_nowhere(path) from None
                     return False
             _sync_directory(os.path.dirname(path))
         except OSError as error:
@@ -98,7 +100,7 @@ class FileStorage(Storage):
         try:
             _make_directory(Path(path).parent)
             failpoint.reach("store.before_link")
-            os.link(self._name(source), path)
+            os.link(os.path.realpath(self._name(source)), path)  # where it is a symbolic link, what that leads to
         except OSError:  # it is there, or the source is gone, another user's, on another disk, or linked too often
             self.ensure(key, data)
             return
@@ -249,6 +251,13 @@ _LIMITS = {
     errno.EMFILE: "Raise the limit on open files (`ulimit -n`)",
 }
 """The limits of a process, with the cure of each."""
+
+
+def _leads_nowhere(path: str) -> UnreachableError:
+    return UnreachableError(
+        f"{path} is a symbolic link that leads nowhere. Remove it, or put back what it leads to, and run the same "
+        "command again."
+    )
 
 
 def _in_words(root: Path, path: str, error: OSError) -> SelectorError:

@@ -94,6 +94,17 @@ def test_a_copy_takes_no_room_and_outlives_what_it_was_made_of(storage: FileStor
     assert storage.get("d") == b"data", "what cannot be linked is written"
 
 
+def test_symbolic_links_are_followed_and_one_that_leads_nowhere_is_named(storage: FileStorage) -> None:
+    storage.put_if_absent("elsewhere", b"data")
+    (storage.root / "a").symlink_to("elsewhere")
+    storage.ensure_copy("b/c/copy", b"data", "a")
+    assert not (storage.root / "b/c/copy").is_symlink() and storage.get("b/c/copy") == b"data"
+    (storage.root / "elsewhere").unlink()
+    for put in (storage.ensure, storage.put_if_absent):
+        with pytest.raises(UnreachableError, match=r"/a is a symbolic link that leads nowhere\. Remove it"):
+            put("a", b"data")
+
+
 def test_pieces_that_come_to_a_stop_leave_nothing(storage: FileStorage) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"half"
