@@ -1,6 +1,7 @@
 """What an order may read of the chosen documents, though it takes much room: it is read of these alone."""
 
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from conftest import write_jsonl
 from runs import policy_of, run, uncached, write_corpus
 from selector.engine.local import LocalExecutor
 from selector.engine.store import Store
-from selector.exact import UInt64
+from selector.exact import UInt64, keyed
 from selector.exact.vectors import vectors_of
 from selector.manifest import Manifest
 from selector.order import Placed, Pool
@@ -84,6 +85,7 @@ def test_an_order_reads_texts_and_vectors_of_the_chosen_alone(
         "rate": ["readability"],
         "select": {"budget": {"documents": 40}, "using": using},
         "order": {"using": f"{order.__module__}:{order.__name__}"},
+        "corpus": {**policy["corpus"], "keep_texts": using != "random"},
         "manifest": {},
     }
     if "iterative" in using:
@@ -127,8 +129,7 @@ def _known(folder: Path, order: type[Placed]) -> dict[bytes, int]:
             numbers = _rank(vectors_of(table["embedding"].combine_chunks())[:, 0]).tolist()
             known |= dict(zip(table["doc_id"].to_pylist(), numbers, strict=True))
         return known
-    for key in store.seals("ingest/"):
-        documents, texts = store.read(key, "documents"), store.read(key, "texts")
-        ids = dict(zip(documents["place"].to_pylist(), documents["doc_id"].to_pylist(), strict=True))
-        known |= {ids[place]: _number(text) for place, text in zip(*texts.to_pydict().values(), strict=True)}
+    for path in (folder / "corpus").iterdir():
+        texts = [json.loads(line)["text"] or "" for line in path.read_text("utf-8").splitlines()]
+        known |= {keyed.digest(text.encode()): _number(text) for text in texts}
     return known
