@@ -67,10 +67,12 @@ class Publisher:
     def _put(self, key: str, data: bytes, source: str | None = None) -> str:
         """The sha256 of the data, once the object has it. What a sound manifest vouches for is left as it is."""
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._committed.get(key, sha256) == sha256 and source is not None:
-            self._storage.ensure_copy(key, data, source)
-        elif self._committed.get(key, sha256) == sha256:
+        if self._committed.get(key, sha256) != sha256:
+            return sha256
+        if source is None:
             self._storage.ensure(key, data)
+        else:
+            self._storage.ensure_copy(key, data, source)
         return sha256
 
     def _sound(self, data: bytes) -> Header | None:

@@ -122,7 +122,7 @@ class Select(Whole):
 
     def shards(self, done: Done) -> Shards:
         """The corpus, shard by shard, with the verdict on every document before any selector saw it."""
-        later = (column for column in self.later if column.name not in WIDE)  # of those, only what is chosen is read
+        later = (column for column in self.later if column.name not in WIDE)  # see `chosen`
         columns = (KNOWN["num_tokens"], *self.columns, *self.limiting, *later)
         return done.once(
             "select: shards", lambda: Shards.of(done, self._decisive(done), self.gather, columns, self.version)

@@ -87,7 +87,10 @@ class FileStorage(Storage):
                     os.link(temporary, path)
                 except FileExistsError:
                     if os.path.islink(path) and not os.path.exists(path):  # an object that nobody can read or replace
-                        raise _leads_nowhere(path) from None
+                        raise UnreachableError(
+                            f"{path} is a symbolic link that leads nowhere. Remove it, or put back what it leads to, "
+                            "and run the same command again."
+                        ) from None
                     return False
             _sync_directory(os.path.dirname(path))
         except OSError as error:
@@ -251,13 +254,6 @@ _LIMITS = {
     errno.EMFILE: "Raise the limit on open files (`ulimit -n`)",
 }
 """The limits of a process, with the cure of each."""
-
-
-def _leads_nowhere(path: str) -> UnreachableError:
-    return UnreachableError(
-        f"{path} is a symbolic link that leads nowhere. Remove it, or put back what it leads to, and run the same "
-        "command again."
-    )
 
 
 def _in_words(root: Path, path: str, error: OSError) -> SelectorError:
